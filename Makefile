@@ -1,0 +1,60 @@
+# Everything a user types. Needs Python 3.11+, git and a C++ compiler; uv and the rest come with it.
+#
+#   make quickstart   pretrain, evaluate, detect: reports/quickstart/README.md
+#   make test         all tests            make lint   what CI checks
+#   make bench        speed, side by side  make dvc    after a Snakemake run: hand it to DVC
+#   make pull         results from the DVC remote, in a state that Snakemake takes for its own
+
+SHELL := bash
+PYTHON ?= python3
+# Local by design: the system's Python stays as it is.
+UV := .tools/uv/bin/uv
+RUN := $(UV) run --frozen
+SNAKEMAKE := $(RUN) snakemake
+ARGS ?=
+# MMCV's ops are the slow part of the first installation; pip builds them on all cores.
+export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+export UV_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
+
+.PHONY: quickstart install test lint format bench dvc pull
+
+quickstart: install
+	$(SNAKEMAKE) report $(ARGS)
+	@echo "The table: reports/quickstart/README.md"
+
+install: $(UV)
+	$(UV) sync --frozen
+
+$(UV):
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found %d.%d (set PYTHON=…)" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .tools/uv
+	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
+
+test: install
+	$(RUN) pytest $(ARGS)
+
+lint: install
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+	$(RUN) snakefmt --check workflow
+	$(RUN) snakemake --lint
+	$(RUN) python -m steps.report --check reports/*/
+
+format: install
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+	$(RUN) snakefmt workflow
+
+bench: install
+	$(RUN) python -m benchmarks.step
+	$(RUN) python -m benchmarks.plan
+
+dvc: install
+	$(RUN) dvc commit --force
+
+# Pulled files have the age of the download. Touching them in the order of the DAG makes it the age
+# of the results again, so that Snakemake plans nothing.
+pull: install
+	$(RUN) dvc pull
+	$(SNAKEMAKE) report --touch

@@ -1,0 +1,153 @@
+"""Metric records: one JSON object for each number that a table may show."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import Manifest, read_manifest
+from steps.artifacts.provenance import (
+    code_version,
+    device_name,
+    library_versions,
+    peak_memory_mib,
+)
+from steps.command import UserError
+
+
+class Record(BaseModel):
+    """One measured number and all that is needed to believe it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str
+    """knn, linear, finetune, detect: the node that measured it."""
+    protocol: str
+    metric: str
+    """top1, top5, box_AP, mask_AP50, ..."""
+    value: float
+    unit: str
+    """"%" for shares given as 0 to 100."""
+    n: int
+    """How many validation samples the value is a mean over."""
+    seed: int
+    method: str
+    recipe: str
+    kind: str
+    """The method's family as the tables print it: Contrastive, Generative, ..."""
+    backbone: str
+    scale: str
+    dataset: str
+    """Where the metric was measured."""
+    pretrain_dataset: str
+    epochs: float
+    """Epochs of pretraining behind the measured backbone; likewise the next three."""
+    images_seen: int
+    flops: float
+    device_seconds: float
+    artifact: str
+    """Digest of the backbone artifact measured."""
+
+    @classmethod
+    def of_backbone(cls, backbone: Path, **measured: Any) -> Record:
+        """A record about a backbone artifact, with its pretraining read from the manifest.
+
+        ``measured`` gives task, protocol, metric, value, unit, n and dataset.
+        """
+        manifest = read_manifest(backbone, "pretrain")
+        pretraining = {name: manifest.facts[name] for name in PRETRAINING_FACTS}
+        return cls(artifact=manifest.digest, seed=manifest.seed, **pretraining, **measured)
+
+
+PRETRAINING_FACTS = (
+    "method",
+    "recipe",
+    "kind",
+    "backbone",
+    "scale",
+    "pretrain_dataset",
+    "epochs",
+    "images_seen",
+    "flops",
+    "device_seconds",
+)
+"""The facts that every backbone artifact's manifest holds."""
+
+
+def write_records(
+    out: Path,
+    records: Sequence[Record],
+    *,
+    node: str,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    started: float,
+    seed: int | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a record file atomically: headline ``metrics``, the ``records``, their ``manifest``.
+
+    Args:
+        out: the JSON file.
+        records: at least one.
+        node, params, inputs, seed: as for :func:`steps.artifacts.publish`.
+        started: ``time.monotonic()`` when the step began.
+        facts: anything else worth keeping (training loss, chosen lr).
+    """
+    if not records:
+        raise ValueError("a record file holds at least one record")
+    content = [record.model_dump() for record in records]
+    manifest = Manifest(
+        node=node,
+        digest=digest_value(content),
+        files={},
+        params=dict(params),
+        inputs={role: read_manifest(path).digest for role, path in inputs.items()},
+        facts=dict(facts or {}),
+        seed=seed,
+        code=code_version(),
+        libraries=library_versions(),
+        device=device_name(),
+        wall_seconds=round(time.monotonic() - started, 3),
+        peak_memory_mib=peak_memory_mib(),
+    )
+    body = {
+        "metrics": {record.metric: record.value for record in records},
+        "records": content,
+        "manifest": manifest.model_dump(mode="json"),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        with draft.open("w") as file:
+            file.write(json.dumps(body, indent=2, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(out)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_records(path: Path) -> tuple[list[Record], Manifest]:
+    """The records of one file and the manifest of the step that measured them.
+
+    Raises:
+        UserError: the file is absent or not a record file.
+    """
+    try:
+        body = json.loads(path.read_bytes())
+        records = [Record.model_validate(record) for record in body["records"]]
+        return records, Manifest.model_validate(body["manifest"])
+    except OSError as error:
+        raise UserError(str(path), "no such record file", remedy="run its step first") from error
+    except (ValidationError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            str(path), "not a record file", remedy="remove it and run its step again"
+        ) from error

@@ -1,0 +1,23 @@
+"""The one exception that a user is meant to read."""
+
+
+class UserError(Exception):
+    """Something outside the code is wrong: a file, a key, an image, a machine.
+
+    Args:
+        where: the file (and key, row or line) at fault.
+        found: what stands there.
+        allowed: what may stand there.
+        remedy: what to do about it.
+
+    The message is always one line, so that it survives any log.
+    """
+
+    def __init__(self, where: str, found: str, *, allowed: str = "", remedy: str = "") -> None:
+        parts = [f"{where}: {found}"]
+        if allowed:
+            parts.append(f"allowed: {allowed}")
+        if remedy:
+            parts.append(f"remedy: {remedy}")
+        super().__init__(" | ".join(" ".join(part.split()) for part in parts))
+        self.where = where

@@ -1,0 +1,142 @@
+"""Batches in an order that depends on the seed alone, from any step on, for any device count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from steps.artifacts import read_manifest
+from steps.command import UserError
+from steps.data.shards import Images
+from steps.data.views import centre_crop, make_views, to_tensor
+from steps.engine.batching import BatchPlan
+from steps.engine.seeds import derive, generator
+from steps.params.views import View
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a training run must know about a prepared set."""
+
+    name: str
+    num_classes: int
+    train_images: int
+    mean: list[float]
+    std: list[float]
+
+    def normalised_by(self, mean: list[float], std: list[float]) -> DatasetFacts:
+        """The same set, fed to a network that expects another normalisation."""
+        return replace(self, mean=mean, std=std)
+
+
+def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
+    """Read the facts of a prepared set.
+
+    Raises:
+        UserError: no such artifact, or ``labels`` are needed and it has none.
+    """
+    facts = read_manifest(dataset, "prepare").facts
+    if labels and facts["kind"] != "classification":
+        raise UserError(
+            str(dataset), f"a {facts['kind']} set, without labels", allowed="a classification set"
+        )
+    return DatasetFacts(
+        name=facts["dataset"],
+        num_classes=len(facts["classes"]),
+        train_images=facts["splits"]["train"]["images"],
+        mean=facts["mean"],
+        std=facts["std"],
+    )
+
+
+class TrainingViews(Dataset[tuple[list[Tensor], int]]):
+    """Views of training images; an item is asked for by (epoch, index)."""
+
+    def __init__(self, dataset: Path, views: Sequence[View], size: int, seed: int) -> None:
+        self.images = Images(dataset, "train")
+        self.views = views
+        self.size = size
+        self.seed = seed
+        self.labels = _labels(self.images)
+
+    def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int]:
+        epoch, index = place
+        rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
+        views = make_views(self.images.image(index), self.views, self.size, rng)
+        return views, int(self.labels[index])
+
+
+class EvaluationViews(Dataset[tuple[Tensor, int]]):
+    """The centre crop of each image of a split, in order."""
+
+    def __init__(self, dataset: Path, split: str, size: int, crop_fraction: float) -> None:
+        self.images = Images(dataset, split)
+        self.size = size
+        self.crop_fraction = crop_fraction
+        self.labels = _labels(self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        view = centre_crop(self.images.image(index), self.size, self.crop_fraction)
+        return to_tensor(view), int(self.labels[index])
+
+
+class _Places(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) places of this process's micro-batches, from a step to the last.
+
+    Each epoch is one permutation of the set, cut into global batches; what is left over is
+    dropped. A process takes its contiguous share of every global batch.
+    """
+
+    def __init__(self, images: int, plan: BatchPlan, seed: int, start: int, stop: int) -> None:
+        self.images, self.plan, self.seed = images, plan, seed
+        self.start, self.stop = start, stop
+
+    def __len__(self) -> int:
+        return (self.stop - self.start) * self.plan.accumulation
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        plan = self.plan
+        per_epoch = self.images // plan.global_batch
+        order, order_epoch = torch.empty(0, dtype=torch.int64), -1
+        for step in range(self.start, self.stop):
+            epoch, batch = divmod(step, per_epoch)
+            if epoch != order_epoch:
+                draw = generator(self.seed, "order", epoch)
+                order, order_epoch = torch.randperm(self.images, generator=draw), epoch
+            indices = order[batch * plan.global_batch : (batch + 1) * plan.global_batch]
+            for part in plan.micro_batches():
+                yield [(epoch, index) for index in indices[part].tolist()]
+
+
+def training_batches(
+    views: TrainingViews, plan: BatchPlan, *, seed: int, start: int, stop: int, workers: int
+) -> Iterator[tuple[list[Tensor], Tensor]]:
+    """Micro-batches of steps ``start`` to ``stop``: uint8 views (b, 3, S, S) and labels (b,).
+
+    ``workers`` processes decode; what they give does not depend on their number.
+    """
+    places = _Places(len(views.images), plan, seed, start, stop)
+    return iter(DataLoader(views, batch_sampler=places, num_workers=workers))
+
+
+def evaluation_batches(
+    views: EvaluationViews, batch_size: int, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
+    return iter(DataLoader(views, batch_size=batch_size, num_workers=workers))
+
+
+def _labels(images: Images) -> npt.NDArray[np.int64]:
+    if images.has_labels:
+        return images.labels
+    return np.full(len(images), -1, dtype=np.int64)

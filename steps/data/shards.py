@@ -1,0 +1,201 @@
+"""A split of a prepared dataset: one Arrow file of encoded images, written once, memory-mapped.
+
+Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...),
+``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
+list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
+:data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
+"""
+
+from __future__ import annotations
+
+import io
+from bisect import bisect_right
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from steps.command import UserError
+
+BATCH_ROWS = 1024
+SPLITS = ("train", "val")
+
+
+class ShardWriter:
+    """Write the rows of one split in order, holding one batch in memory.
+
+    Args:
+        path: the Arrow file to write.
+        labels: whether each row has a label.
+        captions: whether each row has captions.
+    """
+
+    def __init__(self, path: Path, *, labels: bool, captions: bool) -> None:
+        fields = [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("image", pa.large_binary(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+        ]
+        if labels:
+            fields.append(pa.field("label", pa.int32(), nullable=False))
+        if captions:
+            fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
+        self._schema = pa.schema(fields)
+        self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self._file = pa.OSFile(str(path), "wb")
+        self._writer = pa.ipc.new_file(self._file, self._schema)
+
+    def add(
+        self,
+        id: str,
+        image: bytes,
+        width: int,
+        height: int,
+        label: int | None = None,
+        captions: Sequence[str] | None = None,
+    ) -> None:
+        """Append a row. ``label`` and ``captions`` are for files that have these columns."""
+        row = {"id": id, "image": image, "width": width, "height": height}
+        row |= {"label": label, "captions": captions}
+        for name, column in self._columns.items():
+            column.append(row[name])
+        if len(self._columns["id"]) == BATCH_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left and the file's footer; without it the file cannot be opened."""
+        self._flush()
+        self._writer.close()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._columns["id"]:
+            self._writer.write_batch(pa.record_batch(self._columns, schema=self._schema))
+            self._columns = {name: [] for name in self._schema.names}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._file.close()
+
+
+class Images:
+    """Random access to a split of a prepared dataset. Cheap to pickle: a copy maps the file anew.
+
+    Args:
+        dataset: folder of an artifact of the step ``prepare``.
+        split: ``train`` or ``val``.
+
+    Raises:
+        UserError: there is no such split, or its file is not a whole Arrow file.
+    """
+
+    def __init__(self, dataset: Path, split: str) -> None:
+        self.dataset = Path(dataset)
+        self.split = split
+        self.path = self.dataset / f"{split}.arrow"
+        self._open()
+
+    def _open(self) -> None:
+        if not self.path.is_file():
+            raise UserError(
+                str(self.path),
+                "no such file",
+                allowed=" or ".join(f"{split}.arrow" for split in SPLITS),
+                remedy="make the dataset: python -m steps.prepare",
+            )
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
+            # The batches are views of the mapped file: no image is read here.
+            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(
+                str(self.path),
+                f"not a whole Arrow file ({error})",
+                remedy="remove the dataset's folder and prepare it again",
+            ) from error
+        self._schema = reader.schema
+        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"dataset": self.dataset, "split": self.split, "path": self.path}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def encoded(self, index: int) -> bytes:
+        """The encoded image file of row ``index``."""
+        data: bytes = self._value("image", index)
+        return data
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image of row ``index``, RGB."""
+        return Image.open(io.BytesIO(self.encoded(index))).convert("RGB")
+
+    def captions(self, index: int) -> list[str]:
+        """The captions of row ``index``; empty where the dataset has none."""
+        if "captions" not in self._schema.names:
+            return []
+        return list(self._value("captions", index))
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The id of each row."""
+        return [name for batch in self._batches for name in batch.column("id").to_pylist()]
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the dataset has a label for each image."""
+        return "label" in self._schema.names
+
+    @cached_property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The class index of each row, ``(N,)``.
+
+        Raises:
+            UserError: the dataset has no labels (a detection or caption set).
+        """
+        if not self.has_labels:
+            raise UserError(
+                str(self.path),
+                "a dataset without a label for each image",
+                allowed="a classification dataset",
+            )
+        return self._integers("label")
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Width and height of each image in pixels, ``(N, 2)``."""
+        return np.stack([self._integers("width"), self._integers("height")], axis=1)
+
+    def _integers(self, column: str) -> npt.NDArray[np.int64]:
+        arrays = [batch.column(column).to_numpy() for batch in self._batches]
+        return np.concatenate([np.empty(0, np.int64), *arrays]).astype(np.int64)
+
+    def _value(self, column: str, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)} in {self.path}")
+        batch = bisect_right(self._ends, index)
+        row = index - (self._ends[batch - 1] if batch else 0)
+        return self._batches[batch].column(column)[row].as_py()

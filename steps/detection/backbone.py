@@ -1,0 +1,267 @@
+"""The ViTDet backbone: a pretrained vision transformer that attends within windows.
+
+Exploring Plain Vision Transformer Backbones for Object Detection (arXiv:2203.16527), section 3:
+attention in windows, but for a few evenly spaced blocks that attend globally; decomposed relative
+positions (MViTv2, arXiv:2112.01526, equation 4); the absolute positions of pretraining resized.
+The class token does not exist in the detector, and nor does the final norm.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import cast
+
+import torch
+from timm.layers import Attention
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from steps.command import UserError
+from steps.models.backbones import CONFIG, load_backbone, normalisation
+
+
+class ViTDet(nn.Module):
+    """The patch map of a timm vision transformer for images of any size.
+
+    Args:
+        vit: the transformer, whose modules this one takes over; class and register tokens are
+            dropped, layer scale, pre-norm and query-key norms stay.
+        window_size: side of a window in patches; ``None``: every block attends globally.
+        global_blocks: how many blocks attend globally; ``None`` where their indices are given.
+        global_indices: the blocks that attend globally, in place of ``global_blocks``.
+        relative_grid: side of the patch grid that the relative tables of the global blocks are
+            made for; ``None``: no relative positions.
+        checkpoint_activations: compute each block again in the backward pass.
+
+    Raises:
+        UserError: relative positions with an attention that is not timm's ``Attention``.
+    """
+
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        *,
+        window_size: int | None,
+        global_blocks: int | None = None,
+        global_indices: tuple[int, ...] = (),
+        relative_grid: int | None = None,
+        checkpoint_activations: bool = False,
+    ) -> None:
+        super().__init__()
+        depth = len(vit.blocks)
+        if global_blocks is not None:
+            global_indices = evenly_spaced(global_blocks, depth)
+        self.embed_dim = vit.embed_dim
+        self.patch_size = int(vit.patch_embed.patch_size[0])
+        self.window_size = window_size
+        self.windows = [
+            None if window_size is None or index in global_indices else window_size
+            for index in range(depth)
+        ]
+        self.checkpoint_activations = checkpoint_activations
+        self.proj = vit.patch_embed.proj
+        self.patch_norm = vit.patch_embed.norm
+        self.pos_embed: nn.Parameter | None = None
+        if vit.pos_embed is not None:
+            prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+            self.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, prefix:].clone())
+        self.pretrain_grid: tuple[int, int] = vit.patch_embed.grid_size
+        self.norm_pre = vit.norm_pre
+        self.blocks = nn.ModuleList(vit.blocks)
+        self.relative = nn.ModuleList()
+        if relative_grid is not None:
+            for block, window in zip(self.blocks, self.windows, strict=True):
+                if not isinstance(block.attn, Attention) or block.attn.gate is not None:
+                    raise UserError(
+                        f"backbone with {type(block.attn).__name__}",
+                        "relative positions need plain attention",
+                        remedy="set backbone.relative_positions: false in the protocol",
+                    )
+                self.relative.append(
+                    RelativePositions(block.attn.head_dim, window or relative_grid)
+                )
+
+    def init_weights(self) -> None:
+        """Keep the pretrained weights: mmengine calls this on all parts of a detector."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        """Map images to patches.
+
+        Args:
+            images: (B, 3, H, W), normalised, with sides that are multiples of the patch size.
+
+        Returns:
+            A tuple of one map, (B, D, H / patch, W / patch).
+        """
+        x_BHWD = self.embed(images)
+        for index in range(len(self.blocks)):
+            if self.checkpoint_activations and self.training:
+                x_BHWD = checkpoint(self.block, index, x_BHWD, use_reentrant=False)
+            else:
+                x_BHWD = self.block(index, x_BHWD)
+        return (x_BHWD.permute(0, 3, 1, 2).contiguous(),)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Patches with their positions, (B, H, W, D)."""
+        x_BHWD = self.patch_norm(self.proj(images).permute(0, 2, 3, 1))
+        if self.pos_embed is not None:
+            x_BHWD = x_BHWD + resize_positions(
+                self.pos_embed, self.pretrain_grid, (x_BHWD.shape[1], x_BHWD.shape[2])
+            )
+        embedded: Tensor = self.norm_pre(x_BHWD)
+        return embedded
+
+    def block(self, index: int, x_BHWD: Tensor) -> Tensor:
+        """One transformer block, its attention in windows where it is to be; (B, H, W, D)."""
+        block = cast(Block, self.blocks[index])
+        window = self.windows[index]
+        y = block.norm1(x_BHWD)
+        if window is not None:
+            height, width = y.shape[1:3]
+            y = to_windows(y, window)
+        relative = cast(RelativePositions, self.relative[index]) if self.relative else None
+        y = _attend(cast(Attention, block.attn), y, relative)
+        if window is not None:
+            y = from_windows(y, window, height, width)
+        x_BHWD = x_BHWD + block.drop_path1(block.ls1(y))
+        out: Tensor = x_BHWD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BHWD))))
+        return out
+
+
+class RelativePositions(nn.Module):
+    """Decomposed relative positions: one table for each axis (arXiv:2112.01526, equation 4).
+
+    Args:
+        head_dim: channels of a head.
+        size: side of the grid that the tables are for; they start at zero.
+    """
+
+    def __init__(self, head_dim: int, size: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
+        self.columns = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
+
+    def forward(self, query_BNLD: Tensor, height: int, width: int) -> Tensor:
+        """What to add to the scaled logits.
+
+        Args:
+            query_BNLD: (B, heads, height * width, head_dim), not scaled.
+
+        Returns:
+            (B, heads, height * width, height * width).
+        """
+        query = query_BNLD.unflatten(2, (height, width))
+        rows = torch.einsum("bnhwd,hkd->bnhwk", query, _by_offset(self.rows, height))
+        columns = torch.einsum("bnhwd,wkd->bnhwk", query, _by_offset(self.columns, width))
+        return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4, 5).flatten(2, 3)
+
+
+def _by_offset(table: Tensor, size: int) -> Tensor:
+    """(size, size, D): the table's row for each pair of places; resized linearly where needed."""
+    if table.shape[0] != 2 * size - 1:
+        resized = F.interpolate(table.T.unsqueeze(0), size=2 * size - 1, mode="linear")
+        table = resized.squeeze(0).T
+    at = torch.arange(size, device=table.device)
+    return table[at[:, None] - at[None, :] + size - 1]
+
+
+def _attend(attn: Attention, x_BHWD: Tensor, relative: RelativePositions | None) -> Tensor:
+    batch, height, width, dim = x_BHWD.shape
+    x = x_BHWD.reshape(batch, height * width, dim)
+    if relative is None:
+        y: Tensor = attn(x)
+    else:
+        heads = attn.qkv(x).reshape(batch, height * width, 3, attn.num_heads, attn.head_dim)
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key = attn.q_norm(query), attn.k_norm(key)
+        y = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=relative(query, height, width), scale=attn.scale
+        )
+        y = attn.proj(attn.norm(y.transpose(1, 2).flatten(2)))
+    return y.reshape(batch, height, width, dim)
+
+
+def to_windows(x_BHWD: Tensor, size: int) -> Tensor:
+    """Cut (B, H, W, D) into (B * windows, size, size, D), zero-padded below and to the right."""
+    height, width, dim = x_BHWD.shape[1:]
+    x = F.pad(x_BHWD, (0, 0, 0, -width % size, 0, -height % size))
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size))
+    windows: Tensor = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, size, size, dim)
+    return windows
+
+
+def from_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
+    """The reverse of :func:`to_windows`, padding cut off: (B, height, width, D)."""
+    rows, columns = math.ceil(height / size), math.ceil(width / size)
+    x = x.reshape(-1, rows, columns, size, size, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(x.shape[0], rows * size, columns * size, -1)[:, :height, :width]
+
+
+def resize_positions(table_1ND: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
+    """A position table without prefix rows on another grid, bicubic: (1, rows, columns, D)."""
+    maps: Tensor = table_1ND.unflatten(1, grid)
+    if grid == wanted:
+        return maps
+    maps = maps.permute(0, 3, 1, 2)
+    maps = F.interpolate(maps, size=wanted, mode="bicubic", align_corners=False)
+    return maps.permute(0, 2, 3, 1)
+
+
+def evenly_spaced(count: int, depth: int) -> tuple[int, ...]:
+    """Indices of ``count`` of ``depth`` blocks, evenly spaced, ending with the last.
+
+    ViT-B has 4 of 12: 2, 5, 8, 11 (arXiv:2203.16527, section 3).
+    """
+    return tuple(depth * (k + 1) // count - 1 for k in range(min(count, depth)))
+
+
+def load_vitdet(
+    artifact: Path,
+    *,
+    image_size: int,
+    window_size: int | None,
+    global_blocks: int,
+    relative_positions: bool,
+    drop_path: float,
+    checkpoint_activations: bool,
+) -> ViTDet:
+    """The ViTDet backbone of a backbone artifact.
+
+    Raises:
+        UserError: the artifact is none, or ``image_size`` is no multiple of its patch size.
+    """
+    vit = load_backbone(artifact, drop_path_rate=drop_path)
+    patch = int(vit.patch_embed.patch_size[0])
+    if image_size % patch:
+        raise UserError(
+            "detection protocol: image_size",
+            f"{image_size}",
+            allowed=f"a multiple of {patch}, the patch size of {artifact}",
+        )
+    return ViTDet(
+        vit,
+        window_size=window_size,
+        global_blocks=global_blocks,
+        relative_grid=image_size // patch if relative_positions else None,
+        checkpoint_activations=checkpoint_activations,
+    )
+
+
+def pretraining_normalisation(artifact: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation, per channel of pixels in 0 to 1, of a backbone artifact.
+
+    Raises:
+        UserError: its config.json does not say.
+    """
+    try:
+        return normalisation(artifact)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{artifact / CONFIG}: pretrained_cfg",
+            "no mean and std of the images that the backbone was pretrained on",
+            remedy="add both, per channel of pixels in 0 to 1",
+        ) from error

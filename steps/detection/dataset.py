@@ -1,0 +1,263 @@
+"""A prepared detection dataset as a detector takes it: image bytes from Arrow, boxes from JSON.
+
+mmdet has datasets of its own; they read files by name and draw from global generators. Here the
+draws of a sample depend on seed, epoch and image alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData
+from pycocotools import mask as rle
+from torch.utils.data import Dataset
+
+from steps.command import UserError
+from steps.data.shards import Images
+from steps.engine.seeds import derive
+from steps.params.detection import Augmentation
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Detections(Dataset[dict[str, Any]]):
+    """A split: images resized to fit a square, with boxes and masks where it is for training.
+
+    Args:
+        folder: the prepared dataset.
+        split: train or val.
+        image_size: the square's side; padding to it is left to mmdet.
+        seed: of the augmentation.
+        augmentation: of the training split; ``None``: no targets, all images in order.
+        keep_empty: keep training images without annotations.
+        min_image_size: leave out training images with a shorter side.
+
+    Raises:
+        UserError: images and annotations do not belong together, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        *,
+        image_size: int,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        keep_empty: bool = True,
+        min_image_size: int = 0,
+    ) -> None:
+        self.images = Images(folder, split)
+        self.image_size = image_size
+        self.seed = seed
+        self.epoch = 0
+        """Set before each epoch; it decides the draws."""
+        self.augmentation = augmentation
+        path = folder / f"{split}.json"
+        content = read_annotations(path)
+        if [image["file_name"] for image in content["images"]] != self.images.ids:
+            raise UserError(
+                str(path), f"other images than {split}.arrow", remedy="prepare the dataset again"
+            )
+        self.metainfo = {"classes": tuple(item["name"] for item in content["categories"])}
+        labels = {item["id"]: label for label, item in enumerate(content["categories"])}
+        targets: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in content["images"]}
+        self.boxes = self.boxes_dropped = 0
+        for box in content["annotations"]:
+            image = targets[box["image_id"]]
+            if usable(box):
+                self.boxes += 1
+                image.append({"label": labels[box["category_id"]], **_essence(box)})
+            else:
+                self.boxes_dropped += 1
+        self.rows: list[tuple[int, int, bytes]] = []
+        """(row of the Arrow file, image id, targets as JSON, which is small and quick to share)."""
+        for row, image in enumerate(content["images"]):
+            found = targets[image["id"]]
+            if augmentation is not None:
+                empty = all(box["crowd"] for box in found)
+                small = min(image["width"], image["height"]) < min_image_size
+                if small or (empty and not keep_empty):
+                    continue
+            self.rows.append((row, image["id"], json.dumps(found).encode()))
+        self.images_dropped = len(self.images) - len(self.rows)
+        if not self.rows:
+            raise UserError(
+                str(path),
+                "no image is left",
+                remedy="set keep_empty: true or a smaller min_image_size in the protocol",
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``inputs``: (3, H, W) uint8 RGB, H and W up to ``image_size``; ``data_samples``."""
+        row, image_id, targets = self.rows[index]
+        image: Pixels = np.asarray(self.images.image(row))
+        meta = {"img_id": image_id, "ori_shape": image.shape[:2]}
+        if self.augmentation is None:
+            image = _resize(image, self._size(image))
+            return _pack(image, meta, None)
+        rng = np.random.default_rng(derive(self.seed, "augment", self.epoch, image_id))
+        found = Targets.of(json.loads(targets), *image.shape[:2])
+        jitter = self.augmentation.scale_jitter
+        size = self._size(image, 1.0 if jitter is None else rng.uniform(jitter[0], jitter[1]))
+        image, found = _resize(image, size), found.resized(size)
+        if rng.random() < self.augmentation.flip:
+            image, found = image[:, ::-1], found.flipped()
+        if max(size) > self.image_size:
+            top, left = (int(rng.integers(0, max(side - self.image_size, 0) + 1)) for side in size)
+            bottom, right = (
+                min(top + self.image_size, size[0]),
+                min(left + self.image_size, size[1]),
+            )
+            image = image[top:bottom, left:right]
+            found = found.cropped(top, left, bottom, right)
+        return _pack(image, meta, found.at_least(self.augmentation.min_box))
+
+    def _size(self, image: Pixels, factor: float = 1.0) -> tuple[int, int]:
+        """Height and width that fit ``factor`` times the square, aspect kept."""
+        height, width = image.shape[:2]
+        scale = factor * self.image_size / max(height, width)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+class Targets:
+    """The objects of an image: ``boxes`` (N, 4) float32, ``labels``, ``crowds`` (N,), ``masks``."""
+
+    def __init__(
+        self,
+        boxes: npt.NDArray[np.float32],
+        labels: npt.NDArray[np.int64],
+        crowds: npt.NDArray[np.bool_],
+        masks: BitmapMasks,
+    ) -> None:
+        self.boxes, self.labels, self.crowds, self.masks = boxes, labels, crowds, masks
+
+    @classmethod
+    def of(cls, found: list[dict[str, Any]], height: int, width: int) -> Targets:
+        """From a dataset's annotations of an image of this size."""
+        corners = np.array([box["corners"] for box in found], np.float32).reshape(-1, 4)
+        return cls(
+            corners.clip(0, np.array([width, height, width, height], np.float32)),
+            np.array([box["label"] for box in found], np.int64),
+            np.array([box["crowd"] for box in found], bool),
+            BitmapMasks([_bitmap(box["mask"], height, width) for box in found], height, width),
+        )
+
+    def resized(self, size: tuple[int, int]) -> Targets:
+        """For the image resized to (height, width)."""
+        height, width = self.masks.height, self.masks.width
+        factors = np.array([size[1] / width, size[0] / height] * 2, np.float32)
+        return Targets(self.boxes * factors, self.labels, self.crowds, self.masks.resize(size))
+
+    def flipped(self) -> Targets:
+        """For the image mirrored left to right."""
+        left, top, right, bottom = self.boxes.T
+        boxes = np.stack([self.masks.width - right, top, self.masks.width - left, bottom], axis=1)
+        return Targets(boxes, self.labels, self.crowds, self.masks.flip("horizontal"))
+
+    def cropped(self, top: int, left: int, bottom: int, right: int) -> Targets:
+        """For a part of the image: boxes become those of what is seen of the masks."""
+        masks = self.masks.crop(np.array([left, top, right, bottom]))
+        boxes = masks.get_bboxes("hbox").tensor.numpy()
+        return Targets(boxes, self.labels, self.crowds, masks)
+
+    def at_least(self, side: float) -> Targets:
+        """Those with a box wider and higher than ``side`` pixels."""
+        keep = ((self.boxes[:, 2:] - self.boxes[:, :2]) > side).all(axis=1)
+        kept = np.flatnonzero(keep)
+        return Targets(self.boxes[kept], self.labels[kept], self.crowds[kept], self.masks[kept])
+
+    def instances(self, *, crowds: bool) -> InstanceData:
+        """mmdet's form of the crowds or of all others."""
+        chosen = np.flatnonzero(self.crowds == crowds)
+        return InstanceData(
+            bboxes=torch.from_numpy(self.boxes[chosen]),
+            labels=torch.from_numpy(self.labels[chosen]),
+            masks=self.masks[chosen],
+        )
+
+
+def usable(box: Mapping[str, Any]) -> bool:
+    """Whether a COCO annotation can be a target: mmdet asks for a pixel of width and height."""
+    _, _, width, height = box["bbox"]
+    return bool(width >= 1 and height >= 1 and box["area"] > 0 and box.get("segmentation"))
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The classes of a prepared detection dataset, in the order of its categories.
+
+    Raises:
+        UserError: there are none, or the splits differ in them.
+    """
+    train, val = (read_annotations(folder / f"{s}.json")["categories"] for s in ("train", "val"))
+    found = [(item["id"], item["name"]) for item in train]
+    if not found or found != [(item["id"], item["name"]) for item in val]:
+        raise UserError(
+            str(folder / "val.json"), "other categories than train.json, or none", remedy="prepare"
+        )
+    return tuple(name for _, name in found)
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """A COCO instances file.
+
+    Raises:
+        UserError: it is absent or no JSON.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_bytes())
+    except (OSError, json.JSONDecodeError) as error:
+        raise UserError(
+            str(path), f"no readable annotations ({error})", remedy="prepare the dataset again"
+        ) from error
+    return content
+
+
+def _essence(box: Mapping[str, Any]) -> dict[str, Any]:
+    left, top, width, height = box["bbox"]
+    return {
+        "corners": [left, top, left + width, top + height],
+        "crowd": bool(box.get("iscrowd", 0)),
+        "mask": box["segmentation"],
+    }
+
+
+def _bitmap(segmentation: Any, height: int, width: int) -> Pixels:
+    """(height, width) of 0 and 1 from COCO's polygons or run lengths."""
+    encoded = segmentation
+    if isinstance(segmentation, list):
+        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
+    elif isinstance(segmentation["counts"], list):
+        encoded = rle.frPyObjects(segmentation, height, width)
+    bitmap: Pixels = rle.decode(encoded)
+    return bitmap
+
+
+def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:
+    if image.shape[:2] == size:
+        return image
+    resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(resized, np.uint8)
+
+
+def _pack(image: Pixels, meta: dict[str, Any], targets: Targets | None) -> dict[str, Any]:
+    height, width = image.shape[:2]
+    factors = (width / meta["ori_shape"][1], height / meta["ori_shape"][0])
+    sample = DetDataSample(metainfo={**meta, "img_shape": (height, width), "scale_factor": factors})
+    if targets is not None:
+        sample.gt_instances = targets.instances(crowds=False)
+        sample.ignored_instances = targets.instances(crowds=True)
+    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return {"inputs": pixels, "data_samples": sample}

@@ -1,0 +1,119 @@
+"""COCO average precision of boxes and masks, computed by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+from pycocotools import mask as rle
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+"""The first six numbers of COCO's summary, at most 100 detections an image."""
+KINDS = {"box": "bbox", "mask": "segm"}
+METRICS = tuple(f"{kind}_{name}" for kind in KINDS for name in STATISTICS)
+
+
+class CocoAP(BaseMetric):  # type: ignore[misc]
+    """Box and mask AP on a split, in percent.
+
+    Args:
+        annotations: COCO instances file of the split.
+    """
+
+    default_prefix = None
+
+    def __init__(self, annotations: Path) -> None:
+        super().__init__()
+        self.annotations = annotations
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
+        """Keep the detections of a batch, masks run-length encoded."""
+        for sample in data_samples:
+            found = sample["pred_instances"]
+            masks = np.asfortranarray(
+                found["masks"].cpu().numpy().astype(np.uint8).transpose(1, 2, 0)
+            )
+            self.results.append(
+                {
+                    "image_id": sample["img_id"],
+                    "boxes": found["bboxes"].cpu().double().numpy(),
+                    "scores": found["scores"].cpu().double().numpy(),
+                    "labels": found["labels"].cpu().numpy(),
+                    "masks": rle.encode(masks),
+                }
+            )
+
+    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
+        """``box_AP`` to ``mask_APl``; a size without ground truth has no entry."""
+        # pycocotools prints its progress, which is of no use to anybody.
+        with contextlib.redirect_stdout(io.StringIO()):
+            truth = COCO(str(self.annotations))
+            categories = [category["id"] for category in truth.dataset["categories"]]
+            metrics: dict[str, float] = {}
+            for name, kind in KINDS.items():
+                found = _detections(results, kind, categories)
+                metrics |= {
+                    f"{name}_{statistic}": value
+                    for statistic, value in average_precision(truth, found, kind).items()
+                }
+        return metrics
+
+
+def average_precision(truth: COCO, detections: list[dict[str, Any]], kind: str) -> dict[str, float]:
+    """COCO's AP, AP50, AP75, APs, APm and APl in percent.
+
+    Args:
+        truth: the ground truth, indexed.
+        detections: in COCO's results format.
+        kind: ``bbox`` or ``segm``.
+
+    Returns:
+        The numbers by name, without those of sizes that have no ground truth.
+    """
+    if detections:
+        found = truth.loadRes(detections)
+    else:
+        # loadRes fails on an empty list; an index without annotations is what it should give.
+        found = COCO()
+        found.dataset = {**truth.dataset, "annotations": []}
+        found.createIndex()
+    evaluation = COCOeval(truth, found, kind)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    values = zip(STATISTICS, evaluation.stats[: len(STATISTICS)], strict=True)
+    # pycocotools says -1 where there was nothing to find.
+    return {name: 100 * float(value) for name, value in values if value >= 0}
+
+
+def _detections(
+    results: Sequence[dict[str, Any]], kind: str, categories: Sequence[int]
+) -> list[dict[str, Any]]:
+    """COCO's results format. Areas follow from the box or the mask, so an entry has only one."""
+    found = []
+    for result in results:
+        for box, score, label, mask in zip(
+            result["boxes"], result["scores"], result["labels"], result["masks"], strict=True
+        ):
+            left, top, right, bottom = box.tolist()
+            place = (
+                {"bbox": [left, top, right - left, bottom - top]}
+                if kind == "bbox"
+                else {"segmentation": mask}
+            )
+            found.append(
+                {
+                    "image_id": result["image_id"],
+                    "category_id": categories[int(label)],
+                    "score": float(score),
+                    **place,
+                }
+            )
+    return found

@@ -1,0 +1,104 @@
+"""What mmengine's runner does of ours: seed each epoch, checkpoint, report progress."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import barrier, get_rank, is_main_process
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from steps.engine.seeds import derive
+
+log = logging.getLogger("steps.detect")
+
+CHECKPOINT = "checkpoint.pth"
+REPORT_SECONDS = 10.0
+
+
+class SeedEpoch(Hook):  # type: ignore[misc]
+    """Start every generator of an epoch from (seed, epoch, rank): none has to be saved."""
+
+    priority = "VERY_HIGH"
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Seed Python, NumPy and torch, and tell the dataset the epoch."""
+        place = derive(runner.seed, "detect", runner.epoch, get_rank())
+        random.seed(place)
+        np.random.seed(place % 2**32)
+        torch.manual_seed(place)
+        runner.train_dataloader.dataset.epoch = runner.epoch
+
+
+class SaveEpoch(Hook):  # type: ignore[misc]
+    """Write ``checkpoint.pth`` after each epoch, by rename: it is whole or the one before."""
+
+    priority = "VERY_LOW"
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save weights, optimiser and schedules."""
+        # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run.
+        if is_main_process():
+            folder = Path(runner.work_dir)
+            meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
+            runner.save_checkpoint(str(folder), "draft.pth", meta=meta)
+            (folder / "draft.pth").replace(folder / CHECKPOINT)
+        barrier()
+
+
+class Progress(Hook):  # type: ignore[misc]
+    """Log a line with epoch, loss and time left every few seconds; keep losses and metrics."""
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, float] | None = None
+        self._at = self._began = time.monotonic()
+        self._first: int | None = None
+
+    def before_train(self, runner: Runner) -> None:
+        """Forget what another run of this process left in mmengine's global store."""
+        if runner.epoch == 0:
+            runner.message_hub.update_info("epoch_losses", [])
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        """Start the epoch's mean."""
+        self._sum, self._count = torch.zeros(()), 0
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Add the loss; report when it is time."""
+        loss = outputs["loss"].detach()
+        self._sum, self._count = self._sum.to(loss.device) + loss, self._count + 1
+        if self._first is None:
+            self._first, self._began = runner.iter, time.monotonic()
+        now = time.monotonic()
+        if now - self._at >= REPORT_SECONDS and is_main_process():
+            self._at = now
+            done = runner.iter + 1
+            left = (runner.max_iters - done) * (now - self._began) / max(done - self._first, 1)
+            log.info(
+                "epoch %d/%d  iteration %d/%d  loss %.4f  %.0f s left",
+                *(runner.epoch + 1, runner.max_epochs, done, runner.max_iters),
+                *(float(self._sum) / self._count, left),
+            )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Keep the epoch's mean loss where a checkpoint carries it."""
+        losses = list(runner.message_hub.get_info("epoch_losses"))
+        losses.append(round(float(self._sum) / self._count, 6))
+        runner.message_hub.update_info("epoch_losses", losses)
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Keep the metrics and log the two headline numbers."""
+        self.metrics = metrics
+        if metrics and is_main_process():
+            log.info(
+                "after epoch %d: box AP %.2f, mask AP %.2f",
+                *(runner.epoch, metrics["box_AP"], metrics["mask_AP"]),
+            )

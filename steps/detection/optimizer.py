@@ -1,0 +1,72 @@
+"""AdamW with layer-wise decay of the learning rate over the backbone (arXiv:2203.16527, A.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from steps.params.detection import DetectionOptimizer
+
+
+def parameter_groups(
+    model: nn.Module, depth: int, lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters of a detector by layer and weight decay.
+
+    Layer 0 is the patch embedding with the position table, layer i + 1 is block i with its
+    relative tables, and all that is outside the backbone is layer depth + 1. A layer's learning
+    rate is lr * layer_decay ** (depth + 1 - layer). Norms and layer scales of the blocks and the
+    position table have no weight decay; biases do (the reference implementation, in mmdet's
+    ViTDet project, does the same).
+
+    Args:
+        model: a detector whose transformer is ``model.backbone``, a :class:`ViTDet`.
+        depth: its number of blocks.
+
+    Returns:
+        Groups for a torch optimiser, each with ``name``, ``lr``, ``lr_scale``, ``weight_decay``
+        and ``params``; their order is that of the layers.
+    """
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            key = (layer_of(name, depth), decays(name))
+            groups.setdefault(key, []).append(parameter)
+    return [
+        {
+            "name": f"layer_{layer}_{'decay' if decayed else 'no_decay'}",
+            "lr": lr * layer_decay ** (depth + 1 - layer),
+            "lr_scale": layer_decay ** (depth + 1 - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+            "params": parameters,
+        }
+        for (layer, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer that a detector's parameter belongs to."""
+    room, _, rest = name.partition(".")
+    if room != "backbone":
+        return depth + 1
+    kind, _, rest = rest.partition(".")
+    return int(rest.partition(".")[0]) + 1 if kind in ("blocks", "relative") else 0
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay applies to a detector's parameter."""
+    if name == "backbone.pos_embed":
+        return False
+    gains = ("norm", ".ls1.", ".ls2.")
+    return not (name.startswith("backbone.blocks.") and any(gain in name for gain in gains))
+
+
+def adamw(model: nn.Module, depth: int, optimizer: DetectionOptimizer) -> torch.optim.AdamW:
+    """The optimiser of a detector."""
+    groups = parameter_groups(
+        model, depth, optimizer.lr, optimizer.weight_decay, optimizer.layer_decay
+    )
+    beta1, beta2 = optimizer.betas
+    return torch.optim.AdamW(groups, lr=optimizer.lr, betas=(beta1, beta2))

@@ -1,0 +1,190 @@
+"""Train a detector and measure it: mmengine's runner without its chatter."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import mmdet.models  # noqa: F401 (registers the detector's parts by name)
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import ConfigDict
+from mmengine.dist import init_dist
+from mmengine.logging import MMLogger
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+from torch import nn
+
+from steps.command import UserError
+from steps.detection import config
+from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
+from steps.detection.dataset import class_names
+from steps.detection.evaluation import METRICS
+from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
+from steps.detection.optimizer import adamw
+from steps.engine.seeds import seeded
+from steps.params.detection import Detection
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gives."""
+
+    metrics: dict[str, float]
+    """COCO's numbers in percent, by name."""
+    model: nn.Module
+    facts: dict[str, Any]
+    """Counts of images and boxes, the loss of each epoch, where the run was resumed."""
+    main_process: bool
+
+
+class QuietRunner(Runner):  # type: ignore[misc]
+    """mmengine's runner, less the survey of the machine and the copy of its configuration.
+
+    The manifest of the record file holds both.
+    """
+
+    def _log_env(self, env_cfg: dict[str, Any]) -> None:
+        pass
+
+    def dump_config(self) -> None:
+        """Write nothing."""
+
+
+def train_and_evaluate(
+    params: Detection,
+    *,
+    backbone: Path,
+    data: Path,
+    seed: int,
+    scratch: Path,
+) -> Outcome:
+    """Train Mask R-CNN on the train split and measure it on the val split.
+
+    Continues from the last whole epoch in ``scratch``, and ends with the same weights as a run
+    that was never stopped.
+
+    Args:
+        params: the protocol.
+        backbone: the backbone artifact.
+        data: the prepared detection dataset.
+        seed: of all that is random.
+        scratch: folder for checkpoints.
+
+    Raises:
+        UserError: the dataset or the backbone does not fit the protocol.
+    """
+    runner, progress = build_runner(
+        params, backbone=backbone, data=data, seed=seed, scratch=scratch
+    )
+    last = scratch / CHECKPOINT
+    resumed = last.is_file()
+    with warnings.catch_warnings():
+        # Deprecations inside mmcv, mmdet and torch: nothing that a user could act upon.
+        for category in (UserWarning, FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        runner.train()
+        metrics = progress.metrics if progress.metrics is not None else runner.val()
+    dataset = runner.train_dataloader.dataset
+    facts = {
+        "train_images": len(dataset),
+        "train_images_left_out": dataset.images_dropped,
+        "train_boxes": dataset.boxes,
+        "train_boxes_left_out": dataset.boxes_dropped,
+        "epoch_losses": runner.message_hub.get_info("epoch_losses"),
+        "iterations": runner.max_iters,
+        "metrics_without_ground_truth": [name for name in METRICS if name not in metrics],
+        "resumed": resumed,
+    }
+    model = runner.model.module if hasattr(runner.model, "module") else runner.model
+    return Outcome(metrics, cast(nn.Module, model), facts, runner.rank == 0)
+
+
+def build_runner(
+    params: Detection,
+    *,
+    backbone: Path,
+    data: Path,
+    seed: int,
+    scratch: Path,
+) -> tuple[Runner, Progress]:
+    """The runner of :func:`train_and_evaluate`, which has the arguments' meanings."""
+    # Made before mmengine makes it: it logs each parameter that it initialises.
+    MMLogger.get_instance("mmengine", logger_name="mmengine", log_level="ERROR")
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if params.batch_size % processes:
+        raise UserError(
+            "detection protocol: batch_size",
+            f"{params.batch_size}",
+            allowed=f"a multiple of {processes}, the number of processes",
+        )
+    # Not torch.use_deterministic_algorithms: the backward passes of RoIAlign and of resized
+    # positions have no deterministic kernel on a GPU, where two runs differ in their last bits.
+    torch.backends.cudnn.deterministic = True
+    if processes > 1:
+        if not torch.cuda.is_available():
+            raise UserError(
+                "WORLD_SIZE",
+                f"{processes} processes on a machine without GPUs",
+                remedy="run the step in a single process",
+            )
+        init_dist("pytorch", backend="nccl")
+    model = build_detector(params, backbone=backbone, classes=len(class_names(data)), seed=seed)
+    depth = len(cast(ViTDet, model.backbone).blocks)
+    train, val = config.dataloaders(params, data, seed, processes)
+    wrapper = AmpOptimWrapper if params.precision == "fp16" else OptimWrapper
+    clip = params.optimizer.clip_grad
+    loader = QuietRunner.build_dataloader(train, seed=seed)
+    progress = Progress()
+    last = scratch / CHECKPOINT
+    runner = QuietRunner(
+        model=model,
+        work_dir=str(scratch),
+        train_dataloader=loader,
+        val_dataloader=val,
+        train_cfg={
+            "by_epoch": True,
+            "max_epochs": params.epochs,
+            "val_interval": params.eval_epochs or params.epochs,
+        },
+        val_cfg={},
+        val_evaluator=config.evaluator(data),
+        optim_wrapper=wrapper(
+            adamw(model, depth, params.optimizer),
+            clip_grad=None if clip is None else {"max_norm": clip},
+        ),
+        param_scheduler=config.schedulers(params.optimizer, params.epochs * len(loader)),
+        default_hooks={"timer": None, "logger": None, "checkpoint": None},
+        custom_hooks=[SeedEpoch(), progress, SaveEpoch()],
+        load_from=str(last) if last.is_file() else None,
+        resume=last.is_file(),
+        launcher="pytorch" if processes > 1 else "none",
+        log_level="ERROR",
+        default_scope="mmengine",
+        randomness={"seed": seed},
+        experiment_name="detect",
+    )
+    return runner, progress
+
+
+def build_detector(
+    params: Detection,
+    *,
+    backbone: Path,
+    classes: int,
+    seed: int,
+) -> nn.Module:
+    """Mask R-CNN with a pretrained backbone and all else initialised from ``seed``."""
+    vitdet = load_vitdet(backbone, image_size=params.image_size, **params.backbone.model_dump())
+    mean, std = pretraining_normalisation(backbone)
+    # In mmdet's scope for the building alone: in it, a hook's name would import all of mmdet's
+    # datasets, which takes seconds.
+    with seeded(seed, "detect", "init"), DefaultScope.overwrite_default_scope("mmdet"):
+        parts = config.detector(params, vitdet, mean=mean, std=std, classes=classes)
+        model = MODELS.build(ConfigDict(parts))
+        model.init_weights()
+    return cast(nn.Module, model)

@@ -1,0 +1,53 @@
+"""From a recipe's global batch to what a device takes at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from steps.command import UserError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut: each process's share, in ``accumulation`` micro-batches."""
+
+    global_batch: int
+    rank: int
+    world: int
+    accumulation: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that go through a device at a time."""
+        return self.global_batch // (self.world * self.accumulation)
+
+    def micro_batches(self) -> Iterator[slice]:
+        """This process's parts of the global batch, in order."""
+        first = self.rank * self.global_batch // self.world
+        for index in range(self.accumulation):
+            start = first + index * self.micro_batch
+            yield slice(start, start + self.micro_batch)
+
+
+def plan_batch(
+    global_batch: int, max_per_device: int, *, rank: int, world: int, where: str
+) -> BatchPlan:
+    """The fewest equal micro-batches that fit a device and add up to the global batch.
+
+    Raises:
+        UserError: the devices cannot divide the batch; ``where`` names the params file.
+    """
+    if global_batch % world:
+        near = global_batch - global_batch % world
+        raise UserError(
+            f"{where}: training.batch_size",
+            f"a global batch of {global_batch} does not divide over {world} devices",
+            allowed=f"a multiple of {world}, such as {max(near, world)}",
+            remedy="run on a number of devices that divides it, or change the recipe",
+        )
+    share = global_batch // world
+    accumulation = -(-share // max_per_device)
+    while share % accumulation:
+        accumulation += 1
+    return BatchPlan(global_batch, rank, world, accumulation)

@@ -1,0 +1,65 @@
+"""Which devices a step runs on."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from pathlib import Path
+from typing import IO
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies.ddp import DDPStrategy
+
+_claimed: list[IO[str]] = []
+
+
+def claim_gpu() -> None:
+    """Take a free GPU for this process and hide the others.
+
+    Engines count GPUs but do not say which one a job may have. A lock a GPU, held until the
+    process ends, settles it. Nothing happens where CUDA_VISIBLE_DEVICES or torchrun has settled
+    it already, where there is no GPU, or where all are taken (then they are shared).
+    """
+    if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
+        return
+    for index in range(torch.cuda.device_count()):
+        path = Path(tempfile.gettempdir()) / f"pretext-gpu-{index}.lock"
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        _claimed.append(lock)
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
+        return
+
+
+def launch(precision: str, deterministic: bool) -> Fabric:
+    """A launched Fabric: one device, or those that torchrun gave (DDP, nccl or gloo).
+
+    Args:
+        precision: "fp32" or "bf16" (mixed: weights stay in float32).
+        deterministic: refuse operations whose result varies between runs.
+    """
+    # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    claim_gpu()
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.set_float32_matmul_precision("highest")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = Fabric(
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        devices=local,
+        num_nodes=world // local,
+        # Buffers are equal on all processes by construction; what a method accumulates between
+        # two updates must not be overwritten by the first process's.
+        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
+    )
+    fabric.launch()
+    return fabric

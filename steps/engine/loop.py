@@ -1,0 +1,280 @@
+"""The training loop: plain, visible, and resumable to the bit.
+
+Order of a step, as in the reference implementations: rates are set, gradients accumulate over the
+micro-batches, are clipped, those of frozen parameters are dropped, the optimiser updates, and the
+method moves what it moves itself (teacher, centre).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer as TorchOptimizer
+
+from steps.command import UserError
+from steps.data.loader import DatasetFacts, TrainingViews, training_batches
+from steps.data.views import normalise
+from steps.engine.batching import BatchPlan, plan_batch
+from steps.engine.checkpoint import Scratch
+from steps.engine.distributed import mean_over_processes
+from steps.engine.flops import flops_per_image
+from steps.engine.monitor import Monitor
+from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
+from steps.engine.schedules import Progress, cosine, learning_rate
+from steps.engine.seeds import generator
+from steps.methods.method import Batch, Draws, Method
+from steps.params.training import Training
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished run did."""
+
+    epochs: float
+    images_seen: int
+    flops: float
+    device_seconds: float
+
+
+@dataclass
+class _State:
+    """What changes from step to step besides weights: saved with every checkpoint."""
+
+    step: int = 0
+    seconds: float = 0.0
+    flops_per_image: float = 0.0
+
+
+def fit(
+    fabric: Fabric,
+    method: Method,
+    views: TrainingViews,
+    facts: DatasetFacts,
+    training: Training,
+    *,
+    depth: int,
+    seed: int,
+    scratch: Scratch,
+    where: str,
+    title: str,
+    resume: dict[str, Any] | None = None,
+) -> Outcome:
+    """Train ``method`` in place.
+
+    Args:
+        fabric: launched.
+        method: the module, initialised equally in all processes.
+        views: the training images.
+        facts: of their set.
+        training: the recipe's training params.
+        depth: blocks of the backbone, for layer-wise decay.
+        seed: of order, views and draws.
+        scratch: where checkpoints and metrics go.
+        where: the params file that errors name.
+        title: for the progress display.
+        resume: a checkpoint as ``scratch.load`` gives it.
+
+    Raises:
+        UserError: the batch does not divide, the set is smaller than a batch, or the loss is not
+            finite.
+    """
+    run = _Run(fabric, method, views, facts, training, depth, seed, scratch, where, title)
+    return run.train(resume)
+
+
+class _Run:
+    def __init__(
+        self,
+        fabric: Fabric,
+        method: Method,
+        views: TrainingViews,
+        facts: DatasetFacts,
+        training: Training,
+        depth: int,
+        seed: int,
+        scratch: Scratch,
+        where: str,
+        title: str,
+    ) -> None:
+        self.fabric, self.method, self.views, self.facts = fabric, method, views, facts
+        self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
+        self.plan: BatchPlan = plan_batch(
+            training.batch_size,
+            training.max_batch_per_device,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            where=where,
+        )
+        self.steps_per_epoch = facts.train_images // training.batch_size
+        if self.steps_per_epoch == 0:
+            raise UserError(
+                f"{where}: training.batch_size",
+                f"{training.batch_size} is more than the {facts.train_images} training images",
+                allowed=f"at most {facts.train_images}",
+            )
+        self.total_steps = max(round(training.epochs * self.steps_per_epoch), 1)
+        self.peak_lr = training.optimizer.peak_lr(training.batch_size)
+        optimizer = build_optimizer(method, training.optimizer, depth, self.peak_lr)
+        self.module, self.optimizer = fabric.setup(method, optimizer)
+        self.raw_optimizer: TorchOptimizer = optimizer
+        self.monitor = Monitor(
+            scratch.folder, title, self.total_steps, quiet=fabric.global_rank > 0
+        )
+        self.state = _State()
+        self.window: dict[str, Tensor] = {}
+        self.window_start = 0
+        self.terminated = False
+
+    def train(self, resume: dict[str, Any] | None) -> Outcome:
+        metrics_bytes = self._restore(resume) if resume is not None else 0
+        self.monitor.start(self.state.step, metrics_bytes)
+        previous = signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            self._steps()
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            self.monitor.stop()
+        images = self.total_steps * self.training.batch_size
+        return Outcome(
+            epochs=images / self.facts.train_images,
+            images_seen=images,
+            flops=self.state.flops_per_image * images,
+            device_seconds=round(self.state.seconds * self.fabric.world_size, 3),
+        )
+
+    def _steps(self) -> None:
+        state = self.state
+        batches = training_batches(
+            self.views,
+            self.plan,
+            seed=self.seed,
+            start=state.step,
+            stop=self.total_steps,
+            workers=self.training.workers,
+        )
+        saved = time.monotonic()
+        while state.step < self.total_steps:
+            started = time.monotonic()
+            progress = Progress(state.step, self.steps_per_epoch, self.total_steps)
+            waited, values = self._step(batches, progress)
+            state.step += 1
+            state.seconds += time.monotonic() - started
+            self.monitor.stepped(self.training.batch_size, waited)
+            last = state.step == self.total_steps
+            if not last and state.step % self.training.log_every:
+                continue
+            self._log(values)
+            due = time.monotonic() - saved > self.training.checkpoint_seconds
+            if not last and (due or self.terminated):
+                self._save()
+                saved = time.monotonic()
+            if not last and self.terminated:
+                raise SystemExit(128 + signal.SIGTERM)
+
+    def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float]]:
+        optimizer_params = self.training.optimizer
+        lr = learning_rate(progress, self.training.schedule, self.peak_lr)
+        decay = optimizer_params.weight_decay
+        if optimizer_params.weight_decay_end is not None:
+            decay = cosine(progress, decay, optimizer_params.weight_decay_end)
+        set_rates(self.raw_optimizer, lr, decay)
+        draws = self.method.sample(
+            self.plan.global_batch, generator(self.seed, "draws", progress.step)
+        )
+        waited = 0.0
+        for index, part in enumerate(self.plan.micro_batches()):
+            asked = time.monotonic()
+            images, labels = next(batches)
+            waited += time.monotonic() - asked
+            batch = self._batch(images, labels)
+            chosen = {
+                name: self.fabric.to_device(draw[part].contiguous()) for name, draw in draws.items()
+            }
+            if self.state.flops_per_image == 0:
+                self.state.flops_per_image = self._count_flops(batch, chosen, progress)
+            more = index + 1 < self.plan.accumulation
+            with self.fabric.no_backward_sync(self.module, enabled=more):
+                losses = self.module(batch, chosen, progress)
+                self.fabric.backward(losses["loss"] / self.plan.accumulation)
+            self._remember(losses)
+        if self.training.clip_grad is not None:
+            clip_gradients(self.method.parameters(), self.training.clip_grad)
+        for parameter in self.method.frozen(progress):
+            parameter.grad = None
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        values = self.method.after_step(progress)
+        return waited, {"lr": lr, "weight_decay": decay, **values}
+
+    def _batch(self, images: list[Tensor], labels: Tensor) -> Batch:
+        views = [
+            normalise(self.fabric.to_device(view), self.facts.mean, self.facts.std)
+            for view in images
+        ]
+        return Batch(views, self.fabric.to_device(labels))
+
+    def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
+        few = slice(0, 2)
+        part = Batch([view[few] for view in batch.views], batch.labels[few])
+        chosen = {name: draw[few] for name, draw in draws.items()}
+        with self.fabric.autocast():
+            return flops_per_image(self.method, part, chosen, progress)
+
+    def _remember(self, losses: dict[str, Tensor]) -> None:
+        """Add a micro-batch's losses to the window, without waiting for the device."""
+        for name, value in losses.items():
+            share = value.detach().double() / self.plan.accumulation
+            self.window[name] = self.window[name] + share if name in self.window else share
+
+    def _log(self, rates: dict[str, float]) -> None:
+        """Write the window's mean losses, over all processes, and the rates of its last step."""
+        steps = self.state.step - self.window_start
+        means = {
+            name: float(mean_over_processes(total)) / steps for name, total in self.window.items()
+        }
+        if not all(math.isfinite(value) for value in means.values()):
+            shown = ", ".join(f"{name} {value}" for name, value in means.items())
+            last = self.scratch.checkpoint
+            raise UserError(
+                self.where,
+                f"the loss is not finite in steps {self.window_start} to {self.state.step}: "
+                f"{shown}",
+                remedy="lower the learning rate or clip gradients; the last good checkpoint is "
+                + (str(last) if last.is_file() else "none yet, the run was too young"),
+            )
+        values = {"epoch": self.state.step / self.steps_per_epoch, **means, **rates}
+        self.monitor.write(self.state.step, values)
+        self.window, self.window_start = {}, self.state.step
+
+    def _save(self) -> None:
+        """Write a checkpoint, between two windows so that none is torn."""
+        if self.fabric.global_rank > 0:
+            return
+        self.scratch.save(
+            {
+                "state": dataclasses.asdict(self.state),
+                "method": self.method.state_dict(),
+                "optimizer": self.raw_optimizer.state_dict(),
+                "metrics_bytes": self.monitor.metrics_bytes,
+            }
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> int:
+        self.state = _State(**checkpoint["state"])
+        self.window_start = self.state.step
+        self.method.load_state_dict(checkpoint["method"])
+        self.raw_optimizer.load_state_dict(checkpoint["optimizer"])
+        metrics_bytes: int = checkpoint["metrics_bytes"]
+        return metrics_bytes
+
+    def _terminate(self, number: int, frame: FrameType | None) -> None:
+        """On SIGTERM (a scheduler's time limit): checkpoint at the next chance, then end."""
+        self.terminated = True

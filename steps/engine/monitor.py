@@ -1,0 +1,113 @@
+"""What a training run says while it runs: metrics, timing, and a bar or lines for the reader."""
+
+from __future__ import annotations
+
+import json
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
+_LINE_SECONDS = 10.0
+
+
+class Monitor:
+    """Writes ``metrics.jsonl`` (the same for every run of the same thing) and ``timing.jsonl``.
+
+    A terminal gets a progress bar; a file or a pipe gets a line every ten seconds.
+    """
+
+    def __init__(self, folder: Path, title: str, total_steps: int, *, quiet: bool) -> None:
+        self.metrics_path = folder / METRICS
+        self.timing_path = folder / TIMING
+        self.title = title
+        self.total_steps = total_steps
+        self.quiet = quiet
+        self.waited = 0.0
+        self._images = 0
+        self._since = self._line = time.monotonic()
+        self._bar: Progress | None = None
+
+    def start(self, step: int, metrics_bytes: int) -> None:
+        """Begin at a step; metrics that a killed run wrote after its checkpoint are cut off."""
+        if self.quiet:
+            return
+        self.metrics_path.touch()
+        with self.metrics_path.open("r+b") as file:
+            file.truncate(metrics_bytes)
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[state]}"),
+            )
+            self._task = self._bar.add_task(
+                self.title, total=self.total_steps, completed=step, state=""
+            )
+            self._bar.start()
+
+    @property
+    def metrics_bytes(self) -> int:
+        """How much of metrics.jsonl belongs to a checkpoint made now."""
+        return 0 if self.quiet else self.metrics_path.stat().st_size
+
+    def stepped(self, images: int, waited: float) -> None:
+        """Count a step: the images of the global batch, the seconds spent waiting for data."""
+        self._images += images
+        self.waited += waited
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Log a window that ends with ``step``: its mean losses, rates, and its speed."""
+        if self.quiet:
+            return
+        now = time.monotonic()
+        elapsed = max(now - self._since, 1e-9)
+        speed = self._images / elapsed
+        timing = {
+            "step": step,
+            "images_per_second": round(speed, 1),
+            "data_wait_share": round(self.waited / elapsed, 4),
+            "peak_memory_mib": round(_peak_memory_mib(), 1),
+        }
+        _append(self.metrics_path, {"step": step, **values})
+        _append(self.timing_path, timing)
+        state = (
+            f"loss {values['loss']:.4f}  {speed:.0f} images/s  "
+            f"waiting for data {timing['data_wait_share']:.0%}  "
+            f"{timing['peak_memory_mib']:.0f} MiB"
+        )
+        if self._bar is not None:
+            self._bar.update(self._task, state=state)
+        elif now - self._line > _LINE_SECONDS or step == self.total_steps:
+            log.info("%s  step %d/%d  %s", self.title, step, self.total_steps, state)
+            self._line = now
+        self._since, self._images, self.waited = now, 0, 0.0
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _append(path: Path, values: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def _peak_memory_mib() -> float:
+    if torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

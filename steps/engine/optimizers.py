@@ -1,0 +1,117 @@
+"""Parameter groups, optimisers and gradient clipping."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer as TorchOptimizer
+
+from steps.params.training import ClipGrad, Optimizer
+
+Group = dict[str, object]
+
+
+def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
+    """Groups by weight decay and by the layer's learning rate.
+
+    Biases, tensors with one axis and the names in ``params.undecayed`` are not decayed. Each
+    group carries ``lr_scale`` = layer_decay^(depth + 1 - layer) and ``decayed``.
+
+    Args:
+        module: whose parameters that take gradients are grouped.
+        params: the optimiser's.
+        depth: blocks of the backbone.
+    """
+    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decayed = (
+            parameter.ndim > 1
+            and not name.endswith(".bias")
+            and name.rpartition(".")[2] not in params.undecayed
+        )
+        scale = params.layer_decay ** (depth + 1 - layer_of(name, depth))
+        groups.setdefault((decayed, scale), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "decayed": decayed,
+            "lr_scale": scale,
+            "weight_decay": params.weight_decay if decayed else 0.0,
+        }
+        for (decayed, scale), parameters in groups.items()
+    ]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """The layer of a parameter: 0 for embeddings, i + 1 for block i, depth + 1 for the rest."""
+    if block := re.search(r"(?:^|\.)backbone\.blocks\.(\d+)\.", name):
+        return int(block.group(1)) + 1
+    if re.search(r"(?:^|\.)backbone\.(cls_token|reg_token|pos_embed|patch_embed)", name):
+        return 0
+    return depth + 1
+
+
+def build_optimizer(module: nn.Module, params: Optimizer, depth: int, lr: float) -> TorchOptimizer:
+    """The optimiser over ``parameter_groups``; ``set_rates`` gives each group its rate."""
+    groups = parameter_groups(module, params, depth)
+    if params.name == "adamw":
+        betas = (params.betas[0], params.betas[1])
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=params.eps)
+    if params.name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum)
+    return LARS(groups, lr=lr, momentum=params.momentum, trust=params.trust_coefficient)
+
+
+def set_rates(optimizer: TorchOptimizer, lr: float, weight_decay: float) -> None:
+    """Set a step's learning rate and weight decay, each group's by its own scale."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
+        group["weight_decay"] = weight_decay if group["decayed"] else 0.0
+
+
+class LARS(TorchOptimizer):
+    """Layer-wise adaptive rate scaling (arXiv:1708.03888), as MAE's and MoCo v3's probes use it.
+
+    g <- g + wd * w; g <- trust * |w| / |g| * g; m <- momentum * m + g; w <- w - lr * m. Tensors
+    with one axis are neither scaled nor decayed.
+    """
+
+    def __init__(self, params: Iterable[Group], lr: float, momentum: float, trust: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One update; parameters without a gradient stay as they are."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                update = parameter.grad
+                if parameter.ndim > 1:
+                    update = update.add(parameter, alpha=group["weight_decay"])
+                    length, size = parameter.norm(), update.norm()
+                    adapted = group["trust"] * length / size
+                    both = (length > 0) & (size > 0)
+                    update = update * torch.where(both, adapted, torch.ones_like(adapted))
+                state = self.state[parameter]
+                if "momentum" not in state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                state["momentum"].mul_(group["momentum"]).add_(update)
+                parameter.sub_(state["momentum"], alpha=group["lr"])
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
+    """Scale gradients whose 2-norm is above ``max_norm``: coefficient max_norm / (norm + 1e-6)."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients:
+        return
+    norms: list[Tensor] = list(torch._foreach_norm(gradients))
+    if clip.scope == "global":
+        norms = [torch.stack(norms).norm()] * len(gradients)
+    factors = [(clip.max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
+    torch._foreach_mul_(gradients, factors)

@@ -1,0 +1,58 @@
+"""Schedules as pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from steps.params.training import Schedule
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training run stands before the update number ``step`` (from 0)."""
+
+    step: int
+    steps_per_epoch: int
+    total_steps: int
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the step belongs to, from 0."""
+        return self.step // self.steps_per_epoch
+
+
+def cosine(progress: Progress, start: float, end: float) -> float:
+    """A cosine from ``start`` at step 0 to ``end`` at step ``total_steps``, which never comes."""
+    return _cosine(start, end, progress.step / progress.total_steps)
+
+
+def ramp_by_epoch(progress: Progress, start: float, end: float, epochs: int) -> float:
+    """Constant within an epoch: ``epochs`` evenly spaced values from start to end, then ``end``.
+
+    The first value is ``start`` and the last of the ramp is ``end``, as in DINO's teacher
+    temperature.
+    """
+    if progress.epoch >= epochs:
+        return end
+    return start + (end - start) * progress.epoch / max(epochs - 1, 1)
+
+
+def learning_rate(progress: Progress, schedule: Schedule, peak: float) -> float:
+    """Linear warm-up from ``warmup_lr`` to ``peak``, then a cosine down to ``min_lr``.
+
+    With ramp "exclusive" the warm-up's W steps have lr peak * i / W (MAE's fractional epochs);
+    with "inclusive" lr peak * i / (W - 1), so that the peak comes twice (DINO, BEiT).
+    """
+    warmup = schedule.warmup_epochs * progress.steps_per_epoch
+    if schedule.ramp == "inclusive":
+        warmup = int(warmup)
+    if progress.step < warmup:
+        last = warmup if schedule.ramp == "exclusive" else max(warmup - 1, 1)
+        return schedule.warmup_lr + (peak - schedule.warmup_lr) * progress.step / last
+    share = (progress.step - warmup) / max(progress.total_steps - warmup, 1)
+    return _cosine(peak, schedule.min_lr, share)
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * share))

@@ -1,0 +1,1 @@
+"""Downstream evaluation of frozen features and of fine-tuned networks."""

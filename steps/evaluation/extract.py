@@ -1,0 +1,65 @@
+"""Extract frozen features: one pass of the backbone over a set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from steps.data.loader import EvaluationViews, evaluation_batches
+from steps.data.views import normalise
+from steps.models.tokens import embed, encode
+
+
+def pool(vit: VisionTransformer, tokens_BND: Tensor, pooling: str) -> Tensor:
+    """Class token or mean patch token of normed tokens: (B, N, D) to (B, D)."""
+    if pooling == "cls":
+        return tokens_BND[:, 0]
+    return tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)
+
+
+@torch.inference_mode()
+def extract(
+    vit: VisionTransformer,
+    views: EvaluationViews,
+    folder: Path,
+    split: str,
+    *,
+    poolings: Sequence[str],
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> None:
+    """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy`` (N,) int64.
+
+    Args:
+        vit: in eval mode, on the device to use.
+        views: the split's images, in order.
+        folder: where to write.
+        split: names the files.
+        poolings: each becomes a file.
+        batch_size: images at a time.
+        mean, std: of the input that the backbone expects.
+    """
+    device = next(vit.parameters()).device
+    arrays = {
+        pooling: open_memmap(
+            folder / f"{split}_{pooling}.npy", "w+", np.float32, (len(views), vit.embed_dim)
+        )
+        for pooling in poolings
+    }
+    start = 0
+    for images, _ in evaluation_batches(views, batch_size):
+        inputs = normalise(images.to(device), mean, std)
+        tokens = vit.norm(encode(vit, embed(vit, inputs)))
+        for pooling, array in arrays.items():
+            array[start : start + len(images)] = pool(vit, tokens, pooling).float().cpu().numpy()
+        start += len(images)
+    for array in arrays.values():
+        array.flush()
+    np.save(folder / f"{split}_labels.npy", views.labels)

@@ -1,0 +1,53 @@
+"""Frozen features as the protocols read them: through a memory map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from steps.command import UserError
+
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """Features of a split: (N, D) memory-mapped for each pooling, and labels (N,)."""
+
+    arrays: dict[str, npt.NDArray[np.float32]]
+    labels: npt.NDArray[np.int64]
+
+    def concatenated(self, poolings: Sequence[str]) -> Tensor:
+        """(N, D * len(poolings)) float32, in memory."""
+        return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
+
+
+def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:
+    """Open a features artifact.
+
+    Raises:
+        UserError: a pooling that was not extracted.
+    """
+    arrays = {}
+    for pooling in poolings:
+        path = artifact / f"{split}_{pooling}.npy"
+        if not path.is_file():
+            there = sorted(
+                file.stem.removeprefix(f"{split}_")
+                for file in artifact.glob(f"{split}_*.npy")
+                if not file.stem.endswith("_labels")
+            )
+            raise UserError(
+                str(artifact),
+                f"pooling '{pooling}' was not extracted",
+                allowed=", ".join(there),
+                remedy="add it to the features protocol's poolings",
+            )
+        arrays[pooling] = np.load(path, mmap_mode="r")
+    return FrozenFeatures(arrays, np.load(artifact / f"{split}_labels.npy"))

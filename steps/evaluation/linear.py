@@ -1,0 +1,104 @@
+"""A linear classifier on cached frozen features.
+
+Features are batch-normalised without affine (MAE, arXiv:2111.06377, appendix A.2), the classifier
+is trained by SGD with a cosine from ``lr * batch / 256``. All learning rates of a grid train side
+by side as one batched matrix product, so that a grid costs little more than one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from steps.engine.seeds import generator
+from steps.params.protocols import Linear
+
+
+def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Batch normalisation without affine, with the statistics of the whole training set."""
+    return (features - mean) / std
+
+
+def train_classifiers(
+    features: Tensor, labels: Tensor, lrs: Sequence[float], params: Linear, classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Train one classifier a learning rate, on the same batches.
+
+    Args:
+        features: (N, D), standardised.
+        labels: (N,) int64.
+        lrs: L learning rates for a batch of 256.
+        params: the protocol.
+        classes: C.
+        seed: of the order.
+
+    Returns:
+        Weights (L, D, C) and biases (L, 1, C).
+    """
+    batch = min(params.batch_size, len(features))
+    weights = torch.zeros(len(lrs), features.shape[1], classes, requires_grad=True)
+    biases = torch.zeros(len(lrs), 1, classes, requires_grad=True)
+    peaks = torch.tensor(lrs).view(-1, 1, 1) * batch / 256
+    moments = [torch.zeros_like(weights), torch.zeros_like(biases)]
+    per_epoch = len(features) // batch
+    total = params.epochs * per_epoch
+    for step in range(total):
+        epoch, place = divmod(step, per_epoch)
+        if place == 0:
+            order = torch.randperm(len(features), generator=generator(seed, "linear", epoch))
+        chosen = order[place * batch : (place + 1) * batch]
+        logits = torch.baddbmm(biases, features[chosen].expand(len(lrs), -1, -1), weights)
+        targets = labels[chosen].repeat(len(lrs))
+        # The sum over classifiers leaves each one's gradient its own.
+        loss = F.cross_entropy(logits.flatten(0, 1), targets) * len(lrs)
+        gradients = torch.autograd.grad(loss, (weights, biases))
+        rate = peaks * 0.5 * (1 + math.cos(math.pi * step / total))
+        with torch.no_grad():
+            for values, moment, gradient in zip((weights, biases), moments, gradients, strict=True):
+                decay = params.weight_decay if values is weights else 0.0
+                moment.mul_(params.momentum).add_(gradient + decay * values)
+                values.sub_(rate * moment)
+    return weights.detach(), biases.detach()
+
+
+def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (kept, held out) of a random split."""
+    order = torch.randperm(count, generator=generator(seed, "held out"))
+    held = max(round(count * share), 1)
+    return order[held:], order[:held]
+
+
+def probe(
+    train: Tensor, train_labels: Tensor, val: Tensor, params: Linear, classes: int, seed: int
+) -> tuple[Tensor, float]:
+    """Choose a learning rate on a held-out part of the training set, train on all, and predict.
+
+    Args:
+        train: (N, D) features.
+        train_labels: (N,).
+        val: (M, D).
+        params: the protocol.
+        classes: C.
+        seed: of the split and the order.
+
+    Returns:
+        Scores (M, C) of the validation samples, and the learning rate chosen.
+    """
+    std, mean = torch.std_mean(train, dim=0, correction=0)
+    std = (std.square() + 1e-6).sqrt()
+    train, val = standardised(train, mean, std), standardised(val, mean, std)
+    lr = params.lr[0]
+    if len(params.lr) > 1:
+        kept, held = split_held_out(len(train), params.held_out, seed)
+        weights, biases = train_classifiers(
+            train[kept], train_labels[kept], params.lr, params, classes, seed
+        )
+        predictions = torch.baddbmm(biases, train[held].expand(len(weights), -1, -1), weights)
+        hits = (predictions.argmax(dim=2) == train_labels[held]).sum(dim=1)
+        lr = params.lr[int(hits.argmax())]
+    weights, biases = train_classifiers(train, train_labels, [lr], params, classes, seed)
+    return val @ weights[0] + biases[0], lr

@@ -1,0 +1,62 @@
+"""Extract frozen features of a prepared set with a backbone.
+
+    python -m steps.features --protocol params/protocols/features.yaml \\
+        --backbone .../backbone --data results/data/shapes --out .../features
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from steps.artifacts import publish, read_manifest
+from steps.command import run_step
+from steps.data.loader import EvaluationViews, dataset_facts
+from steps.engine.devices import claim_gpu
+from steps.evaluation.extract import extract
+from steps.evaluation.features import SPLITS
+from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.params.plan import load_checked
+from steps.params.protocols import Features
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    protocol = load_checked(arguments.protocol, Features)
+    facts = dataset_facts(arguments.data, labels=True)
+    vit = load_backbone(arguments.backbone)
+    mean, std = normalisation(arguments.backbone)
+    claim_gpu()
+    vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
+    with publish(
+        arguments.out,
+        node="features",
+        params=protocol.resolved(),
+        inputs={"backbone": arguments.backbone, "data": arguments.data},
+        seed=read_manifest(arguments.backbone).seed,
+    ) as draft:
+        for split in SPLITS:
+            views = EvaluationViews(arguments.data, split, image_size(vit), protocol.crop_fraction)
+            extract(
+                vit,
+                views,
+                draft.path,
+                split,
+                poolings=protocol.poolings,
+                batch_size=protocol.batch_size,
+                mean=mean,
+                std=std,
+            )
+        draft.facts["dataset"] = facts.name
+        draft.facts["classes"] = facts.num_classes
+
+
+if __name__ == "__main__":
+    run_step(main)

@@ -1,0 +1,126 @@
+"""Fine-tune a backbone end to end with a new linear head, and evaluate it.
+
+    python -m steps.finetune --protocol params/protocols/finetune_small.yaml \\
+        --backbone .../backbone --data results/data/shapes --out .../finetune.json
+
+Like pretraining it runs under torchrun too, and a killed run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from lightning.fabric import Fabric
+
+from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts.digest import digest_value
+from steps.artifacts.provenance import code_version
+from steps.command import run_step
+from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
+from steps.data.views import normalise
+from steps.engine.checkpoint import scratch
+from steps.engine.devices import launch
+from steps.engine.loop import fit
+from steps.engine.seeds import seeded
+from steps.evaluation.accuracy import correct_in_top, percent
+from steps.methods.supervised import Supervised
+from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.params.plan import load_checked
+from steps.params.protocols import Finetune
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    protocol = load_checked(arguments.protocol, Finetune)
+    facts = dataset_facts(arguments.data, labels=True)
+    mean, std = normalisation(arguments.backbone)
+    backbone = read_manifest(arguments.backbone, "pretrain")
+    seed = backbone.seed or 0
+    inputs = {"backbone": arguments.backbone, "data": arguments.data}
+    fabric = launch(protocol.training.precision, protocol.training.deterministic)
+    key = digest_value(
+        {
+            "params": protocol.resolved(),
+            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
+            "code": code_version().digest,
+            "world": fabric.world_size,
+        }
+    )
+    vit = load_backbone(arguments.backbone).train()
+    size = image_size(vit)
+    with seeded(seed, "init"):
+        method = Supervised(protocol.method, vit, facts.num_classes)
+    with scratch("finetune", key, owner=fabric.global_rank == 0) as place:
+        fabric.barrier()
+        fit(
+            fabric,
+            method,
+            TrainingViews(arguments.data, protocol.training.views, size, seed),
+            # The input that the backbone was pretrained on, not this set's own statistics.
+            facts.normalised_by(mean, std),
+            protocol.training,
+            depth=len(vit.blocks),
+            seed=seed,
+            scratch=place,
+            where=str(arguments.protocol),
+            title=f"fine-tuning {backbone.facts['recipe']} {backbone.facts['backbone']}",
+            resume=place.load(),
+        )
+        if fabric.global_rank == 0:
+            views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
+            hits = evaluate(fabric, method, views, protocol, mean, std)
+            records = [
+                Record.of_backbone(
+                    arguments.backbone,
+                    task="finetune",
+                    protocol=arguments.protocol.stem,
+                    metric=f"top{top}",
+                    value=percent(hits[top], len(views)),
+                    unit="%",
+                    n=len(views),
+                    dataset=facts.name,
+                )
+                for top in (1, 5)
+            ]
+            write_records(
+                arguments.out,
+                records,
+                node="finetune",
+                params=protocol.resolved(),
+                inputs=inputs,
+                seed=seed,
+                started=started,
+            )
+
+
+@torch.inference_mode()
+def evaluate(
+    fabric: Fabric,
+    method: Supervised,
+    views: EvaluationViews,
+    protocol: Finetune,
+    mean: list[float],
+    std: list[float],
+) -> dict[int, int]:
+    """How many validation images are right within the top 1 and the top 5."""
+    method.eval()
+    hits = {1: 0, 5: 0}
+    for images, labels in evaluation_batches(views, protocol.eval_batch_size):
+        with fabric.autocast():
+            scores = method.logits(normalise(fabric.to_device(images), mean, std))
+        for top in hits:
+            hits[top] += correct_in_top(scores.float().cpu(), labels, top)
+    return hits
+
+
+if __name__ == "__main__":
+    run_step(main)

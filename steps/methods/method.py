@@ -1,0 +1,58 @@
+"""What every method gives the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from steps.engine.schedules import Progress
+
+Draws = dict[str, Tensor]
+"""Random choices by name, each with the batch as its first axis."""
+Losses = dict[str, Tensor]
+""""loss" is minimised; the others are logged. All are scalars, means over the batch."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images of B samples, normalised.
+
+    ``views`` has one (B, 3, H, W) tensor a view, in the order of the recipe's list; ``labels``
+    is (B,) int64, -1 where the set has none.
+    """
+
+    views: list[Tensor]
+    labels: Tensor
+
+
+class Method(nn.Module):
+    """A pretraining method around a backbone.
+
+    ``forward`` is a pure function of the weights and its inputs; ``sample`` makes every random
+    choice beforehand. State that is not learnt by gradient (teacher, centre) moves in
+    ``after_step`` alone.
+    """
+
+    def sample(self, batch: int, generator: torch.Generator) -> Draws:
+        """All random choices for ``batch`` samples, drawn on the CPU."""
+        return {}
+
+    def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
+        """The losses of a batch."""
+        raise NotImplementedError
+
+    def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:
+        """Parameters that this step leaves alone: their gradients are dropped after clipping."""
+        return ()
+
+    def after_step(self, progress: Progress) -> dict[str, float]:
+        """What follows the optimiser's update ``progress.step``; returns values to log."""
+        return {}
+
+    def exported(self) -> VisionTransformer:
+        """The backbone that downstream tasks take."""
+        raise NotImplementedError

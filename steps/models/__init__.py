@@ -1,0 +1,1 @@
+"""Backbones as timm models, and the parts that methods build around them."""

@@ -1,0 +1,31 @@
+"""Params of a backbone: a timm architecture and its arguments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from pydantic import model_validator
+
+from steps.params.base import Params
+
+
+class Backbone(Params):
+    """``params/backbones/<backbone>.yaml``."""
+
+    scale: str
+    """How tables print it, such as ViT-B."""
+    architecture: str
+    """The timm architecture that ``model_args`` vary."""
+    image_size: Annotated[int, Ge(1)]
+    patch_size: Annotated[int, Ge(1)]
+    model_args: dict[str, Any] = {}
+    """Further arguments of the timm model: embed_dim, depth, num_heads, ..."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Backbone:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        return self

@@ -1,0 +1,191 @@
+"""Params of a dataset: where its images lie or how they are drawn, and what is done to bad ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import Field, model_validator
+
+from steps.params.base import Params
+
+Count = Annotated[int, Ge(1)]
+Pixels = Annotated[float, Gt(0)]
+Text = Annotated[str, Len(1)]
+Kind = Literal["classification", "detection", "captions"]
+
+
+class Limit(Params):
+    """How many images of each split to take; null: all.
+
+    Of labelled images an equal share of every class, evenly spaced within it; of the others the
+    first, by id where they have a number.
+    """
+
+    train: Count | None = None
+    val: Count | None = None
+
+
+class _Dataset(Params):
+    limit: Limit = Limit()
+    on_bad: Literal["fail", "skip"] = "fail"
+    """fail: a bad image, label, box or caption stops the step, and nothing is written. skip: it is
+    left out, and named in the manifest."""
+    max_bad_share: Annotated[float, Ge(0), Lt(1)] = 0.0
+    """With skip: the share of bad items of a split above which the step fails all the same."""
+
+    @model_validator(mode="after")
+    def _tolerance(self) -> _Dataset:
+        if self.on_bad == "skip" and self.max_bad_share == 0:
+            raise ValueError("on_bad is skip, so max_bad_share has to be above 0")
+        if self.on_bad == "fail" and self.max_bad_share > 0:
+            raise ValueError("on_bad is fail, so max_bad_share has no effect: remove it")
+        return self
+
+
+class _Files(_Dataset):
+    resize_short_side: Count | None = None
+    """Shrink images whose short side is above this many pixels (JPEG of quality 95; a PNG stays
+    one); null: keep each file's own bytes."""
+
+
+class FolderDataset(_Files):
+    """One folder a class: ``<train>/<class>/**/*.jpg``; classes are numbered in sorted order."""
+
+    format: Literal["folder"]
+    train: Text
+    """Folder of the split, under the data root; likewise ``val``."""
+    val: Text
+
+
+class ParquetDataset(_Files):
+    """Parquet files as Hugging Face writes them: a column of images, one of labels, or captions."""
+
+    format: Literal["parquet"]
+    train: Text
+    """Glob of the split's files, under the data root; likewise ``val``."""
+    val: Text
+    image_column: Text = "image"
+    label_column: Text | None = "label"
+    caption_column: Text | None = None
+    classes: Annotated[list[Text], Len(1)] | None = None
+    """Names in the order of the labels; null: those in the files' Hugging Face metadata, else the
+    labels themselves."""
+
+    @model_validator(mode="after")
+    def _target(self) -> ParquetDataset:
+        if self.label_column is None and self.caption_column is None:
+            raise ValueError("one of label_column and caption_column has to name a column")
+        return self
+
+
+class WebDatasetDataset(_Files):
+    """Tar shards, read in order: members that share a key are an image with its label or caption.
+
+    The image is a .jpg, .jpeg, .png or .webp member.
+    """
+
+    format: Literal["webdataset"]
+    train: Text
+    """Glob of the split's tar files, under the data root; likewise ``val``."""
+    val: Text
+    label: Literal["cls"] | None = "cls"
+    """Extension of the member that holds the label, a decimal number."""
+    caption: Literal["txt", "json"] | None = None
+    """Extension of the member that holds the caption."""
+    caption_key: Text = "caption"
+    """The key of the caption in a json member."""
+    classes: Annotated[list[Text], Len(1)] | None = None
+    """Names in the order of the labels; null: the labels themselves."""
+
+    @model_validator(mode="after")
+    def _target(self) -> WebDatasetDataset:
+        if self.label is None and self.caption is None:
+            raise ValueError("one of label and caption has to name a member's extension")
+        return self
+
+
+class AnnotatedFolder(Params):
+    """A split in COCO's layout."""
+
+    images: Text
+    """Folder under the data root."""
+    annotations: Text
+    """JSON file under the data root."""
+
+
+class CocoDataset(_Dataset):
+    """Boxes and masks in COCO's instances format (detection)."""
+
+    format: Literal["coco"]
+    train: AnnotatedFolder
+    val: AnnotatedFolder
+
+
+class CocoCaptionsDataset(_Files):
+    """Captions in COCO's captions format: several for each image."""
+
+    format: Literal["coco_captions"]
+    train: AnnotatedFolder
+    val: AnnotatedFolder
+
+
+class ShapesDataset(_Dataset):
+    """Drawn, not read: textured shapes over cluttered backgrounds, every factor independent."""
+
+    format: Literal["shapes"]
+    kind: Literal["classification", "detection"]
+    seed: Annotated[int, Ge(0)]
+    image_size: Annotated[int, Ge(16)]
+    train: Count
+    val: Count
+    objects: Annotated[list[Count], Len(2, 2)]
+    """Fewest and most shapes in an image."""
+    radii: Annotated[list[Annotated[list[Pixels], Len(2, 2)]], Len(1)]
+    """Intervals [low, high] in pixels, each as likely: the radius of a disc of the shape's area."""
+    spread: Annotated[float, Ge(0), Le(0.5)] = 0.5
+    """How far from the image's middle a shape's centre may lie on each axis, as a share of the
+    image's side; 0.5: anywhere."""
+    rotation: Annotated[float, Ge(0), Le(180)] = 180.0
+    """Degrees: a shape's rotation is uniform within plus and minus this."""
+    stretch: Annotated[float, Ge(1)] = 1.2
+    """Largest ratio by which a shape is longer along one axis than along the other."""
+    clutter: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
+    """Fewest and most lines, arcs and specks behind the shapes."""
+    strokes: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
+    """Fewest and most thin lines across the shapes."""
+    noise: Annotated[float, Ge(0), Le(1)] = 0.06
+    """Largest standard deviation of the pixel noise, of a range of 1."""
+    min_visible: Annotated[float, Gt(0), Le(1)] = 0.6
+    """Least share of a shape that is inside the image and not covered by another."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ShapesDataset:
+        intervals: dict[str, Sequence[float]] = {
+            "objects": self.objects,
+            "clutter": self.clutter,
+            "strokes": self.strokes,
+        }
+        intervals |= {f"radii[{i}]": interval for i, interval in enumerate(self.radii)}
+        for name, (low, high) in intervals.items():
+            if low > high:
+                raise ValueError(f"{name}: {low} is above {high}")
+        largest = max(high for _, high in self.radii)
+        if largest > self.image_size / 2:
+            raise ValueError(f"radii: {largest} is above half the image_size {self.image_size}")
+        if self.kind == "classification" and self.objects != [1, 1]:
+            raise ValueError("kind classification has one shape an image: objects is [1, 1]")
+        return self
+
+
+Dataset = Annotated[
+    FolderDataset
+    | ParquetDataset
+    | WebDatasetDataset
+    | CocoDataset
+    | CocoCaptionsDataset
+    | ShapesDataset,
+    Field(discriminator="format"),
+]
+"""``params/datasets/<dataset>.yaml``. Its file name is the dataset's name in the tables."""

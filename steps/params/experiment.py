@@ -1,0 +1,45 @@
+"""Params of an experiment: dataset x methods x backbones x seeds x tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Len
+from pydantic import model_validator
+
+from steps.params.base import Params
+
+Task = Literal["knn", "linear", "finetune", "detect"]
+Names = Annotated[list[str], Len(1)]
+
+
+class Experiment(Params):
+    """``params/experiments/<experiment>.yaml``."""
+
+    title: str
+    question: str
+    """What the report answers, in a sentence or two."""
+    dataset: str
+    """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
+    detection_dataset: str | None = None
+    regime: str
+    """``params/recipes/<regime>/``."""
+    methods: Names
+    """Recipes of the regime, each a row."""
+    backbones: Names
+    seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
+    features: str = "features"
+    """The protocol of the frozen features that knn and linear take."""
+    tasks: Annotated[dict[Task, str], Len(1)]
+    """Each task's protocol, ``params/protocols/<protocol>.yaml``."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Experiment:
+        for key in ("methods", "backbones", "seeds"):
+            values = getattr(self, key)
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                raise ValueError(f"{key} names {', '.join(twice)} twice")
+        if "detect" in self.tasks and self.detection_dataset is None:
+            raise ValueError("tasks has detect, so the key 'detection_dataset' is needed")
+        return self

@@ -1,0 +1,67 @@
+"""Params of the downstream protocols on classification sets."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import model_validator
+
+from steps.params.base import Params
+from steps.params.methods import SupervisedParams
+from steps.params.training import NotNegative, Positive, Training
+
+Pooling = Literal["cls", "mean"]
+Poolings = Annotated[list[Pooling], Len(1, 2)]
+CropFraction = Annotated[float, Gt(0), Le(1)]
+
+
+class Features(Params):
+    """Frozen features: each pooling of the last block, extracted once."""
+
+    poolings: Poolings
+    """cls: the class token after the final norm; mean: the mean of the normed patch tokens."""
+    crop_fraction: CropFraction
+    """Centre crop: its side over the resized image's short side."""
+    batch_size: Annotated[int, Ge(1)] = 256
+
+
+class KNN(Params):
+    """Weighted k-NN classification (Wu et al., arXiv:1805.01978; as used by DINO)."""
+
+    k: Annotated[list[Annotated[int, Ge(1)]], Len(1)]
+    headline_k: Annotated[int, Ge(1)]
+    temperature: Positive
+    pooling: Pooling
+    chunk: Annotated[int, Ge(1)] = 1024
+    """Queries a block: the similarity block in memory is chunk x training images."""
+
+    @model_validator(mode="after")
+    def _headline(self) -> KNN:
+        if self.headline_k not in self.k:
+            raise ValueError(f"headline_k {self.headline_k} is not among k {self.k}")
+        return self
+
+
+class Linear(Params):
+    """A linear classifier on cached frozen features, batch-normalised without affine."""
+
+    poolings: Poolings
+    """Concatenated in this order."""
+    epochs: Annotated[int, Ge(1)]
+    batch_size: Annotated[int, Ge(1)]
+    lr: Annotated[list[Positive], Len(1)]
+    """Learning rates for a batch of 256; where several, the one that is best on ``held_out`` of
+    the training set is trained again on all of it."""
+    held_out: Annotated[float, Gt(0), Lt(1)] = 0.1
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: NotNegative = 0.0
+
+
+class Finetune(Params):
+    """End-to-end fine-tuning of the backbone with a new linear head."""
+
+    method: SupervisedParams
+    training: Training
+    crop_fraction: CropFraction
+    eval_batch_size: Annotated[int, Ge(1)] = 256

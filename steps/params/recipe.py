@@ -1,0 +1,37 @@
+"""A recipe: a method with its hyper-parameters, and how it is trained."""
+
+from __future__ import annotations
+
+from pydantic import model_validator
+
+from steps.params.base import Params
+from steps.params.methods import DINOParams, MethodParams, RandomParams
+from steps.params.training import Training
+
+
+class Recipe(Params):
+    """``params/recipes/<regime>/<recipe>.yaml``. Its file name is the row's name in the tables."""
+
+    method: MethodParams
+    training: Training | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        if isinstance(self.method, RandomParams):
+            if self.training is not None:
+                raise ValueError("method random is initialisation only: remove 'training'")
+            return self
+        if self.training is None:
+            raise ValueError(f"method {self.method.name} needs the key 'training'")
+        views = sum(view.count for view in self.training.views)
+        if isinstance(self.method, DINOParams):
+            if views < 2 or views < self.method.global_views:
+                raise ValueError(
+                    f"training.views gives {views} views an image; dino needs two or more, "
+                    f"global_views = {self.method.global_views} of them global"
+                )
+        elif views != 1:
+            raise ValueError(
+                f"training.views gives {views} views an image; {self.method.name} takes one"
+            )
+        return self

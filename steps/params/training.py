@@ -1,0 +1,92 @@
+"""Params of a training run: batch, optimiser, schedule, views."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Len, Lt
+from pydantic import model_validator
+
+from steps.params.base import Params
+from steps.params.views import View
+
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+
+
+class Optimizer(Params):
+    """The update rule, its learning rate as published and the rule that scales it."""
+
+    name: Literal["adamw", "sgd", "lars"]
+    lr: Positive
+    """Peak learning rate for a batch of ``lr_batch``."""
+    lr_batch: Annotated[int, Ge(1)] | None = 256
+    """The batch that ``lr`` is given for; null: ``lr`` holds as it is."""
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
+    weight_decay: NotNegative
+    weight_decay_end: NotNegative | None = None
+    """Where a cosine takes the weight decay at the end of training; null: constant."""
+    betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2)] = [0.9, 0.999]
+    eps: Positive = 1e-8
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Of sgd and lars."""
+    trust_coefficient: Positive = 0.001
+    """Of lars."""
+    layer_decay: Annotated[float, Gt(0)] = 1.0
+    """Layer-wise decay of the learning rate, from the head down to the patch embedding."""
+    undecayed: list[str] = []
+    """Parameters that weight decay skips, by the last part of their name, besides biases and
+    every tensor with one axis."""
+
+    def peak_lr(self, batch_size: int) -> float:
+        """The learning rate at the end of warm-up for a global batch."""
+        if self.lr_batch is None:
+            return self.lr
+        share = batch_size / self.lr_batch
+        return self.lr * (share if self.lr_scaling == "linear" else share**0.5)
+
+
+class Schedule(Params):
+    """Linear warm-up, then a cosine to ``min_lr``, updated at every step."""
+
+    warmup_epochs: NotNegative
+    warmup_lr: NotNegative = 0.0
+    min_lr: NotNegative = 0.0
+    ramp: Literal["exclusive", "inclusive"] = "exclusive"
+    """Whether the last warm-up step is one short of the peak (MAE) or at it (DINO, BEiT)."""
+
+
+class ClipGrad(Params):
+    """Gradient clipping by 2-norm: of each tensor by itself (DINO), or of all together."""
+
+    max_norm: Positive
+    scope: Literal["tensor", "global"]
+
+
+class Training(Params):
+    """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
+
+    epochs: Annotated[float, Gt(0)]
+    batch_size: Annotated[int, Ge(1)]
+    max_batch_per_device: Annotated[int, Ge(1)]
+    """The most images that go through a device at a time; gradients accumulate over the rest."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    optimizer: Optimizer
+    schedule: Schedule
+    clip_grad: ClipGrad | None = None
+    views: Annotated[list[View], Len(1)]
+    log_every: Annotated[int, Ge(1)] = 10
+    """Steps between two lines of metrics.jsonl, each the mean over the steps since the last."""
+    checkpoint_seconds: Positive = 60.0
+    workers: Annotated[int, Ge(0)] = 1
+    """Processes that load images for each device; they do not change what is loaded."""
+    deterministic: bool = True
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"schedule.warmup_epochs {self.schedule.warmup_epochs} is above epochs "
+                f"{self.epochs}"
+            )
+        return self

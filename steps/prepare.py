@@ -1,0 +1,46 @@
+"""Prepare a dataset: read or draw its images, check every one, write Arrow files.
+
+The artifact holds ``train.arrow`` and ``val.arrow`` (see :mod:`steps.data.shards`) and, for
+detection, ``train.json`` and ``val.json`` in COCO's instances format. Facts: dataset, kind,
+classes, splits (counts), mean and std of the training pixels in 0 to 1, and the problems found.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from steps.artifacts import publish
+from steps.command import run_step
+from steps.data.convert import convert
+from steps.data.sources import open_source
+from steps.params.dataset import Dataset
+from steps.params.load import load
+
+
+def prepare(params_file: Path, out: Path) -> None:
+    """Make the dataset artifact ``out`` from a params file.
+
+    Raises:
+        UserError: the params are wrong, data are missing, or more of them are bad than the params
+            allow; nothing is written then.
+    """
+    dataset: Dataset = load(params_file, Dataset)  # type: ignore[arg-type]
+    source = open_source(dataset)
+    with publish(out, node="prepare", params=dataset.resolved(), inputs={}) as draft:
+        facts = convert(source, dataset, str(params_file), draft.path)
+        draft.facts = {"dataset": params_file.stem, **facts}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command ``python -m steps.prepare``."""
+    parser = argparse.ArgumentParser(prog="steps.prepare", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", type=Path, required=True, help="params/datasets/<name>.yaml")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    options = parser.parse_args(arguments)
+    prepare(options.dataset, options.out)
+
+
+if __name__ == "__main__":
+    run_step(main)

@@ -1,0 +1,128 @@
+"""Pretrain a backbone by a recipe.
+
+    python -m steps.pretrain --recipe params/recipes/small/mae.yaml \\
+        --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
+
+Under torchrun it trains on all processes, at the same global batch. A killed run goes on where it
+was when the same command is given again. The result is a folder that
+``timm.create_model("local-dir:DIR", pretrained=True)`` loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import publish, read_manifest
+from steps.artifacts.digest import digest_value
+from steps.artifacts.provenance import code_version
+from steps.command import run_step
+from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
+from steps.engine.checkpoint import scratch
+from steps.engine.devices import launch
+from steps.engine.loop import Outcome, fit
+from steps.engine.monitor import METRICS, TIMING
+from steps.engine.seeds import seeded
+from steps.methods import build_method
+from steps.models.backbones import create_backbone, save_backbone
+from steps.params.backbone import Backbone
+from steps.params.load import load
+from steps.params.methods import KINDS
+from steps.params.plan import load_checked
+from steps.params.recipe import Recipe
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    recipe = load_checked(arguments.recipe, Recipe)
+    backbone = load(arguments.backbone, Backbone)
+    supervised = recipe.method.name == "supervised"
+    facts = dataset_facts(arguments.data, labels=supervised)
+    pretrain(recipe, backbone, facts, arguments)
+
+
+def pretrain(
+    recipe: Recipe, backbone: Backbone, facts: DatasetFacts, arguments: argparse.Namespace
+) -> None:
+    """Train (or only initialise) and publish from the first process."""
+    params = {"recipe": recipe.resolved(), "backbone": backbone.resolved()}
+    about: dict[str, Any] = {
+        "method": recipe.method.name,
+        "recipe": arguments.recipe.stem,
+        "kind": KINDS[recipe.method.name],
+        "backbone": arguments.backbone.stem,
+        "scale": backbone.scale,
+        "pretrain_dataset": facts.name,
+    }
+    with seeded(arguments.seed, "init"):
+        vit = create_backbone(backbone)
+        method = None
+        if recipe.training is not None:
+            views = sum(view.count for view in recipe.training.views)
+            method = build_method(recipe.method, vit, views=views, num_classes=facts.num_classes)
+    outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
+    if method is None or recipe.training is None:
+        with _publishing(params, arguments) as draft:
+            save_backbone(vit, backbone, draft.path, mean=facts.mean, std=facts.std)
+            (draft.path / METRICS).touch()
+            draft.facts.update(about, **vars(outcome))
+        return
+    training = recipe.training
+    fabric = launch(training.precision, training.deterministic)
+    key = digest_value(
+        {
+            **params,
+            "data": read_manifest(arguments.data).digest,
+            "seed": arguments.seed,
+            "code": code_version().digest,
+            "world": fabric.world_size,
+        }
+    )
+    size = backbone.image_size
+    with scratch("pretrain", key, owner=fabric.global_rank == 0) as place:
+        fabric.barrier()
+        resume = place.load(arguments.checkpoint)
+        outcome = fit(
+            fabric,
+            method,
+            TrainingViews(arguments.data, training.views, size, arguments.seed),
+            facts,
+            training,
+            depth=len(vit.blocks),
+            seed=arguments.seed,
+            scratch=place,
+            where=str(arguments.recipe),
+            title=f"{arguments.recipe.stem} {arguments.backbone.stem} seed {arguments.seed}",
+            resume=resume,
+        )
+        if fabric.global_rank == 0:
+            with _publishing(params, arguments) as draft:
+                trained = method.exported().cpu()
+                save_backbone(trained, backbone, draft.path, mean=facts.mean, std=facts.std)
+                for name in (METRICS, TIMING):
+                    shutil.copyfile(place.folder / name, draft.path / name)
+                draft.logs.add(TIMING)
+                draft.facts.update(about, **vars(outcome))
+
+
+def _publishing(params: dict[str, Any], arguments: argparse.Namespace) -> Any:
+    return publish(
+        arguments.out,
+        node="pretrain",
+        params=params,
+        inputs={"data": arguments.data},
+        seed=arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    run_step(main)

@@ -1,0 +1,79 @@
+"""Report: the records of an experiment as tables, figures and a page that can be traced.
+
+``--experiment``, ``--results`` and ``--out`` make the page; ``--check`` renders committed reports
+again from their own records and compares; ``--explain`` prints what stands behind a cell.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from steps.command import UserError, run_step
+from steps.params.experiment import Experiment
+from steps.params.load import load
+from steps.reporting.check import check_report
+from steps.reporting.collect import collect
+from steps.reporting.explain import explain
+from steps.reporting.render import write_report
+from steps.reporting.source import Heading
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Make, check or explain a report."""
+    parser = argparse.ArgumentParser(prog="python -m steps.report", description=__doc__)
+    parser.add_argument("--experiment", type=Path, help="params/experiments/<experiment>.yaml")
+    parser.add_argument("--results", type=Path, help="results/<experiment>")
+    parser.add_argument("--out", type=Path, help="reports/<experiment>, the folder to write")
+    parser.add_argument("--check", type=Path, nargs="+", metavar="REPORT", help="report folders")
+    parser.add_argument(
+        "--explain", type=Path, metavar="CELL", help="reports/<experiment>/<method>/<backbone>/…"
+    )
+    options = parser.parse_args(arguments)
+    making = (options.experiment, options.results, options.out)
+    if sum((bool(options.check), options.explain is not None, any(making))) > 1:
+        parser.error("--check, --explain, and making a report are three commands: give one")
+    if options.check:
+        for folder in options.check:
+            print(check_report(folder))
+    elif options.explain:
+        print(explain(options.explain), end="")
+    elif all(making):
+        make(*making)
+    else:
+        parser.error("give --experiment, --results and --out; or --check; or --explain")
+
+
+def make(experiment: Path, results: Path, out: Path) -> None:
+    """Read every record that the experiment calls for and write the report into ``out``.
+
+    Raises:
+        UserError: the params are wrong, or a record is missing or does not belong.
+    """
+    params = load(experiment, Experiment)
+    if not results.is_dir():
+        raise UserError(
+            str(results), "no such results folder", remedy=f"run the experiment {experiment}"
+        )
+    heading = Heading(
+        title=params.title,
+        question=params.question,
+        methods=tuple(params.methods),
+        backbones=tuple(params.backbones),
+        seeds=tuple(params.seeds),
+        tasks={str(task): protocol for task, protocol in params.tasks.items()},
+        experiment=_printed(experiment),
+        results=_printed(results),
+        out=_printed(out),
+    )
+    write_report(collect(heading, results), out)
+
+
+def _printed(path: Path) -> str:
+    """A path as commands print it: relative to the working folder where it lies below it."""
+    absolute, here = path.resolve(), Path.cwd().resolve()
+    return str(absolute.relative_to(here)) if absolute.is_relative_to(here) else str(path)
+
+
+if __name__ == "__main__":
+    run_step(main)

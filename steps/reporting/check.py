@@ -1,0 +1,81 @@
+"""Render a committed report again from its own records and compare it with what stands there."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from itertools import zip_longest
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from steps.command import UserError
+from steps.reporting.figures import DRAWN_WITH
+from steps.reporting.render import render_figures, render_tables
+from steps.reporting.source import read_source
+
+_REMEDY = "make the report anew with the commands at the end of its page"
+
+
+def check_report(folder: Path) -> str:
+    """Compare the files of a report with what its records give.
+
+    Text is compared byte by byte, pictures pixel by pixel; pictures that another matplotlib drew
+    are not compared.
+
+    Returns:
+        what was compared, in a line.
+
+    Raises:
+        UserError: naming the first file that differs, and its first line that does.
+    """
+    source = read_source(folder)
+    for name, content in render_tables(source).items():
+        path = folder / name
+        _require(path)
+        if path.read_bytes() != content:
+            raise UserError(
+                str(path),
+                f"differs from its records, first in {_first_difference(path, content)}",
+                remedy=_REMEDY,
+            )
+    figures = render_figures(source)
+    skipped = []
+    for name, content in figures.items():
+        path = folder / name
+        _require(path)
+        drawn, pixels = _picture(path)
+        if drawn != f"matplotlib {mpl.__version__}":
+            skipped.append(f"{name} (drawn with {drawn}, here matplotlib {mpl.__version__})")
+            continue
+        if not np.array_equal(pixels, np.asarray(Image.open(BytesIO(content)).convert("RGBA"))):
+            raise UserError(
+                str(path), "differs in its pixels from what the records give", remedy=_REMEDY
+            )
+    said = f"{folder}: README.md and results.csv follow from {source.records().height:,} records"
+    if len(skipped) < len(figures):
+        said += f", and so do {len(figures) - len(skipped)} pictures"
+    return said + (f"; not compared: {', '.join(skipped)}" if skipped else "")
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(str(path), "missing", remedy=_REMEDY)
+
+
+def _first_difference(path: Path, content: bytes) -> str:
+    there = path.read_bytes().splitlines()
+    for number, (found, wanted) in enumerate(zip_longest(there, content.splitlines()), 1):
+        if found != wanted:
+            return f"line {number}"
+    return "its line ends"
+
+
+def _picture(path: Path) -> tuple[str, np.ndarray[tuple[int, ...], np.dtype[np.uint8]]]:
+    try:
+        with Image.open(path) as image:
+            drawn = str(image.info.get(DRAWN_WITH, "an unknown program"))
+            return drawn, np.asarray(image.convert("RGBA"))
+    except UnidentifiedImageError as error:
+        raise UserError(str(path), "not a picture", remedy=_REMEDY) from error

@@ -1,0 +1,120 @@
+"""Read the record files and backbone manifests of an experiment into the source of its report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import polars as pl
+
+from steps.artifacts import Manifest, Record, read_manifest, read_records
+from steps.artifacts.manifest import MANIFEST
+from steps.command import UserError
+from steps.reporting.curves import read_curve
+from steps.reporting.source import Heading, Provenance, Source, Traced, make_source
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A method on a backbone with a seed, and its folder below the results."""
+
+    backbone: str
+    recipe: str
+    seed: int
+
+    @property
+    def folder(self) -> str:
+        return f"{self.backbone}/{self.recipe}/seed{self.seed}"
+
+
+def collect(heading: Heading, results: Path) -> Source:
+    """Every record that the experiment calls for, with what made it.
+
+    Args:
+        heading: what the experiment names: methods, backbones, seeds, tasks.
+        results: the folder that holds ``<backbone>/<recipe>/seed<k>/``.
+
+    Raises:
+        UserError: a file is missing, holds another experiment's records, or was measured on a
+            backbone artifact other than the one that stands beside it.
+    """
+    cells = [_Cell(*names) for names in product(heading.backbones, heading.methods, heading.seeds)]
+    _require_all(heading, results, cells)
+    traced: list[Traced] = []
+    curves: list[pl.DataFrame] = []
+    for cell in cells:
+        artifact = results / cell.folder / "backbone"
+        backbone = read_manifest(artifact, "pretrain")
+        curves.append(read_curve(artifact, backbone))
+        for task, protocol in heading.tasks.items():
+            source = f"{cell.folder}/{task}.json"
+            records, manifest = read_records(results / source)
+            if not records:
+                raise UserError(
+                    str(results / source), "no records", remedy=f"run python -m steps.{task} again"
+                )
+            for record in records:
+                _check_belongs(results / source, record, cell, task, protocol)
+                _check_measured(results / source, record, artifact, backbone)
+            traced.append(
+                Traced(
+                    source=source,
+                    records=tuple(records),
+                    measured=Provenance.of(manifest),
+                    pretrained=Provenance.of(backbone),
+                )
+            )
+    return make_source(heading, traced, pl.concat(curves))
+
+
+def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
+    expected = [
+        (step, results / cell.folder / name)
+        for cell in cells
+        for step, name in [
+            ("pretrain", f"backbone/{MANIFEST}"),
+            *((task, f"{task}.json") for task in heading.tasks),
+        ]
+    ]
+    missing = [(step, path) for step, path in expected if not path.is_file()]
+    if not missing:
+        return
+    step, path = missing[0]
+    counts = Counter(step for step, _ in missing)
+    raise UserError(
+        str(path),
+        f"missing, with {len(missing)} of the experiment's {len(expected)} files missing in all "
+        f"({', '.join(f'{count} of {step}' for step, count in counts.items())})",
+        remedy=f"run python -m steps.{step} for it, or the whole experiment {heading.experiment}",
+    )
+
+
+def _check_belongs(path: Path, record: Record, cell: _Cell, task: str, protocol: str) -> None:
+    expected = {
+        "task": task,
+        "protocol": protocol,
+        "recipe": cell.recipe,
+        "backbone": cell.backbone,
+        "seed": cell.seed,
+    }
+    for key, value in expected.items():
+        found = getattr(record, key)
+        if found != value:
+            raise UserError(
+                f"{path}: {key}",
+                f"{found!r}",
+                allowed=f"{value!r}, as the experiment's params say",
+                remedy=f"run python -m steps.{task} again",
+            )
+
+
+def _check_measured(path: Path, record: Record, artifact: Path, backbone: Manifest) -> None:
+    if record.artifact != backbone.digest:
+        raise UserError(
+            str(path),
+            f"measured on the backbone {record.artifact[:12]}, but {artifact} is now "
+            f"{backbone.digest[:12]}",
+            remedy=f"run python -m steps.{record.task} again",
+        )

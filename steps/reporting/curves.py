@@ -1,0 +1,67 @@
+"""Training curves: the losses that a backbone artifact logged, thinned to what a figure shows."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import polars as pl
+
+from steps.artifacts import Manifest
+from steps.artifacts.digest import digest_file
+from steps.command import UserError
+from steps.reporting.source import CURVES_SCHEMA
+
+METRICS = "metrics.jsonl"
+MOST_POINTS = 200
+
+
+def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
+    """At most 200 points of the losses in an artifact's ``metrics.jsonl``, first and last kept.
+
+    Returns:
+        a frame with the columns of ``CURVES_SCHEMA``; no rows for a backbone that was not trained.
+
+    Raises:
+        UserError: the file is missing, is not the one that was published, or holds no loss.
+    """
+    path = artifact / METRICS
+    facts = manifest.facts
+    if not path.is_file():
+        if facts["kind"] == "Random":
+            return CURVES_SCHEMA.to_frame()
+        raise UserError(str(path), "missing", remedy="run python -m steps.pretrain again")
+    if METRICS in manifest.files and digest_file(path) != manifest.files[METRICS]:
+        raise UserError(
+            str(path),
+            "bytes differ from the manifest's checksum",
+            remedy="run python -m steps.pretrain again",
+        )
+    points = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{path}: line {number}", "no step, epoch and loss", allowed="a JSON object"
+            ) from error
+        if not all(map(math.isfinite, point)):
+            raise UserError(f"{path}: line {number}", f"loss is {point[2]} at step {point[0]}")
+        points.append(point)
+    if not points and facts["kind"] != "Random":
+        raise UserError(str(path), "holds no loss", remedy="run python -m steps.pretrain again")
+    row = (facts["recipe"], facts["backbone"], manifest.seed)
+    return pl.DataFrame(
+        [(*row, *points[index]) for index in thinned(len(points))],
+        schema=CURVES_SCHEMA,
+        orient="row",
+    )
+
+
+def thinned(count: int, most: int = MOST_POINTS) -> list[int]:
+    """Indices of at most ``most`` of ``count`` points, evenly spread, first and last among them."""
+    if count <= most:
+        return list(range(count))
+    return [index * (count - 1) // (most - 1) for index in range(most)]

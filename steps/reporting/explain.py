@@ -1,0 +1,118 @@
+"""What stands behind one cell of a report, as text for a terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from steps.artifacts import Record
+from steps.command import UserError
+from steps.params.load import closest
+from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
+from steps.reporting.source import HEADING, Provenance, Source, Traced, read_source
+
+_FORM = "<report folder>/<method>/<backbone>/<task>[/<metric>][/seed<k>]"
+
+
+def explain(cell: Path) -> str:
+    """The records behind a cell such as ``reports/quickstart/mae/vit_pico/linear/top1/seed0``.
+
+    Raises:
+        UserError: no report stands there, or it has no such cell.
+    """
+    folder = next((path for path in (cell, *cell.parents) if (path / HEADING).is_file()), None)
+    if folder is None:
+        raise UserError(str(cell), f"no report's {HEADING} on this path", allowed=_FORM)
+    source = read_source(folder)
+    parts = cell.relative_to(folder).parts
+    chosen = [
+        (item, records)
+        for item in source.traced
+        if (records := [record for record in item.records if _matches(record, parts)])
+    ]
+    if len(parts) < 3 or not chosen:
+        raise _unknown(folder, parts, source)
+    return "\n".join(_file(source.heading.results, item, records) for item, records in chosen)
+
+
+def _cell(record: Record) -> str:
+    return f"{record.recipe}/{record.backbone}/{record.task}"
+
+
+def _matches(record: Record, parts: tuple[str, ...]) -> bool:
+    ends = (record.metric, f"seed{record.seed}")
+    return "/".join(parts[:3]) == _cell(record) and all(part in ends for part in parts[3:])
+
+
+def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
+    """The error that lists the cells there are, or what a known cell can be narrowed down to."""
+    records = [record for item in source.traced for record in item.records]
+    key = "/".join(parts[:3])
+    ends = dict.fromkeys(
+        f"{key}/{end}"
+        for record in records
+        if _cell(record) == key
+        for end in (record.metric, f"seed{record.seed}")
+    )
+    allowed = list(ends or dict.fromkeys(map(_cell, records)))
+    close = closest("/".join(parts), allowed)
+    return UserError(
+        str(folder / "/".join(parts)),
+        "no such cell in the report",
+        allowed=", ".join(allowed),
+        remedy=f"did you mean {folder / close}?" if close else f"name one as {_FORM}",
+    )
+
+
+def _file(results: str, item: Traced, records: list[Record]) -> str:
+    """The chosen records of one record file."""
+    record = records[0]
+    width = max(len(each.metric) for each in records)
+    values = [
+        f"  {each.metric.ljust(width)}  {measured(each.value, each.unit):>6} {each.unit}"
+        f"   (exactly {each.value!r})"
+        for each in records
+    ]
+    divisor, unit = flops_unit(record.flops)
+    compute = (
+        plural(record.images_seen, "image"),
+        f"{significant(record.flops / divisor)} {unit}",
+        duration(record.device_seconds),
+    )
+    lines = [
+        f"{record.recipe} / {record.backbone} / {record.task} / seed {record.seed}",
+        *values,
+        "",
+        f"  measured on      {record.dataset}, {plural(record.n, 'validation sample')}",
+        f"  protocol         {record.protocol}",
+        f"  record file      {results}/{item.source}",
+        f"  method           {record.method} ({record.kind})",
+        f"  backbone         {record.backbone} ({record.scale})",
+        f"  pretraining      {record.epochs:g} epochs of {record.pretrain_dataset}",
+        f"  compute          {', '.join(compute)}",
+        f"  artifact         sha256 {record.artifact}",
+        "",
+        *_provenance(f"measured by python -m steps.{item.measured.node}", item.measured),
+        "",
+        *_provenance(f"pretrained by python -m steps.{item.pretrained.node}", item.pretrained),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _provenance(title: str, made: Provenance) -> list[str]:
+    modified = " and uncommitted changes" if made.code.dirty else ""
+    libraries = ", ".join(f"{name} {version}" for name, version in made.libraries.items())
+    memory = f"{made.peak_memory_mib:,.0f} MiB at most"
+    params = yaml.safe_dump(made.params, sort_keys=False, width=90, allow_unicode=True)
+    return [
+        f"  {title}",
+        f"    commit         {made.code.commit}{modified}",
+        f"    code           sha256 {made.code.digest} (of steps/)",
+        f"    output         sha256 {made.digest}",
+        *(f"    input          sha256 {digest} ({role})" for role, digest in made.inputs.items()),
+        f"    device         {made.device}, {duration(made.wall_seconds)}, {memory}",
+        f"    libraries      {libraries}",
+        "    params",
+        *(f"      {line}" for line in params.splitlines()),
+    ]

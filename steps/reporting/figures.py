@@ -1,0 +1,221 @@
+"""The two figures of a report. The same source and the same matplotlib give the same bytes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from typing import Any, Literal
+
+import matplotlib as mpl
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+
+from steps.reporting.quantities import measured
+from steps.reporting.source import Heading
+from steps.reporting.tables import headline, model_name, ranked
+
+DRAWN_WITH = "Drawn with"
+"""The PNG text entry that names the matplotlib version."""
+_COLOURS = {
+    # Okabe and Ito's palette, told apart with every common colour vision deficiency.
+    "Contrastive": "#0072B2",
+    "Generative": "#D55E00",
+    "Supervised": "#009E73",
+    "Random": "#7A7A7A",
+}
+_OTHER = "#CC79A7"
+_INK, _SOFT, _GRID = "#24292F", "#6E7781", "#E3E6EA"
+_WIDTH = 9.0
+_STEPS = [1, 2, 5, 10]
+_TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}
+_LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _SOFT,
+    "axes.linewidth": 0.8,
+    "xtick.color": _SOFT,
+    "ytick.color": _SOFT,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
+    """A panel a task with the headline metric of each row, best of the ranking on top. PNG."""
+    order = ranked(summary, heading)
+    names = [
+        model_name(row["recipe"], row["backbone"], heading) for row in order.iter_rows(named=True)
+    ]
+    with _style():
+        height = 0.27 * len(names) + 1.05
+        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        tasks = list(heading.tasks)
+        panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
+        for panel, task in zip(panels, tasks, strict=True):
+            metric = headline(summary, task)
+            _score_panel(panel, order, summary.filter(task=task, metric=metric))
+            unit = summary.filter(task=task, metric=metric)["unit"][0]
+            panel.set_title(f"{task} {metric} ({unit})", **_TITLE)
+            panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // len(tasks)), steps=_STEPS))
+        panels[0].set_yticks(range(len(names)), names, fontsize=9, color=_INK)
+        panels[0].set_ylim(len(names) - 0.4, -0.6)
+        _type_legend(figure, order["kind"].unique(maintain_order=True).to_list())
+        return _png(figure)
+
+
+def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
+    found = {(row["recipe"], row["backbone"]): row for row in cells.iter_rows(named=True)}
+    unit = cells["unit"][0]
+    reach = max(row["mean"] + (row["std"] or 0.0) for row in found.values()) or 1.0
+    for place, row in enumerate(order.iter_rows(named=True)):
+        cell = found.get((row["recipe"], row["backbone"]))
+        if cell is None:
+            continue
+        colour = _COLOURS.get(cell["kind"], _OTHER)
+        mean, std = cell["mean"], cell["std"] or 0.0
+        panel.hlines(place, 0, mean, color=colour, linewidth=2.0, alpha=0.35)
+        panel.errorbar(
+            mean,
+            place,
+            xerr=std or None,
+            fmt="o",
+            color=colour,
+            ecolor=_INK,
+            markersize=6,
+            elinewidth=1.2,
+            barsabove=True,
+            clip_on=False,
+        )
+        panel.annotate(
+            measured(mean, unit),
+            (mean + std, place),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            fontsize=8.5,
+            color=_INK,
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
+        )
+    # A third of the panel beyond the longest row is for the number beside it.
+    panel.set_xlim(0, reach * 1.36)
+    panel.grid(axis="x", color=_GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0)
+    panel.spines["bottom"].set_visible(False)
+
+
+def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
+    marks = [
+        Line2D([], [], marker="o", linestyle="", color=_COLOURS.get(kind, _OTHER), label=kind)
+        for kind in kinds
+    ]
+    figure.legend(
+        handles=marks,
+        loc="outside lower right",
+        ncols=max(len(marks), 1),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.2,
+    )
+
+
+def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes | None:
+    """A panel of training loss a method, a line a seed and backbone. PNG.
+
+    Args:
+        curves: frame with the columns of ``CURVES_SCHEMA``.
+        kinds: each recipe's type.
+
+    Returns:
+        nothing where nothing was trained.
+    """
+    trained = [recipe for recipe in heading.methods if recipe in set(curves["recipe"])]
+    if not trained:
+        return None
+    rows = math.ceil(len(trained) / 4)
+    columns = math.ceil(len(trained) / rows)
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 1.95 * rows + 0.35), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for panel, recipe in zip(panels, trained, strict=False):
+            colour = _COLOURS.get(kinds[recipe], _OTHER)
+            _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
+            panel.set_title(recipe, **_TITLE)
+        for panel in panels[len(trained) :]:
+            panel.set_visible(False)
+        figure.supxlabel("epoch of pretraining", fontsize=8.5, color=_SOFT)
+        figure.supylabel("training loss", fontsize=8.5, color=_SOFT)
+        if len(heading.backbones) > 1:
+            _backbone_legend(figure, heading)
+        return _png(figure)
+
+
+def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: Heading) -> None:
+    for number, backbone in enumerate(heading.backbones):
+        style = _LINE_STYLES[number % len(_LINE_STYLES)]
+        for seed in heading.seeds:
+            line = curves.filter(backbone=backbone, seed=seed)
+            epochs, losses = line["epoch"].to_list(), line["loss"]
+            window = len(epochs) // 25 | 1  # odd, so that the mean is centred
+            panel.plot(epochs, losses.to_list(), color=colour, linewidth=0.7, alpha=0.3)
+            panel.plot(
+                epochs,
+                losses.rolling_mean(window, min_samples=1, center=True).to_list(),
+                color=colour,
+                linestyle=style,
+                linewidth=1.5,
+                marker="o" if len(epochs) == 1 else "",
+                markersize=3,
+                alpha=1.0 if len(heading.seeds) == 1 else 0.8,
+            )
+    panel.set_xlim(0, max(curves["epoch"].to_list()))
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
+    panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    panel.grid(color=_GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0)
+    panel.spines[["left", "bottom"]].set_color(_GRID)
+
+
+def _backbone_legend(figure: Figure, heading: Heading) -> None:
+    marks = [
+        Line2D([], [], color=_SOFT, linestyle=_LINE_STYLES[number % 4], label=backbone)
+        for number, backbone in enumerate(heading.backbones)
+    ]
+    figure.legend(
+        handles=marks,
+        loc="outside lower right",
+        ncols=len(marks),
+        frameon=False,
+        fontsize=8.5,
+    )
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's defaults and ours over them: a user's own matplotlibrc changes nothing."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def _png(figure: Figure) -> bytes:
+    file = BytesIO()
+    metadata = {"Software": None, DRAWN_WITH: f"matplotlib {mpl.__version__}"}
+    figure.savefig(file, format="png", dpi=200, facecolor="white", metadata=metadata)
+    return file.getvalue()

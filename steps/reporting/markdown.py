@@ -1,0 +1,215 @@
+"""The page: ranking, a table a task, the figures, and how to read them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+import polars as pl
+
+from steps.reporting.quantities import plural
+from steps.reporting.source import CURVES, HEADING, RECORDS, Heading, Provenance, Source
+from steps.reporting.tables import (
+    Table,
+    headline,
+    ranked,
+    ranking_table,
+    ranking_task,
+    task_table,
+)
+
+_TASKS = {
+    "knn": ("k-NN", "each image takes the weighted vote of its nearest training images"),
+    "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
+    "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
+    "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
+}
+
+
+_ABOUT_CURVES = (
+    "Training loss: pale as logged, strong as a running mean, a line a seed. Each method minimises "
+    "a loss of its own: compare a curve with itself, not with its neighbour.\n"
+)
+_ABOUT_TIME = (
+    "Device time is that of pretraining alone, as the runs behind the records took it on the "
+    "devices below; it differs from run to run.\n"
+)
+
+
+def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
+    """The whole README.md of a report."""
+    heading = source.heading
+    parts = [
+        "<!-- Made by python -m steps.report from the records beside it. Do not edit. -->\n",
+        f"# {_line(heading.title)}\n",
+        f"{heading.question.strip()}\n",
+        ranking_table(summary, heading).markdown(),
+        _under_ranking(source, summary),
+    ]
+    for task in heading.tasks:
+        parts += [f"## {_title(task)}\n", _caption(source, summary, task)]
+        parts.append(task_table(summary, heading, task).markdown())
+    parts += [
+        "## Figures\n",
+        _about_ranking(heading),
+        f"![Headline metric of each task: {', '.join(heading.tasks)}](ranking.png)\n",
+    ]
+    if with_curves:
+        parts += [_ABOUT_CURVES, "![Training loss of each method over its epochs](curves.png)\n"]
+    parts += ["## How to read this\n", *_how_to_read(source, summary)]
+    return "\n".join(parts)
+
+
+def _about_ranking(heading: Heading) -> str:
+    """Caption of the ranking figure."""
+    spread = "; the dark line is ± one standard deviation over seeds"
+    return f"Each task's first metric{spread if len(heading.seeds) > 1 else ''}.\n"
+
+
+def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
+    heading = source.heading
+    task = ranking_task(heading)
+    datasets = ", ".join(summary["pretrain_dataset"].unique(maintain_order=True).to_list())
+    seeds = len(heading.seeds)
+    spread = (
+        f"mean ± sample standard deviation over {seeds} seeds"
+        if seeds > 1
+        else f"one seed ({heading.seeds[0]}), so no spread is known: small gaps may be chance"
+    )
+    return (
+        f"Sorted by {headline(summary, task)} of {_title(task)}; {spread}. Epochs, images, FLOPs "
+        f"and device time are those of pretraining on {datasets}.\n"
+    )
+
+
+def _caption(source: Source, summary: pl.DataFrame, task: str) -> str:
+    first = summary.filter(task=task).row(0, named=True)
+    return (
+        f"Protocol `{source.heading.tasks[task]}` on {first['dataset']}, "
+        f"{plural(first['n'], 'validation image')}. Best of each column in bold.\n"
+    )
+
+
+def _how_to_read(source: Source, summary: pl.DataFrame) -> list[str]:
+    return [
+        "\n".join(_task_line(source, summary, task) for task in source.heading.tasks) + "\n",
+        _ABOUT_TIME,
+        "### Where the records come from\n",
+        _origin_note(source),
+        _origins(source).markdown(),
+        *_params_notes(source),
+        "### Trace a cell, rebuild the page\n",
+        _tracing(source.heading, summary),
+    ]
+
+
+def _tracing(heading: Heading, summary: pl.DataFrame) -> str:
+    top = ranked(summary, heading).row(0, named=True)
+    cell = f"{top['recipe']}/{top['backbone']}/{ranking_task(heading)}"
+    params = _relative(heading.experiment, heading.out)
+    return f"""\
+What stands behind a number: the record, the file it was read from, the commit, params and
+artifact digests that made it. `/<metric>` or `/seed<k>` after the cell narrows it down.
+
+```sh
+python -m steps.report --explain {heading.out}/{cell}
+```
+
+The page from the results, and a check that it follows from the records beside it:
+
+```sh
+python -m steps.report --experiment {heading.experiment} \\
+    --results {heading.results} --out {heading.out}
+python -m steps.report --check {heading.out}
+```
+
+Beside this page: [{RECORDS}]({RECORDS}) holds every record with its provenance,
+[results.csv](results.csv) all means, [{CURVES}]({CURVES}) the losses, [{HEADING}]({HEADING}) the
+names and order. The experiment's params: [{heading.experiment}]({params}).
+"""
+
+
+def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
+    first = summary.filter(task=task).row(0, named=True)
+    title, meaning = _TASKS.get(task, (task, "see its step"))
+    return (
+        f"- **{title}** (`{task}`, protocol `{source.heading.tasks[task]}`, {first['dataset']}, "
+        f"n = {first['n']:,}): {meaning}."
+    )
+
+
+def _origin_note(source: Source) -> str:
+    provenances = _provenances(source)
+    codes = {each.code for each in provenances}
+    devices = {each.device for each in provenances}
+    said = []
+    if len(codes) > 1:
+        said.append(f"**Note: the records come from {len(codes)} versions of the code.**")
+    if any(code.dirty for code in codes):
+        said.append("**Note: some code differed from its commit; its digest tells which it was.**")
+    if len(devices) > 1:
+        said.append(
+            f"**Note: the records come from {len(devices)} devices, so device times cannot be "
+            "compared across all rows.**"
+        )
+    return (" ".join(said) or "All come from one version of the code and one device.") + "\n"
+
+
+def _provenances(source: Source) -> list[Provenance]:
+    return [each for item in source.traced for each in (item.pretrained, item.measured)]
+
+
+def _origins(source: Source) -> Table:
+    """A row a code version and device: the steps that ran so, and how many records they touch."""
+    origins: dict[tuple[str, str, str], tuple[dict[str, None], dict[str, int]]] = {}
+    for item in source.traced:
+        for each in (item.pretrained, item.measured):
+            key = (code_name(each), each.code.digest[:12], each.device)
+            steps, records = origins.setdefault(key, ({}, {}))
+            steps[each.node] = None
+            records[item.source] = len(item.records)
+    return Table(
+        ["Commit", "Digest of steps/", "Device", "Steps", "Records"],
+        [False, False, False, False, True],
+        [
+            [*key, ", ".join(steps), f"{sum(records.values()):,}"]
+            for key, (steps, records) in origins.items()
+        ],
+    )
+
+
+def code_name(provenance: Provenance) -> str:
+    """The commit, cut to 12 digits, and whether the code differed from it."""
+    code = provenance.code
+    return code.commit[:12] + (" (modified)" if code.dirty else "")
+
+
+def _params_notes(source: Source) -> list[str]:
+    """Rows of one table measured under different params are not comparable: say so."""
+    notes = []
+    for task in source.heading.tasks:
+        params = [item.measured.params for item in source.traced if item.task == task]
+        keys = dict.fromkeys(key for each in params for key in each)
+        differing = [
+            key for key in keys if any(each.get(key) != params[0].get(key) for each in params)
+        ]
+        if differing:
+            names = ", ".join(f"`{key}`" for key in differing)
+            notes.append(
+                f"**Note: the {task} records were measured under params that differ in {names}.**\n"
+            )
+    return notes
+
+
+def _title(task: str) -> str:
+    return _TASKS.get(task, (task, ""))[0]
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _relative(path: str, folder: str) -> str:
+    """``path`` as a link from a page in ``folder``, both relative to the repository."""
+    if PurePosixPath(path).is_absolute() or PurePosixPath(folder).is_absolute():
+        return path
+    return "../" * len(PurePosixPath(folder).parts) + path

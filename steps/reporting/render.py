@@ -1,0 +1,61 @@
+"""A source to the files of its page, and those files into a folder."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from steps.reporting.figures import curves_figure, ranking_figure
+from steps.reporting.markdown import page
+from steps.reporting.source import Source, source_files
+from steps.reporting.tables import results_csv, summarize
+
+PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
+    "README.md",
+    "results.csv",
+    "ranking.png",
+    "curves.png",
+)
+
+
+def render_tables(source: Source) -> dict[str, bytes]:
+    """README.md and results.csv: a pure function of the source."""
+    summary = summarize(source.records())
+    text = page(source, summary, with_curves=not source.curves.is_empty())
+    return {PAGE: text.encode(), RESULTS: results_csv(summary)}
+
+
+def render_figures(source: Source) -> dict[str, bytes]:
+    """The figures, by file name: a pure function of the source and the matplotlib version."""
+    summary = summarize(source.records())
+    files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
+    kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
+    curves = curves_figure(source.curves, kinds, source.heading)
+    if curves is not None:
+        files[CURVES_FIGURE] = curves
+    return files
+
+
+def write_report(source: Source, out: Path) -> None:
+    """Render a source into ``out``, each file whole or as it was; older files of it go."""
+    files = {**source_files(source), **render_tables(source), **render_figures(source)}
+    out.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        _write(out / name, content)
+    if CURVES_FIGURE not in files:
+        (out / CURVES_FIGURE).unlink(missing_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    draft = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.chmod(0o644)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

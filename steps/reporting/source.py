@@ -1,0 +1,207 @@
+"""The source of a report: heading, traced record files, curves. Rendering reads no more."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import polars as pl
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from steps.artifacts import Manifest, Record
+from steps.artifacts.digest import digest_value
+from steps.artifacts.provenance import CodeVersion
+from steps.command import UserError
+
+HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
+CURVES_SCHEMA = pl.Schema(
+    {
+        "recipe": pl.String,
+        "backbone": pl.String,
+        "seed": pl.Int64,
+        "step": pl.Int64,
+        "epoch": pl.Float64,
+        "loss": pl.Float64,
+    }
+)
+
+
+class Heading(BaseModel):
+    """What the experiment's params say, and where the report was made from what."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    question: str
+    methods: tuple[str, ...]
+    backbones: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tasks: dict[str, str]
+    """Each task's protocol, in the order of the tables."""
+    experiment: str
+    """The params file, and likewise the folders: as paths to print in commands."""
+    results: str
+    out: str
+
+
+class Provenance(BaseModel):
+    """The manifest of a step less its files: params, inputs, code, libraries, device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    node: str
+    digest: str
+    params: dict[str, Any]
+    inputs: dict[str, str]
+    seed: int | None
+    code: CodeVersion
+    libraries: dict[str, str]
+    device: str
+    wall_seconds: float
+    peak_memory_mib: float
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Provenance:
+        """The provenance that a manifest holds."""
+        return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
+
+
+class Traced(BaseModel):
+    """One record file, its path below the results, and what made both ends of its records."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: str
+    records: Annotated[tuple[Record, ...], Len(1)]
+    measured: Provenance
+    pretrained: Provenance
+
+    @property
+    def task(self) -> str:
+        """The task that was measured."""
+        return self.records[0].task
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that a page is rendered from. ``curves`` has the columns of ``CURVES_SCHEMA``."""
+
+    heading: Heading
+    traced: tuple[Traced, ...]
+    curves: pl.DataFrame
+
+    def records(self) -> pl.DataFrame:
+        """A row a record, in order, with the fields of :class:`~steps.artifacts.Record`."""
+        rows = [record.model_dump() for item in self.traced for record in item.records]
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame) -> Source:
+    """A source in canonical order: task, method, backbone, seed as the experiment lists them.
+
+    Raises:
+        UserError: a record stands twice, does not belong to the experiment, or its numbers are
+            not those that its step wrote.
+    """
+    seen: dict[str, str] = {}
+    placed: list[tuple[list[int], Traced]] = []
+    for item in traced:
+        for record in item.records:
+            place = _place(heading, item.source, record)
+            cell = f"{record.recipe}/{record.backbone}/{record.task}/{record.metric}"
+            cell += f"/seed{record.seed}"
+            if cell in seen:
+                raise UserError(
+                    item.source,
+                    f"the record {cell} stands twice (first in {seen[cell]})",
+                    remedy=f"run python -m steps.{record.task} for it again",
+                )
+            seen[cell] = item.source
+        _check_digest(item)
+        placed.append((place, item))
+    placed.sort(key=lambda pair: pair[0])
+    return Source(heading, tuple(item for _, item in placed), curves)
+
+
+def _place(heading: Heading, source: str, record: Record) -> list[int]:
+    """Where a record stands in the experiment's order of tasks, methods, backbones and seeds."""
+    orders: dict[str, tuple[str | int, ...]] = {
+        "task": tuple(heading.tasks),
+        "recipe": heading.methods,
+        "backbone": heading.backbones,
+        "seed": heading.seeds,
+    }
+    place = []
+    for key, known in orders.items():
+        found = getattr(record, key)
+        if found not in known:
+            raise UserError(
+                f"{source}: {key}",
+                f"{found!r} is not part of the experiment",
+                allowed=", ".join(map(str, known)),
+            )
+        place.append(known.index(found))
+    return place
+
+
+def _check_digest(item: Traced) -> None:
+    """The digest in a record file's manifest covers its records: an edited number shows."""
+    digest = digest_value([record.model_dump() for record in item.records])
+    if digest != item.measured.digest:
+        raise UserError(
+            item.source,
+            f"the records have the digest {digest[:12]}, their manifest says "
+            f"{item.measured.digest[:12]}: they are not those that the step wrote",
+            remedy=f"run python -m steps.{item.measured.node} and the report again",
+        )
+
+
+def source_files(source: Source) -> dict[str, bytes]:
+    """The files that hold a source, by name; :func:`read_source` reads them back."""
+    heading = json.dumps(source.heading.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    lines = [
+        json.dumps(item.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
+        for item in source.traced
+    ]
+    curves = io.BytesIO()
+    source.curves.write_csv(curves)
+    return {
+        HEADING: (heading + "\n").encode(),
+        RECORDS: ("\n".join(lines) + "\n").encode(),
+        CURVES: curves.getvalue(),
+    }
+
+
+def read_source(folder: Path) -> Source:
+    """The source that stands in a report's folder.
+
+    Raises:
+        UserError: a file is absent or not what the report wrote.
+    """
+    for name in (HEADING, RECORDS, CURVES):
+        if not (folder / name).is_file():
+            raise UserError(
+                str(folder / name),
+                "missing, so this is not a report's folder",
+                remedy="make the report with python -m steps.report --experiment … --out …",
+            )
+    where = str(folder / HEADING)
+    try:
+        heading = Heading.model_validate_json((folder / HEADING).read_bytes())
+        traced = []
+        for number, line in enumerate((folder / RECORDS).read_bytes().splitlines(), 1):
+            where = f"{folder / RECORDS}: line {number}"
+            traced.append(Traced.model_validate_json(line))
+        where = str(folder / CURVES)
+        curves = pl.read_csv(folder / CURVES, schema=CURVES_SCHEMA)
+    except (ValidationError, pl.exceptions.PolarsError) as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(where, f"not what a report holds ({problem})") from error
+    if not traced:
+        raise UserError(str(folder / RECORDS), "holds no record")
+    return make_source(heading, traced, curves)

@@ -1,0 +1,204 @@
+"""Records to tables: means over seeds, the ranking, a table a task, as plain markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from steps.command import UserError
+from steps.reporting.quantities import duration, flops_unit, measured, significant
+from steps.reporting.source import Heading
+
+HEADLINES = {"finetune": "top1", "linear": "top1", "knn": "top1", "detect": "box_AP"}
+"""The metric that stands for a task, in the order in which tasks are taken for the ranking."""
+DECIMALS = 6
+_CELL = ["task", "protocol", "metric", "recipe", "backbone"]
+_COMPARABLE = ["dataset", "n", "unit"]
+_CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_seen", *_COMPARABLE]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text. ``right`` says which columns are set flush right."""
+
+    columns: list[str]
+    right: list[bool]
+    rows: list[list[str]]
+
+    def markdown(self) -> str:
+        """The table with its pipes aligned, so that the source reads like the page."""
+        cells = [[cell.replace("|", r"\|") for cell in row] for row in [self.columns, *self.rows]]
+        widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
+        lines = [self._line(row, widths) for row in cells]
+        rule = [
+            "-" * (width - 1) + ":" if right else "-" * width
+            for width, right in zip(widths, self.right, strict=True)
+        ]
+        lines.insert(1, "| " + " | ".join(rule) + " |")
+        return "\n".join(lines) + "\n"
+
+    def _line(self, row: list[str], widths: list[int]) -> str:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, self.right, strict=True)
+        ]
+        return "| " + " | ".join(padded) + " |"
+
+
+def summarize(records: pl.DataFrame) -> pl.DataFrame:
+    """A row a task, metric, recipe and backbone: mean and sample deviation over the seeds.
+
+    Returns:
+        the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
+        ``std`` (null for one seed), and the means of ``flops`` and ``device_seconds``.
+
+    Raises:
+        UserError: what stands in one cell, or in one column of a table, cannot be compared.
+    """
+    grouped = records.group_by(_CELL, maintain_order=True)
+    _require_constant(
+        grouped.agg(pl.col(_CONSTANT).unique(maintain_order=True)), _CELL, _CONSTANT, "seeds"
+    )
+    by_task = records.group_by(["task", "metric"], maintain_order=True)
+    _require_constant(
+        by_task.agg(pl.col(_COMPARABLE).unique(maintain_order=True)),
+        ["task", "metric"],
+        _COMPARABLE,
+        "rows of one table",
+    )
+    return grouped.agg(
+        pl.col(_CONSTANT).first(),
+        pl.len().alias("seeds"),
+        pl.col("value").mean().round(DECIMALS).alias("mean"),
+        pl.col("value").std(ddof=1).round(DECIMALS).alias("std"),
+        pl.col("flops").mean(),
+        pl.col("device_seconds").mean().round(3),
+    )
+
+
+def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], what: str) -> None:
+    for row in frame.iter_rows(named=True):
+        for column in columns:
+            if len(row[column]) > 1:
+                raise UserError(
+                    "/".join(str(row[name]) for name in key),
+                    f"{what} differ in {column}: {', '.join(map(str, row[column][:4]))}",
+                    allowed="one and the same, or they cannot be compared",
+                    remedy="run the steps of the odd ones again",
+                )
+
+
+def ranking_task(heading: Heading) -> str:
+    """The task that the ranking is sorted by: the first of HEADLINES that the experiment has."""
+    return next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
+
+
+def headline(summary: pl.DataFrame, task: str) -> str:
+    """The metric that stands for a task; the first one recorded where the task has no custom."""
+    metrics = metrics_of(summary, task)
+    wanted = HEADLINES.get(task, metrics[0])
+    return wanted if wanted in metrics else metrics[0]
+
+
+def metrics_of(summary: pl.DataFrame, task: str) -> list[str]:
+    """A task's metrics in the order in which its step recorded them."""
+    chosen = summary.filter(pl.col("task") == task)["metric"]
+    return [str(metric) for metric in chosen.unique(maintain_order=True)]
+
+
+def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
+    """The rows of the ranking's metric, best first; equals keep the experiment's order."""
+    task = ranking_task(heading)
+    chosen = summary.filter(task=task, metric=headline(summary, task))
+    return chosen.sort("mean", descending=True, maintain_order=True)
+
+
+def model_name(recipe: str, backbone: str, heading: Heading) -> str:
+    """A row's name: the recipe, and the backbone where the experiment has several."""
+    return recipe if len(heading.backbones) == 1 else f"{recipe} ({backbone})"
+
+
+def score(row: dict[str, Any]) -> str:
+    """Mean, and ± the sample deviation where there are several seeds."""
+    text = measured(row["mean"], row["unit"])
+    return text if row["std"] is None else f"{text} ± {measured(row['std'], row['unit'])}"
+
+
+def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
+    """``Model | Type | Scale | Score | Epoch`` and the compute behind each row."""
+    rows = ranked(summary, heading)
+    task = ranking_task(heading)
+    divisor, unit = flops_unit(max(rows["flops"].to_list()))
+    title = f"Score ({task} {headline(summary, task)}, {rows['unit'][0]})"
+    columns = ["Model", "Type", "Scale", title, "Epoch", "Images seen", unit, "Device time"]
+    return Table(
+        columns,
+        [False, False, False, True, True, True, True, True],
+        [
+            [
+                model_name(row["recipe"], row["backbone"], heading),
+                row["kind"],
+                row["scale"],
+                score(row),
+                f"{row['epochs']:g}",
+                f"{row['images_seen']:,}",
+                significant(row["flops"] / divisor),
+                duration(row["device_seconds"]),
+            ]
+            for row in rows.iter_rows(named=True)
+        ],
+    )
+
+
+def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
+    """A row a method and backbone in the ranking's order, a column a metric, the best in bold.
+
+    Raises:
+        UserError: a row lacks some seeds' values of a metric.
+    """
+    metrics = metrics_of(summary, task)
+    rows: list[list[str]] = []
+    bold = {metric: _best(summary.filter(task=task, metric=metric)) for metric in metrics}
+    for row in ranked(summary, heading).iter_rows(named=True):
+        name = model_name(row["recipe"], row["backbone"], heading)
+        mine = summary.filter(task=task, recipe=row["recipe"], backbone=row["backbone"])
+        cells = {cell["metric"]: cell for cell in mine.iter_rows(named=True)}
+        if len({cell["seeds"] for cell in cells.values()}) > 1:
+            raise UserError(
+                f"{task}/{row['recipe']}/{row['backbone']}",
+                "some seeds lack some metrics",
+                remedy=f"run python -m steps.{task} again for every seed",
+            )
+        shown = [name, str(mine["seeds"][0])]
+        for metric in metrics:
+            text = score(cells[metric]) if metric in cells else "-"
+            is_best = metric in cells and measured_mean(cells[metric]) == bold[metric]
+            shown.append(f"**{text}**" if is_best else text)
+        rows.append(shown)
+    columns = ["Model", "Seeds", *(_column(summary, task, metric) for metric in metrics)]
+    return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
+
+
+def measured_mean(row: dict[str, Any]) -> str:
+    """The mean as printed."""
+    return measured(row["mean"], row["unit"])
+
+
+def _best(cells: pl.DataFrame) -> str | None:
+    """The best mean as printed; none where all are equal, or where more may not be better."""
+    printed = [measured_mean(row) for row in cells.iter_rows(named=True)]
+    if len(set(printed)) < 2 or cells["unit"][0] != "%":
+        return None
+    return measured(float(cells["mean"].max()), "%")  # type: ignore[arg-type]
+
+
+def _column(summary: pl.DataFrame, task: str, metric: str) -> str:
+    unit = summary.filter(task=task, metric=metric)["unit"][0]
+    return metric if unit == "%" else f"{metric} ({unit})"
+
+
+def results_csv(summary: pl.DataFrame) -> bytes:
+    """The summary as CSV, a row a task, metric, recipe and backbone."""
+    return summary.write_csv().encode()

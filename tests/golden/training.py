@@ -1,0 +1,94 @@
+"""What the replays of training steps share: optimiser groups, schedule, gradients, weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer as TorchOptimizer
+
+from steps.engine.optimizers import build_optimizer
+from steps.engine.schedules import Progress, learning_rate
+from steps.models.official import our_name
+from steps.params.training import Optimizer, Schedule
+from tests.golden.case import GRADIENT, ROUNDING, Case
+
+
+def check_groups(case: Case, module: nn.Module, params: Optimizer, depth: int) -> TorchOptimizer:
+    """Our optimiser; its groups must hold the recorded parameters, decay and rates."""
+    optimizer = build_optimizer(module, params, depth, params.lr)
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    ours = {
+        names[parameter]: (group["decayed"], group["lr_scale"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    method = case.facts["method"]
+    theirs = {
+        our_name(method, name): (group["weight_decay"] != 0.0, group["lr_scale"])
+        for group in case.facts["optimizer"]["groups"]
+        for name in group["params"]
+    }
+    assert ours == theirs, "parameter groups differ from the recorded ones"
+    case.compared += len(theirs)
+    return optimizer
+
+
+def check_learning_rates(case: Case, table: str, schedule: Schedule, peak: float) -> None:
+    """Our learning rate at every recorded point of a schedule."""
+    facts = case.facts[table]
+    per_epoch = facts["args"]["iterations_per_epoch"]
+    total = facts["args"]["epochs"] * per_epoch
+    for step, value in facts["lr"]:
+        ours = learning_rate(Progress(step, per_epoch, total), schedule, peak)
+        case.number(ours, value, f"{table}.lr[{step}]", 1e-9)
+
+
+def check_curve(case: Case, table: str, key: str, ours: Callable[[Progress], float]) -> None:
+    """One of our values at every recorded point of a schedule."""
+    facts = case.facts[table]
+    per_epoch = facts["args"]["iterations_per_epoch"]
+    total = facts["args"]["epochs"] * per_epoch
+    for step, value in facts[key]:
+        case.number(ours(Progress(step, per_epoch, total)), value, f"{table}.{key}[{step}]", 1e-9)
+
+
+def check_gradients(case: Case, module: nn.Module, zero: list[str]) -> None:
+    """The gradient of every parameter against the recorded one."""
+    method = case.facts["method"]
+    recorded = {our_name(method, n): (n, g) for n, g in case.group("step0/grad/").items()}
+    trainable = {
+        name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
+    }
+    assert recorded.keys() == trainable.keys(), "not the recorded set of trainable parameters"
+    for name, (official, theirs) in recorded.items():
+        ours = trainable[name].grad
+        assert ours is not None, f"{name}: no gradient"
+        _compare(case, ours, theirs, official, zero, bound=1e-5)
+
+
+def check_weights(case: Case, ours: dict[str, Tensor], zero: list[str]) -> None:
+    """Every final weight and buffer against the recorded one."""
+    method = case.facts["method"]
+    recorded = {our_name(method, n): (n, w) for n, w in case.group("final/").items()}
+    missing = sorted(recorded.keys() - ours.keys())
+    assert not missing, f"no such weights in our module: {missing}"
+    for name, (official, theirs) in recorded.items():
+        _compare(case, ours[name], theirs, official, zero, bound=ROUNDING)
+
+
+def _compare(
+    case: Case, ours: Tensor, theirs: Tensor, name: str, zero: list[str], bound: float
+) -> None:
+    """Key biases of fused qkv layers, and what the case lists, are zero but for rounding."""
+    if name in zero:
+        case.small(ours, theirs, name, bound)
+    elif name.endswith("attn.qkv.bias"):
+        query, key, value = ours.chunk(3)
+        their_query, their_key, their_value = theirs.chunk(3)
+        scale = theirs.abs().max().item()
+        case.small(query, their_query, f"{name} (query)", GRADIENT * scale)
+        case.small(key, their_key, f"{name} (key)", bound)
+        case.small(value, their_value, f"{name} (value)", GRADIENT * scale)
+    else:
+        case.close(ours, theirs, name, GRADIENT)

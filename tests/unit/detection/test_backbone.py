@@ -1,0 +1,155 @@
+"""The ViTDet backbone against timm's own vision transformer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from steps.command import UserError
+from steps.detection.backbone import (
+    ViTDet,
+    evenly_spaced,
+    from_windows,
+    load_vitdet,
+    pretraining_normalisation,
+    to_windows,
+)
+
+PLAIN: dict[str, Any] = {
+    "window_size": None,
+    "global_blocks": 4,
+    "relative_positions": False,
+    "drop_path": 0.0,
+    "checkpoint_activations": False,
+}
+
+
+def transformer(**arguments: Any) -> VisionTransformer:
+    torch.manual_seed(0)
+    sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_heads": 2}
+    vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, **{**sizes, **arguments})
+    assert isinstance(vit, VisionTransformer)
+    for parameter in vit.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return vit.eval()
+
+
+def without_class_token(vit: VisionTransformer, **arguments: Any) -> VisionTransformer:
+    """timm's model of the same weights that never had a class token."""
+    twin = transformer(class_token=False, global_pool="avg", fc_norm=False, **arguments)
+    state = vit.state_dict()
+    del state["cls_token"]
+    state["pos_embed"] = state["pos_embed"][:, 1:]
+    twin.load_state_dict(state)
+    return twin
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{}, {"init_values": 0.1}, {"qk_norm": True}, {"pre_norm": True}],
+    ids=["plain", "layer scale", "query-key norm", "pre-norm"],
+)
+def test_global_attention_gives_the_patch_features_of_timm(arguments: dict[str, Any]) -> None:
+    vit = transformer(**arguments)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        (expected,) = without_class_token(vit, **arguments).forward_intermediates(
+            images, indices=1, norm=False, intermediates_only=True
+        )
+        (features,) = ViTDet(vit, window_size=None, global_blocks=3)(images)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_other_sizes_are_resized_as_timm_does_without_antialiasing(backbone: Path) -> None:
+    vitdet = load_vitdet(backbone, image_size=96, **PLAIN)
+    assert vitdet.pos_embed is not None
+    with torch.no_grad():
+        bare = vitdet.patch_norm(vitdet.proj(torch.zeros(1, 3, 96, 80)).permute(0, 2, 3, 1))
+        added = vitdet.embed(torch.zeros(1, 3, 96, 80)) - bare
+    maps = vitdet.pos_embed.unflatten(1, (8, 8)).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(maps, (12, 10), mode="bicubic")
+    torch.testing.assert_close(added, expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-6)
+
+
+def test_a_window_of_the_whole_map_is_global_attention() -> None:
+    vit = transformer()
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        (whole,) = ViTDet(vit, window_size=8, global_blocks=0)(images)
+        (everywhere,) = ViTDet(vit, window_size=None, global_blocks=0)(images)
+    torch.testing.assert_close(whole, everywhere)
+
+
+def test_windows_keep_what_happens_in_one_window_there() -> None:
+    vitdet = ViTDet(transformer(), window_size=4, global_blocks=0)
+    images = torch.randn(1, 3, 64, 64)
+    changed = images.clone()
+    changed[:, :, :32, :32] += 1
+    with torch.no_grad():
+        difference = (vitdet(images)[0] - vitdet(changed)[0]).abs().amax(dim=(0, 1))
+    assert bool((difference[:4, :4] > 0).all())
+    assert float(difference[4:].max()) == 0
+    assert float(difference[:, 4:].max()) == 0
+
+
+def test_windows_and_back() -> None:
+    x_BHWD = torch.randn(2, 7, 10, 3)
+    windows = to_windows(x_BHWD, 4)
+    assert windows.shape == (2 * 2 * 3, 4, 4, 3)
+    assert torch.equal(windows[0], x_BHWD[0, :4, :4])
+    assert torch.equal(from_windows(windows, 4, 7, 10), x_BHWD)
+
+
+def test_relative_positions_start_at_zero_and_count() -> None:
+    vit = transformer()
+    images = torch.randn(1, 3, 48, 64)
+    relative = ViTDet(vit, window_size=3, global_blocks=1, relative_grid=8).eval()
+    with torch.no_grad():
+        (plain,) = ViTDet(vit, window_size=3, global_blocks=1)(images)
+        (zero,) = relative(images)
+        torch.testing.assert_close(zero, plain, rtol=1e-4, atol=1e-5)
+        torch.nn.init.ones_(relative.relative[2].rows)
+        torch.nn.init.normal_(relative.relative[2].columns)
+        (other,) = relative(images)
+    assert float((other - plain).abs().max()) > 1e-3
+
+
+def test_checkpointed_activations_give_the_same_gradient(backbone: Path) -> None:
+    gradients = []
+    for checkpointed in (False, True):
+        options = {**PLAIN, "checkpoint_activations": checkpointed}
+        vitdet = load_vitdet(backbone, image_size=64, **options).train()
+        vitdet(torch.ones(1, 3, 64, 64))[0].sum().backward()
+        gradients.append(vitdet.proj.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_global_blocks_of_the_published_models() -> None:
+    # Reference: the ViTDet configurations of ViT-B, ViT-L and ViT-H.
+    assert evenly_spaced(4, 12) == (2, 5, 8, 11)
+    assert evenly_spaced(4, 24) == (5, 11, 17, 23)
+    assert evenly_spaced(4, 32) == (7, 15, 23, 31)
+    assert evenly_spaced(0, 12) == ()
+
+
+def test_image_size_that_is_no_multiple_of_the_patch(backbone: Path) -> None:
+    with pytest.raises(UserError, match=r"image_size: 60 .* a multiple of 8"):
+        load_vitdet(backbone, image_size=60, **PLAIN)
+
+
+def test_normalisation_is_the_pretraining_s(backbone: Path, tmp_path: Path) -> None:
+    assert pretraining_normalisation(backbone) == ([0.5] * 3, [0.25] * 3)
+    copy = tmp_path / "backbone"
+    shutil.copytree(backbone, copy)
+    config = json.loads((copy / "config.json").read_text())
+    del config["pretrained_cfg"]["mean"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="pretrained_cfg: no mean and std"):
+        pretraining_normalisation(copy)

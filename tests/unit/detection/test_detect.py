@@ -1,0 +1,87 @@
+"""The step detect as a command: artifacts in, a record file out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from steps.artifacts import read_manifest, read_records
+from steps.artifacts.provenance import ROOT
+from steps.command import UserError
+from steps.detect import main
+from steps.params.detection import Detection
+from steps.params.load import load
+
+from .test_train import SMALL
+
+
+@pytest.fixture
+def protocol(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "epochs": 1}))
+    return path
+
+
+def test_command_writes_records_and_leaves_nothing_else(
+    protocol: Path, backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results" / "detect.json"
+    arguments = {"protocol": protocol, "backbone": backbone, "data": scenes, "out": out}
+    flags = [text for key, path in arguments.items() for text in (f"--{key}", str(path))]
+    done = subprocess.run(
+        [sys.executable, "-m", "steps.detect", *flags],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    records, manifest = read_records(out)
+    metrics = {record.metric: record.value for record in records}
+    assert {"box_AP", "box_AP50", "box_AP75", "mask_AP", "mask_AP50"} <= set(metrics)
+    # The scenes have nothing of 96 x 96 pixels or more.
+    assert "box_APl" not in metrics
+    assert manifest.facts["metrics_without_ground_truth"] == [
+        f"{kind}_{size}" for kind in ("box", "mask") for size in ("APm", "APl")
+    ]
+    assert all(0 <= value <= 100 for value in metrics.values())
+    assert {(r.task, r.protocol, r.unit, r.n, r.dataset) for r in records} == {
+        ("detect", "tiny", "%", 4, "scenes")
+    }
+    assert records[0].artifact == read_manifest(backbone).digest
+    assert manifest.facts["train_images"] == 8
+    assert [path.name for path in out.parent.iterdir()] == ["detect.json"]
+    assert done.stdout == ""
+    # Quiet: a word on the weights that were read and one on the result.
+    assert len(done.stderr.splitlines()) < 10, done.stderr
+
+
+def test_a_classification_dataset_is_refused(
+    protocol: Path, backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((scenes / "manifest.json").read_text())
+    manifest["facts"]["kind"] = "classification"
+    other = tmp_path / "images"
+    other.mkdir()
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    flags = ["--protocol", protocol, "--backbone", backbone, "--data", other, "--out", "x.json"]
+    with pytest.raises(UserError, match=r"a dataset of kind classification .* detection"):
+        main([str(flag) for flag in flags])
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "params" / "protocols").glob("*mask_rcnn*.yaml")))
+def test_protocols_of_the_repository(path: Path) -> None:
+    params = load(path, Detection)
+    assert path.read_text().startswith("#"), "a protocol opens with what to expect of it"
+    assert params.resolved()["optimizer"]["lr"] > 0
+
+
+def test_strides_have_to_double(tmp_path: Path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "pyramid": {"channels": 8, "strides": [4, 8, 32]}}))
+    with pytest.raises(UserError, match=r"pyramid.*twice the one before"):
+        load(path, Detection)

@@ -1,0 +1,175 @@
+"""Training a detector: pretrained weights survive the start, and a killed run its death."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.registry import PARAM_SCHEDULERS
+from mmengine.runner import Runner
+
+from steps.command import UserError
+from steps.detection.config import schedulers
+from steps.detection.train import build_detector, build_runner, train_and_evaluate
+from steps.models.backbones import load_backbone
+from steps.params.detection import Detection, DetectionOptimizer
+from steps.params.load import validate
+
+SMALL: dict[str, Any] = {
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 4,
+    "backbone": {"window_size": 4, "global_blocks": 2, "drop_path": 0.1},
+    "pyramid": {"channels": 8, "strides": [4, 8, 16]},
+    "proposals": {
+        "convs": 1,
+        "anchor_scale": 4.0,
+        "samples": 16,
+        "train_before_nms": 50,
+        "train_after_nms": 20,
+        "test_before_nms": 50,
+        "test_after_nms": 20,
+    },
+    "heads": {
+        "box_convs": 1,
+        "box_channels": 8,
+        "box_fc": 16,
+        "mask_convs": 1,
+        "mask_channels": 8,
+        "mask_roi": 7,
+        "samples": 8,
+    },
+    "optimizer": {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "layer_decay": 0.8,
+        "warmup_iterations": 2,
+        "decay": {"name": "cosine"},
+    },
+    "augmentation": {"scale_jitter": [0.5, 1.5]},
+    "eval_batch_size": 2,
+}
+
+
+def small(**changes: Any) -> Detection:
+    return validate({**SMALL, **changes}, Detection, "small.yaml")
+
+
+class StopInSecondEpoch(Hook):  # type: ignore[misc]
+    """What a kill does: the process ends between two iterations."""
+
+    def after_train_iter(self, runner: Runner, **_: Any) -> None:
+        if runner.epoch == 1:
+            raise KeyboardInterrupt
+
+
+def test_the_detector_starts_from_the_pretrained_weights(
+    backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
+    runner, _ = build_runner(
+        small(), backbone=backbone, data=scenes, seed=0, scratch=tmp_path / "scratch"
+    )
+    # The runner does this before the first iteration, to everything that has such a method.
+    runner._init_model_weights()
+    vit = load_backbone(backbone).state_dict()
+    found = runner.model.backbone.state_dict()
+    assert torch.equal(found["blocks.3.mlp.fc2.weight"], vit["blocks.3.mlp.fc2.weight"])
+    assert torch.equal(found["proj.weight"], vit["patch_embed.proj.weight"])
+    assert torch.equal(found["pos_embed"], vit["pos_embed"][:, 1:])
+
+
+def test_new_parts_are_initialised_from_the_seed(backbone: Path) -> None:
+    def weight(seed: int) -> torch.Tensor:
+        model = build_detector(small(), backbone=backbone, classes=2, seed=seed)
+        return model.get_parameter("roi_head.bbox_head.fc_cls.weight")
+
+    assert torch.equal(weight(0), weight(0))
+    assert not torch.equal(weight(0), weight(1))
+
+
+def test_a_run_stopped_after_an_epoch_ends_with_the_same_weights(
+    backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
+    common: dict[str, Any] = {"backbone": backbone, "data": scenes, "seed": 3}
+    whole = train_and_evaluate(small(), scratch=tmp_path / "whole", **common)
+
+    scratch = tmp_path / "stopped"
+    runner, _ = build_runner(small(), scratch=scratch, **common)
+    runner.register_hook(StopInSecondEpoch())
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    torch.rand(5)  # a resumed process does not continue where the generators were
+    resumed = train_and_evaluate(small(), scratch=scratch, **common)
+
+    assert not whole.facts["resumed"]
+    assert resumed.facts["resumed"]
+    expected, found = whole.model.state_dict(), resumed.model.state_dict()
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert resumed.metrics == whole.metrics
+    assert resumed.facts["epoch_losses"] == whole.facts["epoch_losses"]
+
+
+def test_a_run_stopped_before_its_evaluation_is_only_measured(
+    backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
+    common: dict[str, Any] = {"backbone": backbone, "data": scenes, "seed": 0}
+    params = small(epochs=1)
+    first = train_and_evaluate(params, scratch=tmp_path, **common)
+    again = train_and_evaluate(params, scratch=tmp_path, **common)
+    assert again.metrics == first.metrics
+    assert len(again.facts["epoch_losses"]) == 1
+
+
+def test_workers_do_not_change_what_is_learnt(backbone: Path, scenes: Path, tmp_path: Path) -> None:
+    losses = [
+        train_and_evaluate(
+            small(workers=workers),
+            backbone=backbone,
+            data=scenes,
+            seed=0,
+            scratch=tmp_path / str(workers),
+        ).facts["epoch_losses"]
+        for workers in (0, 1)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_batches_that_do_not_divide_over_processes(
+    backbone: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UserError, match=r"batch_size: 4 .* a multiple of 3"):
+        build_runner(small(), backbone=backbone, data=scenes, seed=0, scratch=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("decay", "expected"),
+    [
+        # Shares of the peak at iterations 1 (warm-up), 10, 50, 90 of 100.
+        ({"name": "step", "milestones": [0.4, 0.8]}, [0.1, 1.0, 0.1, 0.01]),
+        ({"name": "cosine"}, [0.1, 1.0, 0.586824, 0.030154]),
+    ],
+)
+def test_schedule(decay: dict[str, Any], expected: list[float]) -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = OptimWrapper(torch.optim.SGD([weight], lr=2.0))
+    params = validate(
+        {**SMALL["optimizer"], "warmup_iterations": 10, "warmup_factor": 0.1, "decay": decay},
+        DetectionOptimizer,
+        "small.yaml",
+    )
+    built = [
+        PARAM_SCHEDULERS.build({**config, "optimizer": optimizer})
+        for config in schedulers(params, 100)
+    ]
+    rates = []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        for scheduler in built:
+            scheduler.step()
+    assert [rates[at] / 2.0 for at in (0, 10, 50, 90)] == pytest.approx(expected, abs=1e-4)

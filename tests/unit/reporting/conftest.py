@@ -1,0 +1,33 @@
+"""Made-up experiments, each written once a session; a test that changes files builds its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.unit.reporting.synthetic import Synthetic, build
+
+
+@pytest.fixture(scope="session")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Four methods, one backbone, one seed, every task."""
+    return build(tmp_path_factory.mktemp("single"))
+
+
+@pytest.fixture(scope="session")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Two methods, two backbones, three seeds, k-NN and linear probing."""
+    return build(
+        tmp_path_factory.mktemp("several"),
+        methods=("random", "mae"),
+        backbones=("vit_pico", "vit_nano"),
+        seeds=(0, 1, 2),
+        tasks=("knn", "linear"),
+    )
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Synthetic:
+    """Two methods and k-NN, for a test to damage."""
+    return build(tmp_path, methods=("random", "mae"), tasks=("knn",))

@@ -1,0 +1,167 @@
+"""A made-up experiment on disk: backbone artifacts and record files as the steps write them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import Record, publish, write_records
+from steps.reporting.collect import collect
+from steps.reporting.source import Heading, Source
+
+KINDS = {
+    "random": "Random",
+    "supervised": "Supervised",
+    "mae": "Generative",
+    "simmim": "Generative",
+    "dino": "Contrastive",
+    "mocov3": "Contrastive",
+}
+PROTOCOLS = {
+    "knn": "knn",
+    "linear": "linear",
+    "finetune": "finetune_small",
+    "detect": "mask_rcnn_small",
+}
+TOP1 = {"random": 21.3, "supervised": 93.7, "mae": 64.2, "simmim": 60.1, "dino": 78.9}
+METRICS = {
+    "knn": ("top1", "top5", "top1_k10"),
+    "linear": ("top1", "top5"),
+    "finetune": ("top1", "top5"),
+    "detect": ("box_AP", "box_AP50", "mask_AP"),
+}
+GAINS = {"knn": 0.0, "linear": 4.0, "finetune": 5.0, "detect": -20.0}
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Where a made-up experiment lies."""
+
+    params: Path
+    results: Path
+    heading: Heading
+
+    def source(self) -> Source:
+        """What collect makes of it."""
+        return collect(self.heading, self.results)
+
+    def file(self, recipe: str, task: str, seed: int = 0, backbone: str = "vit_pico") -> Path:
+        """A record file."""
+        return self.results / backbone / recipe / f"seed{seed}" / f"{task}.json"
+
+
+def build(
+    root: Path,
+    methods: Sequence[str] = ("random", "supervised", "mae", "dino"),
+    backbones: Sequence[str] = ("vit_pico",),
+    seeds: Sequence[int] = (0,),
+    tasks: Sequence[str] = ("knn", "linear", "finetune", "detect"),
+    steps: int = 40,
+) -> Synthetic:
+    """Write an experiment's params, backbone artifacts and record files below ``root``."""
+    results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
+    for backbone, recipe, seed in product(backbones, methods, seeds):
+        folder = results / backbone / recipe / f"seed{seed}"
+        write_backbone(folder / "backbone", recipe, backbone, seed, steps)
+        for task in tasks:
+            write_task(folder, task)
+    content = {
+        "title": "Made-up numbers",
+        "question": "Does the report add up?",
+        "dataset": "shapes",
+        "detection_dataset": "shapes_scenes",
+        "regime": "small",
+        "methods": list(methods),
+        "backbones": list(backbones),
+        "seeds": list(seeds),
+        "tasks": {task: PROTOCOLS[task] for task in tasks},
+    }
+    params.parent.mkdir(parents=True)
+    params.write_text(json.dumps(content))  # JSON is YAML
+    heading = Heading(
+        title="Made-up numbers",
+        question="Does the report add up?",
+        methods=tuple(methods),
+        backbones=tuple(backbones),
+        seeds=tuple(seeds),
+        tasks={task: PROTOCOLS[task] for task in tasks},
+        experiment="params/experiments/made_up.yaml",
+        results="results/made_up",
+        out="reports/made_up",
+    )
+    return Synthetic(params, results, heading)
+
+
+def write_backbone(out: Path, recipe: str, backbone: str, seed: int, steps: int = 40) -> None:
+    """A backbone artifact without weights that anyone could load."""
+    trained = recipe != "random"
+    params = {"recipe": recipe, "backbone": backbone}
+    with publish(out, node="pretrain", params=params, inputs={}, seed=seed) as draft:
+        (draft.path / "config.json").write_text(json.dumps([recipe, backbone, seed]))
+        if trained:
+            lines = [
+                {
+                    "step": step,
+                    "epoch": 50 * step / steps,
+                    "loss": loss(recipe, step / steps, seed),
+                    "lr": 1e-3,
+                }
+                for step in range(1, steps + 1)
+            ]
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (draft.path / "metrics.jsonl").write_text(text)
+        draft.facts = {
+            "method": recipe,
+            "recipe": recipe,
+            "kind": KINDS[recipe],
+            "backbone": backbone,
+            "scale": "ViT-Pico" if backbone == "vit_pico" else "ViT-Nano",
+            "pretrain_dataset": "shapes",
+            "epochs": 50.0 if trained else 0.0,
+            "images_seen": 200_000 if trained else 0,
+            "flops": 2.345e13 if trained else 0.0,
+            "device_seconds": 125.2 + seed if trained else 0.0,
+        }
+
+
+def loss(recipe: str, progress: float, seed: int) -> float:
+    """A falling curve with a ripple that tells the seeds apart."""
+    ripple = 0.03 * math.sin(80 * progress + 2 * seed + len(recipe))
+    return len(recipe) * (0.4 + math.exp(-4 * progress) + ripple)
+
+
+def write_task(folder: Path, task: str, /, **changed: Any) -> None:
+    """The record file of a task beside ``folder``'s backbone; ``changed`` fields as given."""
+    backbone = folder / "backbone"
+    recipe, seed = folder.parent.name, int(folder.name.removeprefix("seed"))
+    wider = 2.0 if folder.parent.parent.name != "vit_pico" else 0.0
+    records = []
+    for place, metric in enumerate(METRICS[task]):
+        measured: dict[str, Any] = {
+            "task": task,
+            "protocol": PROTOCOLS[task],
+            "metric": metric,
+            "value": max(
+                0.0, min(99.9, TOP1.get(recipe, 50.0) + GAINS[task] + wider + seed + 3 * place)
+            ),
+            "unit": "%",
+            "n": 1000,
+            "dataset": "shapes_scenes" if task == "detect" else "shapes",
+        }
+        record = Record.of_backbone(backbone, **measured)
+        records.append(record.model_copy(update=changed))
+    write_records(
+        folder / f"{task}.json",
+        records,
+        node=task,
+        params={"protocol": {"name": PROTOCOLS[task], "lr": [0.1, 0.3]}},
+        inputs={"backbone": backbone},
+        started=time.monotonic(),
+        seed=seed,
+    )

@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from steps.artifacts import publish, read_manifest
+from steps.command import UserError
+from steps.reporting.curves import METRICS, MOST_POINTS, read_curve, thinned
+from tests.unit.reporting.synthetic import Synthetic, write_backbone
+
+
+def test_thinned_keeps_few_points_as_they_are_and_the_ends_of_many() -> None:
+    assert thinned(3) == [0, 1, 2]
+    many = thinned(12_345)
+    assert len(many) == MOST_POINTS == len(set(many))
+    assert (many[0], many[-1]) == (0, 12_344)
+    gaps = [after - before for before, after in pairwise(many)]
+    assert max(gaps) - min(gaps) <= 1
+
+
+def test_read_curve_gives_the_logged_points(tmp_path: Path) -> None:
+    write_backbone(tmp_path / "backbone", "mae", "vit_pico", seed=3, steps=1000)
+    manifest = read_manifest(tmp_path / "backbone")
+    curve = read_curve(tmp_path / "backbone", manifest)
+    logged = [
+        json.loads(line) for line in (tmp_path / "backbone" / METRICS).read_text().splitlines()
+    ]
+    assert curve.height == MOST_POINTS
+    assert set(curve["seed"]) == {3}
+    points = {(entry["step"], entry["epoch"], entry["loss"]) for entry in logged}
+    assert set(curve.select("step", "epoch", "loss").rows()) <= points
+    assert curve["step"][-1] == 1000
+
+
+def test_random_has_no_curve_and_needs_no_file(single: Synthetic) -> None:
+    artifact = single.results / "vit_pico" / "random" / "seed0" / "backbone"
+    assert not (artifact / METRICS).exists()
+    assert read_curve(artifact, read_manifest(artifact)).is_empty()
+
+
+def test_changed_losses_are_refused(small: Synthetic) -> None:
+    artifact = small.results / "vit_pico" / "mae" / "seed0" / "backbone"
+    with (artifact / METRICS).open("a") as file:
+        file.write('{"step": 41, "epoch": 51, "loss": 0.0}\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl: bytes differ"):
+        read_curve(artifact, read_manifest(artifact))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no loss"),
+        ('{"step": 1, "epoch": 1.0}\n', "line 1: no step, epoch and loss"),
+        ('{"step": 1, "epoch": 1.0, "loss": 1.0}\n{"step"', "line 2: no step, epoch and loss"),
+        ('{"step": 1, "epoch": 1.0, "loss": NaN}\n', "line 1: loss is nan at step 1"),
+        (None, r"metrics\.jsonl: missing"),
+    ],
+)
+def test_unusable_losses_are_named(tmp_path: Path, text: str | None, message: str) -> None:
+    with publish(tmp_path / "backbone", node="pretrain", params={}, inputs={}, seed=0) as draft:
+        if text is not None:
+            (draft.path / METRICS).write_text(text)
+        draft.facts = {"kind": "Generative", "recipe": "mae", "backbone": "vit_pico"}
+    with pytest.raises(UserError, match=message):
+        read_curve(tmp_path / "backbone", read_manifest(tmp_path / "backbone"))

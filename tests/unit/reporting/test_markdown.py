@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import re
+
+from steps.artifacts.provenance import CodeVersion
+from steps.reporting.markdown import page
+from steps.reporting.source import Provenance, Source
+from steps.reporting.tables import summarize
+from tests.unit.reporting.synthetic import Synthetic
+
+
+def _page(source: Source) -> str:
+    return page(source, summarize(source.records()), with_curves=True)
+
+
+def _remade(source: Source, **changed: object) -> Source:
+    """The source with the last file's step as if it had run elsewhere."""
+    *rest, last = source.traced
+    made: Provenance = last.measured.model_copy(update=changed)
+    return Source(
+        source.heading, (*rest, last.model_copy(update={"measured": made})), source.curves
+    )
+
+
+def test_page_has_every_part_in_order(single: Synthetic) -> None:
+    text = _page(single.source())
+    parts = [
+        "# Made-up numbers",
+        "Does the report add up?",
+        "| Model ",
+        "## k-NN",
+        "## Linear probe",
+        "## Fine-tuning",
+        "## Detection",
+        "![Headline metric",
+        "![Training loss",
+        "## How to read this",
+        "### Where the records come from",
+        "python -m steps.report --explain reports/made_up/supervised/vit_pico/finetune",
+        "python -m steps.report --experiment params/experiments/made_up.yaml",
+        "python -m steps.report --check reports/made_up",
+    ]
+    places = [text.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "protocol `mask_rcnn_small`, shapes_scenes, n = 1,000" in text
+    assert "no spread is known" in text
+
+
+def test_links_lead_to_the_files_of_the_report_and_to_the_params(single: Synthetic) -> None:
+    links = set(re.findall(r"\]\(([^)]+)\)", _page(single.source())))
+    assert links == {
+        "ranking.png",
+        "curves.png",
+        "records.jsonl",
+        "results.csv",
+        "curves.csv",
+        "report.json",
+        "../../params/experiments/made_up.yaml",
+    }
+
+
+def test_spread_is_explained_where_there_are_several_seeds(several: Synthetic) -> None:
+    text = _page(several.source())
+    assert "mean ± sample standard deviation over 3 seeds" in text
+    assert "no spread is known" not in text
+
+
+def test_one_version_and_device_get_no_warning(single: Synthetic) -> None:
+    text = _page(single.source())
+    assert "versions of the code" not in text
+    assert "devices," not in text
+
+
+def test_several_versions_devices_and_params_are_noted(single: Synthetic) -> None:
+    code = CodeVersion(commit="a" * 40, dirty=False, digest="b" * 64)
+    text = _page(
+        _remade(single.source(), code=code, device="NVIDIA H200", params={"protocol": "other"})
+    )
+    assert "come from 2 versions of the code" in text
+    assert "come from 2 devices" in text
+    assert "detect records were measured under params that differ in `protocol`" in text
+    assert re.search(r"\| a{12} +\| b{12} +\| NVIDIA H200 +\| detect +\| +3 \|", text)

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from steps.reporting.render import write_report
+from tests.unit.reporting.synthetic import Synthetic, build
+
+FILES = {
+    "README.md",
+    "curves.csv",
+    "curves.png",
+    "ranking.png",
+    "records.jsonl",
+    "report.json",
+    "results.csv",
+}
+
+
+def test_same_records_give_the_same_bytes(single: Synthetic, tmp_path: Path) -> None:
+    write_report(single.source(), tmp_path / "a")
+    write_report(single.source(), tmp_path / "b")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    for name in FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_older_files_are_replaced_and_a_stale_figure_goes(tmp_path: Path) -> None:
+    untrained = build(tmp_path, methods=("random",), tasks=("knn",))
+    out = tmp_path / "report"
+    out.mkdir()
+    for name in FILES:
+        (out / name).write_text("old")
+    write_report(untrained.source(), out)
+    assert {path.name for path in out.iterdir()} == FILES - {"curves.png"}
+    assert "curves.png" not in (out / "README.md").read_text()
+    assert all(path.read_bytes() != b"old" for path in out.iterdir())
+
+
+def test_a_failed_write_leaves_the_older_file_whole(
+    single: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "report.json").write_text("old")
+
+    def full_disk(_: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_report(single.source(), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+    assert (tmp_path / "report.json").read_text() == "old"

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import statistics
+
+import polars as pl
+import pytest
+
+from steps.command import UserError
+from steps.reporting.source import Source
+from steps.reporting.tables import (
+    Table,
+    ranked,
+    ranking_table,
+    ranking_task,
+    results_csv,
+    summarize,
+    task_table,
+)
+from tests.unit.reporting.synthetic import Synthetic, write_task
+
+
+@pytest.fixture(scope="module")
+def source(several: Synthetic) -> Source:
+    return several.source()
+
+
+@pytest.fixture(scope="module")
+def summary(source: Source) -> pl.DataFrame:
+    return summarize(source.records())
+
+
+def test_mean_and_sample_deviation_over_seeds(source: Source, summary: pl.DataFrame) -> None:
+    values = [
+        record.value
+        for item in source.traced
+        for record in item.records
+        if (record.task, record.metric, record.recipe, record.backbone)
+        == ("linear", "top1", "mae", "vit_nano")
+    ]
+    row = summary.filter(task="linear", metric="top1", recipe="mae", backbone="vit_nano")
+    assert row.height == 1
+    assert len(values) == row["seeds"][0] == 3
+    assert row["mean"][0] == pytest.approx(statistics.mean(values), abs=1e-6)
+    assert row["std"][0] == pytest.approx(statistics.stdev(values), abs=1e-6)
+
+
+def test_ranking_takes_linear_before_knn_and_sorts_best_first(
+    source: Source, summary: pl.DataFrame
+) -> None:
+    assert ranking_task(source.heading) == "linear"
+    table = ranking_table(summary, source.heading)
+    assert table.columns[:5] == ["Model", "Type", "Scale", "Score (linear top1, %)", "Epoch"]
+    assert [row[0] for row in table.rows] == [
+        "mae (vit_nano)",
+        "mae (vit_pico)",
+        "random (vit_nano)",
+        "random (vit_pico)",
+    ]
+    assert table.rows[0][1:] == [
+        "Generative",
+        "ViT-Nano",
+        "71.2 ± 1.0",
+        "50",
+        "200,000",
+        "23.4",
+        "2 min 06 s",
+    ]
+    assert table.rows[-1][4:] == ["0", "0", "0", "0 s"]
+
+
+def test_ranking_takes_finetune_where_there_is_one(single: Synthetic) -> None:
+    source = single.source()
+    table = ranking_table(summarize(source.records()), source.heading)
+    assert "Score (finetune top1, %)" in table.columns
+    assert table.rows[0][:4] == ["supervised", "Supervised", "ViT-Pico", "98.7"]
+
+
+def test_one_seed_shows_no_spread(single: Synthetic) -> None:
+    source = single.source()
+    table = task_table(summarize(source.records()), source.heading, "detect")
+    assert table.columns == ["Model", "Seeds", "box_AP", "box_AP50", "mask_AP"]
+    assert table.rows[0] == ["supervised", "1", "**73.7**", "**76.7**", "**79.7**"]
+    assert "±" not in table.markdown()
+
+
+def test_equals_share_the_bold_and_nothing_is_bold_where_all_are_equal(
+    small: Synthetic,
+) -> None:
+    for recipe in ("random", "mae"):
+        write_task(small.file(recipe, "knn").parent, "knn", value=50.0)
+    source = small.source()
+    summary = summarize(source.records())
+    assert "**" not in task_table(summary, source.heading, "knn").markdown()
+    # Equal scores keep the experiment's order.
+    assert ranked(summary, source.heading)["recipe"].to_list() == ["random", "mae"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n": 999}, "knn/top1: rows of one table differ in n: 1000, 999"),
+        ({"dataset": "cifar10"}, "rows of one table differ in dataset: shapes, cifar10"),
+    ],
+)
+def test_rows_that_cannot_be_compared_are_refused(
+    small: Synthetic, changed: dict[str, object], message: str
+) -> None:
+    write_task(small.file("mae", "knn").parent, "knn", **changed)
+    with pytest.raises(UserError, match=message):
+        summarize(small.source().records())
+
+
+def test_seeds_of_different_length_are_refused(source: Source) -> None:
+    records = source.records().with_columns(
+        epochs=pl.when(recipe="mae", seed=1).then(pl.lit(100.0)).otherwise("epochs")
+    )
+    with pytest.raises(UserError, match=r"mae/vit_pico: seeds differ in epochs: 50\.0, 100\.0"):
+        summarize(records)
+
+
+def test_a_metric_that_some_seeds_lack_is_refused(source: Source) -> None:
+    lacking = (pl.col("metric") == "top5") & (pl.col("seed") == 2) & (pl.col("recipe") == "mae")
+    summary = summarize(source.records().filter(~lacking))
+    with pytest.raises(UserError, match="linear/mae/vit_nano: some seeds lack some metrics"):
+        task_table(summary, source.heading, "linear")
+
+
+def test_a_metric_that_a_row_lacks_shows_as_a_dash(source: Source) -> None:
+    lacking = (pl.col("metric") == "top5") & (pl.col("recipe") == "mae")
+    summary = summarize(source.records().filter(~lacking))
+    rows = task_table(summary, source.heading, "linear").rows
+    assert [row[3] == "-" for row in rows] == [True, True, False, False]
+
+
+def test_markdown_is_aligned_and_escapes_pipes() -> None:
+    table = Table(["Model", "n"], [False, True], [["a|b", "1"], ["long name", "1,000"]])
+    assert table.markdown() == (
+        "| Model     |     n |\n"
+        "| --------- | ----: |\n"
+        "| a\\|b      |     1 |\n"
+        "| long name | 1,000 |\n"
+    )
+
+
+def test_results_csv_holds_every_mean(summary: pl.DataFrame) -> None:
+    back = pl.read_csv(results_csv(summary))
+    assert back.height == summary.height == 20
+    assert back["mean"].to_list() == summary["mean"].to_list()

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from steps.artifacts.provenance import ROOT
+from steps.command import UserError
+from steps.report import main
+from tests.unit.reporting.synthetic import Synthetic, build
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Synthetic:
+    monkeypatch.chdir(tmp_path)
+    return build(tmp_path, methods=("random", "mae"), tasks=("knn", "linear"))
+
+
+def _make(made: Synthetic) -> None:
+    main(["--experiment", str(made.params), "--results", str(made.results), "--out", "reports/a"])
+
+
+def test_make_check_and_explain(made: Synthetic, capsys: pytest.CaptureFixture[str]) -> None:
+    _make(made)
+    page = Path("reports/a/README.md").read_text()
+    assert "| mae " in page
+    assert str(Path.cwd()) not in page
+    assert "--results results/made_up --out reports/a" in page
+    shutil.rmtree(made.results)  # what follows reads the report's folder alone
+    main(["--check", "reports/a"])
+    main(["--explain", "reports/a/mae/vit_pico/linear/top1"])
+    printed = capsys.readouterr().out
+    assert "reports/a: README.md and results.csv follow from 10 records" in printed
+    assert "record file      results/made_up/vit_pico/mae/seed0/linear.json" in printed
+
+
+def test_making_twice_changes_no_byte(made: Synthetic) -> None:
+    _make(made)
+    first = {path.name: path.read_bytes() for path in Path("reports/a").iterdir()}
+    _make(made)
+    assert {path.name: path.read_bytes() for path in Path("reports/a").iterdir()} == first
+
+
+def test_a_missing_record_writes_nothing(made: Synthetic) -> None:
+    made.file("mae", "linear").unlink()
+    with pytest.raises(UserError, match=r"mae/seed0/linear\.json: missing"):
+        _make(made)
+    assert not Path("reports").exists()
+
+
+def test_no_results_folder_is_named(made: Synthetic) -> None:
+    shutil.rmtree(made.results)
+    with pytest.raises(UserError, match="results/made_up: no such results folder"):
+        _make(made)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--out", "a"], ["--check", "a", "--explain", "b"], ["--check", "a", "--out", "b"]],
+)
+def test_half_a_command_is_refused(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_the_command_ends_with_one_line_and_status_2(made: Synthetic) -> None:
+    _make(made)
+    page = Path("reports/a/README.md")
+    page.write_text(page.read_text().replace("Generative", "Contrastive"))
+    command = [sys.executable, "-m", "steps.report", "--check", str(page.parent.resolve())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "README.md: differs from its records, first in line" in done.stderr
+    assert done.stderr.count("\n") == 1

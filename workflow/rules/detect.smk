@@ -1,0 +1,19 @@
+rule detect:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=SCENES,
+    output:
+        report(f"{ROW}/detect.json", caption="../report/detect.rst", category="Detection"),
+    params:
+        values=resolved(task="detect"),
+        file=protocol("detect"),
+    log:
+        f"{ROW_LOG}-detect.log",
+    conda:
+        "../envs/pretext.yaml"
+    threads: workflow.cores or 1
+    resources:
+        gpus=1,
+    shell:
+        "python -m steps.detect --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"

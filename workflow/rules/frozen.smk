@@ -1,0 +1,57 @@
+"""Tasks on frozen features."""
+
+
+rule features:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=DATA,
+    output:
+        directory(f"{ROW}/features"),
+    params:
+        values=resolved(task="features"),
+        file=protocol("features"),
+    log:
+        f"{ROW_LOG}-features.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    shell:
+        "python -m steps.features --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"
+
+
+rule knn:
+    input:
+        backbone=f"{ROW}/backbone",
+        features=f"{ROW}/features",
+    output:
+        report(f"{ROW}/knn.json", caption="../report/knn.rst", category="k-NN"),
+    params:
+        values=resolved(task="knn"),
+        file=protocol("knn"),
+    log:
+        f"{ROW_LOG}-knn.log",
+    conda:
+        "../envs/pretext.yaml"
+    shell:
+        "python -m steps.knn --protocol {params.file} --backbone {input.backbone}"
+        " --features {input.features} --out {output} 2> {log}"
+
+
+rule linear:
+    input:
+        backbone=f"{ROW}/backbone",
+        features=f"{ROW}/features",
+    output:
+        report(f"{ROW}/linear.json", caption="../report/linear.rst", category="Linear probe"),
+    params:
+        values=resolved(task="linear"),
+        file=protocol("linear"),
+    log:
+        f"{ROW_LOG}-linear.log",
+    conda:
+        "../envs/pretext.yaml"
+    shell:
+        "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
+        " --features {input.features} --out {output} 2> {log}"

@@ -1,0 +1,19 @@
+rule pretrain:
+    input:
+        data=DATA,
+    output:
+        directory(f"{ROW}/backbone"),
+    params:
+        values=resolved(recipe="{recipe}", backbone="{backbone}"),
+        recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
+        backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
+    log:
+        f"{ROW_LOG}-pretrain.log",
+    conda:
+        "../envs/pretext.yaml"
+    threads: workflow.cores or 1
+    resources:
+        gpus=1,
+    shell:
+        "python -m steps.pretrain --recipe {params.recipe} --backbone {params.backbone}"
+        " --data {input.data} --seed {wildcards.seed} --out {output} 2> {log}"

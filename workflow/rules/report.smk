@@ -1,0 +1,43 @@
+"""The page of the experiment. `snakemake report` builds it and everything behind it."""
+
+REPORT = f"reports/{EXPERIMENT}"
+TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json"]
+PICTURES = ["ranking.png", "curves.png"]
+BACKBONES = rows(f"{ROW}/backbone")
+RECORDS = [path for task in PLAN.experiment.tasks for path in rows(f"{ROW}/{task}.json")]
+
+
+rule page:
+    input:
+        backbones=BACKBONES,
+        records=RECORDS,
+    output:
+        page=report(f"{REPORT}/README.md", caption="../report/page.rst", category="Report"),
+        tables=[f"{REPORT}/{name}" for name in TABLES],
+        pictures=report(
+            [f"{REPORT}/{name}" for name in PICTURES],
+            caption="../report/pictures.rst",
+            category="Report",
+        ),
+    params:
+        values=PLAN.experiment.resolved(),
+        file=PARAMS / "experiments" / f"{EXPERIMENT}.yaml",
+        results=lambda wildcards, input: Path(input.backbones[0]).parents[3],
+        out=lambda wildcards, output: Path(output.page).parent,
+    log:
+        f"{LOGS}/report.log",
+    conda:
+        "../envs/pretext.yaml"
+    shell:
+        "python -m steps.report --experiment {params.file} --results {params.results}"
+        " --out {params.out} 2> {log}"
+
+
+# The page is committed, so in a fresh clone it is there before its inputs are. That is why the
+# target names the inputs too: they are then made, and the page after them.
+rule report:
+    default_target: True
+    input:
+        BACKBONES,
+        RECORDS,
+        rules.page.output,
