@@ -131,6 +131,17 @@ class CocoCaptionsDataset(_Files):
     val: AnnotatedFolder
 
 
+class Finish(Params):
+    """How a named colour varies where it is painted; a texture is of two shades of it."""
+
+    saturation: Annotated[float, Gt(0), Le(1)]
+    """Factor on the colour's own saturation."""
+    value: Annotated[list[Annotated[float, Gt(0)]], Len(2, 2)]
+    """[low, high] of the factor on its value (brightness)."""
+    contrast: Annotated[float, Ge(0), Le(1)]
+    """How much darker or paler the texture's second shade is."""
+
+
 class ShapesDataset(_Dataset):
     """Drawn, not read: textured shapes over cluttered backgrounds, every factor independent."""
 
@@ -151,6 +162,9 @@ class ShapesDataset(_Dataset):
     """Degrees: a shape's rotation is uniform within plus and minus this."""
     stretch: Annotated[float, Ge(1)] = 1.2
     """Largest ratio by which a shape is longer along one axis than along the other."""
+    foreground: Finish
+    """Of the shapes. The more it differs from ``background``, the easier they are to see."""
+    background: Finish
     clutter: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
     """Fewest and most lines, arcs and specks behind the shapes."""
     strokes: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
@@ -167,6 +181,8 @@ class ShapesDataset(_Dataset):
             "clutter": self.clutter,
             "strokes": self.strokes,
         }
+        intervals |= {"foreground.value": self.foreground.value}
+        intervals |= {"background.value": self.background.value}
         intervals |= {f"radii[{i}]": interval for i, interval in enumerate(self.radii)}
         for name, (low, high) in intervals.items():
             if low > high:

@@ -67,7 +67,7 @@ class Plan:
 
     def tasks(self) -> dict[str, str]:
         """Each node downstream of the backbone with its protocol's name."""
-        tasks: dict[str, str] = {**self.experiment.tasks}
+        tasks = {str(task): name for task, name in self.experiment.tasks.items()}
         if "knn" in tasks or "linear" in tasks:
             return {"features": self.experiment.features, **tasks}
         return tasks

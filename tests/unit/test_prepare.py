@@ -27,6 +27,8 @@ SHAPES = {
     "objects": [1, 1],
     "radii": [[5.0, 8.0]],
     "strokes": [0, 1],
+    "foreground": {"saturation": 0.7, "value": [1.0, 1.1], "contrast": 0.2},
+    "background": {"saturation": 0.6, "value": [0.2, 0.4], "contrast": 0.2},
     "clutter": [1, 3],
 }
 DATASETS = Path(__file__).parents[2] / "params" / "datasets"

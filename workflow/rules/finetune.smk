@@ -3,10 +3,11 @@ rule finetune:
         backbone=f"{ROW}/backbone",
         data=DATA,
     output:
-        report(f"{ROW}/finetune.json", caption="../report/finetune.rst", category="Fine-tuning"),
-    params:
-        values=resolved(task="finetune"),
-        file=protocol("finetune"),
+        report(
+            f"{ROW}/finetune.json",
+            caption="../report/finetune.rst",
+            category="Fine-tuning",
+        ),
     log:
         f"{ROW_LOG}-finetune.log",
     conda:
@@ -14,6 +15,9 @@ rule finetune:
     threads: workflow.cores or 1
     resources:
         gpus=1,
+    params:
+        values=resolved(task="finetune"),
+        file=protocol("finetune"),
     shell:
         "python -m steps.finetune --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"

@@ -7,15 +7,15 @@ rule features:
         data=DATA,
     output:
         directory(f"{ROW}/features"),
-    params:
-        values=resolved(task="features"),
-        file=protocol("features"),
     log:
         f"{ROW_LOG}-features.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
+    params:
+        values=resolved(task="features"),
+        file=protocol("features"),
     shell:
         "python -m steps.features --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"
@@ -27,13 +27,13 @@ rule knn:
         features=f"{ROW}/features",
     output:
         report(f"{ROW}/knn.json", caption="../report/knn.rst", category="k-NN"),
-    params:
-        values=resolved(task="knn"),
-        file=protocol("knn"),
     log:
         f"{ROW_LOG}-knn.log",
     conda:
         "../envs/pretext.yaml"
+    params:
+        values=resolved(task="knn"),
+        file=protocol("knn"),
     shell:
         "python -m steps.knn --protocol {params.file} --backbone {input.backbone}"
         " --features {input.features} --out {output} 2> {log}"
@@ -44,14 +44,18 @@ rule linear:
         backbone=f"{ROW}/backbone",
         features=f"{ROW}/features",
     output:
-        report(f"{ROW}/linear.json", caption="../report/linear.rst", category="Linear probe"),
-    params:
-        values=resolved(task="linear"),
-        file=protocol("linear"),
+        report(
+            f"{ROW}/linear.json",
+            caption="../report/linear.rst",
+            category="Linear probe",
+        ),
     log:
         f"{ROW_LOG}-linear.log",
     conda:
         "../envs/pretext.yaml"
+    params:
+        values=resolved(task="linear"),
+        file=protocol("linear"),
     shell:
         "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
         " --features {input.features} --out {output} 2> {log}"

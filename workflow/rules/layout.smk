@@ -1,9 +1,9 @@
 """Where everything lies: one place for the paths that rules share."""
 
 RESULTS = f"results/{EXPERIMENT}"
-ROW = RESULTS + "/{backbone}/{recipe}/seed{seed}"
+ROW = f"{RESULTS}/{{backbone}}/{{recipe}}/seed{{seed}}"
 LOGS = f"logs/{EXPERIMENT}"
-ROW_LOG = LOGS + "/{backbone}-{recipe}-seed{seed}"
+ROW_LOG = f"{LOGS}/{{backbone}}-{{recipe}}-seed{{seed}}"
 DATA = f"results/data/{PLAN.experiment.dataset}"
 SCENES = f"results/data/{PLAN.experiment.detection_dataset}"
 

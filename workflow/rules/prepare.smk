@@ -1,12 +1,12 @@
 rule prepare:
     output:
         directory("results/data/{dataset}"),
-    params:
-        values=resolved(dataset="{dataset}"),
-        file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),
     log:
         "logs/data/{dataset}.log",
     conda:
         "../envs/pretext.yaml"
+    params:
+        values=resolved(dataset="{dataset}"),
+        file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),
     shell:
         "python -m steps.prepare --dataset {params.file} --out {output} 2> {log}"

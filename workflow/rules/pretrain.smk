@@ -3,10 +3,6 @@ rule pretrain:
         data=DATA,
     output:
         directory(f"{ROW}/backbone"),
-    params:
-        values=resolved(recipe="{recipe}", backbone="{backbone}"),
-        recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
-        backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
     log:
         f"{ROW_LOG}-pretrain.log",
     conda:
@@ -14,6 +10,10 @@ rule pretrain:
     threads: workflow.cores or 1
     resources:
         gpus=1,
+    params:
+        values=resolved(recipe="{recipe}", backbone="{backbone}"),
+        recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
+        backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
     shell:
         "python -m steps.pretrain --recipe {params.recipe} --backbone {params.backbone}"
         " --data {input.data} --seed {wildcards.seed} --out {output} 2> {log}"

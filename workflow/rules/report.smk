@@ -4,7 +4,9 @@ REPORT = f"reports/{EXPERIMENT}"
 TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json"]
 PICTURES = ["ranking.png", "curves.png"]
 BACKBONES = rows(f"{ROW}/backbone")
-RECORDS = [path for task in PLAN.experiment.tasks for path in rows(f"{ROW}/{task}.json")]
+RECORDS = [
+    path for task in PLAN.experiment.tasks for path in rows(f"{ROW}/{task}.json")
+]
 
 
 rule page:
@@ -12,22 +14,24 @@ rule page:
         backbones=BACKBONES,
         records=RECORDS,
     output:
-        page=report(f"{REPORT}/README.md", caption="../report/page.rst", category="Report"),
+        page=report(
+            f"{REPORT}/README.md", caption="../report/page.rst", category="Report"
+        ),
         tables=[f"{REPORT}/{name}" for name in TABLES],
         pictures=report(
             [f"{REPORT}/{name}" for name in PICTURES],
             caption="../report/pictures.rst",
             category="Report",
         ),
+    log:
+        f"{LOGS}/report.log",
+    conda:
+        "../envs/pretext.yaml"
     params:
         values=PLAN.experiment.resolved(),
         file=PARAMS / "experiments" / f"{EXPERIMENT}.yaml",
         results=lambda wildcards, input: Path(input.backbones[0]).parents[3],
         out=lambda wildcards, output: Path(output.page).parent,
-    log:
-        f"{LOGS}/report.log",
-    conda:
-        "../envs/pretext.yaml"
     shell:
         "python -m steps.report --experiment {params.file} --results {params.results}"
         " --out {params.out} 2> {log}"

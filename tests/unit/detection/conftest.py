@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,46 @@ from steps.artifacts import publish
 from steps.data.shards import ShardWriter
 from steps.models.backbones import create_backbone, save_backbone
 from steps.params.backbone import Backbone
+from steps.params.detection import Detection
+from steps.params.load import validate
 
 CLASSES = ("rectangle", "disc")
+
+
+SMALL: dict[str, Any] = {
+    "image_size": 64,
+    "epochs": 2,
+    "batch_size": 4,
+    "backbone": {"window_size": 4, "global_blocks": 2, "drop_path": 0.1},
+    "pyramid": {"channels": 8, "strides": [4, 8, 16]},
+    "proposals": {
+        "convs": 1,
+        "anchor_scale": 4.0,
+        "samples": 16,
+        "train_before_nms": 50,
+        "train_after_nms": 20,
+        "test_before_nms": 50,
+        "test_after_nms": 20,
+    },
+    "heads": {
+        "box_convs": 1,
+        "box_channels": 8,
+        "box_fc": 16,
+        "mask_convs": 1,
+        "mask_channels": 8,
+        "mask_roi": 7,
+        "samples": 8,
+    },
+    "optimizer": {
+        "lr": 1e-3,
+        "weight_decay": 0.05,
+        "layer_decay": 0.8,
+        "warmup_iterations": 2,
+        "decay": {"name": "cosine"},
+    },
+    "augmentation": {"scale_jitter": [0.5, 1.5]},
+    "eval_batch_size": 2,
+}
 
 
 def make_scenes(
@@ -144,3 +184,19 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone artifact: patches of 8, 64 pixels, width 32, depth 4."""
     return make_backbone(tmp_path_factory.mktemp("pretrained") / "backbone")
+
+
+@pytest.fixture
+def small_values() -> dict[str, Any]:
+    """A protocol of seconds, as YAML gives it."""
+    return copy.deepcopy(SMALL)
+
+
+@pytest.fixture
+def small(small_values: dict[str, Any]) -> Callable[..., Detection]:
+    """The protocol of seconds with changes."""
+
+    def changed(**changes: Any) -> Detection:
+        return validate({**small_values, **changes}, Detection, "small.yaml")
+
+    return changed

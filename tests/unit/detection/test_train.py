@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,44 +20,7 @@ from steps.models.backbones import load_backbone
 from steps.params.detection import Detection, DetectionOptimizer
 from steps.params.load import validate
 
-SMALL: dict[str, Any] = {
-    "image_size": 64,
-    "epochs": 2,
-    "batch_size": 4,
-    "backbone": {"window_size": 4, "global_blocks": 2, "drop_path": 0.1},
-    "pyramid": {"channels": 8, "strides": [4, 8, 16]},
-    "proposals": {
-        "convs": 1,
-        "anchor_scale": 4.0,
-        "samples": 16,
-        "train_before_nms": 50,
-        "train_after_nms": 20,
-        "test_before_nms": 50,
-        "test_after_nms": 20,
-    },
-    "heads": {
-        "box_convs": 1,
-        "box_channels": 8,
-        "box_fc": 16,
-        "mask_convs": 1,
-        "mask_channels": 8,
-        "mask_roi": 7,
-        "samples": 8,
-    },
-    "optimizer": {
-        "lr": 1e-3,
-        "weight_decay": 0.05,
-        "layer_decay": 0.8,
-        "warmup_iterations": 2,
-        "decay": {"name": "cosine"},
-    },
-    "augmentation": {"scale_jitter": [0.5, 1.5]},
-    "eval_batch_size": 2,
-}
-
-
-def small(**changes: Any) -> Detection:
-    return validate({**SMALL, **changes}, Detection, "small.yaml")
+Small = Callable[..., Detection]
 
 
 class StopInSecondEpoch(Hook):  # type: ignore[misc]
@@ -68,7 +32,7 @@ class StopInSecondEpoch(Hook):  # type: ignore[misc]
 
 
 def test_the_detector_starts_from_the_pretrained_weights(
-    backbone: Path, scenes: Path, tmp_path: Path
+    small: Small, backbone: Path, scenes: Path, tmp_path: Path
 ) -> None:
     runner, _ = build_runner(
         small(), backbone=backbone, data=scenes, seed=0, scratch=tmp_path / "scratch"
@@ -82,7 +46,7 @@ def test_the_detector_starts_from_the_pretrained_weights(
     assert torch.equal(found["pos_embed"], vit["pos_embed"][:, 1:])
 
 
-def test_new_parts_are_initialised_from_the_seed(backbone: Path) -> None:
+def test_new_parts_are_initialised_from_the_seed(small: Small, backbone: Path) -> None:
     def weight(seed: int) -> torch.Tensor:
         model = build_detector(small(), backbone=backbone, classes=2, seed=seed)
         return model.get_parameter("roi_head.bbox_head.fc_cls.weight")
@@ -92,7 +56,7 @@ def test_new_parts_are_initialised_from_the_seed(backbone: Path) -> None:
 
 
 def test_a_run_stopped_after_an_epoch_ends_with_the_same_weights(
-    backbone: Path, scenes: Path, tmp_path: Path
+    small: Small, backbone: Path, scenes: Path, tmp_path: Path
 ) -> None:
     common: dict[str, Any] = {"backbone": backbone, "data": scenes, "seed": 3}
     whole = train_and_evaluate(small(), scratch=tmp_path / "whole", **common)
@@ -115,7 +79,7 @@ def test_a_run_stopped_after_an_epoch_ends_with_the_same_weights(
 
 
 def test_a_run_stopped_before_its_evaluation_is_only_measured(
-    backbone: Path, scenes: Path, tmp_path: Path
+    small: Small, backbone: Path, scenes: Path, tmp_path: Path
 ) -> None:
     common: dict[str, Any] = {"backbone": backbone, "data": scenes, "seed": 0}
     params = small(epochs=1)
@@ -125,7 +89,9 @@ def test_a_run_stopped_before_its_evaluation_is_only_measured(
     assert len(again.facts["epoch_losses"]) == 1
 
 
-def test_workers_do_not_change_what_is_learnt(backbone: Path, scenes: Path, tmp_path: Path) -> None:
+def test_workers_do_not_change_what_is_learnt(
+    small: Small, backbone: Path, scenes: Path, tmp_path: Path
+) -> None:
     losses = [
         train_and_evaluate(
             small(workers=workers),
@@ -140,7 +106,7 @@ def test_workers_do_not_change_what_is_learnt(backbone: Path, scenes: Path, tmp_
 
 
 def test_batches_that_do_not_divide_over_processes(
-    backbone: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small: Small, backbone: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"batch_size: 4 .* a multiple of 3"):
@@ -155,11 +121,14 @@ def test_batches_that_do_not_divide_over_processes(
         ({"name": "cosine"}, [0.1, 1.0, 0.586824, 0.030154]),
     ],
 )
-def test_schedule(decay: dict[str, Any], expected: list[float]) -> None:
+def test_schedule(
+    small_values: dict[str, Any], decay: dict[str, Any], expected: list[float]
+) -> None:
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = OptimWrapper(torch.optim.SGD([weight], lr=2.0))
     params = validate(
-        {**SMALL["optimizer"], "warmup_iterations": 10, "warmup_factor": 0.1, "decay": decay},
+        {**small_values["optimizer"], "warmup_iterations": 10, "warmup_factor": 0.1}
+        | {"decay": decay},
         DetectionOptimizer,
         "small.yaml",
     )

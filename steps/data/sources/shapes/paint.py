@@ -5,25 +5,17 @@ from __future__ import annotations
 import colorsys
 import io
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from steps.data.sources.shapes.outlines import SUPERSAMPLING
+from steps.params.dataset import Finish, ShapesDataset
 
 if TYPE_CHECKING:
     from steps.data.sources.shapes.scenes import Scene
-
-
-class _Finish(NamedTuple):
-    """How a named colour is varied: factors on its saturation and value, and the second shade."""
-
-    saturation: float
-    value: tuple[float, float]
-    contrast: float
-    """How much darker or paler the second shade is."""
 
 
 COLOURS: dict[str, tuple[float, float, float]] = {
@@ -41,8 +33,6 @@ COLOURS: dict[str, tuple[float, float, float]] = {
 TEXTURES = ["plain", "striped", "checkered", "dotted", "noisy", "shaded"]
 
 _HUE_JITTER = 0.015
-_GROUND = _Finish(saturation=0.7, value=(0.25, 0.6), contrast=0.25)
-_SHAPE = _Finish(saturation=1.0, value=(0.9, 1.1), contrast=0.4)
 _PERIOD = (4.0, 9.0)
 """Pixels between two stripes, squares or dots."""
 _GAIN = (0.75, 1.15)
@@ -54,23 +44,24 @@ Generator = np.random.Generator
 Pixels = npt.NDArray[np.uint8]
 
 
-def paint(scene: Scene, generator: Generator) -> Pixels:
+def paint(scene: Scene, dataset: ShapesDataset, generator: Generator) -> Pixels:
     """The image of a scene, ``(side, side, 3)``.
 
     Args:
         scene: what to paint.
+        dataset: the params, for how shapes stand out from the background.
         generator: for what the scene leaves open: shades, patterns, where clutter lies, noise.
     """
     side = scene.masks[0].shape[0]
     speck = _SPECK * min(shape.radius for shape in scene.shapes)
-    canvas = _texture(scene.colour, scene.texture, (side, side), generator, _GROUND)
+    canvas = _texture(scene.colour, scene.texture, (side, side), generator, dataset.background)
     for _ in range(scene.clutter):
         canvas.paste(_random_colour(generator), mask=_clutter(side, speck, generator))
     for shape, mask in zip(scene.shapes, scene.masks, strict=True):
         sheet = Image.fromarray(mask)
         left, top, right, bottom = sheet.getbbox() or (0, 0, side, side)
         size = (right - left, bottom - top)
-        filled = _texture(shape.colour, shape.texture, size, generator, _SHAPE)
+        filled = _texture(shape.colour, shape.texture, size, generator, dataset.foreground)
         canvas.paste(filled, (left, top), sheet.crop((left, top, right, bottom)))
     for _ in range(scene.strokes):
         canvas.paste(_random_colour(generator), mask=_line(side, generator, width=1.2))
@@ -87,13 +78,13 @@ def encode(pixels: Pixels) -> bytes:
 
 
 def _texture(
-    colour: str, texture: str, size: tuple[int, int], generator: Generator, finish: _Finish
+    colour: str, texture: str, size: tuple[int, int], generator: Generator, finish: Finish
 ) -> Image.Image:
     """A rectangle (width, height) of a texture in two shades of one colour."""
     hue, saturation, value = COLOURS[colour]
     hue += generator.uniform(-_HUE_JITTER, _HUE_JITTER)
     saturation *= finish.saturation
-    value *= generator.uniform(*finish.value)
+    value *= float(generator.uniform(finish.value[0], finish.value[1]))
     # The second shade is darker, or paler: which one says nothing about anything else.
     if generator.random() < 0.5:
         second = (hue, saturation, value * (1 - finish.contrast))

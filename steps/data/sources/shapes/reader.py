@@ -50,14 +50,14 @@ class ShapesSource(Source):
     def _labelled(self, name: str, position: int, generator: np.random.Generator) -> Item:
         label = position % len(CLASSES)
         scene = sample_scene(self._dataset, CLASSES[label], generator)
-        encoded = encode(paint(scene, generator))
+        encoded = encode(paint(scene, self._dataset, generator))
         radii = [radius for interval in self._dataset.radii for radius in interval]
         captions = describe(scene, (min(radii), max(radii)), generator)
         return Item(name, lambda: encoded, label, captions)
 
     def _scene(self, name: str, position: int, generator: np.random.Generator) -> Item:
         scene = sample_scene(self._dataset, None, generator)
-        pixels = paint(scene, generator)
+        pixels = paint(scene, self._dataset, generator)
         encoded = encode(pixels)
         number = position + 1
         return Item(

@@ -1,0 +1,120 @@
+"""A run killed with SIGKILL at random steps ends with the bits of one that never was."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from steps.artifacts import read_manifest, verify
+from tests.conftest import REPOSITORY
+from tests.scenery import Scenery
+
+Step = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def _start(scenery: Scenery, arguments: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "steps.pretrain", *arguments],
+        cwd=scenery.root,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _lines(scenery: Scenery) -> int:
+    files = list(scenery.root.glob(".scratch/*/metrics.jsonl"))
+    return len(files[0].read_bytes().splitlines()) if files else 0
+
+
+def _kill_at(scenery: Scenery, arguments: list[str], step: int) -> None:
+    """Kill the whole process group once the run has logged a step."""
+    process = _start(scenery, arguments)
+    deadline = time.monotonic() + 300
+    while _lines(scenery) < step and process.poll() is None:
+        assert time.monotonic() < deadline, "the run did not get to the step in time"
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["mae", "dino", "supervised"])
+def test_killed_twice_ends_with_the_same_bits(recipe: str, scenery: Scenery, step: Step) -> None:
+    data = scenery.images(train=64)
+    path = scenery.recipe(recipe, epochs=10, workers=1)  # 80 steps
+    whole, resumed = scenery.root / "whole", scenery.root / "resumed"
+    done = step("pretrain", *scenery.pretrain_arguments(path, data, whole))
+    assert done.returncode == 0, done.stderr
+
+    arguments = scenery.pretrain_arguments(path, data, resumed)
+    first = random.randint(2, 25)
+    _kill_at(scenery, arguments, first)
+    assert not resumed.exists(), "a half-made artifact was published"
+    assert list(scenery.root.glob(".scratch/*/checkpoint.pt")), "no checkpoint was left"
+    _kill_at(scenery, arguments, random.randint(first + 5, 55))
+    done = step("pretrain", *arguments)
+    assert done.returncode == 0, done.stderr
+
+    assert verify(resumed).digest == verify(whole).digest
+    assert (resumed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert not list(scenery.root.glob(".scratch/*")), "scratch was left behind"
+
+
+def test_sigterm_leaves_a_checkpoint(scenery: Scenery) -> None:
+    data = scenery.images(train=64)
+    # Never by the clock, so that only the signal can have written it.
+    path = scenery.recipe("mae", epochs=2000, checkpoint_seconds=1e6)
+    process = _start(scenery, scenery.pretrain_arguments(path, data, scenery.root / "out"))
+    while _lines(scenery) < 3:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert list(scenery.root.glob(".scratch/*/checkpoint.pt"))
+
+
+def test_checkpoint_of_another_recipe_is_refused(scenery: Scenery, step: Step) -> None:
+    data = scenery.images(train=64)
+    arguments = scenery.pretrain_arguments(
+        scenery.recipe("mae", epochs=40), data, scenery.root / "out"
+    )
+    _kill_at(scenery, arguments, 5)
+    (checkpoint,) = scenery.root.glob(".scratch/*/checkpoint.pt")
+    other = scenery.pretrain_arguments(scenery.recipe("dino"), data, scenery.root / "dino")
+    done = step("pretrain", *other, "--checkpoint", checkpoint)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"error: {checkpoint}: a checkpoint of another recipe")
+    assert "remedy:" in line
+    assert not (scenery.root / "dino").exists()
+
+
+def test_random_publishes_an_untrained_backbone(scenery: Scenery, step: Step) -> None:
+    data = scenery.images()
+    out = scenery.root / "out"
+    arguments = scenery.pretrain_arguments(scenery.params / "recipes/test/random.yaml", data, out)
+    assert step("pretrain", *arguments).returncode == 0
+    manifest = read_manifest(out, "pretrain")
+    assert manifest.facts["images_seen"] == 0
+    assert manifest.facts["kind"] == "Random"
+    assert isinstance(manifest.inputs["data"], str)
+
+
+def test_half_an_artifact_is_not_read(scenery: Scenery, step: Step, tmp_path: Path) -> None:
+    data = scenery.images()
+    (data / "manifest.json").unlink()
+    done = step(
+        "pretrain",
+        *scenery.pretrain_arguments(scenery.recipe("mae"), data, tmp_path / "out"),
+    )
+    assert done.returncode == 2
+    assert "not a whole artifact" in done.stderr
