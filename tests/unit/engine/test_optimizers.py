@@ -1,0 +1,82 @@
+"""Parameter groups, LARS and clipping, against their formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from steps.engine.optimizers import LARS, clip_gradients, layer_of, parameter_groups, set_rates
+from steps.params.training import ClipGrad, Optimizer
+
+
+def test_layers_of_names() -> None:
+    assert layer_of("backbone.cls_token", 4) == 0
+    assert layer_of("student.backbone.patch_embed.proj.weight", 4) == 0
+    assert layer_of("backbone.blocks.3.mlp.fc1.weight", 4) == 4
+    assert layer_of("backbone.norm.weight", 4) == 5
+    assert layer_of("head.weight", 4) == 5
+
+
+def test_groups_scale_and_decay() -> None:
+    module = nn.Module()
+    module.backbone = nn.Module()
+    module.backbone.pos_embed = nn.Parameter(torch.zeros(1, 4, 2))
+    module.backbone.blocks = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    module.head = nn.Linear(2, 3)
+    params = Optimizer(
+        name="adamw", lr=1e-3, weight_decay=0.1, layer_decay=0.5, undecayed=["pos_embed"]
+    )
+    groups = parameter_groups(module, params, depth=2)
+    found = {
+        (group["decayed"], group["lr_scale"]): sum(p.numel() for p in group["params"])
+        for group in groups
+    }
+    assert found == {
+        (False, 0.125): 8,
+        (True, 0.25): 4,
+        (False, 0.25): 2,
+        (True, 0.5): 4,
+        (False, 0.5): 2,
+        (True, 1.0): 6,
+        (False, 1.0): 3,
+    }
+    optimizer = torch.optim.AdamW(groups, lr=1.0)
+    set_rates(optimizer, 0.8, 0.3)
+    assert {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups} == {
+        (0.8 * scale, 0.3 if decayed else 0.0) for decayed, scale in found
+    }
+
+
+def test_lars_by_hand() -> None:
+    weight = nn.Parameter(torch.tensor([[3.0, 4.0]]))
+    bias = nn.Parameter(torch.tensor([1.0]))
+    groups = [
+        {"params": [weight], "weight_decay": 0.1, "lr_scale": 1.0, "decayed": True},
+        {"params": [bias], "weight_decay": 0.0, "lr_scale": 1.0, "decayed": False},
+    ]
+    optimizer = LARS(groups, lr=0.5, momentum=0.9, trust=0.01)
+    weight.grad, bias.grad = torch.tensor([[0.0, 1.0]]), torch.tensor([2.0])
+    expected = torch.tensor([[3.0, 4.0]])
+    update = torch.tensor([[0.3, 1.4]])  # gradient + 0.1 * weight
+    moved = expected - 0.5 * 0.01 * 5.0 / update.norm() * update
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), moved)
+    torch.testing.assert_close(bias.detach(), torch.tensor([0.0]))
+    # The rate multiplies the momentum buffer: with no gradient the old one goes on, decayed.
+    bias.grad = torch.zeros(1)
+    weight.grad = None
+    optimizer.step()
+    torch.testing.assert_close(bias.detach(), torch.tensor([-0.5 * 0.9 * 2.0]))
+    torch.testing.assert_close(weight.detach(), moved)
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_clipping(scope: str) -> None:
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    a.grad, b.grad = torch.tensor([3.0, 4.0]), torch.tensor([0.5])
+    clip_gradients([a, b], ClipGrad(max_norm=1.0, scope=scope))  # type: ignore[arg-type]
+    norm = 5.0 if scope == "tensor" else (25 + 0.25) ** 0.5
+    torch.testing.assert_close(a.grad, torch.tensor([3.0, 4.0]) / (norm + 1e-6))
+    kept = 0.5 if scope == "tensor" else 0.5 / (norm + 1e-6)
+    torch.testing.assert_close(b.grad, torch.tensor([kept]))

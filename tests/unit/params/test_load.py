@@ -1,0 +1,148 @@
+"""Each class of mistake in a params file gives its one-line message."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from steps.command import UserError
+from steps.params.experiment import Experiment
+from steps.params.load import load, read_yaml
+from steps.params.plan import Plan, load_checked
+from steps.params.recipe import Recipe
+from tests.scenery import DINO, MAE, Scenery
+
+
+def _error(path: Path, model: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        load(path, model)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    return message
+
+
+def _changed(recipe: dict[str, Any], group: str, **values: Any) -> dict[str, Any]:
+    return {**recipe, group: {**recipe[group], **values}}
+
+
+def test_misspelt_key(scenery: Scenery) -> None:
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ration=0.5))
+    assert "unknown key 'method.mask_ration'" in _error(path, Recipe)
+
+
+def test_string_where_a_number_belongs(scenery: Scenery) -> None:
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ratio="0.75"))
+    message = _error(path, Recipe)
+    assert "'method.mask_ratio' is '0.75' (str)" in message
+    assert "valid number" in message
+
+
+def test_unknown_method(scenery: Scenery) -> None:
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", name="mea"))
+    message = _error(path, Recipe)
+    assert "'mea'" in message
+    assert "'mae'" in message, "the message does not say what is allowed"
+
+
+def test_missing_key(scenery: Scenery) -> None:
+    method = {key: value for key, value in MAE["method"].items() if key != "mask_ratio"}
+    path = scenery.write("recipes/test/a.yaml", {**MAE, "method": method})
+    assert "key 'method.mask_ratio' is missing" in _error(path, Recipe)
+
+
+def test_value_out_of_range(scenery: Scenery) -> None:
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ratio=1.0))
+    assert "less than 1" in _error(path, Recipe)
+
+
+def test_views_that_a_method_cannot_take(scenery: Scenery) -> None:
+    views = MAE["training"]["views"] * 2
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", views=views))
+    assert "mae takes one" in _error(path, Recipe)
+    path = scenery.write("recipes/test/b.yaml", _changed(DINO, "training", views=views[:1]))
+    assert "dino needs two or more" in _error(path, Recipe)
+
+
+def test_warmup_longer_than_training(scenery: Scenery) -> None:
+    schedule = {"warmup_epochs": 3}
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", schedule=schedule))
+    assert "warmup_epochs 3.0 is above epochs 2" in _error(path, Recipe)
+
+
+def test_a_key_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("epochs: 1\nepochs: 2\n")
+    with pytest.raises(UserError, match="key 'epochs' stands twice"):
+        read_yaml(path)
+
+
+def test_numbers_as_in_yaml_1_2(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: 1e-4\nb: 1.5e3\nc: .5e1\nd: 1e4x\n")
+    assert read_yaml(path) == {"a": 1e-4, "b": 1500.0, "c": 5.0, "d": "1e4x"}
+
+
+def test_merge_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("- &base {size: 64, flip: 0.5}\n- {<<: *base, size: 32}\n")
+    assert read_yaml(path)[1] == {"size": 32, "flip": 0.5}
+
+
+def _experiment(scenery: Scenery, **changes: Any) -> Plan:
+    scenery.write("datasets/noise.yaml", {"format": "folder", "train": "t", "val": "v"})
+    scenery.write("protocols/knn.yaml", _KNN)
+    scenery.write("protocols/features.yaml", {"poolings": ["cls"], "crop_fraction": 1.0})
+    scenery.write("experiments/test.yaml", {**_EXPERIMENT, **changes})
+    return Plan("test", scenery.params)
+
+
+_KNN = {"k": [5], "headline_k": 5, "temperature": 0.07, "pooling": "cls"}
+_EXPERIMENT = {
+    "title": "Test",
+    "question": "?",
+    "dataset": "noise",
+    "regime": "test",
+    "methods": ["random", "mae"],
+    "backbones": ["vit_test"],
+    "seeds": [0],
+    "tasks": {"knn": "knn"},
+}
+
+
+def test_plan_of_an_experiment(scenery: Scenery) -> None:
+    plan = _experiment(scenery, seeds=[0, 1])
+    assert list(plan.rows()) == [
+        ("vit_test", "random", 0),
+        ("vit_test", "random", 1),
+        ("vit_test", "mae", 0),
+        ("vit_test", "mae", 1),
+    ]
+    assert plan.tasks() == {"features": "features", "knn": "knn"}
+
+
+def test_unknown_recipe_in_an_experiment(scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"maee.*no such params file.*did you mean 'mae'"):
+        _experiment(scenery, methods=["maee"])
+
+
+def test_detection_without_scenes(scenery: Scenery) -> None:
+    scenery.write("experiments/x.yaml", {**_EXPERIMENT, "tasks": {"detect": "mask_rcnn"}})
+    message = _error(scenery.params / "experiments/x.yaml", Experiment)
+    assert "detection_dataset" in message
+
+
+def test_view_that_does_not_divide_into_patches(scenery: Scenery) -> None:
+    scenery.recipe("mae", views=[{"area": [0.2, 1.0], "size": 36}])
+    with pytest.raises(UserError, match=r"views\[0\].size: 36 px does not divide"):
+        _experiment(scenery)
+
+
+def test_a_step_checks_the_experiments_that_its_file_is_part_of(scenery: Scenery) -> None:
+    _experiment(scenery)
+    scenery.write("protocols/knn.yaml", {**_KNN, "temprature": 1})
+    with pytest.raises(UserError, match="unknown key 'temprature'"):
+        load_checked(scenery.params / "recipes/test/mae.yaml", Recipe)
+    load_checked(scenery.params / "recipes/test/dino.yaml", Recipe)
