@@ -1,0 +1,81 @@
+"""How long the engines think before they work.
+
+    python -m benchmarks.plan
+
+Times `snakemake -n` on an experiment of 13 methods x 3 backbones x 5 tasks (nothing made yet), and
+a run of the default experiment, whose results are expected to be there and up to date: its no-op.
+Each is the median of five runs after one that warms the disk cache.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+from benchmarks.result import Result
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+METHODS, BACKBONES, RUNS = 13, 3, 5
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        params = Path(folder) / "params"
+        experiment = write_experiment(params)
+        plan = timed(
+            ["-n", "report", "--config", f"params={params}", f"experiment={experiment}"],
+            expected="total",
+        )
+    noop = timed(["report"], expected="Nothing to be done")
+    result = Result("plan", [sys.executable, "-m", "benchmarks.plan"])
+    result.add(
+        what=f"plan {METHODS} methods x {BACKBONES} backbones x 5 tasks",
+        seconds=plan,
+        target="under 5 s",
+    )
+    result.add(what="no-op of the finished quickstart", seconds=noop, target="under 10 s")
+    print(result.write())
+
+
+def write_experiment(params: Path) -> str:
+    """A params tree with 13 recipes and 3 backbones, made of the project's own."""
+    shutil.copytree(REPOSITORY / "params", params)
+    recipes = [f"mae_{index:02d}" for index in range(METHODS)]
+    backbones = [f"vit_{index}" for index in range(BACKBONES)]
+    for recipe in recipes:
+        shutil.copy(params / "recipes/small/mae.yaml", params / f"recipes/small/{recipe}.yaml")
+    for backbone in backbones:
+        shutil.copy(params / "backbones/vit_pico.yaml", params / f"backbones/{backbone}.yaml")
+    content = yaml.safe_load((params / "experiments/quickstart.yaml").read_text())
+    content.update(methods=recipes, backbones=backbones)
+    (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content))
+    return "wide"
+
+
+def timed(arguments: list[str], expected: str) -> float:
+    """Median seconds of a Snakemake command whose output must contain ``expected``."""
+    seconds = []
+    for _ in range(RUNS + 1):
+        started = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments],
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+        )
+        seconds.append(time.perf_counter() - started)
+        output = done.stdout + done.stderr
+        if done.returncode or expected not in output:
+            sys.exit(f"snakemake {' '.join(arguments)} did not say {expected!r}:\n{output}")
+    return round(statistics.median(seconds[1:]), 2)
+
+
+if __name__ == "__main__":
+    main()
