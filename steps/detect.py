@@ -9,74 +9,83 @@ A run that was killed continues after its last whole epoch when the command is g
 from __future__ import annotations
 
 import argparse
-import contextlib
-import shutil
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 from steps.artifacts import Record, read_manifest, write_records
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import UserError, run_step
+from steps.engine.checkpoint import scratch
+from steps.engine.devices import claim_gpu
 from steps.params.detection import Detection
-from steps.params.load import load
+from steps.params.plan import load_checked
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, train, measure, write the records."""
     started = time.monotonic()
     options = _parse(arguments)
-    params = load(options.protocol, Detection)
+    params = load_checked(options.protocol, Detection)
     manifest = read_manifest(options.backbone, "pretrain")
     data = read_manifest(options.data, "prepare")
     if data.facts.get("kind") != "detection":
         raise UserError(
             str(options.data), f"a dataset of kind {data.facts.get('kind')}", allowed="detection"
         )
+    claim_gpu()
     # mmdet takes seconds to import: a user's mistake is to show before that.
     from steps.detection.train import train_and_evaluate
 
     seed = manifest.seed or 0
-    scratch = scratch_folder(options.out, params, [manifest.digest, data.digest])
-    outcome = train_and_evaluate(
-        params, backbone=options.backbone, data=options.data, seed=seed, scratch=scratch
-    )
-    if not outcome.main_process:
-        return
-    measured = {
-        "task": "detect",
-        "protocol": options.protocol.stem,
-        "unit": "%",
-        "n": data.facts["splits"]["val"]["images"],
-        "dataset": data.facts["dataset"],
-    }
+    key = digest_value([params.resolved(), manifest.digest, data.digest, code_version().digest])
+    with scratch("detect", key, owner=int(os.environ.get("RANK", "0")) == 0) as place:
+        outcome = train_and_evaluate(
+            params,
+            backbone=options.backbone,
+            data=options.data,
+            seed=seed,
+            scratch=place.folder,
+        )
+        if outcome.main_process:
+            write(options, params, data.facts, outcome.metrics, outcome.facts, seed, started)
+
+
+def write(
+    options: argparse.Namespace,
+    params: Detection,
+    data: dict[str, Any],
+    metrics: dict[str, float],
+    facts: dict[str, Any],
+    seed: int,
+    started: float,
+) -> None:
+    """Write the records of a finished run."""
+    records = [
+        Record.of_backbone(
+            options.backbone,
+            task="detect",
+            protocol=options.protocol.stem,
+            metric=metric,
+            value=value,
+            unit="%",
+            n=data["splits"]["val"]["images"],
+            dataset=data["dataset"],
+        )
+        for metric, value in metrics.items()
+    ]
     write_records(
         options.out,
-        [
-            Record.of_backbone(options.backbone, metric=metric, value=value, **measured)
-            for metric, value in outcome.metrics.items()
-        ],
+        records,
         node="detect",
-        params={"protocol": options.protocol.stem, **params.resolved()},
+        params=params.resolved(),
         inputs={"backbone": options.backbone, "data": options.data},
         started=started,
         seed=seed,
-        facts=outcome.facts,
+        facts=facts,
     )
-    shutil.rmtree(scratch)
-    with contextlib.suppress(OSError):  # another run may have its checkpoints there
-        scratch.parent.rmdir()
-
-
-def scratch_folder(out: Path, params: Detection, inputs: list[str]) -> Path:
-    """Where a run keeps its checkpoints: another run of other params, inputs or code has another.
-
-    Args:
-        out: the record file to be.
-        inputs: digests of the input artifacts.
-    """
-    key = digest_value([params.resolved(), inputs, code_version().digest])
-    return out.parent / ".scratch" / f"detect-{key[:16]}"
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -16,6 +16,7 @@ def run_step(main: Callable[[], None]) -> None:
     would help nobody.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for each backbone it loads
     try:
         main()
     except UserError as error:

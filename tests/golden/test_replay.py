@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden import replay_dino, replay_mae
+from tests.golden import replay_dino, replay_mae, replay_vitdet
 from tests.golden.case import Case
 
 REPLAYERS: dict[str, Callable[[Case], None]] = {
     "mae": replay_mae.replay,
     "dino": replay_dino.replay,
+    "vitdet": replay_vitdet.replay,
 }
 """By the case's ``method``."""
 
