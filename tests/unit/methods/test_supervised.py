@@ -1,0 +1,79 @@
+"""Mixing and erasing do what their draws say."""
+
+from __future__ import annotations
+
+import torch
+
+from steps.engine.schedules import Progress
+from steps.methods import Batch
+from steps.methods.supervised import Supervised, erase, mix
+from steps.models.backbones import create_backbone
+from steps.params.backbone import Backbone
+from steps.params.methods import SupervisedParams
+from tests.scenery import BACKBONE
+
+
+def _method(**params: float) -> Supervised:
+    vit = create_backbone(Backbone(**BACKBONE))
+    return Supervised(SupervisedParams(name="supervised", **params), vit, num_classes=5)
+
+
+def test_smoothed_targets() -> None:
+    targets = _method(label_smoothing=0.1).targets(torch.tensor([2]))
+    torch.testing.assert_close(targets, torch.tensor([[0.02, 0.02, 0.92, 0.02, 0.02]]))
+
+
+def test_mixup_and_cutmix() -> None:
+    images = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    targets = torch.eye(2)
+    weights, partners = torch.tensor([0.75, 0.75]), torch.tensor([1, -1])
+    nothing = torch.zeros(2, 4, dtype=torch.int64)
+    mixed, labels = mix(images, targets, weights, partners, nothing)
+    assert mixed[0].unique().tolist() == [0.25]
+    assert mixed[1].unique().tolist() == [0.75]
+    torch.testing.assert_close(labels, torch.tensor([[0.75, 0.25], [0.25, 0.75]]))
+    box = torch.tensor([[0, 0, 2, 2]] * 2)
+    mixed, labels = mix(images, targets, weights, partners, box)
+    assert mixed[0].sum().item() == 3 * 4
+    assert mixed[0, :, :2, :2].min().item() == 1.0
+    assert mixed[1, :, :2, :2].max().item() == 0.0
+
+
+def test_draws_weigh_by_the_box_that_was_cut() -> None:
+    method = _method(cutmix=1.0)
+    for seed in range(20):
+        draws = method.sample(5, torch.Generator().manual_seed(seed))
+        top, left, bottom, right = draws["mix_box"][0].tolist()
+        share = (bottom - top) * (right - left) / 32**2
+        assert abs(draws["mix"][0].item() - (1 - share)) < 1e-6
+        assert draws["partner"].tolist() == [1, -1, 1, -1, 0]
+
+
+def test_erasing_fills_the_box_alone_and_from_its_seed() -> None:
+    images = torch.zeros(2, 3, 8, 8)
+    boxes = torch.tensor([[2, 3, 5, 7], [0, 0, 0, 0]])
+    seeds = torch.tensor([1, 2])
+    erased = erase(images, boxes, seeds)
+    assert (erased[0] != 0).sum().item() == 3 * 3 * 4
+    assert erased[1].abs().sum().item() == 0.0
+    assert torch.equal(erased, erase(images, boxes, seeds))
+    assert images.abs().sum().item() == 0.0, "the input was changed"
+
+
+def test_share_of_erased_images() -> None:
+    draws = _method(random_erasing=0.25).sample(2000, torch.Generator().manual_seed(0))
+    top, left, bottom, right = draws["erase"].unbind(dim=1)
+    area = (bottom - top) * (right - left) / 32**2
+    assert abs((area > 0).float().mean().item() - 0.25) < 0.04
+    assert area.max().item() < 0.36
+
+
+def test_forward_is_a_function_of_its_draws() -> None:
+    method = _method(mixup=0.8, cutmix=1.0, drop_path=0.5, random_erasing=0.5)
+    draws = method.sample(4, torch.Generator().manual_seed(0))
+    batch = Batch([torch.randn(4, 3, 32, 32)], torch.tensor([0, 1, 2, 3]))
+    progress = Progress(0, 1, 1)
+    first = method(batch, draws, progress)["loss"]
+    assert torch.equal(first, method(batch, draws, progress)["loss"])
+    others = method.sample(4, torch.Generator().manual_seed(1))
+    assert not torch.equal(first, method(batch, others, progress)["loss"])

@@ -1,0 +1,94 @@
+"""Features, k-NN, linear probe and fine-tuning as a user runs them, on a set that can be learnt."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from steps.artifacts import read_manifest, read_records
+from steps.models.tokens import embed, encode
+from tests.scenery import SUPERVISED, Scenery
+
+Step = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def backbone(scenery: Scenery, step: Step) -> Path:
+    out = scenery.root / "backbone"
+    recipe = scenery.params / "recipes/test/random.yaml"
+    done = step("pretrain", *scenery.pretrain_arguments(recipe, scenery.images(), out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def _finish(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, float]:
+    assert done.returncode == 0, done.stderr
+    records, manifest = read_records(out)
+    assert all(record.n == 16 and record.unit == "%" for record in records)
+    assert manifest.inputs["backbone"] == records[0].artifact
+    return json.loads(out.read_text())["metrics"]
+
+
+@pytest.mark.slow
+def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
+    data, root = scenery.root / "results/data/noise", scenery.root
+    features = scenery.write(
+        "protocols/features.yaml", {"poolings": ["cls", "mean"], "crop_fraction": 1.0}
+    )
+    done = step(
+        "features",
+        *("--protocol", features, "--backbone", backbone),
+        *("--data", data, "--out", root / "features"),
+    )
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(root / "features", "features")
+    assert manifest.inputs.keys() == {"backbone", "data"}
+
+    # The artifact is a timm model, and its own forward pass gives the features that we extract.
+    model = timm.create_model(f"local-dir:{backbone}", pretrained=True, num_classes=0).eval()
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        ours = model.norm(encode(model, embed(model, images)))
+        torch.testing.assert_close(ours, model.forward_features(images))
+    assert np.load(root / "features/val_mean.npy").shape == (16, 24)
+
+    arguments = ("--backbone", backbone, "--features", root / "features", "--out")
+    protocol = {"k": [3, 5], "headline_k": 5, "temperature": 0.07, "pooling": "mean", "chunk": 7}
+    path = scenery.write("protocols/knn.yaml", protocol)
+    knn = _finish(step("knn", "--protocol", path, *arguments, root / "knn.json"), root / "knn.json")
+    assert knn["top1"] == knn["top1_k5"] == 100.0, "mean colours tell the class"
+
+    protocol = {"poolings": ["cls", "mean"], "epochs": 40, "batch_size": 16, "lr": [0.1, 1.0]}
+    path = scenery.write("protocols/linear.yaml", protocol)
+    out = root / "linear.json"
+    assert _finish(step("linear", "--protocol", path, *arguments, out), out)["top1"] == 100.0
+
+    path = scenery.write("protocols/knn.yaml", {**protocol, "k": [3]})
+    done = step("knn", "--protocol", path, *arguments, root / "other.json")
+    assert done.returncode == 2
+    assert not (root / "other.json").exists()
+
+
+@pytest.mark.slow
+def test_finetuning(scenery: Scenery, step: Step, backbone: Path) -> None:
+    training = {**SUPERVISED["training"], "epochs": 12, "checkpoint_seconds": 60.0}
+    training["views"] = [{"area": [0.5, 1.0]}]
+    training["optimizer"] = {**training["optimizer"], "layer_decay": 0.8, "lr": 0.05}
+    method = {**SUPERVISED["method"], "pooling": "mean", "mix_probability": 0.3}
+    path = scenery.write(
+        "protocols/finetune.yaml", {"method": method, "training": training, "crop_fraction": 1.0}
+    )
+    out = scenery.root / "finetune.json"
+    done = step(
+        "finetune",
+        *("--protocol", path, "--backbone", backbone),
+        *("--data", scenery.root / "results/data/noise", "--out", out),
+    )
+    assert _finish(done, out)["top1"] > 80.0
