@@ -10,7 +10,7 @@ rule detect:
         f"{ROW_LOG}-detect.log",
     conda:
         "../envs/pretext.yaml"
-    threads: workflow.cores or 1
+    threads: 1
     resources:
         gpus=1,
     params:

@@ -12,7 +12,7 @@ rule finetune:
         f"{ROW_LOG}-finetune.log",
     conda:
         "../envs/pretext.yaml"
-    threads: workflow.cores or 1
+    threads: 1
     resources:
         gpus=1,
     params:

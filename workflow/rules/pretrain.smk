@@ -7,7 +7,7 @@ rule pretrain:
         f"{ROW_LOG}-pretrain.log",
     conda:
         "../envs/pretext.yaml"
-    threads: workflow.cores or 1
+    threads: 1
     resources:
         gpus=1,
     params:
