@@ -1,0 +1,203 @@
+"""A whole experiment of a minute, under Snakemake, handed to DVC, changed, pushed and pulled."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import timm
+
+from steps.artifacts import read_manifest, read_records
+from tests.conftest import REPOSITORY
+from tests.scenery import Scenery
+
+BIN = Path(sys.executable).parent
+LAST = "results/quickstart/vit_test/mae/seed0"
+DESCENDANTS = {"pretrain", "features", "knn", "linear", "finetune", "detect"}
+
+
+class Project:
+    """A folder with params, dvc.yaml and results of its own; the code is the repository's."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(self, *command: str, status: int = 0) -> str:
+        env = {
+            **os.environ,
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(REPOSITORY),
+            "CUDA_VISIBLE_DEVICES": "",
+            "DVC_NO_ANALYTICS": "1",
+            # Both engines with a thread a job, so that they compute the same bits.
+            "OMP_NUM_THREADS": "1",
+        }
+        done = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True)
+        assert done.returncode == status, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def snakemake(self, *arguments: str) -> str:
+        return self.run(
+            *("snakemake", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
+            *("--profile", str(REPOSITORY / "workflow/profiles/default")),
+            *("report", *arguments),
+        )
+
+    def snakemake_plans(self) -> set[str]:
+        """(rule, files) that Snakemake would make."""
+        plan = self.snakemake("-n", "--quiet", "host")
+        return {
+            output
+            for line in re.findall(r"^    output: (.*)$", plan, flags=re.M)
+            for output in line.split(", ")
+        }
+
+    def dvc_plans(self) -> set[str]:
+        """Stages that DVC would run."""
+        said = self.run("dvc", "repro", "--dry")
+        return set(re.findall(r"^Running stage '(.*?)':", said, flags=re.M))
+
+
+def _tiny(scenery: Scenery) -> Project:
+    params = scenery.params
+    for name in ("datasets/shapes", "datasets/shapes_scenes", "protocols/mask_rcnn_small"):
+        shutil.copytree(
+            (REPOSITORY / "params" / name).parent, (params / name).parent, dirs_exist_ok=True
+        )
+    for name, counts in (("shapes", (96, 32)), ("shapes_scenes", (8, 4))):
+        path = params / f"datasets/{name}.yaml"
+        text = re.sub(r"^train: .*$", f"train: {counts[0]}", path.read_text(), flags=re.M)
+        path.write_text(re.sub(r"^val: .*$", f"val: {counts[1]}", text, flags=re.M))
+    path = params / "protocols/mask_rcnn_small.yaml"
+    path.write_text(re.sub(r"^epochs: .*$", "epochs: 1", path.read_text(), flags=re.M))
+    scenery.recipe("mae", checkpoint_seconds=60.0, epochs=1)
+    training = {**_mae(scenery)["training"], "epochs": 0.2, "batch_size": 16}
+    training["max_batch_per_device"] = 16
+    training["schedule"] = {"warmup_epochs": 0.1}
+    for name, content in {
+        "protocols/features.yaml": {"poolings": ["cls", "mean"], "crop_fraction": 1.0},
+        "protocols/knn.yaml": {
+            "k": [5, 20],
+            "headline_k": 20,
+            "temperature": 0.07,
+            "pooling": "cls",
+        },
+        "protocols/linear.yaml": {"poolings": ["cls"], "epochs": 2, "batch_size": 32, "lr": [0.1]},
+        "protocols/finetune.yaml": {
+            "method": {"name": "supervised", "pooling": "mean"},
+            "training": training,
+            "crop_fraction": 1.0,
+        },
+        "experiments/quickstart.yaml": {
+            "title": "Tiny",
+            "question": "Does everything run?",
+            "dataset": "shapes",
+            "detection_dataset": "shapes_scenes",
+            "regime": "test",
+            "methods": ["random", "mae"],
+            "backbones": ["vit_test"],
+            "seeds": [0],
+            "features": "features",
+            "tasks": {
+                "knn": "knn",
+                "linear": "linear",
+                "finetune": "finetune",
+                "detect": "mask_rcnn_small",
+            },
+        },
+    }.items():
+        scenery.write(name, content)
+    shutil.copy(REPOSITORY / "dvc.yaml", scenery.root)
+    shutil.copy(REPOSITORY / ".dvcignore", scenery.root)
+    return Project(scenery.root)
+
+
+def _mae(scenery: Scenery) -> dict:
+    from steps.params.load import read_yaml
+
+    return read_yaml(scenery.params / "recipes/test/mae.yaml")
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.slow
+def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Path) -> None:
+    project = _tiny(scenery)
+    root = project.root
+    project.snakemake()
+    page = (root / "reports/quickstart/README.md").read_text()
+    for task in ("knn", "linear", "finetune", "detect"):
+        records, _ = read_records(root / LAST / f"{task}.json")
+        assert records[0].recipe == "mae"
+        assert all(0 <= record.value <= 100 for record in records)
+    assert "mae" in page
+    assert "random" in page
+    assert timm.create_model(f"local-dir:{root / LAST / 'backbone'}", pretrained=True) is not None
+    assert read_manifest(root / LAST / "backbone").facts["flops"] > 0
+
+    # What Snakemake made is DVC's after a commit, and neither engine has anything to do.
+    project.run("dvc", "init", "--no-scm", "--quiet")
+    project.run("dvc", "commit", "--force", "--quiet")
+    assert "up to date" in project.run("dvc", "status")
+    assert project.dvc_plans() == set()
+    project.run("dvc", "repro")
+    assert project.snakemake_plans() == set()
+
+    # A comment re-plans nothing; a value exactly what descends from it.
+    recipe = root / "params/recipes/test/mae.yaml"
+    recipe.write_text("# a comment\n" + recipe.read_text())
+    assert project.dvc_plans() == set()
+    assert project.snakemake_plans() == set()
+    _replace(recipe, "mask_ratio: 0.75", "mask_ratio: 0.5")
+    stages = {f"{node}@vit_test-mae-0" for node in DESCENDANTS} | {"page"}
+    assert project.dvc_plans() == stages
+    files = project.snakemake_plans()
+    assert {path for path in files if path.startswith("results/")} == {
+        f"{LAST}/{name}"
+        for name in (
+            *("backbone", "features", "knn.json", "linear.json", "finetune.json", "detect.json"),
+        )
+    }
+    assert {path for path in files if not path.startswith("results/")} == {
+        f"reports/quickstart/{name}"
+        for name in (
+            *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json"),
+            *("ranking.png", "curves.png"),
+        )
+    }
+    _replace(recipe, "mask_ratio: 0.5", "mask_ratio: 0.75")
+    assert project.dvc_plans() == set()
+    assert project.snakemake_plans() == set()
+
+    # Pushed from here and pulled elsewhere, as `make pull` does it: nothing to do there either.
+    remote, clone = tmp_path / "remote", Project(tmp_path / "clone")
+    project.run("dvc", "remote", "add", "--default", "store", str(remote), "--quiet")
+    project.run("dvc", "push", "--quiet")
+    clone.root.mkdir()
+    for name in ("params", ".dvc", "reports"):
+        ignored = shutil.ignore_patterns("cache", "tmp")
+        shutil.copytree(root / name, clone.root / name, ignore=ignored)
+    for name in ("dvc.yaml", "dvc.lock", ".dvcignore"):
+        shutil.copy(root / name, clone.root)
+    clone.run("dvc", "pull", "--quiet")
+    clone.snakemake("--touch")
+    assert clone.snakemake_plans() == set()
+    assert clone.dvc_plans() == set()
+    digests = [read_manifest(p.root / LAST / "backbone").digest for p in (project, clone)]
+    assert digests[0] == digests[1]
+
+    # The other engine computes the same bits.
+    digest = digests[0]
+    shutil.rmtree(root / LAST)
+    shutil.rmtree(root / ".dvc/cache")
+    project.run("dvc", "repro", f"{'pretrain'}@vit_test-mae-0")
+    assert read_manifest(root / LAST / "backbone").digest == digest
