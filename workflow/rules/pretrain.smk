@@ -7,6 +7,8 @@ rule pretrain:
         f"{ROW_LOG}-pretrain.log",
     conda:
         "../envs/pretext.yaml"
+    # The longest way through the DAG starts here.
+    priority: 10
     threads: 1
     resources:
         gpus=1,
