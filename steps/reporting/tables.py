@@ -142,7 +142,7 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
                 row["kind"],
                 row["scale"],
                 score(row),
-                f"{row['epochs']:g}",
+                f"{row['epochs']:.1f}".removesuffix(".0"),
                 f"{row['images_seen']:,}",
                 significant(row["flops"] / divisor),
                 duration(row["device_seconds"]),
