@@ -36,6 +36,24 @@ def _finish(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, floa
     return json.loads(out.read_text())["metrics"]
 
 
+def _exact_knn(features: Path, k: int) -> float:
+    """Weighted k-NN accuracy in percent, sample by sample in float64."""
+    arrays = {
+        split: np.load(features / f"{split}_mean.npy").astype(np.float64)
+        for split in ("train", "val")
+    }
+    train, val = (a / np.linalg.norm(a, axis=1, keepdims=True) for a in arrays.values())
+    train_labels, val_labels = (np.load(features / f"{split}_labels.npy") for split in arrays)
+    hits = 0
+    for query, label in zip(val, val_labels, strict=True):
+        similarity = train @ query
+        nearest = np.argsort(-similarity)[:k]
+        votes = np.zeros(3)
+        np.add.at(votes, train_labels[nearest], np.exp(similarity[nearest] / 0.07))
+        hits += votes.argmax() == label
+    return 100.0 * hits / len(val)
+
+
 @pytest.mark.slow
 def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     data, root = scenery.root / "results/data/noise", scenery.root
@@ -63,12 +81,15 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     protocol = {"k": [3, 5], "headline_k": 5, "temperature": 0.07, "pooling": "mean", "chunk": 7}
     path = scenery.write("protocols/knn.yaml", protocol)
     knn = _finish(step("knn", "--protocol", path, *arguments, root / "knn.json"), root / "knn.json")
-    assert knn["top1"] == knn["top1_k5"] == 100.0, "mean colours tell the class"
+    assert knn["top1"] == knn["top1_k5"]
+    for k in (3, 5):
+        assert knn[f"top1_k{k}"] == pytest.approx(_exact_knn(root / "features", k))
 
     protocol = {"poolings": ["cls", "mean"], "epochs": 40, "batch_size": 16, "lr": [0.1, 1.0]}
     path = scenery.write("protocols/linear.yaml", protocol)
     out = root / "linear.json"
-    assert _finish(step("linear", "--protocol", path, *arguments, out), out)["top1"] == 100.0
+    linear = _finish(step("linear", "--protocol", path, *arguments, out), out)
+    assert linear["top1"] > 60.0, "mean colours tell the class, and chance is 33"
 
     path = scenery.write("protocols/knn.yaml", {**protocol, "k": [3]})
     done = step("knn", "--protocol", path, *arguments, root / "other.json")
