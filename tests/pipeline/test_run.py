@@ -59,7 +59,8 @@ class Project:
 
     def dvc_plans(self) -> set[str]:
         """Stages that DVC would run."""
-        said = self.run("dvc", "repro", "--dry")
+        # A dry run does not follow a change downstream by itself: it knows no new outputs.
+        said = self.run("dvc", "repro", "--dry", "--force-downstream")
         return set(re.findall(r"^Running stage '(.*?)':", said, flags=re.M))
 
 
