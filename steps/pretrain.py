@@ -25,11 +25,10 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
-from steps.methods import build_method
+from steps.methods import Surroundings, build_method
 from steps.models.backbones import create_backbone, save_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
-from steps.params.methods import KINDS
 from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
 
@@ -58,7 +57,7 @@ def pretrain(
     about: dict[str, Any] = {
         "method": recipe.method.name,
         "recipe": arguments.recipe.stem,
-        "kind": KINDS[recipe.method.name],
+        "kind": recipe.method.kind,
         "backbone": arguments.backbone.stem,
         "scale": backbone.scale,
         "pretrain_dataset": facts.name,
@@ -67,8 +66,11 @@ def pretrain(
         vit = create_backbone(backbone)
         method = None
         if recipe.training is not None:
-            views = sum(view.count for view in recipe.training.views)
-            method = build_method(recipe.method, vit, views=views, num_classes=facts.num_classes)
+            around = Surroundings(
+                views=sum(view.count for view in recipe.training.views),
+                num_classes=facts.num_classes,
+            )
+            method = build_method(recipe.method, vit, around)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
     if method is None or recipe.training is None:
         with _publishing(params, arguments) as draft:

@@ -15,73 +15,12 @@ from PIL import Image
 from steps.artifacts import publish
 from steps.data.shards import ShardWriter
 
-MAE: dict[str, Any] = {
-    "method": {
-        "name": "mae",
-        "mask_ratio": 0.75,
-        "norm_pix_loss": True,
-        "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2},
-    },
-    "training": {
-        "epochs": 2,
-        "batch_size": 8,
-        "max_batch_per_device": 8,
-        "optimizer": {"name": "adamw", "lr": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.05},
-        "schedule": {"warmup_epochs": 1},
-        "log_every": 1,
-        "checkpoint_seconds": 1e-9,
-        "workers": 0,
-        "views": [{"area": [0.2, 1.0]}],
-    },
+RECIPES: dict[str, dict[str, Any]] = {
+    file.stem: yaml.safe_load(file.read_text())
+    for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))
 }
-_JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1, "probability": 0.8}
-DINO: dict[str, Any] = {
-    "method": {
-        "name": "dino",
-        "head": {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 24},
-        "teacher_temp": 0.07,
-        "warmup_teacher_temp": 0.04,
-        "warmup_teacher_temp_epochs": 2,
-        "momentum": 0.9,
-        "drop_path": 0.1,
-    },
-    "training": {
-        **MAE["training"],
-        "optimizer": {
-            "name": "adamw",
-            "lr": 0.01,
-            "weight_decay": 0.04,
-            "weight_decay_end": 0.4,
-        },
-        "schedule": {"warmup_epochs": 1, "min_lr": 1e-6, "ramp": "inclusive"},
-        "clip_grad": {"max_norm": 3.0, "scope": "tensor"},
-        "views": [
-            {"area": [0.4, 1.0], "jitter": _JITTER, "blur": {"probability": 1.0}},
-            {"area": [0.4, 1.0], "grayscale": 0.2, "solarize": 0.2},
-            {"area": [0.05, 0.4], "size": 16, "count": 2},
-        ],
-    },
-}
-SUPERVISED: dict[str, Any] = {
-    "method": {
-        "name": "supervised",
-        "label_smoothing": 0.1,
-        "mixup": 0.8,
-        "cutmix": 1.0,
-        "drop_path": 0.1,
-        "random_erasing": 0.25,
-    },
-    "training": {
-        **MAE["training"],
-        "views": [{"area": [0.3, 1.0], "rand_augment": "rand-m9-mstd0.5-inc1"}],
-    },
-}
-RECIPES = {
-    "random": {"method": {"name": "random"}},
-    "mae": MAE,
-    "dino": DINO,
-    "supervised": SUPERVISED,
-}
+"""Every method at the size of seconds: what resuming and several processes are tested with."""
+TRAINED = [name for name, recipe in RECIPES.items() if "training" in recipe]
 BACKBONE: dict[str, Any] = {
     "scale": "ViT-Test",
     "architecture": "vit_tiny_patch16_224",

@@ -1,6 +1,15 @@
 """One file a method; each reads like its paper."""
 
-from steps.methods.build import build_method
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.build import Surroundings, build_method
+from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, Method
 
-__all__ = ["Batch", "Draws", "Losses", "Method", "build_method"]
+__all__ = [
+    "Batch",
+    "Draws",
+    "Encoded",
+    "JointMethod",
+    "Losses",
+    "Method",
+    "Surroundings",
+    "build_method",
+]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.methods.dino import DINO
@@ -11,16 +13,20 @@ from steps.methods.supervised import Supervised
 from steps.params.methods import DINOParams, MAEParams, MethodParams, SupervisedParams
 
 
+@dataclass(frozen=True)
+class Surroundings:
+    """What a method may need to know besides its own params and its backbone."""
+
+    views: int
+    """How many views of each image the recipe gives."""
+    num_classes: int = 0
+    """Classes of the data set (0 where it has none)."""
+
+
 def build_method(
-    params: MethodParams, backbone: VisionTransformer, *, views: int, num_classes: int
+    params: MethodParams, backbone: VisionTransformer, around: Surroundings
 ) -> Method:
     """The method around a backbone, its further modules drawn from torch's global generator.
-
-    Args:
-        params: the recipe's method.
-        backbone: what it trains.
-        views: how many views of each image the recipe gives.
-        num_classes: classes of the data set (0 where it has none).
 
     Raises:
         ValueError: method random, which trains nothing.
@@ -29,8 +35,7 @@ def build_method(
         case MAEParams():
             return MAE(params, backbone)
         case DINOParams():
-            return DINO(params, backbone, views)
+            return DINO(params, backbone, around.views)
         case SupervisedParams():
-            return Supervised(params, backbone, num_classes)
-        case _:
-            raise ValueError(f"method {params.name} has nothing to train")
+            return Supervised(params, backbone, around.num_classes)
+    raise ValueError(f"method {params.name} trains nothing")

@@ -28,7 +28,7 @@ from steps.models import drop_path, ema
 from steps.models.center import Center
 from steps.models.prototypes import PrototypeHead
 from steps.models.tokens import embed, encode
-from steps.params.methods import DINOParams
+from steps.params.methods.dino import DINOParams
 
 
 class Network(nn.Module):

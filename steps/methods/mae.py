@@ -24,7 +24,7 @@ from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method
 from steps.models.positions import sincos_table
 from steps.models.tokens import encode, patch_tokens
-from steps.params.methods import MAEDecoder, MAEParams
+from steps.params.methods.mae import MAEDecoder, MAEParams
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
 

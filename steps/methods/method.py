@@ -17,6 +17,10 @@ Losses = dict[str, Tensor]
 """"loss" is minimised; the others are logged. All are scalars, means over the batch."""
 
 
+Encoded = dict[str, Tensor]
+"""What a network makes of each sample by itself, each tensor with the batch as its first axis."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images of B samples, normalised.
@@ -56,3 +60,23 @@ class Method(nn.Module):
     def exported(self) -> VisionTransformer:
         """The backbone that downstream tasks take."""
         raise NotImplementedError
+
+
+class JointMethod(Method):
+    """A method whose loss couples all samples of the batch: negatives, Sinkhorn, batch norm.
+
+    Its forward pass has two parts. ``encode`` is the dear one, and looks at each sample alone, so
+    that it can run a chunk of the batch at a time; ``losses`` is cheap and needs the whole batch
+    of a process. What the other processes have, ``losses`` gathers with gradient.
+    """
+
+    def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
+        """What the backbones, online and momentum, make of each sample."""
+        raise NotImplementedError
+
+    def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
+        """The losses of a process's whole batch."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
+        return self.losses(self.encode(batch, draws, progress), draws, progress)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.params.methods import DINOHead
+from steps.params.methods.prototypes import PrototypeHead as HeadParams
 
 
 class WeightNormLinear(nn.Module):
@@ -26,7 +26,7 @@ class WeightNormLinear(nn.Module):
 class PrototypeHead(nn.Module):
     """MLP with GELU, l2-normalised bottleneck, weight-normalised last layer (DINO, section 3.1)."""
 
-    def __init__(self, in_dim: int, params: DINOHead) -> None:
+    def __init__(self, in_dim: int, params: HeadParams) -> None:
         super().__init__()
         widths = [in_dim, *[params.hidden_dim] * (params.layers - 1), params.bottleneck_dim]
         modules: list[nn.Module] = []

@@ -17,16 +17,28 @@ def patch_tokens(vit: VisionTransformer, images: Tensor) -> Tensor:
     return cast(Tensor, vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
 
 
-def embed(vit: VisionTransformer, images: Tensor) -> Tensor:
+def embed(
+    vit: VisionTransformer,
+    images: Tensor,
+    mask_BN: Tensor | None = None,
+    mask_token: Tensor | None = None,
+) -> Tensor:
     """Class token and patch tokens with their positions: (B, 3, H, W) to (B, 1 + N, D).
 
     An image of another size than the table's gets a resized table (see ``resize_table``).
+
+    Args:
+        vit: with a class token.
+        images: (B, 3, H, W).
+        mask_BN: True where a patch gives way to ``mask_token``, which takes its position.
+        mask_token: broadcast to (B, N, D).
     """
     size = vit.patch_embed.patch_size[0]
     grid = (images.shape[-2] // size, images.shape[-1] // size)
-    tokens = torch.cat(
-        [vit.cls_token.expand(len(images), -1, -1), patch_tokens(vit, images)], dim=1
-    )
+    patches = patch_tokens(vit, images)
+    if mask_BN is not None and mask_token is not None:
+        patches = torch.where(mask_BN.unsqueeze(2), mask_token.to(patches.dtype), patches)
+    tokens = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches], dim=1)
     return tokens + resize_table(vit.pos_embed, grid, vit.num_prefix_tokens)
 
 

@@ -9,11 +9,15 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
 from steps.params.base import Params
-from steps.params.methods import DropPath
-from steps.params.training import NotNegative, Positive
-from steps.params.views import Interval, Probability
+from steps.params.numbers import (
+    Count,
+    DropPath,
+    Interval,
+    NotNegative,
+    Positive,
+    Probability,
+)
 
-Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Gt(0), Lt(1)]
 
 

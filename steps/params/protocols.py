@@ -9,7 +9,8 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import SupervisedParams
-from steps.params.training import NotNegative, Positive, Training
+from steps.params.numbers import NotNegative, Positive
+from steps.params.training import Training
 
 Pooling = Literal["cls", "mean"]
 Poolings = Annotated[list[Pooling], Len(1, 2)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from steps.params.base import Params
-from steps.params.methods import DINOParams, MethodParams, RandomParams
+from steps.params.methods import MethodParams, RandomParams
 from steps.params.training import Training
 
 
@@ -23,15 +23,5 @@ class Recipe(Params):
             return self
         if self.training is None:
             raise ValueError(f"method {self.method.name} needs the key 'training'")
-        views = sum(view.count for view in self.training.views)
-        if isinstance(self.method, DINOParams):
-            if views < 2 or views < self.method.global_views:
-                raise ValueError(
-                    f"training.views gives {views} views an image; dino needs two or more, "
-                    f"global_views = {self.method.global_views} of them global"
-                )
-        elif views != 1:
-            raise ValueError(
-                f"training.views gives {views} views an image; {self.method.name} takes one"
-            )
+        self.method.check_views(sum(view.count for view in self.training.views))
         return self

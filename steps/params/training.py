@@ -8,10 +8,8 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.numbers import NotNegative, Positive
 from steps.params.views import View
-
-Positive = Annotated[float, Gt(0)]
-NotNegative = Annotated[float, Ge(0)]
 
 
 class Optimizer(Params):

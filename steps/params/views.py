@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Le
 from pydantic import model_validator
 
 from steps.params.base import Params
-
-Probability = Annotated[float, Ge(0), Le(1)]
-Interval = Annotated[list[Annotated[float, Gt(0)]], Len(2, 2)]
-"""[low, high] of a uniform draw."""
+from steps.params.numbers import Interval, Probability
 
 
 class Jitter(Params):

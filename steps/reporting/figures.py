@@ -27,6 +27,8 @@ _COLOURS = {
     # Okabe and Ito's palette, told apart with every common colour vision deficiency.
     "Contrastive": "#0072B2",
     "Generative": "#D55E00",
+    "Hybrid": "#E69F00",
+    "Position": "#56B4E9",
     "Supervised": "#009E73",
     "Random": "#7A7A7A",
 }

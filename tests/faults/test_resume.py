@@ -15,7 +15,7 @@ import pytest
 
 from steps.artifacts import read_manifest, verify
 from tests.conftest import REPOSITORY
-from tests.scenery import Scenery
+from tests.scenery import TRAINED, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -47,7 +47,7 @@ def _kill_at(scenery: Scenery, arguments: list[str], step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["mae", "dino", "supervised"])
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_killed_twice_ends_with_the_same_bits(recipe: str, scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=64)
     path = scenery.recipe(recipe, epochs=10, workers=1)  # 80 steps

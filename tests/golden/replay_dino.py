@@ -12,7 +12,8 @@ from steps.models.backbones import create_backbone
 from steps.models.official import from_official
 from steps.models.positions import resize_table
 from steps.params.backbone import Backbone
-from steps.params.methods import DINOHead, DINOParams
+from steps.params.methods.dino import DINOParams
+from steps.params.methods.prototypes import PrototypeHead
 from steps.params.training import ClipGrad, Optimizer, Schedule
 from tests.golden.case import Case
 from tests.golden.training import (
@@ -100,7 +101,7 @@ def _method(case: Case) -> DINO:
     params = DINOParams(
         name="dino",
         global_views=options["global_crops"],
-        head=DINOHead(
+        head=PrototypeHead(
             layers=head["nlayers"],
             hidden_dim=head["hidden_dim"],
             bottleneck_dim=head["bottleneck_dim"],
@@ -173,3 +174,6 @@ def _check_norms(case: Case, method: DINO, step: int, limit: float) -> None:
     assert len(norms) == recorded["of"]
     assert sum(norm > limit for norm in norms) == recorded["clipped"]
     case.number(max(norms), recorded["max"], f"largest gradient norm of step {step}", 1e-4)
+
+
+REPLAYS = {"dino": replay}

@@ -12,7 +12,7 @@ from steps.models.backbones import create_backbone
 from steps.models.official import from_official
 from steps.models.tokens import patch_tokens
 from steps.params.backbone import Backbone
-from steps.params.methods import MAEDecoder, MAEParams
+from steps.params.methods.mae import MAEDecoder, MAEParams
 from steps.params.training import Optimizer, Schedule
 from tests.golden.case import LOSS, Case
 from tests.golden.training import (
@@ -106,3 +106,6 @@ def _check_outputs(case: Case, method: MAE, images: torch.Tensor, noise: torch.T
         case.equal(latent, "step0/output/latent")
         case.equal(prediction, "step0/output/pred")
         case.equal(method.target(images), "step0/output/target")
+
+
+REPLAYS = {"mae": replay}

@@ -104,3 +104,6 @@ def _compare_groups(case: Case, parts: Parts) -> None:
             share = rate ** (depth + 1 - layer_of(name, depth))
             case.number(share, group["lr_scale"], f"lr_scale of {name}")
             case.number(float(decays(name)), float(group["weight_decay"] > 0), f"decay of {name}")
+
+
+REPLAYS = {"vitdet": replay}

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.golden import replay_dino, replay_mae, replay_vitdet
 from tests.golden.case import Case
 
-REPLAYERS: dict[str, Callable[[Case], None]] = {
-    "mae": replay_mae.replay,
-    "dino": replay_dino.replay,
-    "vitdet": replay_vitdet.replay,
+REPLAYS: dict[str, Callable[[Case], None]] = {
+    method: replay
+    for file in sorted(Path(__file__).parent.glob("replay_*.py"))
+    for method, replay in importlib.import_module(f"tests.golden.{file.stem}").REPLAYS.items()
 }
-"""By the case's ``method``."""
+"""By the case's ``method``; each replayer's module lists those it knows in ``REPLAYS``."""
 
 
 def test_replay(case: Path, record_property: Callable[[str, object], None]) -> None:
     recorded = Case(case)
-    replayer = REPLAYERS.get(recorded.facts["method"])
-    if replayer is None:
+    replay = REPLAYS.get(recorded.facts["method"])
+    if replay is None:
         pytest.fail(f"{case.name}: no replayer for method {recorded.facts['method']!r}")
-    replayer(recorded)
+    replay(recorded)
     recorded.finish()
     assert recorded.compared > 0, "the replayer compared nothing"
     record_property("compared", recorded.compared)

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
-from tests.scenery import MAE, Scenery
+from tests.scenery import RECIPES, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -51,7 +51,7 @@ def _photos(folder: Path, classes: int = 2, images: int = 3) -> None:
 def test_recipes(
     group: str, values: dict[str, object], parts: list[str], scenery: Scenery, step: Step
 ) -> None:
-    recipe = {**MAE, group: {**MAE[group], **values}}
+    recipe = {**RECIPES["mae"], group: {**RECIPES["mae"][group], **values}}
     path = scenery.write("recipes/test/mae.yaml", recipe)
     out = scenery.root / "out"
     done = step("pretrain", *scenery.pretrain_arguments(path, scenery.images(), out))

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.scenery import Scenery
+from tests.scenery import TRAINED, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["mae", "dino", "supervised"])
+@pytest.mark.parametrize("recipe", TRAINED)
 def test_two_processes_equal_one(recipe: str, scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=80)
     outs: dict[int, Path] = {}

@@ -14,7 +14,7 @@ import torch
 
 from steps.artifacts import read_manifest, read_records
 from steps.models.tokens import embed, encode
-from tests.scenery import SUPERVISED, Scenery
+from tests.scenery import RECIPES, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -99,10 +99,10 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
 
 @pytest.mark.slow
 def test_finetuning(scenery: Scenery, step: Step, backbone: Path) -> None:
-    training = {**SUPERVISED["training"], "epochs": 12, "checkpoint_seconds": 60.0}
+    training = {**RECIPES["supervised"]["training"], "epochs": 12, "checkpoint_seconds": 60.0}
     training["views"] = [{"area": [0.5, 1.0]}]
     training["optimizer"] = {**training["optimizer"], "layer_decay": 0.8, "lr": 0.05}
-    method = {**SUPERVISED["method"], "pooling": "mean", "mix_probability": 0.3}
+    method = {**RECIPES["supervised"]["method"], "pooling": "mean", "mix_probability": 0.3}
     path = scenery.write(
         "protocols/finetune.yaml", {"method": method, "training": training, "crop_fraction": 1.0}
     )

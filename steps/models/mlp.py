@@ -1,0 +1,28 @@
+"""Projectors and predictors: an MLP with batch norm, without biases."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from steps.models.batch_norm import BatchNorm1d
+
+
+def mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int, *, last_norm: bool) -> nn.Sequential:
+    """Linear layers without bias, with batch norm and ReLU between them.
+
+    As in SimCLR (arXiv:2002.05709, section 4.2) and MoCo v3 (arXiv:2104.02057, section 4.2).
+
+    Args:
+        in_dim, hidden_dim, out_dim: widths.
+        layers: linear layers.
+        last_norm: end with a batch norm that has neither scale nor shift.
+    """
+    widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
+    modules: list[nn.Module] = []
+    for index in range(layers):
+        modules.append(nn.Linear(widths[index], widths[index + 1], bias=False))
+        if index + 1 < layers:
+            modules += [BatchNorm1d(widths[index + 1]), nn.ReLU(inplace=True)]
+        elif last_norm:
+            modules.append(BatchNorm1d(out_dim, affine=False))
+    return nn.Sequential(*modules)

@@ -1,0 +1,34 @@
+"""The weights of the official implementations under our names: one file a naming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from steps.models.official import dino, mae
+from steps.models.official.naming import Naming
+
+NAMINGS: dict[str, Naming] = {
+    "mae": mae.NAMING,
+    "dino": dino.NAMING,
+}
+"""By method."""
+
+
+def our_name(method: str, official: str) -> str:
+    """The name in our module of a parameter of the official implementation.
+
+    Raises:
+        KeyError: the method has no official naming here.
+    """
+    return NAMINGS[method].our_name(official)
+
+
+def from_official(method: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict in the official naming, made to load into our method's module.
+
+    Raises:
+        KeyError: the method has no official naming here.
+    """
+    return NAMINGS[method].convert(weights)

@@ -1,0 +1,24 @@
+"""Params of each method: one file a method, all of them in the union that a recipe takes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from steps.params.methods.baselines import RandomParams, SupervisedParams
+from steps.params.methods.dino import DINOParams
+from steps.params.methods.mae import MAEParams
+
+MethodParams = Annotated[
+    RandomParams | SupervisedParams | MAEParams | DINOParams,
+    Field(discriminator="name"),
+]
+
+__all__ = [
+    "DINOParams",
+    "MAEParams",
+    "MethodParams",
+    "RandomParams",
+    "SupervisedParams",
+]

@@ -1,0 +1,37 @@
+"""Params of the two baselines: supervised training and random initialisation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Lt
+
+from steps.params.methods.method import Method
+from steps.params.numbers import DropPath, NotNegative, Positive, Probability
+
+
+class RandomParams(Method):
+    """Initialisation only: the floor that every pretraining has to beat."""
+
+    kind = "Random"
+    name: Literal["random"]
+
+
+class SupervisedParams(Method):
+    """A vision transformer trained on labels (DeiT, arXiv:2012.12877)."""
+
+    kind = "Supervised"
+    name: Literal["supervised"]
+    pooling: Literal["cls", "mean"] = "cls"
+    """cls: the class token after the final norm. mean: the mean patch token, then a norm of its
+    own (MAE's fine-tuning)."""
+    drop_path: DropPath = 0.0
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
+    mixup: NotNegative = 0.0
+    """Alpha of mixup's beta distribution; 0: none."""
+    cutmix: NotNegative = 0.0
+    mix_probability: Probability = 1.0
+    switch_probability: Probability = 0.5
+    """Probability of cutmix where both are on."""
+    random_erasing: Probability = 0.0
+    head_init_std: Positive = 0.02

@@ -1,0 +1,21 @@
+"""What the params of all methods have in common."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from steps.params.base import Params
+
+Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
+
+
+class Method(Params):
+    """Params of a method: what its paper calls hyper-parameters, views and optimiser aside."""
+
+    kind: ClassVar[Kind]
+    """The method's family as the tables print it."""
+
+    def check_views(self, views: int) -> None:
+        """Raise ValueError if the method cannot take so many views of an image."""
+        if views != 1:
+            raise ValueError(f"training.views gives {views} views an image; the method takes one")

@@ -1,0 +1,19 @@
+"""Kinds of numbers that params take: an out-of-range value is refused when a file is read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+Count = Annotated[int, Ge(1)]
+Whole = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+NotNegative = Annotated[float, Ge(0)]
+Probability = Annotated[float, Ge(0), Le(1)]
+Momentum = Annotated[float, Ge(0), Le(1)]
+"""Of a moving average: 1 keeps it as it is."""
+DropPath = Annotated[float, Ge(0), Lt(1)]
+MaskRatio = Annotated[float, Ge(0), Lt(1)]
+Interval = Annotated[list[Positive], Len(2, 2)]
+"""[low, high] of a uniform draw."""
