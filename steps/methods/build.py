@@ -23,9 +23,7 @@ class Surroundings:
     """Classes of the data set (0 where it has none)."""
 
 
-def build_method(
-    params: MethodParams, backbone: VisionTransformer, around: Surroundings
-) -> Method:
+def build_method(params: MethodParams, backbone: VisionTransformer, around: Surroundings) -> Method:
     """The method around a backbone, its further modules drawn from torch's global generator.
 
     Raises:

@@ -7,7 +7,9 @@ from torch import nn
 from steps.models.batch_norm import BatchNorm1d
 
 
-def mlp(in_dim: int, hidden_dim: int, out_dim: int, layers: int, *, last_norm: bool) -> nn.Sequential:
+def mlp(
+    in_dim: int, hidden_dim: int, out_dim: int, layers: int, *, last_norm: bool
+) -> nn.Sequential:
     """Linear layers without bias, with batch norm and ReLU between them.
 
     As in SimCLR (arXiv:2002.05709, section 4.2) and MoCo v3 (arXiv:2104.02057, section 4.2).

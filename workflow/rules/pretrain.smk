@@ -5,10 +5,10 @@ rule pretrain:
         directory(f"{ROW}/backbone"),
     log:
         f"{ROW_LOG}-pretrain.log",
-    conda:
-        "../envs/pretext.yaml"
     # The longest way through the DAG starts here.
     priority: 10
+    conda:
+        "../envs/pretext.yaml"
     threads: 1
     resources:
         gpus=1,

@@ -14,8 +14,9 @@ class Method(Params):
 
     kind: ClassVar[Kind]
     """The method's family as the tables print it."""
+    name: str
 
     def check_views(self, views: int) -> None:
         """Raise ValueError if the method cannot take so many views of an image."""
         if views != 1:
-            raise ValueError(f"training.views gives {views} views an image; the method takes one")
+            raise ValueError(f"training.views gives {views} views an image; {self.name} takes one")

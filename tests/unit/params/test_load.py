@@ -14,6 +14,8 @@ from steps.params.plan import Plan, load_checked
 from steps.params.recipe import Recipe
 from tests.scenery import RECIPES, Scenery
 
+MAE, DINO = RECIPES["mae"], RECIPES["dino"]
+
 
 def _error(path: Path, model: Any) -> str:
     with pytest.raises(UserError) as caught:
@@ -29,46 +31,46 @@ def _changed(recipe: dict[str, Any], group: str, **values: Any) -> dict[str, Any
 
 
 def test_misspelt_key(scenery: Scenery) -> None:
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "method", mask_ration=0.5))
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ration=0.5))
     assert "unknown key 'method.mask_ration'" in _error(path, Recipe)
 
 
 def test_string_where_a_number_belongs(scenery: Scenery) -> None:
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "method", mask_ratio="0.75"))
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ratio="0.75"))
     message = _error(path, Recipe)
     assert "'method.mask_ratio' is '0.75' (str)" in message
     assert "valid number" in message
 
 
 def test_unknown_method(scenery: Scenery) -> None:
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "method", name="mea"))
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", name="mea"))
     message = _error(path, Recipe)
     assert "'mea'" in message
     assert "'mae'" in message, "the message does not say what is allowed"
 
 
 def test_missing_key(scenery: Scenery) -> None:
-    method = {key: value for key, value in RECIPES["mae"]["method"].items() if key != "mask_ratio"}
-    path = scenery.write("recipes/test/a.yaml", {**RECIPES["mae"], "method": method})
+    method = {key: value for key, value in MAE["method"].items() if key != "mask_ratio"}
+    path = scenery.write("recipes/test/a.yaml", {**MAE, "method": method})
     assert "key 'method.mask_ratio' is missing" in _error(path, Recipe)
 
 
 def test_value_out_of_range(scenery: Scenery) -> None:
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "method", mask_ratio=1.0))
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "method", mask_ratio=1.0))
     assert "less than 1" in _error(path, Recipe)
 
 
 def test_views_that_a_method_cannot_take(scenery: Scenery) -> None:
-    views = RECIPES["mae"]["training"]["views"] * 2
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "training", views=views))
+    views = MAE["training"]["views"] * 2
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", views=views))
     assert "mae takes one" in _error(path, Recipe)
-    path = scenery.write("recipes/test/b.yaml", _changed(RECIPES["dino"], "training", views=views[:1]))
+    path = scenery.write("recipes/test/b.yaml", _changed(DINO, "training", views=views[:1]))
     assert "dino needs two or more" in _error(path, Recipe)
 
 
 def test_warmup_longer_than_training(scenery: Scenery) -> None:
     schedule = {"warmup_epochs": 3}
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["mae"], "training", schedule=schedule))
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", schedule=schedule))
     assert "warmup_epochs 3.0 is above epochs 2" in _error(path, Recipe)
 
 
