@@ -9,8 +9,15 @@ from timm.models.vision_transformer import VisionTransformer
 from steps.methods.dino import DINO
 from steps.methods.mae import MAE
 from steps.methods.method import Method
+from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
-from steps.params.methods import DINOParams, MAEParams, MethodParams, SupervisedParams
+from steps.params.methods import (
+    DINOParams,
+    MAEParams,
+    MethodParams,
+    SimCLRParams,
+    SupervisedParams,
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ def build_method(params: MethodParams, backbone: VisionTransformer, around: Surr
             return MAE(params, backbone)
         case DINOParams():
             return DINO(params, backbone, around.views)
+        case SimCLRParams():
+            return SimCLR(params, backbone)
         case SupervisedParams():
             return Supervised(params, backbone, around.num_classes)
     raise ValueError(f"method {params.name} trains nothing")

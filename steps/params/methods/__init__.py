@@ -9,9 +9,10 @@ from pydantic import Field
 from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.dino import DINOParams
 from steps.params.methods.mae import MAEParams
+from steps.params.methods.simclr import SimCLRParams
 
 MethodParams = Annotated[
-    RandomParams | SupervisedParams | MAEParams | DINOParams,
+    RandomParams | SupervisedParams | MAEParams | DINOParams | SimCLRParams,
     Field(discriminator="name"),
 ]
 
@@ -20,5 +21,6 @@ __all__ = [
     "MAEParams",
     "MethodParams",
     "RandomParams",
+    "SimCLRParams",
     "SupervisedParams",
 ]
