@@ -1,0 +1,124 @@
+"""Masks that hide patches block by block (BEiT, arXiv:2106.08254, algorithm 1).
+
+A mask is a Python integer, a bit a patch in raster order: a global batch of thousands of masks is
+drawn before each step, and a block is laid over a mask in one operation.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+TRIES = 10
+"""At a block, before the mask is left as it is."""
+
+
+class Block(NamedTuple):
+    """A proposed block: the area that it aims at, in patches, its shape, and its corner."""
+
+    area: float
+    log_aspect: float
+    """Natural logarithm of height over width."""
+    top: int
+    left: int
+    """Of no meaning where the block does not fit into the grid."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in patches, halves rounded to even."""
+        aspect = math.exp(self.log_aspect)
+        return round(math.sqrt(self.area * aspect)), round(math.sqrt(self.area / aspect))
+
+
+@dataclass(frozen=True)
+class BlockGenerator:
+    """Adds blocks until ``patches`` are hidden, or ten proposals in a row were of no use.
+
+    A block is used if it is smaller than the grid in both directions, hides a patch that was seen
+    and no more such patches than the limit: what is left to hide, or ``max_block``. So a mask
+    never hides more than ``patches``, and often one or two less. With ``exact`` single patches make
+    up for those (BEiT v2, arXiv:2208.06366, reference code).
+    """
+
+    height: int
+    width: int
+    patches: int
+    min_block: int
+    max_block: int | None = None
+    min_aspect: float = 0.3
+    exact: bool = False
+
+    @functools.cached_property
+    def _columns(self) -> list[int]:
+        """The first place of each of so many rows: a row times them is a block."""
+        starts = [1 << self.width * row for row in range(self.height)]
+        return [sum(starts[:height]) for height in range(self.height + 1)]
+
+    def draw(self, rng: random.Random) -> int:
+        """One mask."""
+        mask = self.hide(lambda limit: self.propose(limit, rng))
+        return self.complete(mask, rng) if self.exact else mask
+
+    def hide(self, propose: Callable[[int], Block]) -> int:
+        """Lay blocks over a mask: the rule, without its random choices.
+
+        Args:
+            propose: the next block, given the limit of newly hidden patches.
+        """
+        mask = 0
+        while (left := self.patches - mask.bit_count()) > 0:
+            limit = min(left, self.max_block or left)
+            for _ in range(TRIES):
+                block = self.bits(propose(limit))
+                if 0 < (block & ~mask).bit_count() <= limit:
+                    mask |= block
+                    break
+            else:
+                break
+        return mask
+
+    def propose(self, limit: int, rng: random.Random) -> Block:
+        """Area uniform between the least and the limit, whichever is larger; aspect log-uniform."""
+        bound = math.log(self.min_aspect)
+        sketch = Block(rng.uniform(self.min_block, limit), rng.uniform(bound, -bound), 0, 0)
+        height, width = sketch.size
+        if height >= self.height or width >= self.width:
+            return sketch
+        top, left = rng.randint(0, self.height - height), rng.randint(0, self.width - width)
+        return Block(sketch.area, sketch.log_aspect, top, left)
+
+    def complete(self, mask: int, rng: random.Random) -> int:
+        """Hide single patches more, until there are as many as wanted."""
+        seen = [place for place in range(self.height * self.width) if not mask >> place & 1]
+        chosen = rng.sample(seen, self.patches - mask.bit_count())
+        return mask | sum(1 << place for place in chosen)
+
+    def bits(self, block: Block) -> int:
+        """The block's patches; none where it does not fit."""
+        height, width = block.size
+        if height >= self.height or width >= self.width:
+            return 0
+        row = (1 << width) - 1
+        return row * self._columns[height] << self.width * block.top + block.left
+
+    def to_tensor(self, masks: Sequence[int]) -> Tensor:
+        """(B, N) bool, true where a patch is hidden; raster order."""
+        places = self.height * self.width
+        data = b"".join(mask.to_bytes((places + 7) // 8, "little") for mask in masks)
+        rows = np.frombuffer(data, np.uint8).reshape(len(masks), -1)
+        hidden = np.unpackbits(rows, axis=1, count=places, bitorder="little")
+        return torch.from_numpy(hidden.astype(bool))
+
+
+def sample_blocks(generator: BlockGenerator, batch: int, seeds: torch.Generator) -> Tensor:
+    """Masks of a batch, (B, N) bool; all from one number that torch's generator gives."""
+    rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
+    return generator.to_tensor([generator.draw(rng) for _ in range(batch)])
