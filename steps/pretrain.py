@@ -25,7 +25,7 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
-from steps.methods import Surroundings, build_method
+from steps.methods import Surroundings, backbone_for, build_method
 from steps.models.backbones import create_backbone, save_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
@@ -62,6 +62,7 @@ def pretrain(
         "scale": backbone.scale,
         "pretrain_dataset": facts.name,
     }
+    backbone = backbone_for(recipe.method, backbone)
     with seeded(arguments.seed, "init"):
         vit = create_backbone(backbone)
         method = None

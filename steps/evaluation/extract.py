@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
+from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 
 
-def pool(vit: VisionTransformer, tokens_BND: Tensor, pooling: str) -> Tensor:
+def pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     """Class token or mean patch token of normed tokens: (B, N, D) to (B, D)."""
     if pooling == "cls":
         return tokens_BND[:, 0]
@@ -25,7 +25,7 @@ def pool(vit: VisionTransformer, tokens_BND: Tensor, pooling: str) -> Tensor:
 
 @torch.inference_mode()
 def extract(
-    vit: VisionTransformer,
+    vit: Transformer,
     views: EvaluationViews,
     folder: Path,
     split: str,

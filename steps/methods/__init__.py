@@ -1,6 +1,6 @@
 """One file a method; each reads like its paper."""
 
-from steps.methods.build import Surroundings, build_method
+from steps.methods.build import Surroundings, backbone_for, build_method
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, Method
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "Losses",
     "Method",
     "Surroundings",
+    "backbone_for",
     "build_method",
 ]

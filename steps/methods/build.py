@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from timm.models.vision_transformer import VisionTransformer
-
 from steps.methods.dino import DINO
 from steps.methods.mae import MAE
 from steps.methods.method import Method
 from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
+from steps.models.backbones import Transformer
+from steps.models.beit import as_beit
+from steps.params.backbone import Backbone
 from steps.params.methods import (
     DINOParams,
     MAEParams,
     MethodParams,
+    RandomParams,
     SimCLRParams,
     SupervisedParams,
 )
@@ -30,7 +32,19 @@ class Surroundings:
     """Classes of the data set (0 where it has none)."""
 
 
-def build_method(params: MethodParams, backbone: VisionTransformer, around: Surroundings) -> Method:
+def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
+    """The experiment's backbone as a method needs it: as it is, but for those that train a BEiT.
+
+    Raises:
+        UserError: the method cannot make what it needs of it.
+    """
+    match params:
+        case RandomParams() if params.backbone is not None:
+            return as_beit(backbone, params.backbone)
+    return backbone
+
+
+def build_method(params: MethodParams, backbone: Transformer, around: Surroundings) -> Method:
     """The method around a backbone, its further modules drawn from torch's global generator.
 
     Raises:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
+from steps.models.backbones import Transformer
 
 Draws = dict[str, Tensor]
 """Random choices by name, each with the batch as its first axis."""
@@ -57,7 +57,7 @@ class Method(nn.Module):
         """What follows the optimiser's update ``progress.step``; returns values to log."""
         return {}
 
-    def exported(self) -> VisionTransformer:
+    def exported(self) -> Transformer:
         """The backbone that downstream tasks take."""
         raise NotImplementedError
 

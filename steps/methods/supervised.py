@@ -17,13 +17,13 @@ from typing import cast
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method
 from steps.models import drop_path
+from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 from steps.params.methods import SupervisedParams
 
@@ -35,9 +35,7 @@ _ERASE_ASPECT = math.log(1 / 0.3)
 class Supervised(Method):
     """A backbone and a linear classifier, trained on labels."""
 
-    def __init__(
-        self, params: SupervisedParams, backbone: VisionTransformer, num_classes: int
-    ) -> None:
+    def __init__(self, params: SupervisedParams, backbone: Transformer, num_classes: int) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
@@ -99,7 +97,7 @@ class Supervised(Method):
         one_hot = F.one_hot(labels, self.num_classes).float()
         return one_hot * (1 - self.params.label_smoothing) + off
 
-    def exported(self) -> VisionTransformer:
+    def exported(self) -> Transformer:
         """The backbone without the classifier."""
         return self.backbone
 

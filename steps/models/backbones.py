@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import timm
 from safetensors.torch import save_file
+from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.artifacts import read_manifest
@@ -18,8 +19,11 @@ from steps.params.backbone import Backbone
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
+Transformer: TypeAlias = VisionTransformer | Beit
+"""A backbone of tokens: what ``steps.models.tokens`` embeds and encodes with."""
 
-def create_backbone(backbone: Backbone) -> VisionTransformer:
+
+def create_backbone(backbone: Backbone) -> Transformer:
     """A vision transformer without a head, initialised from torch's global generator.
 
     Raises:
@@ -39,7 +43,7 @@ def create_backbone(backbone: Backbone) -> VisionTransformer:
             f"timm cannot build it: {error}",
             remedy="correct architecture or model_args in params/backbones/",
         ) from error
-    if not isinstance(model, VisionTransformer):
+    if not isinstance(model, Transformer):
         raise UserError(
             f"backbone {backbone.architecture}",
             f"a {type(model).__name__}",
@@ -49,7 +53,7 @@ def create_backbone(backbone: Backbone) -> VisionTransformer:
 
 
 def save_backbone(
-    model: VisionTransformer,
+    model: Transformer,
     backbone: Backbone,
     folder: Path,
     *,
@@ -92,7 +96,7 @@ def save_backbone(
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def load_backbone(artifact: Path, **overrides: Any) -> VisionTransformer:
+def load_backbone(artifact: Path, **overrides: Any) -> Transformer:
     """The vision transformer of a backbone artifact, on the CPU, in float32 and eval mode.
 
     Args:
@@ -104,7 +108,7 @@ def load_backbone(artifact: Path, **overrides: Any) -> VisionTransformer:
     """
     read_manifest(artifact, "pretrain")
     model = timm.create_model(f"local-dir:{artifact}", pretrained=True, num_classes=0, **overrides)
-    return cast(VisionTransformer, model.float().eval())
+    return cast(Transformer, model.float().eval())
 
 
 def normalisation(artifact: Path) -> tuple[list[float], list[float]]:
@@ -113,6 +117,6 @@ def normalisation(artifact: Path) -> tuple[list[float], list[float]]:
     return config["mean"], config["std"]
 
 
-def image_size(model: VisionTransformer) -> int:
+def image_size(model: Transformer) -> int:
     """The side in pixels of the images that a model was built for."""
     return int(model.patch_embed.img_size[0])

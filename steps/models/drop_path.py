@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+
+
+class Stack(Protocol):
+    """A transformer, or any module with blocks as timm's transformers have them."""
+
+    blocks: nn.ModuleList
 
 
 class DropPath(nn.Module):
@@ -29,25 +35,32 @@ class DropPath(nn.Module):
         return branch_BND * scale.view(-1, *[1] * (branch_BND.ndim - 1))
 
 
-def install(vit: VisionTransformer, rate: float) -> None:
-    """Give a vision transformer's blocks our drop path, the rate rising linearly from 0."""
-    depth = len(vit.blocks)
-    for index, block in enumerate(vit.blocks):
-        share = rate * index / max(depth - 1, 1)
+def install(stack: Stack, rate: float, *, first: int = 0, points: int | None = None) -> None:
+    """Give the blocks of a stack our drop path, the rate rising linearly from 0.
+
+    Args:
+        stack: whose blocks are given it.
+        rate: of the ramp's last point.
+        first: the ramp's point at the first block.
+        points: of the ramp; as many as the stack has blocks where absent.
+    """
+    points = points or len(stack.blocks)
+    for index, block in enumerate(stack.blocks, start=first):
+        share = rate * index / max(points - 1, 1)
         block.drop_path1 = DropPath(share)
         block.drop_path2 = DropPath(share)
 
 
-def sample(vit: VisionTransformer, batch: int, generator: torch.Generator) -> Tensor:
-    """Draw which branches each sample keeps: (B, 2 * depth) bool."""
-    rates = torch.tensor([module.rate for module in _modules(vit)])
+def sample(stack: Stack, batch: int, generator: torch.Generator) -> Tensor:
+    """Draw which branches each sample keeps: (B, 2 * blocks) bool."""
+    rates = torch.tensor([module.rate for module in _modules(stack)])
     return torch.rand(batch, len(rates), generator=generator) >= rates
 
 
 @contextmanager
-def dropping(vit: VisionTransformer, keep: Tensor | None) -> Iterator[None]:
-    """Within the context the blocks drop their branches by ``keep``, (B, 2 * depth) bool."""
-    modules = _modules(vit)
+def dropping(stack: Stack, keep: Tensor | None) -> Iterator[None]:
+    """Within the context the blocks drop their branches by ``keep``, (B, 2 * blocks) bool."""
+    modules = _modules(stack)
     for index, module in enumerate(modules):
         module.keep = None if keep is None else keep[:, index]
     try:
@@ -57,6 +70,6 @@ def dropping(vit: VisionTransformer, keep: Tensor | None) -> Iterator[None]:
             module.keep = None
 
 
-def _modules(vit: VisionTransformer) -> list[DropPath]:
-    modules = [path for block in vit.blocks for path in (block.drop_path1, block.drop_path2)]
+def _modules(stack: Stack) -> list[DropPath]:
+    modules = [path for block in stack.blocks for path in (block.drop_path1, block.drop_path2)]
     return [module for module in modules if isinstance(module, DropPath)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import cast
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 
 
-def global_feature(vit: VisionTransformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
+def global_feature(vit: Transformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """The class token after the final norm: (B, 3, H, W) to (B, D).
 
     Args:

@@ -1,24 +1,25 @@
-"""From images to tokens and through the blocks of a timm vision transformer."""
+"""From images to tokens and through the blocks of a timm vision transformer or BEiT."""
 
 from __future__ import annotations
 
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.beit import Beit
 from torch import Tensor
 
+from steps.models.backbones import Transformer
 from steps.models.drop_path import dropping
 from steps.models.positions import resize_table
 
 
-def patch_tokens(vit: VisionTransformer, images: Tensor) -> Tensor:
+def patch_tokens(vit: Transformer, images: Tensor) -> Tensor:
     """Patch embeddings before positions are added: (B, 3, H, W) to (B, N, D), raster order."""
     return cast(Tensor, vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
 
 
 def embed(
-    vit: VisionTransformer,
+    vit: Transformer,
     images: Tensor,
     mask_BN: Tensor | None = None,
     mask_token: Tensor | None = None,
@@ -39,21 +40,44 @@ def embed(
     if mask_BN is not None and mask_token is not None:
         patches = torch.where(mask_BN.unsqueeze(2), mask_token.to(patches.dtype), patches)
     tokens = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches], dim=1)
+    if vit.pos_embed is None:
+        return tokens
     return tokens + resize_table(vit.pos_embed, grid, vit.num_prefix_tokens)
 
 
-def encode(vit: VisionTransformer, tokens_BND: Tensor, keep: Tensor | None = None) -> Tensor:
-    """All blocks of the transformer, without its final norm.
+def encode(
+    vit: Transformer,
+    tokens_BND: Tensor,
+    keep: Tensor | None = None,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+) -> Tensor:
+    """Blocks of the transformer, all or from ``start`` to ``stop``, without its final norm.
 
     Args:
-        tokens_BND: (B, N, D).
+        vit: a BEiT takes images of the size it was built for alone, for its relative positions.
+        tokens_BND: (B, N, D), as the block before ``start`` left them.
         keep: drop-path draws (B, 2 * depth), or None to keep every branch.
+        start, stop: the first block, and the one that comes no more.
 
     Returns:
         (B, N, D).
     """
-    tokens_BND = vit.norm_pre(tokens_BND)
+    blocks = vit.blocks[start:stop]
     with dropping(vit, keep):
-        for block in vit.blocks:
+        if isinstance(vit, Beit):
+            bias = relative_bias(vit)
+            for block in blocks:
+                tokens_BND = block(tokens_BND, shared_rel_pos_bias=bias)
+            return tokens_BND
+        if start == 0:
+            tokens_BND = vit.norm_pre(tokens_BND)
+        for block in blocks:
             tokens_BND = block(tokens_BND)
     return tokens_BND
+
+
+def relative_bias(beit: Beit) -> Tensor | None:
+    """What all blocks add to their logits, (heads, query, key), where they share a table."""
+    return None if beit.rel_pos_bias is None else cast(Tensor, beit.rel_pos_bias())

@@ -16,11 +16,21 @@ class Backbone(Params):
     scale: str
     """How tables print it, such as ViT-B."""
     architecture: str
-    """The timm architecture that ``model_args`` vary."""
+    """The timm architecture that ``model_args`` vary: a plain vision transformer. Methods that
+    need another kind (``beit``) say in their recipes what they change about it."""
     image_size: Annotated[int, Ge(1)]
     patch_size: Annotated[int, Ge(1)]
     model_args: dict[str, Any] = {}
     """Further arguments of the timm model: embed_dim, depth, num_heads, ..."""
+
+    @model_validator(mode="after")
+    def _plain(self) -> Backbone:
+        if self.architecture.startswith("beit"):
+            raise ValueError(
+                f"architecture {self.architecture}: name the vision transformer of its size, such "
+                "as vit_base_patch16_224; recipes make a BEiT of it (method.backbone)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Backbone:

@@ -19,10 +19,10 @@ from tests.scenery import RECIPES, Scenery
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture
-def backbone(scenery: Scenery, step: Step) -> Path:
+@pytest.fixture(params=["random", "random_beit"])
+def backbone(request: pytest.FixtureRequest, scenery: Scenery, step: Step) -> Path:
     out = scenery.root / "backbone"
-    recipe = scenery.params / "recipes/test/random.yaml"
+    recipe = scenery.params / f"recipes/test/{request.param}.yaml"
     done = step("pretrain", *scenery.pretrain_arguments(recipe, scenery.images(), out))
     assert done.returncode == 0, done.stderr
     return out

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
+from steps.params.beit import BEiTBackbone
 from steps.params.methods.method import Method
 from steps.params.numbers import DropPath, NotNegative, Positive, Probability
 
@@ -15,6 +16,8 @@ class RandomParams(Method):
 
     kind = "Random"
     name: Literal["random"]
+    backbone: BEiTBackbone | None = None
+    """Initialise a BEiT: the floor of the methods that train one."""
 
 
 class SupervisedParams(Method):
