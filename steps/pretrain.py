@@ -80,6 +80,8 @@ def pretrain(
             draft.facts.update(about, **vars(outcome))
         return
     training = recipe.training
+    if training.normalise is not None:
+        facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     fabric = launch(training.precision, training.deterministic)
     key = digest_value(
         {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -17,9 +17,10 @@ import torch
 from PIL import Image, ImageFilter, ImageOps
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
+from torch.nn.functional import conv2d, pad
 from torchvision.transforms import functional as F
 
-from steps.params.views import Jitter, View
+from steps.params.views import Jitter, Operation, View
 
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -49,22 +50,9 @@ def make_views(
 
 
 def make_view(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
-    """One view: crop, flip, colours, blur, solarisation."""
-    left, top, width, height = sample_crop(image.width, image.height, view, rng)
-    cropped = image.crop((left, top, left + width, top + height))
-    image = cropped.resize((size, size), RESAMPLING[view.interpolation])
-    if rng.random() < view.flip:
-        image = ImageOps.mirror(image)
-    if view.rand_augment is not None:
-        image = _rand_augment(image, view.rand_augment, rng)
-    if view.jitter is not None and rng.random() < view.jitter.probability:
-        image = _jitter(image, view.jitter, rng)
-    if rng.random() < view.grayscale:
-        image = image.convert("L").convert("RGB")
-    if view.blur is not None and rng.random() < view.blur.probability:
-        image = image.filter(ImageFilter.GaussianBlur(_uniform(view.blur.sigma, rng)))
-    if rng.random() < view.solarize:
-        image = ImageOps.solarize(image, threshold=128)
+    """One view: crop, flip, colours, blur, solarisation, in the view's order."""
+    for operation in view.order:
+        image = _OPERATIONS[operation](image, view, size, rng)
     return image
 
 
@@ -118,7 +106,61 @@ def _uniform(interval: Sequence[float], rng: np.random.Generator) -> float:
     return rng.uniform(low, high)
 
 
-def _jitter(image: Image.Image, jitter: Jitter, rng: np.random.Generator) -> Image.Image:
+def _crop(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    left, top, width, height = sample_crop(image.width, image.height, view, rng)
+    cropped = image.crop((left, top, left + width, top + height))
+    return cropped.resize((size, size), RESAMPLING[view.interpolation])
+
+
+def _flip(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    return ImageOps.mirror(image) if rng.random() < view.flip else image
+
+
+def _jitter(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    if view.jitter is None or rng.random() >= view.jitter.probability:
+        return image
+    return jitter_colours(image, view.jitter, rng)
+
+
+def _grayscale(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    return image.convert("L").convert("RGB") if rng.random() < view.grayscale else image
+
+
+def _blur(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    if view.blur is None or rng.random() >= view.blur.probability:
+        return image
+    sigma = _uniform(view.blur.sigma, rng)
+    if view.blur.kernel is None:
+        return image.filter(ImageFilter.GaussianBlur(sigma))
+    if view.blur.kernel == "tenth":
+        return gaussian_blur(image, sigma, radius=image.height // 10 // 2, edge="constant")
+    return gaussian_blur(image, sigma, radius=view.blur.kernel // 2, edge="reflect")
+
+
+def gaussian_blur(image: Image.Image, sigma: float, *, radius: int, edge: str) -> Image.Image:
+    """Blur by a Gaussian cut off at ``radius`` pixels.
+
+    Args:
+        image: RGB.
+        sigma: standard deviation in pixels.
+        radius: the kernel has 2 * radius + 1 taps, which add up to 1.
+        edge: "reflect" mirrors the image beyond its edge, "constant" puts black there.
+    """
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    taps = (-(offsets**2) / (2 * sigma**2)).softmax(dim=0).float()
+    pixels = pad(to_tensor(image).float(), [radius] * 4, mode=edge).unsqueeze(1)
+    pixels = conv2d(conv2d(pixels, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).squeeze(1)
+    return Image.fromarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+
+
+def _solarize(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    if rng.random() >= view.solarize:
+        return image
+    return ImageOps.solarize(image, threshold=view.solarize_threshold)
+
+
+def jitter_colours(image: Image.Image, jitter: Jitter, rng: np.random.Generator) -> Image.Image:
+    """Change brightness, contrast, saturation and hue by random amounts in random order."""
     changes: list[Callable[[Image.Image], Image.Image]] = []
     for strength, adjust in (
         (jitter.brightness, F.adjust_brightness),
@@ -128,7 +170,8 @@ def _jitter(image: Image.Image, jitter: Jitter, rng: np.random.Generator) -> Ima
         factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
         changes.append(functools.partial(_adjust, adjust, factor))
     shift = rng.uniform(-jitter.hue, jitter.hue)
-    changes.append(functools.partial(_adjust, F.adjust_hue, shift))
+    # To hue, values and back rounds: without a shift the image stays as it is.
+    changes.append(functools.partial(_adjust, F.adjust_hue, shift) if jitter.hue else _unchanged)
     for place in rng.permutation(len(changes)):
         image = changes[place](image)
     return image
@@ -140,9 +183,17 @@ def _adjust(
     return adjust(image, factor)
 
 
-def _rand_augment(image: Image.Image, config: str, rng: np.random.Generator) -> Image.Image:
+def _unchanged(image: Image.Image) -> Image.Image:
+    return image
+
+
+def _rand_augment(
+    image: Image.Image, view: View, size: int, rng: np.random.Generator
+) -> Image.Image:
     """timm's RandAugment, which draws from the global generators of random and numpy."""
-    augment = _rand_augment_ops(config, image.width)
+    if view.rand_augment is None:
+        return image
+    augment = _rand_augment_ops(view.rand_augment, image.width)
     state, numpy_state = random.getstate(), np.random.get_state()
     try:
         random.seed(int(rng.integers(2**62)))
@@ -157,3 +208,16 @@ def _rand_augment(image: Image.Image, config: str, rng: np.random.Generator) -> 
 def _rand_augment_ops(config: str, size: int) -> Callable[[Image.Image], Image.Image]:
     settings = {"translate_const": int(size * 0.45), "img_mean": (124, 116, 104)}
     return cast(Callable[[Image.Image], Image.Image], rand_augment_transform(config, settings))
+
+
+_OPERATIONS: Mapping[
+    Operation, Callable[[Image.Image, View, int, np.random.Generator], Image.Image]
+] = {
+    "crop": _crop,
+    "flip": _flip,
+    "rand_augment": _rand_augment,
+    "jitter": _jitter,
+    "grayscale": _grayscale,
+    "blur": _blur,
+    "solarize": _solarize,
+}

@@ -9,7 +9,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.numbers import NotNegative, Positive
-from steps.params.views import View
+from steps.params.views import Normalise, View
 
 
 class Optimizer(Params):
@@ -73,6 +73,9 @@ class Training(Params):
     schedule: Schedule
     clip_grad: ClipGrad | None = None
     views: Annotated[list[View], Len(1)]
+    normalise: Normalise | None = None
+    """Of what the method sees, and of what its backbone expects ever after; null: by the data
+    set's own mean and deviation. Mean 0 and std 1 leave values in 0 to 1 (SimCLR)."""
     log_every: Annotated[int, Ge(1)] = 10
     """Steps between two lines of metrics.jsonl, each the mean over the steps since the last."""
     checkpoint_seconds: Positive = 60.0

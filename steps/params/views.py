@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
-from steps.params.numbers import Interval, Probability
+from steps.params.numbers import Count, Interval, Positive, Probability
+
+Operation = Literal["crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"]
 
 
 class Jitter(Params):
@@ -22,14 +24,31 @@ class Jitter(Params):
 
 
 class Blur(Params):
-    """Gaussian blur with a radius uniform in ``sigma`` pixels."""
+    """Gaussian blur with a standard deviation uniform in ``sigma`` pixels."""
 
     probability: Probability
     sigma: Interval = [0.1, 2.0]
+    kernel: Count | Literal["tenth"] | None = None
+    """null: Pillow's blur, without a bound on its reach (MoCo v3, DINO, iBOT). An odd number: so
+    many taps, the edge mirrored (DINOv2: 9). tenth: a tenth of the side, made odd, black beyond
+    the edge (SimCLR)."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> Blur:
+        if isinstance(self.kernel, int) and self.kernel % 2 == 0:
+            raise ValueError(f"kernel {self.kernel} is even: a kernel has a middle")
+        return self
+
+
+class Normalise(Params):
+    """What is taken out of each channel, in shares of the full range of values."""
+
+    mean: Annotated[list[float], Len(3, 3)]
+    std: Annotated[list[Positive], Len(3, 3)]
 
 
 class View(Params):
-    """A random resized crop and what is done to it, in the order of the keys."""
+    """A random resized crop and what is done to it."""
 
     count: Annotated[int, Ge(1)] = 1
     """How many such views of an image."""
@@ -46,10 +65,34 @@ class View(Params):
     grayscale: Probability = 0.0
     blur: Blur | None = None
     solarize: Probability = 0.0
-    """Probability of inverting all values of 128 and above."""
+    """Probability of inverting all values of ``solarize_threshold`` and above."""
+    solarize_threshold: Annotated[int, Ge(0), Le(256)] = 128
+    order: list[Operation] = [
+        "crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"
+    ]  # fmt: skip
+    """What is done when. Operations that this view is without may be left out."""
 
     @model_validator(mode="after")
-    def _ordered(self) -> View:
+    def _in_order(self) -> View:
+        on = {
+            "crop": True,
+            "flip": self.flip > 0,
+            "rand_augment": self.rand_augment is not None,
+            "jitter": self.jitter is not None,
+            "grayscale": self.grayscale > 0,
+            "blur": self.blur is not None,
+            "solarize": self.solarize > 0,
+        }
+        twice = sorted({name for name in self.order if self.order.count(name) > 1})
+        if twice:
+            raise ValueError(f"order: {twice[0]} stands twice")
+        missing = [name for name, used in on.items() if used and name not in self.order]
+        if missing:
+            raise ValueError(f"order: {', '.join(missing)} is missing, but this view has it")
+        return self
+
+    @model_validator(mode="after")
+    def _intervals(self) -> View:
         for name, (low, high) in (("area", self.area), ("aspect", self.aspect)):
             if low > high:
                 raise ValueError(f"{name}: {low} is above {high}")

@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from pydantic import ValidationError
+from torchvision.transforms import functional as F
 
 from steps.data.views import centre_crop, make_view, normalise, sample_crop, to_tensor
-from steps.params.views import View
+from steps.params.views import Blur, Jitter, View
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -55,6 +57,84 @@ def test_probabilities() -> None:
     assert share(flip=0.5) == pytest.approx(0.5, abs=0.07)
     assert share(grayscale=0.2) == pytest.approx(0.2, abs=0.06)
     assert share(solarize=0.2) == pytest.approx(0.2, abs=0.06)
+
+
+def _noise(side: int = 40) -> Image.Image:
+    return Image.fromarray(_rng(3).integers(256, size=(side, side, 3), dtype=np.uint8))
+
+
+_WHOLE = {"area": [1.0, 1.0], "aspect": [1.0, 1.0], "flip": 0.0}
+
+
+def test_operations_are_done_in_the_order_given() -> None:
+    image = _noise()
+    changes = {"grayscale": 1.0, "solarize": 1.0, "solarize_threshold": 100}
+    first = View(**_WHOLE, **changes, order=["crop", "solarize", "grayscale"])
+    last = View(**_WHOLE, **changes, order=["crop", "grayscale", "solarize"])
+    gray = image.convert("L").convert("RGB")
+    assert make_view(image, last, 40, _rng()) == ImageOps.solarize(gray, 100)
+    assert make_view(image, first, 40, _rng()) == ImageOps.solarize(image, 100).convert(
+        "L"
+    ).convert("RGB")
+
+
+def test_a_late_flip_mirrors_what_an_early_one_does() -> None:
+    image = _noise()
+    view = View(area=[0.3, 0.6], flip=1.0, order=["crop", "flip"])
+    unflipped = make_view(image, View(area=[0.3, 0.6], flip=0.0, order=["crop"]), 24, _rng())
+    assert make_view(image, view, 24, _rng()) == ImageOps.mirror(unflipped)
+
+
+def test_an_operation_left_out_of_the_order_draws_nothing() -> None:
+    image = _noise()
+    short = View(**_WHOLE, solarize=0.5, order=["crop", "solarize"])
+    for seed in range(20):
+        rng = _rng(seed)
+        sample_crop(40, 40, short, rng)
+        solarized = rng.random() < 0.5
+        assert (make_view(image, short, 40, _rng(seed)) != image) == solarized
+
+
+def test_an_operation_that_the_order_forgets_is_an_error() -> None:
+    with pytest.raises(ValidationError, match="order: blur is missing"):
+        View(**_WHOLE, blur=Blur(probability=0.5), order=["crop"])
+    with pytest.raises(ValidationError, match="order: crop is missing"):
+        View(**_WHOLE, order=["solarize"])
+    with pytest.raises(ValidationError, match="order: crop stands twice"):
+        View(**_WHOLE, order=["crop", "crop"])
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_a_blur_of_nine_taps_is_torchvisions(sigma: float) -> None:
+    image = _noise()
+    blur = Blur(probability=1.0, sigma=[sigma, sigma], kernel=9)
+    ours = to_tensor(make_view(image, View(**_WHOLE, blur=blur), 40, _rng())).int()
+    theirs = to_tensor(F.gaussian_blur(image, [9, 9], [sigma, sigma])).int()
+    assert (ours - theirs).abs().max() <= 1  # rounding of halves
+    assert (ours != theirs).float().mean() < 0.01
+
+
+def test_a_blur_of_a_tenth_is_black_beyond_the_edge() -> None:
+    """SimCLR: an image of 224 px has 22 // 2 = 11 taps to each side."""
+    white = Image.new("RGB", (224, 224), (255, 255, 255))
+    blur = Blur(probability=1.0, sigma=[2.0, 2.0], kernel="tenth")
+    blurred = to_tensor(make_view(white, View(**_WHOLE, blur=blur), 224, _rng()))
+    taps = [math.exp(-(x**2) / 8) for x in range(-11, 12)]
+    for column in (0, 5, 10):
+        inside = sum(taps[11 - column :]) / sum(taps)
+        assert abs(int(blurred[0, 112, column]) - 255 * inside) <= 1
+    assert blurred[0, 112, 11] == 255
+
+
+def test_an_even_kernel_is_refused() -> None:
+    with pytest.raises(ValidationError, match="kernel 8 is even"):
+        Blur(probability=0.5, kernel=8)
+
+
+def test_colours_without_a_change_of_hue_are_those_of_the_other_three() -> None:
+    image = _noise()
+    unchanged = Jitter(brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    assert make_view(image, View(**_WHOLE, jitter=unchanged), 40, _rng()) == image
 
 
 def test_centre_crop() -> None:
