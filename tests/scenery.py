@@ -21,6 +21,11 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Every method at the size of seconds: what resuming and several processes are tested with."""
 TRAINED = [name for name, recipe in RECIPES.items() if "training" in recipe]
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    file.stem: yaml.safe_load(file.read_text())
+    for file in sorted((Path(__file__).parent / "tokenizers").glob("*.yaml"))
+}
+"""Every tokenizer at the size of seconds, tested likewise."""
 BACKBONE: dict[str, Any] = {
     "scale": "ViT-Test",
     "architecture": "vit_tiny_patch16_224",
@@ -38,6 +43,8 @@ class Scenery:
         self.params = root / "params"
         for name, recipe in RECIPES.items():
             self.write(f"recipes/test/{name}.yaml", recipe)
+        for name, tokenizer in TOKENIZERS.items():
+            self.write(f"tokenizers/test/{name}.yaml", tokenizer)
         self.write("backbones/vit_test.yaml", BACKBONE)
 
     def write(self, name: str, content: Any) -> Path:
@@ -53,6 +60,12 @@ class Scenery:
         if training:
             recipe["training"].update(training)
         return self.write(f"recipes/test/{name}.yaml", recipe)
+
+    def tokenizer(self, name: str, **training: Any) -> Path:
+        """The file of a tokenizer, after changes to its training params."""
+        recipe = copy.deepcopy(TOKENIZERS[name])
+        recipe["training"].update(training)
+        return self.write(f"tokenizers/test/{name}.yaml", recipe)
 
     @property
     def backbone(self) -> Path:

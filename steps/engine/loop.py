@@ -11,6 +11,7 @@ import dataclasses
 import math
 import signal
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -160,6 +161,8 @@ class _Run:
             stop=self.total_steps,
             workers=self.training.workers,
         )
+        if state.step == 0:
+            self.method.start(self._first_parts())
         saved = time.monotonic()
         while state.step < self.total_steps:
             started = time.monotonic()
@@ -179,7 +182,16 @@ class _Run:
             if not last and self.terminated:
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float]]:
+    def _first_parts(self) -> Iterator[tuple[Batch, Draws]]:
+        """The micro-batches of step 0 with their draws, just as that step will see them."""
+        draws = self.method.sample(self.plan.global_batch, generator(self.seed, "draws", 0))
+        batches = training_batches(
+            self.views, self.plan, seed=self.seed, start=0, stop=1, workers=0
+        )
+        for part, (images, labels) in zip(self.plan.micro_batches(), batches, strict=True):
+            yield self._batch(images, labels), self._chosen(draws, part)
+
+    def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float | Tensor]]:
         optimizer_params = self.training.optimizer
         lr = learning_rate(progress, self.training.schedule, self.peak_lr)
         decay = optimizer_params.weight_decay
@@ -195,9 +207,7 @@ class _Run:
             images, labels = next(batches)
             waited += time.monotonic() - asked
             batch = self._batch(images, labels)
-            chosen = {
-                name: self.fabric.to_device(draw[part].contiguous()) for name, draw in draws.items()
-            }
+            chosen = self._chosen(draws, part)
             if self.state.flops_per_image == 0:
                 self.state.flops_per_image = self._count_flops(batch, chosen, progress)
             more = index + 1 < self.plan.accumulation
@@ -221,6 +231,12 @@ class _Run:
         ]
         return Batch(views, self.fabric.to_device(labels))
 
+    def _chosen(self, draws: Draws, part: slice) -> Draws:
+        """The rows of a micro-batch among the draws, on the device."""
+        return {
+            name: self.fabric.to_device(draw[part].contiguous()) for name, draw in draws.items()
+        }
+
     def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
         few = slice(0, 2)
         part = Batch([view[few] for view in batch.views], batch.labels[few])
@@ -234,7 +250,7 @@ class _Run:
             share = value.detach().double() / self.plan.accumulation
             self.window[name] = self.window[name] + share if name in self.window else share
 
-    def _log(self, rates: dict[str, float]) -> None:
+    def _log(self, rates: Mapping[str, float | Tensor]) -> None:
         """Write the window's mean losses, over all processes, and the rates of its last step."""
         steps = self.state.step - self.window_start
         means = {
@@ -250,7 +266,8 @@ class _Run:
                 remedy="lower the learning rate or clip gradients; the last good checkpoint is "
                 + (str(last) if last.is_file() else "none yet, the run was too young"),
             )
-        values = {"epoch": self.state.step / self.steps_per_epoch, **means, **rates}
+        numbers = {name: float(value) for name, value in rates.items()}
+        values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 

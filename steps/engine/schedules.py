@@ -27,6 +27,11 @@ def cosine(progress: Progress, start: float, end: float) -> float:
     return _cosine(start, end, progress.step / progress.total_steps)
 
 
+def half_cosine(progress: Progress, start: float, end: float, epochs: float) -> float:
+    """A cosine from ``start`` to ``end`` over the first ``epochs``, then ``end``."""
+    return _cosine(start, end, min(progress.step / (epochs * progress.steps_per_epoch), 1.0))
+
+
 def ramp_by_epoch(progress: Progress, start: float, end: float, epochs: int) -> float:
     """Constant within an epoch: ``epochs`` evenly spaced values from start to end, then ``end``.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -49,17 +49,27 @@ class Method(nn.Module):
         """The losses of a batch."""
         raise NotImplementedError
 
+    def start(self, parts: Iterable[tuple[Batch, Draws]]) -> None:
+        """What precedes step 0, seeing its batch: the parts of it that this process will train on.
+
+        They are read only if they are iterated over. A resumed run does not start again.
+        """
+
     def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:
         """Parameters that this step leaves alone: their gradients are dropped after clipping."""
         return ()
 
-    def after_step(self, progress: Progress) -> dict[str, float]:
+    def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
         """What follows the optimiser's update ``progress.step``; returns values to log."""
         return {}
 
     def exported(self) -> Transformer:
         """The backbone that downstream tasks take."""
         raise NotImplementedError
+
+    def heads(self) -> dict[str, Tensor]:
+        """Weights that a student of the exported backbone needs besides it, by name."""
+        return {}
 
 
 class JointMethod(Method):

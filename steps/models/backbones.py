@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -11,6 +11,7 @@ import timm
 from safetensors.torch import save_file
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from steps.artifacts import read_manifest
 from steps.command import UserError
@@ -18,6 +19,7 @@ from steps.params.backbone import Backbone
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+HEADS = "heads.safetensors"
 
 Transformer: TypeAlias = VisionTransformer | Beit
 """A backbone of tokens: what ``steps.models.tokens`` embeds and encodes with."""
@@ -59,6 +61,7 @@ def save_backbone(
     *,
     mean: Sequence[float],
     std: Sequence[float],
+    heads: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write ``config.json`` and ``model.safetensors`` as timm's ``local-dir:`` source reads them.
 
@@ -67,6 +70,7 @@ def save_backbone(
         backbone: what the model was created from.
         folder: an existing folder.
         mean, std: per channel, of pixels in 0 to 1; the input that the weights expect.
+        heads: weights that a student of this backbone needs besides it, in a file of their own.
     """
     size = backbone.image_size
     config = {
@@ -90,10 +94,15 @@ def save_backbone(
         },
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    weights = {
-        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
-    }
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_weights(model.state_dict(), folder / WEIGHTS)
+    if heads:
+        save_weights(heads, folder / HEADS)
+
+
+def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors."""
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    save_file(whole, path, metadata={"format": "pt"})
 
 
 def load_backbone(artifact: Path, **overrides: Any) -> Transformer:

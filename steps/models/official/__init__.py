@@ -6,12 +6,14 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import dino, mae
+from steps.models.official import dalle, dino, mae, vqkd
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
     "mae": mae.NAMING,
     "dino": dino.NAMING,
+    "dalle": dalle.NAMING,
+    "vqkd": vqkd.NAMING,
 }
 """By method."""
 

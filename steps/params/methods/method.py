@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from steps.params.base import Params
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
+Need = Literal["none", "optional", "required"]
 
 
 class Method(Params):
@@ -14,6 +15,9 @@ class Method(Params):
 
     kind: ClassVar[Kind]
     """The method's family as the tables print it."""
+    takes_teacher: ClassVar[Need] = "none"
+    """Whether its recipe names a ``teacher``; likewise the next."""
+    takes_tokenizer: ClassVar[Need] = "none"
     name: str
 
     def check_views(self, views: int) -> None:

@@ -1,0 +1,93 @@
+"""A fixed teacher: a backbone artifact of ours that another training learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from steps.models.backbones import HEADS, Transformer, load_backbone, normalisation
+from steps.models.frozen import Frozen
+from steps.models.normalisation import Renormalise
+from steps.models.tokens import embed, encode
+
+PROJECTION = "projection.weight"
+"""Among the heads of a method with two towers: (P, D), from tokens into the space they share."""
+
+
+class Teacher(Frozen[Transformer]):
+    """A frozen backbone in eval mode, and the heads that its method left beside it."""
+
+    projection: Tensor | None
+
+    def __init__(
+        self, backbone: Transformer, heads: dict[str, Tensor], renormalise: Renormalise
+    ) -> None:
+        super().__init__(backbone)
+        self.heads = heads
+        """Weights by name, on the CPU, as its method's ``heads`` gave them; often none."""
+        self.renormalise = renormalise
+        self.register_buffer("projection", heads.get(PROJECTION), persistent=False)
+
+    @property
+    def backbone(self) -> Transformer:
+        """The network itself. Images must first go through ``renormalise``."""
+        return self.network
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """All tokens after the final norm: (B, 3, H, W) to (B, 1 + N, D).
+
+        Images are normalised as in a batch. Those of another size than the teacher's own get a
+        resized position table.
+        """
+        images = self.renormalise(images)
+        tokens: Tensor = self.backbone.norm(encode(self.backbone, embed(self.backbone, images)))
+        return tokens
+
+    def patches(self, images: Tensor, *, projected: bool = False) -> Tensor:
+        """Patch tokens after the final norm: (B, 3, H, W), normalised as in a batch, to (B, N, D).
+
+        Args:
+            images: (B, 3, H, W).
+            projected: after the projection into the space shared with text, (B, N, P).
+
+        Raises:
+            ValueError: ``projected``, but the teacher has no projection.
+        """
+        tokens = self.tokens(images)[:, self.backbone.num_prefix_tokens :]
+        if not projected:
+            return tokens
+        if self.projection is None:
+            raise ValueError("the teacher has no projection")
+        return F.linear(tokens, self.projection)
+
+    def width(self, *, projected: bool = False) -> int:
+        """The width of ``patches``."""
+        if projected and self.projection is not None:
+            return len(self.projection)
+        return int(self.backbone.embed_dim)
+
+
+def load_teacher(artifact: Path, *, mean: Sequence[float], std: Sequence[float]) -> Teacher:
+    """The teacher of a backbone artifact.
+
+    Args:
+        artifact: a folder that ``steps.pretrain`` published.
+        mean, std: per channel, of pixels in 0 to 1: how the images that it will see are normalised.
+
+    Raises:
+        UserError: the folder holds no backbone artifact.
+    """
+    backbone = load_backbone(artifact)
+    heads = artifact / HEADS
+    own_mean, own_std = normalisation(artifact)
+    return Teacher(
+        backbone,
+        load_file(heads) if heads.is_file() else {},
+        Renormalise((mean, std), (own_mean, own_std)),
+    )

@@ -1,0 +1,45 @@
+"""A tokenizer on disk: ``config.json`` with its params, ``model.safetensors`` with its weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+
+from steps.artifacts import read_manifest
+from steps.models.backbones import CONFIG, WEIGHTS, save_weights
+from steps.models.normalisation import PIXELS, Renormalise
+from steps.params.tokenizers import TokenizerParams
+from steps.tokenizers.build import build_tokenizer
+from steps.tokenizers.tokenizer import FrozenTokenizer, Tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, params: TokenizerParams, folder: Path) -> None:
+    """Write both files into an existing folder."""
+    config = {"tokenizer": params.resolved()}
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    save_weights(tokenizer.state_dict(), folder / WEIGHTS)
+
+
+def load_tokenizer(
+    artifact: Path, *, mean: Sequence[float] = PIXELS[0], std: Sequence[float] = PIXELS[1]
+) -> FrozenTokenizer:
+    """The tokenizer of an artifact: in eval mode, without gradients, on the CPU.
+
+    Args:
+        artifact: a folder that ``steps.tokenizer`` published.
+        mean, std: per channel, of pixels in 0 to 1: how the images that it will see are normalised;
+            without them they are pixels in 0 to 1.
+
+    Raises:
+        UserError: the folder holds no tokenizer artifact.
+    """
+    read_manifest(artifact, "tokenizer")
+    config = json.loads((artifact / CONFIG).read_text())
+    params: TokenizerParams = TypeAdapter(TokenizerParams).validate_python(config["tokenizer"])
+    tokenizer = build_tokenizer(params)
+    tokenizer.load_state_dict(load_file(artifact / WEIGHTS))
+    return FrozenTokenizer(tokenizer, Renormalise((mean, std), PIXELS))

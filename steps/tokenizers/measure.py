@@ -1,0 +1,82 @@
+"""How well a tokenizer does on images that it was not trained on."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from steps.data.loader import EvaluationViews, evaluation_batches
+from steps.data.views import normalise
+from steps.methods.method import Batch
+from steps.models.codebook import perplexity
+from steps.models.normalisation import PIXELS
+from steps.tokenizers.tokenizer import Tokenizer
+
+COLLAPSED = 0.05
+"""A codebook is taken for collapsed below this perplexity, as a share of its codes."""
+_BATCH = 64
+
+Judge = Callable[[Batch], dict[str, Tensor]]
+
+
+class CollapsedCodebook(UserWarning):
+    """Nearly all tokens are of a few codes: a method that predicts them has little to learn."""
+
+
+@torch.no_grad()
+def measure(
+    tokenizer: Tokenizer, views: EvaluationViews, judge: Judge | None = None
+) -> dict[str, float | bool]:
+    """The use of the codebook and, where tokens turn back into pixels, what they lose.
+
+    Args:
+        tokenizer: in eval mode, on the device to use.
+        views: images of the tokenizer's size.
+        judge: further figures (B,) of a batch.
+
+    Returns:
+        ``codes_used``, the share of codes that any token has; ``perplexity`` of their use, and
+        whether the codebook is ``collapsed``; ``reconstruction_mse`` beside ``mean_image_mse``,
+        what the mean of these images would lose, both of pixels in 0 to 1; means of what ``judge``
+        gives.
+    """
+    device = next(tokenizer.parameters()).device
+    counts = torch.zeros(tokenizer.vocab_size, dtype=torch.float64, device=device)
+    sums: dict[str, Tensor] = {}
+    pixel_sum, square_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    for images, labels in evaluation_batches(views, _BATCH):
+        pixels = normalise(images.to(device), *PIXELS)
+        tokens = tokenizer.tokens(pixels)
+        counts += torch.bincount(tokens.flatten(), minlength=tokenizer.vocab_size)
+        figures = {} if judge is None else judge(Batch([pixels], labels.to(device)))
+        if tokenizer.decodes:
+            error = tokenizer.decode(tokens) - pixels
+            figures["reconstruction_mse"] = error.square().flatten(1).mean(dim=1)
+            pixel_sum = pixel_sum + pixels.double().sum(dim=0)
+            square_sum = square_sum + pixels.double().square().sum(dim=0)
+        for name, values in figures.items():
+            sums[name] = sums.get(name, 0.0) + values.double().sum()
+    number = len(views)
+    found: dict[str, float | bool] = {name: float(total) / number for name, total in sums.items()}
+    if tokenizer.decodes:
+        variance = square_sum / number - (pixel_sum / number).square()
+        found["mean_image_mse"] = float(variance.mean())
+    found["codes_used"] = float((counts > 0).double().mean())
+    found["perplexity"] = float(perplexity(counts))
+    found["collapsed"] = found["perplexity"] < COLLAPSED * tokenizer.vocab_size
+    return found
+
+
+def warn_if_collapsed(found: dict[str, float | bool], vocab_size: int, title: str) -> None:
+    """Warn of a collapsed codebook."""
+    if found["collapsed"]:
+        warnings.warn(
+            CollapsedCodebook(
+                f"{title}: the codebook has collapsed: {found['codes_used']:.1%} of {vocab_size} "
+                f"codes are used, at a perplexity of {found['perplexity']:.1f}"
+            ),
+            stacklevel=2,
+        )
