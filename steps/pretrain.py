@@ -17,6 +17,7 @@ from typing import Any
 
 from steps.artifacts import publish, read_manifest
 from steps.artifacts.digest import digest_value
+from steps.artifacts.named import check_named
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
@@ -27,10 +28,13 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.methods import Surroundings, backbone_for, build_method
 from steps.models.backbones import create_backbone, save_backbone
+from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
+from steps.params.training import Training
+from steps.tokenizers import load_tokenizer
 
 
 def main() -> None:
@@ -38,15 +42,40 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument("--teacher", type=Path, help="the backbone that the recipe names, frozen")
+    parser.add_argument("--tokenizer", type=Path, help="the tokenizer that the recipe names")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     recipe = load_checked(arguments.recipe, Recipe)
     backbone = load(arguments.backbone, Backbone)
+    check_behind(recipe, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
     pretrain(recipe, backbone, facts, arguments)
+
+
+def check_behind(recipe: Recipe, arguments: argparse.Namespace) -> None:
+    """Teacher and tokenizer are those that the recipe names."""
+    where: Path = arguments.recipe
+    teacher = None if recipe.teacher is None else recipe.teacher.resolved()
+    check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
+    tokenizer = None if recipe.tokenizer is None else {"tokenizer": recipe.tokenizer}
+    check_named("tokenizer", arguments.tokenizer, tokenizer, node="tokenizer", where=where)
+
+
+def surroundings(
+    training: Training, facts: DatasetFacts, arguments: argparse.Namespace
+) -> Surroundings:
+    """What the method may need besides its params and its backbone."""
+    seen = {"mean": facts.mean, "std": facts.std}
+    return Surroundings(
+        views=sum(view.count for view in training.views),
+        num_classes=facts.num_classes,
+        teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
+        tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
+    )
 
 
 def pretrain(
@@ -62,31 +91,27 @@ def pretrain(
         "scale": backbone.scale,
         "pretrain_dataset": facts.name,
     }
+    training = recipe.training
+    if training is not None and training.normalise is not None:
+        facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     backbone = backbone_for(recipe.method, backbone)
+    around = None if training is None else surroundings(training, facts, arguments)
     with seeded(arguments.seed, "init"):
         vit = create_backbone(backbone)
-        method = None
-        if recipe.training is not None:
-            around = Surroundings(
-                views=sum(view.count for view in recipe.training.views),
-                num_classes=facts.num_classes,
-            )
-            method = build_method(recipe.method, vit, around)
+        method = None if around is None else build_method(recipe.method, vit, around)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
-    if method is None or recipe.training is None:
+    if method is None or training is None:
         with _publishing(params, arguments) as draft:
             save_backbone(vit, backbone, draft.path, mean=facts.mean, std=facts.std)
             (draft.path / METRICS).touch()
             draft.facts.update(about, **vars(outcome))
         return
-    training = recipe.training
-    if training.normalise is not None:
-        facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     fabric = launch(training.precision, training.deterministic)
+    inputs = {role: read_manifest(path).digest for role, path in _inputs(arguments).items()}
     key = digest_value(
         {
             **params,
-            "data": read_manifest(arguments.data).digest,
+            "inputs": inputs,
             "seed": arguments.seed,
             "code": code_version().digest,
             "world": fabric.world_size,
@@ -112,11 +137,25 @@ def pretrain(
         if fabric.global_rank == 0:
             with _publishing(params, arguments) as draft:
                 trained = method.exported().cpu()
-                save_backbone(trained, backbone, draft.path, mean=facts.mean, std=facts.std)
+                save_backbone(
+                    trained,
+                    backbone,
+                    draft.path,
+                    mean=facts.mean,
+                    std=facts.std,
+                    heads=method.heads(),
+                )
                 for name in (METRICS, TIMING):
                     shutil.copyfile(place.folder / name, draft.path / name)
                 draft.logs.add(TIMING)
                 draft.facts.update(about, **vars(outcome))
+
+
+def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The input artifacts by role."""
+    roles = ("data", "teacher", "tokenizer")
+    paths = {role: getattr(arguments, role) for role in roles}
+    return {role: path for role, path in paths.items() if path is not None}
 
 
 def _publishing(params: dict[str, Any], arguments: argparse.Namespace) -> Any:
@@ -124,7 +163,7 @@ def _publishing(params: dict[str, Any], arguments: argparse.Namespace) -> Any:
         arguments.out,
         node="pretrain",
         params=params,
-        inputs={"data": arguments.data},
+        inputs=_inputs(arguments),
         seed=arguments.seed,
     )
 

@@ -11,6 +11,7 @@ from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import Transformer
 from steps.models.beit import as_beit
+from steps.models.teacher import Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods import (
     DINOParams,
@@ -20,6 +21,7 @@ from steps.params.methods import (
     SimCLRParams,
     SupervisedParams,
 )
+from steps.tokenizers.tokenizer import FrozenTokenizer
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Surroundings:
     """How many views of each image the recipe gives."""
     num_classes: int = 0
     """Classes of the data set (0 where it has none)."""
+    teacher: Teacher | None = None
+    """The recipe's fixed teacher, frozen and in eval mode."""
+    tokenizer: FrozenTokenizer | None = None
+    """The recipe's tokenizer, likewise."""
 
 
 def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:

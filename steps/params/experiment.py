@@ -8,6 +8,7 @@ from annotated_types import Ge, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.stages import Chain
 
 Task = Literal["knn", "linear", "finetune", "detect"]
 Names = Annotated[list[str], Len(1)]
@@ -32,6 +33,8 @@ class Experiment(Params):
     """The protocol of the frozen features that knn and linear take."""
     tasks: Annotated[dict[Task, str], Len(1)]
     """Each task's protocol, ``params/protocols/<protocol>.yaml``."""
+    chain: Chain | None = None
+    """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:

@@ -7,19 +7,22 @@ a misspelt key in a fine-tuning protocol does not wait for the end of pretrainin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
+from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment
-from steps.params.load import load
+from steps.params.load import closest, load
 from steps.params.protocols import KNN, Features, Finetune, Linear
 from steps.params.recipe import Recipe
+from steps.params.stages import chain_of, check_chain
+from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
 
 ROOT = Path("params")
@@ -60,6 +63,13 @@ class Plan:
             n: load(self.backbone_file(n), Backbone) for n in self.experiment.backbones
         }
         self.recipes = {n: load(self.recipe_file(n), Recipe) for n in self.experiment.methods}
+        self.tokenizers: dict[str, TokenizerRecipe] = {}
+        rows = [Pretraining(backbone, recipe) for backbone, recipe, _ in self.rows()]
+        self.needs = follow(rows, self._read, lambda node: str(self._file(node)))
+        """Every pretraining and tokenizer, with the nodes right behind it."""
+        if self.experiment.chain is not None:
+            where = str(experiment_file(name, root))
+            check_chain(where, self.experiment.chain, chain_of(rows, self.needs))
         self.protocols: dict[str, Params] = {
             task: load(self.protocol_file(task), PROTOCOLS[task]) for task in self.tasks()
         }
@@ -88,11 +98,14 @@ class Plan:
     def recipe_file(self, name: str) -> Path:
         return self.root / "recipes" / self.experiment.regime / f"{name}.yaml"
 
+    def tokenizer_file(self, name: str) -> Path:
+        return self.root / "tokenizers" / self.experiment.regime / f"{name}.yaml"
+
     def protocol_file(self, task: str) -> Path:
         return self.root / "protocols" / f"{self.tasks()[task]}.yaml"
 
     def rows(self) -> Iterator[tuple[str, str, int]]:
-        """Every backbone artifact of the experiment: (backbone, recipe, seed)."""
+        """Every row of the experiment: (backbone, recipe, seed)."""
         for backbone in self.experiment.backbones:
             for recipe in self.experiment.methods:
                 for seed in self.experiment.seeds:
@@ -101,36 +114,91 @@ class Plan:
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.
 
-        ``names`` gives dataset, backbone, recipe or task.
+        ``names`` gives dataset, backbone, recipe, tokenizer or task.
         """
         groups: dict[str, Mapping[str, Params]] = {
             "dataset": self.datasets,
             "backbone": self.backbones,
             "recipe": self.recipes,
+            "tokenizer": self.tokenizers,
             "task": self.protocols,
         }
         return {role: groups[role][name].resolved() for role, name in names.items()}
 
+    def _file(self, node: Node) -> Path:
+        if isinstance(node, Tokenizer):
+            return self.tokenizer_file(node.name)
+        return self.recipe_file(node.recipe)
+
+    def _read(self, node: Node, named_by: str) -> Recipe | TokenizerRecipe:
+        """The params of a node, read when it is first met."""
+        if isinstance(node, Tokenizer):
+            return self._met(
+                self.tokenizers, node.name, self.tokenizer_file, TokenizerRecipe, named_by
+            )
+        key = f"{named_by}.backbone"
+        self._met(self.backbones, node.backbone, self.backbone_file, Backbone, key)
+        key = f"{named_by}.recipe"
+        return self._met(self.recipes, node.recipe, self.recipe_file, Recipe, key)
+
+    def _met(
+        self,
+        known: dict[str, T],
+        name: str,
+        file: Callable[[str], Path],
+        model: type[T],
+        named_by: str,
+    ) -> T:
+        if name not in known:
+            path = file(name)
+            if not path.is_file():
+                names = sorted(other.stem for other in path.parent.glob("*.yaml"))
+                close = closest(name, names)
+                raise UserError(
+                    named_by,
+                    f"'{name}', but there is no {path}",
+                    allowed=", ".join(names) or "nothing yet",
+                    remedy=f"did you mean '{close}'?" if close else "name one of these or write it",
+                )
+            known[name] = load(path, model)
+        return known[name]
+
     def _check_sizes(self) -> None:
-        """Every view of every recipe must fit the patches of every backbone."""
-        trainings: list[tuple[Path, Training]] = [
-            (self.recipe_file(name), recipe.training)
-            for name, recipe in self.recipes.items()
-            if recipe.training is not None
-        ]
+        """Every view must fit the patches of every network that it goes through."""
+        for node in self.needs:
+            if isinstance(node, Tokenizer):
+                self._check_tokenizer(node)
+            elif (training := self.recipes[node.recipe].training) is not None:
+                self._check_views(self.recipe_file(node.recipe), training, node.backbone)
         if isinstance(finetune := self.protocols.get("finetune"), Finetune):
-            trainings.append((self.protocol_file("finetune"), finetune.training))
-        for path, training in trainings:
-            for index, view in enumerate(training.views):
-                for name, backbone in self.backbones.items():
-                    size = view.size or backbone.image_size
-                    if size % backbone.patch_size:
-                        raise UserError(
-                            f"{path}: training.views[{index}].size",
-                            f"{size} px does not divide into the {backbone.patch_size} px "
-                            f"patches of backbone {name}",
-                            allowed=f"a multiple of {backbone.patch_size}",
-                        )
+            for name in self.experiment.backbones:
+                self._check_views(self.protocol_file("finetune"), finetune.training, name)
+
+    def _check_views(self, path: Path, training: Training, name: str) -> None:
+        backbone = self.backbones[name]
+        for index, view in enumerate(training.views):
+            size = view.size or backbone.image_size
+            if size % backbone.patch_size:
+                raise UserError(
+                    f"{path}: training.views[{index}].size",
+                    f"{size} px does not divide into the {backbone.patch_size} px "
+                    f"patches of backbone {name}",
+                    allowed=f"a multiple of {backbone.patch_size}",
+                )
+
+    def _check_tokenizer(self, node: Tokenizer) -> None:
+        """A tokenizer and its teacher see the same patches."""
+        params = self.tokenizers[node.name].tokenizer
+        for other in self.needs[node]:
+            if isinstance(other, Pretraining):
+                patch_size = self.backbones[other.backbone].patch_size
+                if patch_size != params.token_pixels:
+                    raise UserError(
+                        f"{self.tokenizer_file(node.name)}: teacher.backbone",
+                        f"{other.backbone} has patches of {patch_size} px, the tokenizer of "
+                        f"{params.token_pixels} px",
+                        allowed=f"a backbone with patches of {params.token_pixels} px",
+                    )
 
 
 def load_checked(path: Path, model: type[T]) -> T:

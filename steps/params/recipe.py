@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import MethodParams, RandomParams
+from steps.params.teacher import Teacher, check_needs
 from steps.params.training import Training
 
 
@@ -13,10 +14,21 @@ class Recipe(Params):
     """``params/recipes/<regime>/<recipe>.yaml``. Its file name is the row's name in the tables."""
 
     method: MethodParams
+    teacher: Teacher | None = None
+    """The frozen network that the method learns from; trained first, if it is not there."""
+    tokenizer: str | None = None
+    """``params/tokenizers/<regime>/<tokenizer>.yaml``, whose tokens the method predicts."""
     training: Training | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
+        check_needs(
+            f"method {self.method.name}",
+            {"teacher": self.method.takes_teacher, "tokenizer": self.method.takes_tokenizer},
+            {"teacher": self.teacher, "tokenizer": self.tokenizer},
+        )
+        if self.teacher is not None and self.tokenizer is not None:
+            raise ValueError("a recipe names a teacher or a tokenizer, not both")
         if isinstance(self.method, RandomParams):
             if self.training is not None:
                 raise ValueError("method random is initialisation only: remove 'training'")

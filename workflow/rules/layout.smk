@@ -4,6 +4,7 @@ RESULTS = f"results/{EXPERIMENT}"
 ROW = f"{RESULTS}/{{backbone}}/{{recipe}}/seed{{seed}}"
 LOGS = f"logs/{EXPERIMENT}"
 ROW_LOG = f"{LOGS}/{{backbone}}-{{recipe}}-seed{{seed}}"
+TOKENIZER = f"{RESULTS}/tokenizers/{{tokenizer}}/seed{{seed}}"
 DATA = f"results/data/{PLAN.experiment.dataset}"
 SCENES = f"results/data/{PLAN.experiment.detection_dataset}"
 
@@ -14,6 +15,25 @@ def rows(pattern):
         pattern.format(backbone=backbone, recipe=recipe, seed=seed)
         for backbone, recipe, seed in PLAN.rows()
     ]
+
+
+def artifact(node, seed):
+    """Where the artifact of a pretraining or a tokenizer lies."""
+    if isinstance(node, Tokenizer):
+        return TOKENIZER.format(tokenizer=node.name, seed=seed)
+    row = ROW.format(backbone=node.backbone, recipe=node.recipe, seed=seed)
+    return f"{row}/backbone"
+
+
+def behind(node, seed):
+    """The artifacts that a pretraining or a tokenizer stands on, by role."""
+    return {other.role: artifact(other, seed) for other in PLAN.needs[node]}
+
+
+def options(wildcards, input):
+    """The command-line options that give those artifacts."""
+    paths = [(role, path) for role, path in input.items() if role != "data"]
+    return " ".join(f"--{role} {path}" for role, path in paths)
 
 
 def protocol(task):

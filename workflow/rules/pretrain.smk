@@ -1,5 +1,10 @@
 rule pretrain:
     input:
+        unpack(
+            lambda wildcards: behind(
+                Pretraining(wildcards.backbone, wildcards.recipe), wildcards.seed
+            )
+        ),
         data=DATA,
     output:
         directory(f"{ROW}/backbone"),
@@ -16,6 +21,7 @@ rule pretrain:
         values=resolved(recipe="{recipe}", backbone="{backbone}"),
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
+        behind=options,
     shell:
         "python -m steps.pretrain --recipe {params.recipe} --backbone {params.backbone}"
-        " --data {input.data} --seed {wildcards.seed} --out {output} 2> {log}"
+        " --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"

@@ -1,0 +1,106 @@
+"""What dvc.yaml must be told of a chain, because its stages cannot look into recipes.
+
+DVC's matrices are lists of the experiment's file. A stage with a teacher has one more dependency
+than one without, so they are different stages, each with a list of its own; the plan holds these
+lists to what the recipes say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from steps.command import UserError
+from steps.params.base import Params
+from steps.params.chain import Node, Pretraining, Tokenizer
+from steps.params.teacher import Teacher
+
+
+class Student(Teacher):
+    """A pretraining with the pretraining that it learns from."""
+
+    teacher: Teacher
+
+
+class Tokenized(Teacher):
+    """A pretraining with the tokenizer whose tokens it predicts."""
+
+    tokenizer: str
+
+
+class DistilledTokenizer(Params):
+    """A tokenizer with the pretraining that it learns from."""
+
+    tokenizer: str
+    teacher: Teacher
+
+
+class Chain(Params):
+    """Every node of an experiment down to the backbones, by the stage of dvc.yaml that makes it."""
+
+    plain: list[str]
+    """Methods that need nothing but the data."""
+    teachers: list[Teacher]
+    """Pretrainings that need nothing but the data, and are no rows themselves."""
+    students: list[Student]
+    tokenized: list[Tokenized]
+    tokenizers: list[str]
+    distilled_tokenizers: list[DistilledTokenizer]
+
+
+def chain_of(rows: Sequence[Pretraining], needs: Mapping[Node, Sequence[Node]]) -> Chain:
+    """The chain as the recipes give it.
+
+    Args:
+        rows: the experiment's own pretrainings.
+        needs: every node with those right behind it.
+    """
+    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
+    for node, behind in needs.items():
+        (other,) = behind or (None,)
+        if isinstance(node, Tokenizer):
+            if isinstance(other, Pretraining):
+                item = {"tokenizer": node.name, "teacher": _teacher(other)}
+                chain["distilled_tokenizers"].append(item)
+            else:
+                chain["tokenizers"].append(node.name)
+        elif isinstance(other, Pretraining):
+            chain["students"].append({**_teacher(node), "teacher": _teacher(other)})
+        elif isinstance(other, Tokenizer):
+            chain["tokenized"].append({**_teacher(node), "tokenizer": other.name})
+        elif node not in rows:
+            chain["teachers"].append(_teacher(node))
+        elif node.recipe not in chain["plain"]:
+            chain["plain"].append(node.recipe)
+    return Chain.model_validate(chain)
+
+
+def check_chain(where: str, found: Chain, derived: Chain) -> None:
+    """Hold an experiment's own chain to the one that its recipes give; the order does not matter.
+
+    Raises:
+        UserError: they differ in a key.
+    """
+    for key in Chain.model_fields:
+        ours, theirs = (chain.resolved()[key] for chain in (found, derived))
+        if _sorted(ours) != _sorted(theirs):
+            raise UserError(
+                f"{where}: chain.{key}",
+                _flow(ours),
+                allowed=f"{_flow(theirs)}, as the recipes say",
+                remedy="write that, or remove the key 'chain', which dvc.yaml alone needs",
+            )
+
+
+def _teacher(node: Pretraining) -> dict[str, str]:
+    return {"recipe": node.recipe, "backbone": node.backbone}
+
+
+def _flow(value: list[Any]) -> str:
+    return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)).strip()
+
+
+def _sorted(items: Iterable[Any]) -> list[str]:
+    return sorted(map(str, items))

@@ -1,0 +1,21 @@
+rule tokenizer:
+    input:
+        unpack(lambda wildcards: behind(Tokenizer(wildcards.tokenizer), wildcards.seed)),
+        data=DATA,
+    output:
+        directory(TOKENIZER),
+    log:
+        f"{LOGS}/tokenizer-{{tokenizer}}-seed{{seed}}.log",
+    priority: 10
+    conda:
+        "../envs/pretext.yaml"
+    threads: 1
+    resources:
+        gpus=1,
+    params:
+        values=resolved(tokenizer="{tokenizer}"),
+        file=lambda wildcards: PLAN.tokenizer_file(wildcards.tokenizer),
+        behind=options,
+    shell:
+        "python -m steps.tokenizer --tokenizer {params.file} --data {input.data}"
+        " {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"
