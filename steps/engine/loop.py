@@ -25,6 +25,7 @@ from steps.data.loader import DatasetFacts, TrainingViews, training_batches
 from steps.data.views import normalise
 from steps.engine.batching import BatchPlan, plan_batch
 from steps.engine.checkpoint import Scratch
+from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import mean_over_processes
 from steps.engine.flops import flops_per_image
 from steps.engine.monitor import Monitor
@@ -43,6 +44,8 @@ class Outcome:
     images_seen: int
     flops: float
     device_seconds: float
+    collapsed: bool = False
+    """Whether the embeddings were collapsed at the last step (``steps.engine.collapse``)."""
 
 
 @dataclass
@@ -129,6 +132,7 @@ class _Run:
         self.monitor = Monitor(
             scratch.folder, title, self.total_steps, quiet=fabric.global_rank > 0
         )
+        self.watch = CollapseWatch(title, self.total_steps, quiet=fabric.global_rank > 0)
         self.state = _State()
         self.window: dict[str, Tensor] = {}
         self.window_start = 0
@@ -149,6 +153,7 @@ class _Run:
             images_seen=images,
             flops=self.state.flops_per_image * images,
             device_seconds=round(self.state.seconds * self.fabric.world_size, 3),
+            collapsed=self.watch.collapsed,
         )
 
     def _steps(self) -> None:
@@ -172,7 +177,7 @@ class _Run:
             state.seconds += time.monotonic() - started
             self.monitor.stepped(self.training.batch_size, waited)
             last = state.step == self.total_steps
-            if not last and state.step % self.training.log_every:
+            if not self._logs(state.step):
                 continue
             self._log(values)
             due = time.monotonic() - saved > self.training.checkpoint_seconds
@@ -190,6 +195,10 @@ class _Run:
         )
         for part, (images, labels) in zip(self.plan.micro_batches(), batches, strict=True):
             yield self._batch(images, labels), self._chosen(draws, part)
+
+    def _logs(self, step: int) -> bool:
+        """Whether a line of metrics.jsonl is written after so many steps."""
+        return step == self.total_steps or step % self.training.log_every == 0
 
     def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float | Tensor]]:
         optimizer_params = self.training.optimizer
@@ -210,6 +219,9 @@ class _Run:
             chosen = self._chosen(draws, part)
             if self.state.flops_per_image == 0:
                 self.state.flops_per_image = self._count_flops(batch, chosen, progress)
+            if self._logs(progress.step + 1):
+                with self.fabric.autocast():
+                    self.watch.see(self.method, batch)
             more = index + 1 < self.plan.accumulation
             with self.fabric.no_backward_sync(self.module, enabled=more):
                 losses = self.module(batch, chosen, progress)
@@ -268,6 +280,7 @@ class _Run:
             )
         numbers = {name: float(value) for name, value in rates.items()}
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
+        values.update(self.watch.judge(self.state.step, means))
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 

@@ -121,6 +121,10 @@ class DINO(Method):
         ema.update(self.teacher, self.student, momentum)
         return {"momentum": momentum, "teacher_temp": self.teacher_temp(progress)}
 
+    def embeddings(self, batch: Batch) -> Tensor:
+        """The student's class tokens of the first view."""
+        return self.student.features(batch.views[:1])
+
     def exported(self) -> VisionTransformer:
         """The teacher's backbone (section 5)."""
         return self.teacher.backbone

@@ -63,6 +63,15 @@ class Method(nn.Module):
         """What follows the optimiser's update ``progress.step``; returns values to log."""
         return {}
 
+    def embeddings(self, batch: Batch) -> Tensor | None:
+        """What the collapse watch looks at (``steps.engine.collapse``): features (B, D).
+
+        Of one view of each sample, by the network that learns, as downstream tasks would take
+        them. A method that pulls views together returns them; None: nothing that can collapse.
+        Called at logged steps, in evaluation mode, without gradient.
+        """
+        return None
+
     def exported(self) -> Transformer:
         """The backbone that downstream tasks take."""
         raise NotImplementedError

@@ -64,6 +64,7 @@ def collect(heading: Heading, results: Path) -> Source:
                     records=tuple(records),
                     measured=Provenance.of(manifest),
                     pretrained=Provenance.of(backbone),
+                    collapsed=backbone.facts.get("collapsed", False),
                 )
             )
     return make_source(heading, traced, pl.concat(curves))

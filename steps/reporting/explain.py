@@ -91,6 +91,11 @@ def _file(results: str, item: Traced, records: list[Record]) -> str:
         f"  backbone         {record.backbone} ({record.scale})",
         f"  pretraining      {record.epochs:g} epochs of {record.pretrain_dataset}",
         f"  compute          {', '.join(compute)}",
+        *(
+            ["  collapsed        the embeddings, at the end of pretraining"]
+            if item.collapsed
+            else []
+        ),
         f"  artifact         sha256 {record.artifact}",
         "",
         *_provenance(f"measured by python -m steps.{item.measured.node}", item.measured),

@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from steps.reporting.quantities import measured
 from steps.reporting.source import Heading
-from steps.reporting.tables import headline, model_name, ranked
+from steps.reporting.tables import headline, ranked, row_name
 
 DRAWN_WITH = "Drawn with"
 """The PNG text entry that names the matplotlib version."""
@@ -57,9 +57,7 @@ _STYLE: dict[Any, Any] = {
 def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
     """A panel a task with the headline metric of each row, best of the ranking on top. PNG."""
     order = ranked(summary, heading)
-    names = [
-        model_name(row["recipe"], row["backbone"], heading) for row in order.iter_rows(named=True)
-    ]
+    names = [row_name(row, heading) for row in order.iter_rows(named=True)]
     with _style():
         height = 0.27 * len(names) + 1.05
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")

@@ -9,8 +9,10 @@ import polars as pl
 from steps.reporting.quantities import plural
 from steps.reporting.source import CURVES, HEADING, RECORDS, Heading, Provenance, Source
 from steps.reporting.tables import (
+    COLLAPSED,
     Table,
     headline,
+    model_name,
     ranked,
     ranking_table,
     ranking_task,
@@ -44,6 +46,7 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
         f"{heading.question.strip()}\n",
         ranking_table(summary, heading).markdown(),
         _under_ranking(source, summary),
+        *_collapsed_note(summary, heading),
     ]
     for task in heading.tasks:
         parts += [f"## {_title(task)}\n", _caption(source, summary, task)]
@@ -79,6 +82,24 @@ def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
         f"Sorted by {headline(summary, task)} of {_title(task)}; {spread}. Epochs, images, FLOPs "
         f"and device time are those of pretraining on {datasets}.\n"
     )
+
+
+def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
+    """The footnote to the rows that are marked; nothing where none is."""
+    seeds = len(heading.seeds)
+    names = [
+        model_name(row["recipe"], row["backbone"], heading)
+        + (f" (seed {', '.join(map(str, row['collapsed']))})" if seeds > 1 else "")
+        for row in ranked(summary, heading).iter_rows(named=True)
+        if row["collapsed"]
+    ]
+    if not names:
+        return []
+    return [
+        f"{COLLAPSED} Collapsed: at the end of pretraining the embeddings of {', '.join(names)} "
+        "hardly differed from image to image (`embedding_std`, `effective_rank` and `kl` in "
+        "metrics.jsonl). Such a row tells of a run that failed, not of its method.\n"
+    ]
 
 
 def _caption(source: Source, summary: pl.DataFrame, task: str) -> str:

@@ -80,6 +80,8 @@ class Traced(BaseModel):
     records: Annotated[tuple[Record, ...], Len(1)]
     measured: Provenance
     pretrained: Provenance
+    collapsed: bool = False
+    """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
     @property
     def task(self) -> str:
@@ -96,8 +98,12 @@ class Source:
     curves: pl.DataFrame
 
     def records(self) -> pl.DataFrame:
-        """A row a record, in order, with the fields of :class:`~steps.artifacts.Record`."""
-        rows = [record.model_dump() for item in self.traced for record in item.records]
+        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, collapsed."""
+        rows = [
+            {**record.model_dump(), "collapsed": item.collapsed}
+            for item in self.traced
+            for record in item.records
+        ]
         return pl.DataFrame(rows, infer_schema_length=None)
 
 

@@ -13,6 +13,8 @@ from steps.reporting.source import Heading
 
 HEADLINES = {"finetune": "top1", "linear": "top1", "knn": "top1", "detect": "box_AP"}
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
+COLLAPSED = "†"
+"""The mark of a row whose embeddings were collapsed."""
 DECIMALS = 6
 _CELL = ["task", "protocol", "metric", "recipe", "backbone"]
 _COMPARABLE = ["dataset", "n", "unit"]
@@ -52,7 +54,8 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
-        ``std`` (null for one seed), and the means of ``flops`` and ``device_seconds``.
+        ``std`` (null for one seed), the means of ``flops`` and ``device_seconds``, and
+        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining).
 
     Raises:
         UserError: what stands in one cell, or in one column of a table, cannot be compared.
@@ -75,6 +78,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         pl.col("value").std(ddof=1).round(DECIMALS).alias("std"),
         pl.col("flops").mean(),
         pl.col("device_seconds").mean().round(3),
+        pl.col("seed").filter("collapsed").alias("collapsed"),
     )
 
 
@@ -120,6 +124,12 @@ def model_name(recipe: str, backbone: str, heading: Heading) -> str:
     return recipe if len(heading.backbones) == 1 else f"{recipe} ({backbone})"
 
 
+def row_name(row: dict[str, Any], heading: Heading) -> str:
+    """A row's name, marked where the embeddings of a seed were collapsed."""
+    name = model_name(row["recipe"], row["backbone"], heading)
+    return f"{name} {COLLAPSED}" if row["collapsed"] else name
+
+
 def score(row: dict[str, Any]) -> str:
     """Mean, and ± the sample deviation where there are several seeds."""
     text = measured(row["mean"], row["unit"])
@@ -138,7 +148,7 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
         [False, False, False, True, True, True, True, True],
         [
             [
-                model_name(row["recipe"], row["backbone"], heading),
+                row_name(row, heading),
                 row["kind"],
                 row["scale"],
                 score(row),
@@ -162,7 +172,7 @@ def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
     rows: list[list[str]] = []
     bold = {metric: _best(summary.filter(task=task, metric=metric)) for metric in metrics}
     for row in ranked(summary, heading).iter_rows(named=True):
-        name = model_name(row["recipe"], row["backbone"], heading)
+        name = row_name(row, heading)
         mine = summary.filter(task=task, recipe=row["recipe"], backbone=row["backbone"])
         cells = {cell["metric"]: cell for cell in mine.iter_rows(named=True)}
         if len({cell["seeds"] for cell in cells.values()}) > 1:
@@ -201,4 +211,4 @@ def _column(summary: pl.DataFrame, task: str, metric: str) -> str:
 
 def results_csv(summary: pl.DataFrame) -> bytes:
     """The summary as CSV, a row a task, metric, recipe and backbone."""
-    return summary.write_csv().encode()
+    return summary.drop("collapsed").write_csv().encode()

@@ -63,12 +63,17 @@ def build(
     seeds: Sequence[int] = (0,),
     tasks: Sequence[str] = ("knn", "linear", "finetune", "detect"),
     steps: int = 40,
+    collapsed: Sequence[tuple[str, int]] = (),
 ) -> Synthetic:
-    """Write an experiment's params, backbone artifacts and record files below ``root``."""
+    """Write an experiment's params, backbone artifacts and record files below ``root``.
+
+    ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining.
+    """
     results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
     for backbone, recipe, seed in product(backbones, methods, seeds):
         folder = results / backbone / recipe / f"seed{seed}"
-        write_backbone(folder / "backbone", recipe, backbone, seed, steps)
+        flat = (recipe, seed) in collapsed
+        write_backbone(folder / "backbone", recipe, backbone, seed, steps, collapsed=flat)
         for task in tasks:
             write_task(folder, task)
     content = {
@@ -98,7 +103,9 @@ def build(
     return Synthetic(params, results, heading)
 
 
-def write_backbone(out: Path, recipe: str, backbone: str, seed: int, steps: int = 40) -> None:
+def write_backbone(
+    out: Path, recipe: str, backbone: str, seed: int, steps: int = 40, *, collapsed: bool = False
+) -> None:
     """A backbone artifact without weights that anyone could load."""
     trained = recipe != "random"
     params = {"recipe": recipe, "backbone": backbone}
@@ -127,6 +134,7 @@ def write_backbone(out: Path, recipe: str, backbone: str, seed: int, steps: int 
             "images_seen": 200_000 if trained else 0,
             "flops": 2.345e13 if trained else 0.0,
             "device_seconds": 125.2 + seed if trained else 0.0,
+            "collapsed": collapsed,
         }
 
 

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from steps.artifacts.provenance import CodeVersion
+from steps.reporting.check import check_report
+from steps.reporting.explain import explain
 from steps.reporting.markdown import page
+from steps.reporting.render import write_report
 from steps.reporting.source import Provenance, Source
 from steps.reporting.tables import summarize
-from tests.unit.reporting.synthetic import Synthetic
+from tests.unit.reporting.synthetic import Synthetic, build
 
 
 def _page(source: Source) -> str:
@@ -63,6 +67,29 @@ def test_spread_is_explained_where_there_are_several_seeds(several: Synthetic) -
     text = _page(several.source())
     assert "mean ± sample standard deviation over 3 seeds" in text
     assert "no spread is known" not in text
+
+
+def test_a_collapsed_run_marks_its_rows_with_a_footnote(tmp_path: Path) -> None:
+    made = build(
+        tmp_path,
+        methods=("random", "mae", "dino"),
+        seeds=(0, 1),
+        tasks=("knn", "linear"),
+        collapsed=[("dino", 1)],
+    )
+    write_report(made.source(), tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert len(re.findall(r"\| dino † +\|", text)) == 3  # the ranking and a table a task
+    assert "mae †" not in text
+    assert "† Collapsed: at the end of pretraining the embeddings of dino (seed 1) hardly" in text
+    # The mark stands in the records beside the page, so the page still follows from them.
+    assert "README.md and results.csv follow" in check_report(tmp_path / "out")
+    assert "collapsed        the embeddings" in explain(tmp_path / "out/dino/vit_pico/knn/seed1")
+    assert "collapsed" not in explain(tmp_path / "out/dino/vit_pico/knn/seed0")
+
+
+def test_a_report_without_collapse_says_nothing_of_it(single: Synthetic) -> None:
+    assert "†" not in _page(single.source())
 
 
 def test_one_version_and_device_get_no_warning(single: Synthetic) -> None:
