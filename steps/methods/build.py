@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steps.methods.dino import DINO
+from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE
 from steps.methods.method import Method
+from steps.methods.mp3 import MP3
 from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import Transformer
@@ -15,8 +17,10 @@ from steps.models.teacher import Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods import (
     DINOParams,
+    DropPosParams,
     MAEParams,
     MethodParams,
+    MP3Params,
     RandomParams,
     SimCLRParams,
     SupervisedParams,
@@ -63,6 +67,10 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return DINO(params, backbone, around.views)
         case SimCLRParams():
             return SimCLR(params, backbone)
+        case DropPosParams():
+            return DropPos(params, backbone)
+        case MP3Params():
+            return MP3(params, backbone)
         case SupervisedParams():
             return Supervised(params, backbone, around.num_classes)
     raise ValueError(f"method {params.name} trains nothing")

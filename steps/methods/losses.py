@@ -43,3 +43,15 @@ def self_distillation(
     ]
     entropy = torch.stack([-torch.xlogy(target, target).sum(dim=-1).mean() for target in targets])
     return torch.stack(pairs).mean(), entropy.mean()
+
+
+def pixel_error(prediction_BNP: Tensor, target_BNP: Tensor, removed_BN: Tensor) -> Tensor:
+    """Mean squared error over the removed patches of each sample (MAE, arXiv:2111.06377): (B,).
+
+    Args:
+        prediction_BNP, target_BNP: P values of each patch.
+        removed_BN: True where the encoder did not see the patch.
+    """
+    error_BN = (prediction_BNP.float() - target_BNP).square().mean(dim=2)
+    removed = removed_BN.float()
+    return (error_BN * removed).sum(dim=1) / removed.sum(dim=1)

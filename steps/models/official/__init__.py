@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import dalle, dino, mae, vqkd
+from steps.models.official import dalle, dino, droppos, mae, mp3, vqkd
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
@@ -14,6 +14,8 @@ NAMINGS: dict[str, Naming] = {
     "dino": dino.NAMING,
     "dalle": dalle.NAMING,
     "vqkd": vqkd.NAMING,
+    "droppos": droppos.NAMING,
+    "mp3": mp3.NAMING,
 }
 """By method."""
 

@@ -8,17 +8,27 @@ from pydantic import Field
 
 from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.dino import DINOParams
+from steps.params.methods.droppos import DropPosParams
 from steps.params.methods.mae import MAEParams
+from steps.params.methods.mp3 import MP3Params
 from steps.params.methods.simclr import SimCLRParams
 
 MethodParams = Annotated[
-    RandomParams | SupervisedParams | MAEParams | DINOParams | SimCLRParams,
+    RandomParams
+    | SupervisedParams
+    | MAEParams
+    | DINOParams
+    | SimCLRParams
+    | DropPosParams
+    | MP3Params,
     Field(discriminator="name"),
 ]
 
 __all__ = [
     "DINOParams",
+    "DropPosParams",
     "MAEParams",
+    "MP3Params",
     "MethodParams",
     "RandomParams",
     "SimCLRParams",

@@ -2,29 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from annotated_types import Gt
 
-from steps.params.base import Params
+from steps.params.methods.decoder import Decoder
 from steps.params.methods.method import Method
-from steps.params.numbers import Count, MaskRatio
-
-
-class MAEDecoder(Params):
-    """The narrow transformer that predicts pixels."""
-
-    embed_dim: Count
-    depth: Count
-    num_heads: Count
-
-    @model_validator(mode="after")
-    def _divides(self) -> MAEDecoder:
-        if self.embed_dim % self.num_heads:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads")
-        if self.embed_dim % 4:
-            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 4 (sin-cos table)")
-        return self
+from steps.params.numbers import MaskRatio
 
 
 class MAEParams(Method):
@@ -32,6 +16,7 @@ class MAEParams(Method):
 
     kind = "Generative"
     name: Literal["mae"]
-    mask_ratio: MaskRatio
+    mask_ratio: Annotated[MaskRatio, Gt(0)]
     norm_pix_loss: bool
-    decoder: MAEDecoder
+    """Targets are the pixels normalised within each patch (true), or as they are."""
+    decoder: Decoder

@@ -1,0 +1,94 @@
+"""MP3: position prediction as an effective pretraining strategy (arXiv:2207.07611).
+
+Patches enter without positions. In every block all tokens ask, and a random context C answers; a
+linear layer on each patch's final token tells its position among all N:
+
+    attn_i = softmax over j in C of (q_i . k_j / sqrt(d)), times v_j
+    loss   = mean over images and patches i of  -log softmax(W f_i + b)_i
+
+C has N - int(mask_ratio * N) patches, drawn once an image and kept through all blocks. The class
+token, where the backbone has one, is nobody's patch: it asks and answers in every block, and has no
+position to tell.
+
+For downstream tasks the paper adds positions to the pretrained network and fine-tunes. The backbone
+that is exported has a position table of zeros: frozen tasks see the network as it was pretrained,
+and fine-tuning learns positions from there.
+
+Published: pretraining without positions beats supervised training with them (abstract). No official
+code exists; held to the formula by the golden case ``mp3``.
+"""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steps.engine.schedules import Progress
+from steps.methods.method import Batch, Draws, Losses, Method
+from steps.models.context import encode_in_context
+from steps.models.tokens import patch_tokens
+from steps.params.methods.mp3 import MP3Params
+
+
+class MP3(Method):
+    """Masked position prediction."""
+
+    def __init__(self, params: MP3Params, backbone: VisionTransformer) -> None:
+        super().__init__()
+        self.params = params
+        self.backbone = backbone
+        self.patches: int = backbone.patch_embed.num_patches
+        self.context_size = self.patches - int(params.mask_ratio * self.patches)
+        self.position_head = nn.Linear(backbone.embed_dim, self.patches)
+        nn.init.trunc_normal_(self.position_head.weight, std=0.02)
+        nn.init.zeros_(self.position_head.bias)
+        if backbone.pos_embed is not None:
+            backbone.pos_embed.requires_grad_(False).zero_()
+
+    def sample(self, batch: int, generator: torch.Generator) -> Draws:
+        """The places of each image's context: (B, C) int64."""
+        noise = torch.rand(batch, self.patches, generator=generator)
+        return {"context": noise.argsort(dim=1)[:, : self.context_size]}
+
+    def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
+        (images,) = batch.views
+        context = draws["context"]
+        logits = self.logits(self.features(images, context))
+        true_BN = torch.arange(self.patches, device=logits.device).expand(len(logits), -1)
+        error_BN = F.cross_entropy(logits.transpose(1, 2), true_BN, reduction="none")
+        known = error_BN.detach().gather(1, context)
+        losses = {
+            "loss": error_BN.mean(),
+            "context_loss": known.mean(),
+            "position_accuracy": (logits.argmax(dim=2) == true_BN).float().mean(),
+        }
+        if others := self.patches - self.context_size:
+            total = error_BN.detach().sum(dim=1) - known.sum(dim=1)
+            losses["other_loss"] = total.mean() / others
+        return losses
+
+    def exported(self) -> VisionTransformer:
+        """The network without its classifier, its position table zero."""
+        return self.backbone
+
+    def features(self, images: Tensor, context_BC: Tensor) -> Tensor:
+        """Normed tokens of all patches: (B, N, D).
+
+        Args:
+            images: (B, 3, H, W).
+            context_BC: the places of the patches that are keys and values.
+        """
+        vit = self.backbone
+        tokens = patch_tokens(vit, images)
+        if vit.cls_token is not None:
+            tokens = torch.cat([vit.cls_token.expand(len(images), -1, -1), tokens], dim=1)
+            context_BC = F.pad(context_BC + 1, (1, 0))
+        features: Tensor = vit.norm(encode_in_context(vit, tokens, context_BC))
+        return features[:, vit.num_prefix_tokens :]
+
+    def logits(self, features_BND: Tensor) -> Tensor:
+        """Scores of each patch (row) for each position (column): (B, N, N)."""
+        scores: Tensor = self.position_head(features_BND)
+        return scores.float()

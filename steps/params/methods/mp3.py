@@ -1,0 +1,17 @@
+"""Params of MP3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steps.params.methods.method import Method
+from steps.params.numbers import MaskRatio
+
+
+class MP3Params(Method):
+    """Position prediction (arXiv:2207.07611)."""
+
+    kind = "Position"
+    name: Literal["mp3"]
+    mask_ratio: MaskRatio
+    """Share of the patches that are neither key nor value in any block."""
