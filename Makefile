@@ -30,8 +30,9 @@ $(UV):
 	$(PYTHON) -m venv .tools/uv
 	.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check "uv>=0.9,<1"
 
+# A test is one process of one thread, as many side by side as there are cores.
 test: install
-	$(RUN) pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto $(ARGS)
 
 lint: install
 	$(RUN) ruff check .
