@@ -72,7 +72,8 @@ class Codebook(nn.Module):
         Returns:
             (K,) how many features each code took.
         """
-        counts, sums = sum_over_processes(self._counts), sum_over_processes(self._sums)
+        sums = sum_over_processes(self._sums)
+        counts = sum_over_processes(self._counts).clone()  # one process's own are zeroed below
         if new_epoch:
             self.cluster_size.zero_()
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
