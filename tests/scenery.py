@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from PIL import Image
 from steps.artifacts import publish
 from steps.data.shards import ShardWriter
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES: dict[str, dict[str, Any]] = {
     file.stem: yaml.safe_load(file.read_text())
     for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))
@@ -26,6 +30,8 @@ TOKENIZERS: dict[str, dict[str, Any]] = {
     for file in sorted((Path(__file__).parent / "tokenizers").glob("*.yaml"))
 }
 """Every tokenizer at the size of seconds, tested likewise."""
+RUNS = [*TRAINED, *(f"tokenizer-{name}" for name in TOKENIZERS)]
+"""Everything that is trained, as ``Scenery.training`` takes it."""
 BACKBONE: dict[str, Any] = {
     "scale": "ViT-Test",
     "architecture": "vit_tiny_patch16_224",
@@ -100,16 +106,64 @@ class Scenery:
         return out
 
     def pretrain_arguments(self, recipe: Path, data: Path, out: Path, seed: int = 0) -> list[str]:
-        """Arguments of ``steps.pretrain``."""
+        """Arguments of ``steps.pretrain``. Teacher or tokenizer are made first, at their size."""
         return [
             *("--recipe", str(recipe), "--backbone", str(self.backbone)),
-            *("--data", str(data), "--seed", str(seed), "--out", str(out)),
+            *("--data", str(data), *self._behind(recipe, data)),
+            *("--seed", str(seed), "--out", str(out)),
         ]
+
+    def tokenizer_arguments(self, tokenizer: Path, data: Path, out: Path) -> list[str]:
+        """Arguments of ``steps.tokenizer``. Its teacher is made first."""
+        return [
+            *("--tokenizer", str(tokenizer)),
+            *("--data", str(data), *self._behind(tokenizer, data)),
+            *("--seed", "0", "--out", str(out)),
+        ]
+
+    def training(self, name: str, data: Path, out: Path, **training: Any) -> tuple[str, list[str]]:
+        """The step and the arguments that train one of ``TRAINED`` or ``TOKENIZERS``.
+
+        Args:
+            name: a recipe's, or "tokenizer-" and a tokenizer's.
+            data: a prepared set.
+            out: where the artifact goes.
+            training: changes to its training params.
+        """
+        if name in RECIPES:
+            return "pretrain", self.pretrain_arguments(self.recipe(name, **training), data, out)
+        path = self.tokenizer(name.removeprefix("tokenizer-"), **training)
+        return "tokenizer", self.tokenizer_arguments(path, data, out)
+
+    def _behind(self, params: Path, data: Path) -> list[str]:
+        """Options that give what the params name, made here if it is not there yet."""
+        content, made = yaml.safe_load(params.read_text()), self.root / "behind"
+        options = []
+        if teacher := content.get("teacher"):
+            out = made / teacher["recipe"]
+            recipe = self.params / f"recipes/test/{teacher['recipe']}.yaml"
+            if not out.exists():
+                _run(self.root, "pretrain", self.pretrain_arguments(recipe, data, out))
+            options += ["--teacher", str(out)]
+        if tokenizer := content.get("tokenizer") if "method" in content else None:
+            out = made / f"tokenizer-{tokenizer}"
+            path = self.params / f"tokenizers/test/{tokenizer}.yaml"
+            if not out.exists():
+                _run(self.root, "tokenizer", self.tokenizer_arguments(path, data, out))
+            options += ["--tokenizer", str(out)]
+        return options
 
     def remove(self, *names: str) -> None:
         """Remove folders below the root."""
         for name in names:
             shutil.rmtree(self.root / name, ignore_errors=True)
+
+
+def _run(root: Path, node: str, arguments: list[str]) -> None:
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", f"steps.{node}", *arguments]
+    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def _png(image: Image.Image) -> bytes:

@@ -15,14 +15,16 @@ import pytest
 
 from steps.artifacts import read_manifest, verify
 from tests.conftest import REPOSITORY
-from tests.scenery import TRAINED, Scenery
+from tests.scenery import RUNS, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def _start(scenery: Scenery, arguments: list[str]) -> subprocess.Popen[bytes]:
+def _start(
+    scenery: Scenery, arguments: list[str], node: str = "pretrain"
+) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "steps.pretrain", *arguments],
+        [sys.executable, "-m", f"steps.{node}", *arguments],
         cwd=scenery.root,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
@@ -35,9 +37,9 @@ def _lines(scenery: Scenery) -> int:
     return len(files[0].read_bytes().splitlines()) if files else 0
 
 
-def _kill_at(scenery: Scenery, arguments: list[str], step: int) -> None:
+def _kill_at(scenery: Scenery, arguments: list[str], step: int, node: str = "pretrain") -> None:
     """Kill the whole process group once the run has logged a step."""
-    process = _start(scenery, arguments)
+    process = _start(scenery, arguments, node)
     deadline = time.monotonic() + 300
     while _lines(scenery) < step and process.poll() is None:
         assert time.monotonic() < deadline, "the run did not get to the step in time"
@@ -47,21 +49,22 @@ def _kill_at(scenery: Scenery, arguments: list[str], step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", TRAINED)
-def test_killed_twice_ends_with_the_same_bits(recipe: str, scenery: Scenery, step: Step) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_killed_twice_ends_with_the_same_bits(name: str, scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=64)
-    path = scenery.recipe(recipe, epochs=10, workers=1)  # 80 steps
+    changes = {"epochs": 10, "workers": 1}  # 80 steps
     whole, resumed = scenery.root / "whole", scenery.root / "resumed"
-    done = step("pretrain", *scenery.pretrain_arguments(path, data, whole))
+    node, arguments = scenery.training(name, data, whole, **changes)
+    done = step(node, *arguments)
     assert done.returncode == 0, done.stderr
 
-    arguments = scenery.pretrain_arguments(path, data, resumed)
+    _, arguments = scenery.training(name, data, resumed, **changes)
     first = random.randint(2, 25)
-    _kill_at(scenery, arguments, first)
+    _kill_at(scenery, arguments, first, node)
     assert not resumed.exists(), "a half-made artifact was published"
     assert list(scenery.root.glob(".scratch/*/checkpoint.pt")), "no checkpoint was left"
-    _kill_at(scenery, arguments, random.randint(first + 5, 55))
-    done = step("pretrain", *arguments)
+    _kill_at(scenery, arguments, random.randint(first + 5, 55), node)
+    done = step(node, *arguments)
     assert done.returncode == 0, done.stderr
 
     assert verify(resumed).digest == verify(whole).digest

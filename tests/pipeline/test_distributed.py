@@ -10,20 +10,20 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.scenery import TRAINED, Scenery
+from tests.scenery import RUNS, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", TRAINED)
-def test_two_processes_equal_one(recipe: str, scenery: Scenery, step: Step) -> None:
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_equal_one(name: str, scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=80)
     outs: dict[int, Path] = {}
     for processes, limit in ((1, 8), (2, 2)):  # two processes accumulate over two micro-batches
-        path = scenery.recipe(recipe, max_batch_per_device=limit)
         out = outs[processes] = scenery.root / f"out{processes}"
-        done = step("pretrain", *scenery.pretrain_arguments(path, data, out), processes=processes)
+        node, arguments = scenery.training(name, data, out, max_batch_per_device=limit)
+        done = step(node, *arguments, processes=processes)
         assert done.returncode == 0, done.stderr
     one, two = (
         [json.loads(line) for line in (out / "metrics.jsonl").open()] for out in outs.values()
@@ -31,11 +31,11 @@ def test_two_processes_equal_one(recipe: str, scenery: Scenery, step: Step) -> N
     assert len(one) == len(two) == 20
     for ours, theirs in zip(two, one, strict=True):
         assert ours.keys() == theirs.keys()
-        for name, value in theirs.items():
-            assert ours[name] == pytest.approx(value, rel=1e-5, abs=1e-7), (ours["step"], name)
+        for key, value in theirs.items():
+            assert ours[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (ours["step"], key)
     weights = [load_file(out / "model.safetensors") for out in outs.values()]
-    for name, tensor in weights[0].items():
-        assert (weights[1][name] - tensor).abs().max() < 1e-4, name
+    for key, tensor in weights[0].items():
+        assert (weights[1][key] - tensor).abs().max() < 1e-4, key
 
 
 def test_a_batch_that_processes_cannot_divide(scenery: Scenery, step: Step) -> None:

@@ -1,0 +1,81 @@
+"""Official weights: the whole of them, and nothing but weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file
+from torch import Tensor
+
+from steps.command import UserError
+from steps.params.tokenizers import DalleParams, VQKDParams
+from steps.tokenizers.dalle import DVAE
+from steps.tokenizers.official import read_official
+from steps.tokenizers.vqkd import VQTokenizer
+from tests.conftest import REPOSITORY
+from tests.scenery import TOKENIZERS
+
+GOLDEN = REPOSITORY / "tests/golden/data"
+
+
+def _recorded(case: str) -> dict[str, Tensor]:
+    tensors = load_file(GOLDEN / case / "tensors.safetensors")
+    return {n.removeprefix("init/"): t for n, t in tensors.items() if n.startswith("init/")}
+
+
+def _dvae(**changes: int) -> DVAE:
+    sizes = {"vocab_size": 64, "encoder": {"hidden": 8, "blocks_per_group": 1}, **changes}
+    params = {**TOKENIZERS["dalle"]["tokenizer"], **sizes}
+    return DVAE(TypeAdapter(DalleParams).validate_python(params))
+
+
+def _files(tmp_path: Path) -> dict[str, Path]:
+    """Encoder and decoder apart, as they are published."""
+    weights, files = _recorded("dalle_dvae"), {}
+    for part in ("encoder", "decoder"):
+        inside = {n.removeprefix(f"{part}."): t for n, t in weights.items() if n.startswith(part)}
+        files[part] = tmp_path / f"{part}.pt"
+        torch.save(inside, files[part])
+    return files
+
+
+def test_encoder_and_decoder_of_dalle(tmp_path: Path) -> None:
+    dvae = _dvae()
+    read_official(dvae, "dalle", _files(tmp_path))
+    weights = _recorded("dalle_dvae")
+    assert torch.equal(dvae.encoder.blocks.input.weight, weights["encoder.blocks.input.w"])
+    assert torch.equal(
+        dvae.decoder.blocks.output.conv.bias, weights["decoder.blocks.output.conv.b"]
+    )
+
+
+def test_the_tokenizer_alone_out_of_a_vqkd_training(tmp_path: Path) -> None:
+    weights = _recorded("vqkd")
+    torch.save({"model": weights}, tmp_path / "vqkd.pth")
+    params = {
+        **TOKENIZERS["vqkd"]["tokenizer"],
+        "image_size": 48,
+        "encoder": {"embed_dim": 48, "depth": 2, "num_heads": 3},
+        "codes": 32,
+        "code_dim": 8,
+    }
+    tokenizer = VQTokenizer(TypeAdapter(VQKDParams).validate_python(params))
+    read_official(tokenizer, "vqkd", {"model": tmp_path / "vqkd.pth"})
+    assert torch.equal(tokenizer.codebook.codes, weights["quantize.embedding.weight"])
+    assert torch.equal(tokenizer.task_layer[2].weight, weights["encode_task_layer.2.weight"])
+
+
+def test_weights_of_another_size(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"tensors do not fit, such as: .* is \(64, 64, 1, 1\)"):
+        read_official(_dvae(vocab_size=32), "dalle", _files(tmp_path))
+
+
+def test_a_pickled_object_is_not_opened(tmp_path: Path) -> None:
+    files = {part: tmp_path / f"{part}.pkl" for part in ("encoder", "decoder")}
+    for path in files.values():
+        torch.save(_dvae(), path)
+    with pytest.raises(UserError, match=r"encoder.pkl: not readable as weights alone.*remedy"):
+        read_official(_dvae(), "dalle", files)
