@@ -26,6 +26,7 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
+from steps.evaluation.online import KNNWatch
 from steps.methods import Surroundings, backbone_for, build_method
 from steps.models.backbones import create_backbone, save_backbone
 from steps.models.teacher import load_teacher
@@ -118,6 +119,9 @@ def pretrain(
         }
     )
     size = backbone.image_size
+    watch = None
+    if training.knn is not None:
+        watch = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
     with scratch("pretrain", key, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         resume = place.load(arguments.checkpoint)
@@ -132,6 +136,7 @@ def pretrain(
             scratch=place,
             where=str(arguments.recipe),
             title=f"{arguments.recipe.stem} {arguments.backbone.stem} seed {arguments.seed}",
+            knn=watch,
             resume=resume,
         )
         if fabric.global_rank == 0:

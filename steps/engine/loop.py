@@ -32,6 +32,7 @@ from steps.engine.monitor import Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
+from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, Method
 from steps.params.training import Training
 
@@ -69,6 +70,7 @@ def fit(
     scratch: Scratch,
     where: str,
     title: str,
+    knn: KNNWatch | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train ``method`` in place.
@@ -84,13 +86,14 @@ def fit(
         scratch: where checkpoints and metrics go.
         where: the params file that errors name.
         title: for the progress display.
+        knn: measures the backbone along the way.
         resume: a checkpoint as ``scratch.load`` gives it.
 
     Raises:
         UserError: the batch does not divide, the set is smaller than a batch, or the loss is not
             finite.
     """
-    run = _Run(fabric, method, views, facts, training, depth, seed, scratch, where, title)
+    run = _Run(fabric, method, views, facts, training, depth, seed, scratch, where, title, knn)
     return run.train(resume)
 
 
@@ -107,9 +110,11 @@ class _Run:
         scratch: Scratch,
         where: str,
         title: str,
+        knn: KNNWatch | None,
     ) -> None:
         self.fabric, self.method, self.views, self.facts = fabric, method, views, facts
         self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
+        self.knn = knn
         self.plan: BatchPlan = plan_batch(
             training.batch_size,
             training.max_batch_per_device,
@@ -198,7 +203,12 @@ class _Run:
 
     def _logs(self, step: int) -> bool:
         """Whether a line of metrics.jsonl is written after so many steps."""
-        return step == self.total_steps or step % self.training.log_every == 0
+        last = step == self.total_steps
+        return last or step % self.training.log_every == 0 or self._measures(step)
+
+    def _measures(self, step: int) -> bool:
+        """Whether that line has a k-NN accuracy."""
+        return self.knn is not None and self.knn.due(step, self.steps_per_epoch, self.total_steps)
 
     def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float | Tensor]]:
         optimizer_params = self.training.optimizer
@@ -281,6 +291,8 @@ class _Run:
         numbers = {name: float(value) for name, value in rates.items()}
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
         values.update(self.watch.judge(self.state.step, means))
+        if self.knn is not None and self._measures(self.state.step) and not self.monitor.quiet:
+            values["knn_top1"] = self.knn.measure(self.method.exported())
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 

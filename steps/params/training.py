@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from pydantic import model_validator
 
 from steps.params.base import Params
-from steps.params.numbers import NotNegative, Positive
+from steps.params.numbers import Count, NotNegative, Positive
 from steps.params.views import Normalise, View
 
 
@@ -61,6 +61,21 @@ class ClipGrad(Params):
     scope: Literal["tensor", "global"]
 
 
+class OnlineKNN(Params):
+    """Weighted k-NN on the class token while training goes on: how the features grow.
+
+    It costs time (a forward pass over ``train`` + ``val`` images each time) but changes nothing of
+    the run; the protocol ``knn`` is what the tables take.
+    """
+
+    every_epochs: Positive
+    train: Count = 5000
+    """Images of the training split to compare with, evenly spread over it."""
+    val: Count = 1000
+    k: Count = 20
+    temperature: Positive = 0.07
+
+
 class Training(Params):
     """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
 
@@ -78,6 +93,8 @@ class Training(Params):
     set's own mean and deviation. Mean 0 and std 1 leave values in 0 to 1 (SimCLR)."""
     log_every: Annotated[int, Ge(1)] = 10
     """Steps between two lines of metrics.jsonl, each the mean over the steps since the last."""
+    knn: OnlineKNN | None = None
+    """Log a k-NN accuracy along the way, on a set with labels."""
     checkpoint_seconds: Positive = 60.0
     workers: Annotated[int, Ge(0)] = 1
     """Processes that load images for each device; they do not change what is loaded."""

@@ -1,4 +1,4 @@
-"""Training curves: the losses that a backbone artifact logged, thinned to what a figure shows."""
+"""Training curves: what a backbone artifact logged, thinned to what a figure shows."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ MOST_POINTS = 200
 
 def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
     """At most 200 points of the losses in an artifact's ``metrics.jsonl``, first and last kept.
+
+    Lines with a k-NN accuracy are kept besides; ``knn_top1`` is null in the others.
 
     Returns:
         a frame with the columns of ``CURVES_SCHEMA``; no rows for a backbone that was not trained.
@@ -43,18 +45,24 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
         try:
             entry = json.loads(line)
             point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))
+            knn = None if "knn_top1" not in entry else float(entry["knn_top1"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"{path}: line {number}", "no step, epoch and loss", allowed="a JSON object"
             ) from error
         if not all(map(math.isfinite, point)):
             raise UserError(f"{path}: line {number}", f"loss is {point[2]} at step {point[0]}")
-        points.append(point)
+        points.append((*point, knn))
     if not points and facts["kind"] != "Random":
         raise UserError(str(path), "holds no loss", remedy="run python -m steps.pretrain again")
     row = (facts["recipe"], facts["backbone"], manifest.seed)
+    kept = set(thinned(len(points)))
     return pl.DataFrame(
-        [(*row, *points[index]) for index in thinned(len(points))],
+        [
+            (*row, *point)
+            for index, point in enumerate(points)
+            if index in kept or point[-1] is not None
+        ],
         schema=CURVES_SCHEMA,
         orient="row",
     )

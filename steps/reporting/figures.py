@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -133,7 +134,9 @@ def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
 
 
 def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes | None:
-    """A panel of training loss a method, a line a seed and backbone. PNG.
+    """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
+
+    The last panel is there where a recipe measures k-NN along the way.
 
     Args:
         curves: frame with the columns of ``CURVES_SCHEMA``.
@@ -145,8 +148,10 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
     trained = [recipe for recipe in heading.methods if recipe in set(curves["recipe"])]
     if not trained:
         return None
-    rows = math.ceil(len(trained) / 4)
-    columns = math.ceil(len(trained) / rows)
+    measured = curves.drop_nulls("knn_top1")
+    count = len(trained) + (not measured.is_empty())
+    rows = math.ceil(count / 4)
+    columns = math.ceil(count / rows)
     with _style():
         figure = Figure(figsize=(_WIDTH, 1.95 * rows + 0.35), layout="constrained")
         FigureCanvasAgg(figure)
@@ -155,7 +160,9 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
             colour = _COLOURS.get(kinds[recipe], _OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
             panel.set_title(recipe, **_TITLE)
-        for panel in panels[len(trained) :]:
+        if count > len(trained):
+            _knn_panel(panels[len(trained)], measured, kinds, heading)
+        for panel in panels[count:]:
             panel.set_visible(False)
         figure.supxlabel("epoch of pretraining", fontsize=8.5, color=_SOFT)
         figure.supylabel("training loss", fontsize=8.5, color=_SOFT)
@@ -182,6 +189,38 @@ def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: Heading
                 markersize=3,
                 alpha=1.0 if len(heading.seeds) == 1 else 0.8,
             )
+    _finish_panel(panel, curves)
+
+
+def _knn_panel(
+    panel: Axes, measured: pl.DataFrame, kinds: dict[str, str], heading: Heading
+) -> None:
+    """k-NN accuracy over the epochs, a line a method, seed and backbone, named at its end."""
+    for recipe, backbone, seed in itertools.product(
+        heading.methods, heading.backbones, heading.seeds
+    ):
+        line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
+        if line.is_empty():
+            continue
+        colour = _COLOURS.get(kinds[recipe], _OTHER)
+        epochs, accuracies = line["epoch"].to_list(), line["knn_top1"].to_list()
+        style = _LINE_STYLES[heading.backbones.index(backbone) % len(_LINE_STYLES)]
+        panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
+        if seed == heading.seeds[0]:
+            panel.annotate(
+                recipe,
+                (epochs[-1], accuracies[-1]),
+                (-2, 4),
+                textcoords="offset points",
+                fontsize=7.5,
+                ha="right",
+                color=colour,
+            )
+    panel.set_title("k-NN top1, % (all)", **_TITLE)
+    _finish_panel(panel, measured)
+
+
+def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
     panel.set_xlim(0, max(curves["epoch"].to_list()))
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
     panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

@@ -29,7 +29,11 @@ _TASKS = {
 
 _ABOUT_CURVES = (
     "Training loss: pale as logged, strong as a running mean, a line a seed. Each method minimises "
-    "a loss of its own: compare a curve with itself, not with its neighbour.\n"
+    "a loss of its own: compare a curve with itself, not with its neighbour."
+)
+_ABOUT_KNN = (
+    " The last panel: k-NN accuracy of the class token along the way, on a part of the images "
+    "(`training.knn` of the recipes), so not the number of the k-NN table."
 )
 _ABOUT_TIME = (
     "Device time is that of pretraining alone, as the runs behind the records took it on the "
@@ -57,7 +61,10 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
         f"![Headline metric of each task: {', '.join(heading.tasks)}](ranking.png)\n",
     ]
     if with_curves:
-        parts += [_ABOUT_CURVES, "![Training loss of each method over its epochs](curves.png)\n"]
+        about = _ABOUT_CURVES
+        if source.curves["knn_top1"].is_not_null().any():
+            about += _ABOUT_KNN
+        parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
 

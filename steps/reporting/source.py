@@ -27,6 +27,7 @@ CURVES_SCHEMA = pl.Schema(
         "step": pl.Int64,
         "epoch": pl.Float64,
         "loss": pl.Float64,
+        "knn_top1": pl.Float64,
     }
 )
 

@@ -66,3 +66,17 @@ def test_unusable_losses_are_named(tmp_path: Path, text: str | None, message: st
         draft.facts = {"kind": "Generative", "recipe": "mae", "backbone": "vit_pico"}
     with pytest.raises(UserError, match=message):
         read_curve(tmp_path / "backbone", read_manifest(tmp_path / "backbone"))
+
+
+def test_every_line_with_a_k_nn_accuracy_is_kept(tmp_path: Path) -> None:
+    with publish(tmp_path / "backbone", node="pretrain", params={}, inputs={}, seed=0) as draft:
+        lines = [
+            {"step": step, "epoch": step / 10, "loss": 1.0}
+            | ({"knn_top1": float(step)} if step % 101 == 0 else {})
+            for step in range(1, 1001)
+        ]
+        (draft.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        draft.facts = {"kind": "Contrastive", "recipe": "simclr", "backbone": "vit_pico"}
+    curve = read_curve(tmp_path / "backbone", read_manifest(tmp_path / "backbone"))
+    assert curve.drop_nulls("knn_top1")["step"].to_list() == list(range(101, 1001, 101))
+    assert MOST_POINTS <= curve.height <= MOST_POINTS + 9

@@ -1,0 +1,99 @@
+"""k-NN accuracy while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from steps.command import UserError
+from steps.data.loader import EvaluationViews
+from steps.data.views import normalise
+from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.knn import knn_votes
+from steps.models.backbones import Transformer
+from steps.models.features import global_feature
+from steps.params.training import OnlineKNN
+
+_BATCH = 256
+
+
+class KNNWatch:
+    """Measures a backbone by weighted k-NN at regular times of a run.
+
+    Args:
+        dataset: a prepared set with labels.
+        params: how often, and on how many images.
+        size: side in pixels of the images, cut from their centre.
+        mean, std: of the input that the backbone expects.
+
+    Raises:
+        UserError: the set has no labels.
+    """
+
+    def __init__(
+        self,
+        dataset: Path,
+        params: OnlineKNN,
+        size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        self.params, self.mean, self.std = params, mean, std
+        self.train, self.train_labels = _spread(dataset, "train", params.train, size)
+        self.val, self.val_labels = _spread(dataset, "val", params.val, size)
+        if self.train_labels.min() < 0:
+            raise UserError(
+                str(dataset),
+                "has no labels, which training.knn needs",
+                allowed="a classification set",
+                remedy="leave training.knn out of the recipe",
+            )
+
+    def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """Whether to measure after so many steps: once in ``every_epochs``, and at the end."""
+        every = self.params.every_epochs * steps_per_epoch
+        return step == total_steps or step // every > (step - 1) // every
+
+    @torch.no_grad()
+    def measure(self, backbone: Transformer) -> float:
+        """Top-1 accuracy in percent; the backbone is left as it was."""
+        training = backbone.training
+        backbone.eval()
+        bank, queries = self._features(backbone, self.train), self._features(backbone, self.val)
+        backbone.train(training)
+        votes = knn_votes(
+            bank,
+            self.train_labels,
+            queries,
+            ks=[self.params.k],
+            temperature=self.params.temperature,
+            num_classes=int(self.train_labels.max()) + 1,
+            chunk=len(queries),
+        )
+        (scores,) = (chunk[self.params.k] for chunk in votes)
+        return percent(correct_in_top(scores, self.val_labels, 1), len(queries))
+
+    def _features(self, backbone: Transformer, images: Subset[tuple[Tensor, int]]) -> Tensor:
+        device = next(backbone.parameters()).device
+        return torch.cat(
+            [
+                global_feature(backbone, normalise(batch.to(device), self.mean, self.std))
+                .float()
+                .cpu()
+                for batch, _ in DataLoader(images, _BATCH, generator=torch.Generator())
+            ]
+        )
+
+
+def _spread(
+    dataset: Path, split: str, most: int, size: int
+) -> tuple[Subset[tuple[Tensor, int]], Tensor]:
+    """At most so many images of a split, evenly spread over it, and their labels."""
+    views = EvaluationViews(dataset, split, size, crop_fraction=1.0)
+    count = min(most, len(views))
+    indices = [index * len(views) // count for index in range(count)]
+    return Subset(views, indices), torch.from_numpy(views.labels[indices])
