@@ -20,13 +20,13 @@ probe 69.3 % (table 6). ViT-B, 300 epochs, as trained by MoCo v3 (arXiv:2104.020
 from __future__ import annotations
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.engine.distributed import gather, rank
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.models.backbones import Transformer
 from steps.models.features import global_feature
 from steps.models.mlp import mlp
 from steps.params.methods.simclr import SimCLRParams
@@ -38,7 +38,7 @@ _NORM_EPS = 1e-6
 class SimCLR(JointMethod):
     """Contrastive learning from two views that are made alike."""
 
-    def __init__(self, params: SimCLRParams, backbone: VisionTransformer) -> None:
+    def __init__(self, params: SimCLRParams, backbone: Transformer) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -58,18 +58,22 @@ class SimCLR(JointMethod):
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
         # One pass for both views: batch norm sees all of them together, as in the reference.
         hidden = self.projector(torch.cat([encoded["first"], encoded["second"]]))
-        first, second = embeddings(hidden, normalise=self.params.normalise).chunk(2)
+        first, second = compared(hidden, normalise=self.params.normalise).chunk(2)
         loss, logits_ab = nt_xent(first, second, self.params.temperature)
         hits = logits_ab.argmax(dim=1) == places(logits_ab)
         return {"loss": loss, "contrast_accuracy": hits.float().mean()}
 
-    def exported(self) -> VisionTransformer:
+    def embeddings(self, batch: Batch) -> Tensor:
+        """The features of the first view."""
+        return global_feature(self.backbone, batch.views[0])
+
+    def exported(self) -> Transformer:
         """The backbone; the projector is thrown away (section 4.2)."""
         return self.backbone
 
 
-def embeddings(hidden: Tensor, *, normalise: bool) -> Tensor:
-    """Projections (..., D) in float32, on the unit sphere where they are normalised."""
+def compared(hidden: Tensor, *, normalise: bool) -> Tensor:
+    """What the loss compares: projections (..., D) in float32, put on the unit sphere or not."""
     hidden = hidden.float()
     return F.normalize(hidden, dim=-1, eps=_NORM_EPS) if normalise else hidden
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from steps.engine.distributed import world_size
-from steps.methods.simclr import SimCLR, embeddings, nt_xent
+from steps.methods.simclr import SimCLR, compared, nt_xent
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.methods.simclr import SimCLRParams
@@ -76,7 +76,7 @@ def _check_projector(case: Case) -> None:
 def loss_and_gradient(hidden: Tensor, temperature: float, normalise: bool = True) -> dict[str, Any]:
     """This process's loss, and the gradient of the mean over processes."""
     hidden = hidden.requires_grad_(True)
-    first, second = embeddings(hidden, normalise=normalise).chunk(2)
+    first, second = compared(hidden, normalise=normalise).chunk(2)
     loss, logits_ab = nt_xent(first, second, temperature)
     (loss / world_size()).backward()
     gradient, hidden.grad = hidden.grad, None
