@@ -15,7 +15,8 @@ def flops_per_image(method: Method, batch: Batch, draws: Draws, progress: Progre
     """FLOPs of a forward and a backward pass, divided by the images of ``batch``.
 
     Counted on a copy, so that nothing of the run changes. Attention runs as plain matrix
-    products here, because fused kernels hide theirs; a multiply-add counts as two.
+    products here, because fused kernels hide theirs; a multiply-add counts as two. What gradient
+    caching computes a second time is not counted, so that a number does not depend on the device.
     """
     trial = copy.deepcopy(method)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):

@@ -1,8 +1,9 @@
 """The training loop: plain, visible, and resumable to the bit.
 
 Order of a step, as in the reference implementations: rates are set, gradients accumulate over the
-micro-batches, are clipped, those of frozen parameters are dropped, the optimiser updates, and the
-method moves what it moves itself (teacher, centre).
+micro-batches (of a method whose loss couples them: by gradient caching), are clipped, those of
+frozen parameters are dropped, the optimiser updates, and the method moves what it moves itself
+(teacher, centre).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from types import FrameType
 from typing import Any
 
@@ -28,12 +30,13 @@ from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import mean_over_processes
 from steps.engine.flops import flops_per_image
+from steps.engine.gradient_cache import Chunk, cached_backward
 from steps.engine.monitor import Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
 from steps.evaluation.online import KNNWatch
-from steps.methods.method import Batch, Draws, Method
+from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
 from steps.params.training import Training
 
 
@@ -141,6 +144,8 @@ class _Run:
         self.state = _State()
         self.window: dict[str, Tensor] = {}
         self.window_start = 0
+        self.waited = 0.0
+        """Seconds that the last step waited for data."""
         self.terminated = False
 
     def train(self, resume: dict[str, Any] | None) -> Outcome:
@@ -177,10 +182,10 @@ class _Run:
         while state.step < self.total_steps:
             started = time.monotonic()
             progress = Progress(state.step, self.steps_per_epoch, self.total_steps)
-            waited, values = self._step(batches, progress)
+            values = self._step(batches, progress)
             state.step += 1
             state.seconds += time.monotonic() - started
-            self.monitor.stepped(self.training.batch_size, waited)
+            self.monitor.stepped(self.training.batch_size, self.waited)
             last = state.step == self.total_steps
             if not self._logs(state.step):
                 continue
@@ -192,14 +197,13 @@ class _Run:
             if not last and self.terminated:
                 raise SystemExit(128 + signal.SIGTERM)
 
-    def _first_parts(self) -> Iterator[tuple[Batch, Draws]]:
+    def _first_parts(self) -> Iterator[Chunk]:
         """The micro-batches of step 0 with their draws, just as that step will see them."""
         draws = self.method.sample(self.plan.global_batch, generator(self.seed, "draws", 0))
         batches = training_batches(
             self.views, self.plan, seed=self.seed, start=0, stop=1, workers=0
         )
-        for part, (images, labels) in zip(self.plan.micro_batches(), batches, strict=True):
-            yield self._batch(images, labels), self._chosen(draws, part)
+        return self._chunks(batches, draws)
 
     def _logs(self, step: int) -> bool:
         """Whether a line of metrics.jsonl is written after so many steps."""
@@ -210,7 +214,7 @@ class _Run:
         """Whether that line has a k-NN accuracy."""
         return self.knn is not None and self.knn.due(step, self.steps_per_epoch, self.total_steps)
 
-    def _step(self, batches: Any, progress: Progress) -> tuple[float, dict[str, float | Tensor]]:
+    def _step(self, batches: Any, progress: Progress) -> dict[str, float | Tensor]:
         optimizer_params = self.training.optimizer
         lr = learning_rate(progress, self.training.schedule, self.peak_lr)
         decay = optimizer_params.weight_decay
@@ -220,23 +224,21 @@ class _Run:
         draws = self.method.sample(
             self.plan.global_batch, generator(self.seed, "draws", progress.step)
         )
-        waited = 0.0
-        for index, part in enumerate(self.plan.micro_batches()):
-            asked = time.monotonic()
-            images, labels = next(batches)
-            waited += time.monotonic() - asked
-            batch = self._batch(images, labels)
-            chosen = self._chosen(draws, part)
-            if self.state.flops_per_image == 0:
-                self.state.flops_per_image = self._count_flops(batch, chosen, progress)
-            if self._logs(progress.step + 1):
-                with self.fabric.autocast():
-                    self.watch.see(self.method, batch)
-            more = index + 1 < self.plan.accumulation
-            with self.fabric.no_backward_sync(self.module, enabled=more):
-                losses = self.module(batch, chosen, progress)
-                self.fabric.backward(losses["loss"] / self.plan.accumulation)
-            self._remember(losses)
+        self.waited = 0.0
+        chunks = self._chunks(batches, draws)
+        if self.state.flops_per_image == 0:
+            first = next(chunks)
+            self.state.flops_per_image = self._count_flops(*first, progress)
+            chunks = chain([first], chunks)
+        if self._logs(progress.step + 1):
+            chunks = self._watched(chunks)
+        if isinstance(self.method, JointMethod) and self.plan.accumulation > 1:
+            whole = list(chunks)
+            self._remember(
+                cached_backward(self.fabric, self.method, whole, progress, where=self.where), 1.0
+            )
+        else:
+            self._accumulate(chunks, progress)
         if self.training.clip_grad is not None:
             clip_gradients(self.method.parameters(), self.training.clip_grad)
         for parameter in self.method.frozen(progress):
@@ -244,7 +246,31 @@ class _Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         values = self.method.after_step(progress)
-        return waited, {"lr": lr, "weight_decay": decay, **values}
+        return {"lr": lr, "weight_decay": decay, **values}
+
+    def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
+        """This process's micro-batches on the device, each with its rows of the draws."""
+        for part in self.plan.micro_batches():
+            asked = time.monotonic()
+            images, labels = next(batches)
+            self.waited += time.monotonic() - asked
+            yield self._batch(images, labels), self._chosen(draws, part)
+
+    def _watched(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The same chunks, each shown to the collapse watch first."""
+        for batch, draws in chunks:
+            with self.fabric.autocast():
+                self.watch.see(self.method, batch)
+            yield batch, draws
+
+    def _accumulate(self, chunks: Iterator[Chunk], progress: Progress) -> None:
+        """The gradient of the mean of the micro-batches' losses."""
+        count = self.plan.accumulation
+        for index, (batch, draws) in enumerate(chunks):
+            with self.fabric.no_backward_sync(self.module, enabled=index + 1 < count):
+                losses = self.module(batch, draws, progress)
+                self.fabric.backward(losses["loss"] / count)
+            self._remember(losses, 1 / count)
 
     def _batch(self, images: list[Tensor], labels: Tensor) -> Batch:
         views = [
@@ -266,11 +292,11 @@ class _Run:
         with self.fabric.autocast():
             return flops_per_image(self.method, part, chosen, progress)
 
-    def _remember(self, losses: dict[str, Tensor]) -> None:
-        """Add a micro-batch's losses to the window, without waiting for the device."""
+    def _remember(self, losses: Losses, share: float) -> None:
+        """Add the losses of a share of the step's batch to the window, without a wait for them."""
         for name, value in losses.items():
-            share = value.detach().double() / self.plan.accumulation
-            self.window[name] = self.window[name] + share if name in self.window else share
+            part = value.detach().double() * share
+            self.window[name] = self.window[name] + part if name in self.window else part
 
     def _log(self, rates: Mapping[str, float | Tensor]) -> None:
         """Write the window's mean losses, over all processes, and the rates of its last step."""

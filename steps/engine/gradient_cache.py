@@ -1,0 +1,112 @@
+"""Gradient caching: the whole batch's gradient at the memory of one chunk (arXiv:2101.06983).
+
+A loss that couples all samples is a function of what the network makes of each: L(e_1, …, e_n)
+with e_i = encode(x_i). Its gradient by the network's weights is a sum over samples,
+
+    dL/dw = sum_i dL/de_i de_i/dw,
+
+so the cheap part, L and dL/de of all samples, can come first, without the graph of any encoding,
+and the dear part, de_i/dw, a chunk at a time. The price is that each chunk is encoded twice. Draws
+are inputs, so both passes see the same masks and drop paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from steps.command import UserError
+from steps.engine.distributed import mean_over_processes
+from steps.engine.schedules import Progress
+from steps.methods.method import Batch, Draws, JointMethod, Losses
+
+Chunk = tuple[Batch, Draws]
+"""A part of a process's batch, with the draws of its samples."""
+
+
+def cached_backward(
+    fabric: Fabric,
+    method: JointMethod,
+    chunks: Sequence[Chunk],
+    progress: Progress,
+    *,
+    where: str,
+) -> Losses:
+    """Give ``method``'s parameters the gradient of the loss of all chunks together.
+
+    The same as one forward and one backward pass over the whole batch; with several processes the
+    mean over them, as DDP leaves it. DDP itself is not asked: it reduces a gradient once, at the
+    first backward pass that reaches it, and here they come in parts.
+
+    Args:
+        fabric: for its precision.
+        method: on the device, not wrapped, without gradients.
+        chunks: this process's batch, in order.
+        progress: of the step.
+        where: the params file that errors name.
+
+    Returns:
+        The losses of this process's whole batch, without gradient.
+
+    Raises:
+        UserError: batch norm, in training, is part of the encoding.
+    """
+    with torch.no_grad(), fabric.autocast(), _refusing_batch_norm(method, chunks, where):
+        parts = [method.encode(batch, draws, progress) for batch, draws in chunks]
+    encoded = {name: _leaf([part[name] for part in parts]) for name in parts[0]}
+    all_draws = {name: torch.cat([draws[name] for _, draws in chunks]) for name in chunks[0][1]}
+    with fabric.autocast():
+        losses = method.losses(encoded, all_draws, progress)
+    fabric.backward(losses["loss"])
+    wanted = {name: leaf.grad for name, leaf in encoded.items() if leaf.grad is not None}
+    first = 0
+    for batch, draws in chunks:
+        rows = slice(first, first + len(batch.labels))
+        with fabric.autocast():
+            again = method.encode(batch, draws, progress)
+        # What momentum networks made carries no gradient on, though the loss has one for it.
+        names = [name for name in wanted if again[name].requires_grad]
+        torch.autograd.backward(
+            [again[name] for name in names], [wanted[name][rows] for name in names]
+        )
+        first = rows.stop
+    for parameter in method.parameters():
+        if parameter.grad is not None:
+            parameter.grad = mean_over_processes(parameter.grad)
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def _leaf(parts: list[Tensor]) -> Tensor:
+    """The chunks' rows together, collecting a gradient where that means something."""
+    whole = torch.cat(parts)
+    return whole.requires_grad_(whole.is_floating_point())
+
+
+@contextmanager
+def _refusing_batch_norm(method: nn.Module, chunks: Sequence[Chunk], where: str) -> Iterator[None]:
+    """Within the context no batch norm may run: it would see a chunk and not the batch, twice."""
+    largest = max(len(batch.labels) for batch, _ in chunks)
+    samples = sum(len(batch.labels) for batch, _ in chunks)
+
+    def refuse(norm: nn.Module, inputs: Any) -> None:
+        raise UserError(
+            f"{where}: training.max_batch_per_device",
+            f"a device takes {largest} of its {samples} images at a time, but the batch norm of "
+            "this backbone needs them together",
+            allowed=f"{samples} or more on so many devices",
+            remedy="raise it, train on more devices, or take a backbone without batch norm",
+        )
+
+    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(refuse) for norm in norms if norm.training]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
