@@ -35,6 +35,7 @@ from steps.params.load import load
 from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
 from steps.params.training import Training
+from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 
 
@@ -67,12 +68,13 @@ def check_behind(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
 
 def surroundings(
-    training: Training, facts: DatasetFacts, arguments: argparse.Namespace
+    training: Training, size: int, facts: DatasetFacts, arguments: argparse.Namespace
 ) -> Surroundings:
     """What the method may need besides its params and its backbone."""
     seen = {"mean": facts.mean, "std": facts.std}
     return Surroundings(
         views=sum(view.count for view in training.views),
+        sides=sides(training.views, size),
         num_classes=facts.num_classes,
         teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
         tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
@@ -96,7 +98,9 @@ def pretrain(
     if training is not None and training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     backbone = backbone_for(recipe.method, backbone)
-    around = None if training is None else surroundings(training, facts, arguments)
+    around = (
+        None if training is None else surroundings(training, backbone.image_size, facts, arguments)
+    )
     with seeded(arguments.seed, "init"):
         vit = create_backbone(backbone)
         method = None if around is None else build_method(recipe.method, vit, around)

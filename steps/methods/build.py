@@ -34,6 +34,8 @@ class Surroundings:
 
     views: int
     """How many views of each image the recipe gives."""
+    sides: tuple[int, ...] = ()
+    """Of each view, in pixels."""
     num_classes: int = 0
     """Classes of the data set (0 where it has none)."""
     teacher: Teacher | None = None
@@ -64,7 +66,7 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
         case MAEParams():
             return MAE(params, backbone)
         case DINOParams():
-            return DINO(params, backbone, around.views)
+            return DINO(params, backbone, around.views, around.teacher)
         case SimCLRParams():
             return SimCLR(params, backbone)
         case DropPosParams():

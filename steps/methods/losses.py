@@ -55,3 +55,39 @@ def pixel_error(prediction_BNP: Tensor, target_BNP: Tensor, removed_BN: Tensor) 
     error_BN = (prediction_BNP.float() - target_BNP).square().mean(dim=2)
     removed = removed_BN.float()
     return (error_BN * removed).sum(dim=1) / removed.sum(dim=1)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """-sum_k t_k log softmax(s / temperature)_k for each row.
+
+    Args:
+        logits: (..., K).
+        targets: probabilities (..., K).
+
+    Returns:
+        (...).
+    """
+    return -(targets * F.log_softmax(logits.float() / temperature, dim=-1)).sum(dim=-1)
+
+
+def patch_weights(mask_RN: Tensor) -> Tensor:
+    """1 / (masked patches of its row) for each masked patch, row by row: (M,)."""
+    counts = mask_RN.sum(dim=1, keepdim=True).clamp(min=1)
+    return counts.reciprocal().expand_as(mask_RN)[mask_RN]
+
+
+def masked_patches(
+    logits_MK: Tensor, targets_MK: Tensor, weights_M: Tensor, rows: int, temperature: float
+) -> Tensor:
+    """The weighted sum of the cross entropies of masked patches, divided by ``rows``.
+
+    With ``patch_weights`` it is the mean over rows of a row's mean over its masked patches
+    (iBOT, arXiv:2111.07832, equation 3); a row without any counts as one whose loss is 0.
+
+    Args:
+        logits_MK: of the M masked patches of all rows.
+        targets_MK: the teacher's probabilities of the same patches.
+        weights_M: of the patches.
+        rows: masked or not.
+    """
+    return (cross_entropy(logits_MK, targets_MK, temperature) * weights_M).sum() / rows

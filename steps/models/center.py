@@ -16,21 +16,21 @@ class Center(nn.Module):
     """
 
     value: Tensor
-    """(1, K)."""
+    """In the shape given, the last axis K, the others 1."""
     _sum: Tensor
     _rows: Tensor
 
-    def __init__(self, dim: int, momentum: float) -> None:
+    def __init__(self, *shape: int, momentum: float) -> None:
         super().__init__()
         self.momentum = momentum
-        self.register_buffer("value", torch.zeros(1, dim))
-        self.register_buffer("_sum", torch.zeros(1, dim), persistent=False)
+        self.register_buffer("value", torch.zeros(shape))
+        self.register_buffer("_sum", torch.zeros(shape[-1]), persistent=False)
         self.register_buffer("_rows", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
     def add(self, logits: Tensor) -> None:
         """Collect logits (N, K)."""
-        self._sum += logits.float().sum(dim=0, keepdim=True)
+        self._sum += logits.float().sum(dim=0)
         self._rows += len(logits)
 
     @torch.no_grad()

@@ -18,8 +18,13 @@ def teacher_of(student: M) -> M:
 
 @torch.no_grad()
 def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, over all parameters."""
-    theirs = [parameter.detach() for parameter in teacher.parameters()]
-    ours = [parameter.detach() for parameter in student.parameters()]
+    """teacher <- momentum * teacher + (1 - momentum) * student, parameter by parameter.
+
+    By name, over those that both have: one that the student lacks stays as it is.
+    """
+    students = dict(student.named_parameters())
+    common = [pair for pair in teacher.named_parameters() if pair[0] in students]
+    theirs = [parameter.detach() for _, parameter in common]
+    ours = [students[name].detach() for name, _ in common]
     torch._foreach_mul_(theirs, momentum)
     torch._foreach_add_(theirs, ours, alpha=1 - momentum)

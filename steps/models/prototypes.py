@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steps.models.batch_norm import BatchNorm1d
+from steps.params.methods.prototypes import PatchPrototypeHead as PatchHeadParams
 from steps.params.methods.prototypes import PrototypeHead as HeadParams
 
 
@@ -34,7 +40,7 @@ class PrototypeHead(nn.Module):
             modules.append(nn.Linear(widths[index], widths[index + 1]))
             if index + 1 < params.layers:
                 if params.use_bn:
-                    modules.append(nn.BatchNorm1d(widths[index + 1]))
+                    modules.append(BatchNorm1d(widths[index + 1]))
                 modules.append(nn.GELU())
         # A head of one layer is that layer itself, in the reference's names too.
         self.mlp = nn.Sequential(*modules) if params.layers > 1 else modules[0]
@@ -46,8 +52,79 @@ class PrototypeHead(nn.Module):
             params.bottleneck_dim, params.out_dim, train_length=not params.norm_last_layer
         )
 
+    def project(self, features: Tensor) -> Tensor:
+        """(…, in_dim) onto the unit sphere of the bottleneck (…, bottleneck_dim)."""
+        return F.normalize(self.mlp(features), dim=-1)
+
     def forward(self, features_BD: Tensor) -> Tensor:
         """(B, in_dim) to logits over the prototypes (B, out_dim)."""
-        bottleneck = F.normalize(self.mlp(features_BD), dim=-1)
-        logits: Tensor = self.last_layer(bottleneck)
+        logits: Tensor = self.last_layer(self.project(features_BD))
         return logits
+
+
+class PatchPrototypeHead(PrototypeHead):
+    """One projection for class tokens and patches, and prototypes for both or for each.
+
+    iBOT, arXiv:2111.07832, section 3.2.
+    """
+
+    def __init__(self, in_dim: int, params: PatchHeadParams, *, shared: bool) -> None:
+        super().__init__(in_dim, params)
+        self.patch_layer = self.last_layer
+        if not shared:
+            self.patch_layer = WeightNormLinear(
+                params.bottleneck_dim,
+                params.patch_out_dim,
+                train_length=not params.norm_last_layer,
+            )
+
+    def patches(self, features: Tensor) -> Tensor:
+        """Patch features (…, in_dim) to logits over the prototypes of patches."""
+        logits: Tensor = self.patch_layer(self.project(features))
+        return logits
+
+    def share(self, shared: bool) -> None:
+        """Go over to prototypes for both (those of patches before) or for each (a copy)."""
+        own = self.patch_layer is not self.last_layer
+        if shared and own:
+            self.last_layer = self.patch_layer
+        elif not shared and not own:
+            self.patch_layer = copy.deepcopy(self.last_layer)
+
+
+def head_of(weights: Mapping[str, Tensor], name: str) -> PrototypeHead:
+    """The head that a method left beside its backbone, with the sizes that its weights have.
+
+    Args:
+        weights: of all heads, as ``Method.heads`` gave them.
+        name: of the head, such as ``dino_head``.
+
+    Raises:
+        KeyError: there is no such head.
+    """
+    own = {
+        key.removeprefix(f"{name}."): tensor
+        for key, tensor in weights.items()
+        if key.startswith(f"{name}.")
+    }
+    if not own:
+        raise KeyError(name)
+    places = {
+        int(found.group(1) or 0): tensor
+        for key, tensor in own.items()
+        if tensor.ndim == 2 and (found := re.fullmatch(r"mlp(?:\.(\d+))?\.weight", key))
+    }
+    layers = [places[place] for place in sorted(places)]
+    prototypes = own["last_layer.weight_v"]
+    head = PrototypeHead(
+        layers[0].shape[1],
+        HeadParams(
+            layers=len(layers),
+            hidden_dim=len(layers[0]),
+            bottleneck_dim=prototypes.shape[1],
+            out_dim=len(prototypes),
+            use_bn=any(key.endswith("running_mean") for key in own),
+        ),
+    )
+    head.load_state_dict(own)
+    return head

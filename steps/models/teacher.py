@@ -10,13 +10,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.command import UserError
 from steps.models.backbones import HEADS, Transformer, load_backbone, normalisation
 from steps.models.frozen import Frozen
 from steps.models.normalisation import Renormalise
+from steps.models.prototypes import PrototypeHead, head_of
 from steps.models.tokens import embed, encode
 
 PROJECTION = "projection.weight"
 """Among the heads of a method with two towers: (P, D), from tokens into the space they share."""
+
+CENTER = "center"
+"""Among the heads of DINO and iBOT: (1, K), the centre of the head's logits."""
 
 
 class Teacher(Frozen[Transformer]):
@@ -71,6 +76,33 @@ class Teacher(Frozen[Transformer]):
         if projected and self.projection is not None:
             return len(self.projection)
         return int(self.backbone.embed_dim)
+
+
+def prototypes_of(teacher: Teacher, prototypes: int) -> PrototypeHead:
+    """The head over prototypes that DINO or iBOT left beside a teacher's backbone.
+
+    Args:
+        teacher: pretrained by one of them.
+        prototypes: as many as the student's head has.
+
+    Raises:
+        UserError: it has no such head, or other prototypes.
+    """
+    if "head.last_layer.weight_v" not in teacher.heads or CENTER not in teacher.heads:
+        raise UserError(
+            "recipe: teacher",
+            "a backbone without a head over prototypes and its centre",
+            allowed="one that was pretrained by dino or ibot",
+        )
+    head = head_of(teacher.heads, "head")
+    found = len(head.last_layer.weight_v)
+    if found != prototypes:
+        raise UserError(
+            "recipe: teacher",
+            f"{found} prototypes, and the student's head has {prototypes}",
+            remedy=f"set method.head.out_dim to {found}",
+        )
+    return head
 
 
 def load_teacher(artifact: Path, *, mean: Sequence[float], std: Sequence[float]) -> Teacher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len
@@ -99,3 +100,8 @@ class View(Params):
         if self.area[1] > 1:
             raise ValueError(f"area: {self.area[1]} is above 1, the whole image")
         return self
+
+
+def sides(views: Sequence[View], size: int) -> tuple[int, ...]:
+    """The side in pixels of each view of an image; ``size`` where a view gives none."""
+    return tuple(view.size or size for view in views for _ in range(view.count))

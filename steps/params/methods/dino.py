@@ -13,6 +13,7 @@ class DINOParams(Method):
     """Self-distillation with no labels (arXiv:2104.14294)."""
 
     kind = "Contrastive"
+    takes_teacher = "optional"
     name: Literal["dino"]
     global_views: Count = 2
     """The first so many views go through the teacher too."""
