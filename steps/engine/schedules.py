@@ -32,15 +32,20 @@ def half_cosine(progress: Progress, start: float, end: float, epochs: float) -> 
     return _cosine(start, end, min(progress.step / (epochs * progress.steps_per_epoch), 1.0))
 
 
-def ramp_by_epoch(progress: Progress, start: float, end: float, epochs: int) -> float:
+def ramp_by_epoch(
+    progress: Progress, start: float, end: float, epochs: int, first: int = 0
+) -> float:
     """Constant within an epoch: ``epochs`` evenly spaced values from start to end, then ``end``.
 
     The first value is ``start`` and the last of the ramp is ``end``, as in DINO's teacher
-    temperature.
+    temperature. The ramp begins with epoch ``first``; before it is ``start``, as in iBOT's
+    temperature of patches.
     """
-    if progress.epoch >= epochs:
+    if progress.epoch < first:
+        return start
+    if progress.epoch >= first + epochs:
         return end
-    return start + (end - start) * progress.epoch / max(epochs - 1, 1)
+    return start + (end - start) * (progress.epoch - first) / max(epochs - 1, 1)
 
 
 def learning_rate(progress: Progress, schedule: Schedule, peak: float) -> float:

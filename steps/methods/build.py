@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steps.methods.dino import DINO
 from steps.methods.droppos import DropPos
+from steps.methods.ibot import IBOT
 from steps.methods.mae import MAE
 from steps.methods.method import Method
 from steps.methods.mp3 import MP3
@@ -18,6 +19,7 @@ from steps.params.backbone import Backbone
 from steps.params.methods import (
     DINOParams,
     DropPosParams,
+    IBOTParams,
     MAEParams,
     MethodParams,
     MP3Params,
@@ -67,6 +69,8 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return MAE(params, backbone)
         case DINOParams():
             return DINO(params, backbone, around.views, around.teacher)
+        case IBOTParams():
+            return IBOT(params, backbone, around.sides)
         case SimCLRParams():
             return SimCLR(params, backbone)
         case DropPosParams():

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steps.params.masks import RatioMasks
+
 TRIES = 10
 """At a block, before the mask is left as it is."""
 
@@ -50,7 +52,8 @@ class BlockGenerator:
 
     height: int
     width: int
-    patches: int
+    patches: float
+    """What to hide at most; whole with ``exact``."""
     min_block: int
     max_block: int | None = None
     min_aspect: float = 0.3
@@ -67,7 +70,7 @@ class BlockGenerator:
         mask = self.hide(lambda limit: self.propose(limit, rng))
         return self.complete(mask, rng) if self.exact else mask
 
-    def hide(self, propose: Callable[[int], Block]) -> int:
+    def hide(self, propose: Callable[[float], Block]) -> int:
         """Lay blocks over a mask: the rule, without its random choices.
 
         Args:
@@ -85,7 +88,7 @@ class BlockGenerator:
                 break
         return mask
 
-    def propose(self, limit: int, rng: random.Random) -> Block:
+    def propose(self, limit: float, rng: random.Random) -> Block:
         """Area uniform between the least and the limit, whichever is larger; aspect log-uniform."""
         bound = math.log(self.min_aspect)
         sketch = Block(rng.uniform(self.min_block, limit), rng.uniform(bound, -bound), 0, 0)
@@ -98,7 +101,7 @@ class BlockGenerator:
     def complete(self, mask: int, rng: random.Random) -> int:
         """Hide single patches more, until there are as many as wanted."""
         seen = [place for place in range(self.height * self.width) if not mask >> place & 1]
-        chosen = rng.sample(seen, self.patches - mask.bit_count())
+        chosen = rng.sample(seen, int(self.patches) - mask.bit_count())
         return mask | sum(1 << place for place in chosen)
 
     def bits(self, block: Block) -> int:
@@ -122,3 +125,34 @@ def sample_blocks(generator: BlockGenerator, batch: int, seeds: torch.Generator)
     """Masks of a batch, (B, N) bool; all from one number that torch's generator gives."""
     rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
     return generator.to_tensor([generator.draw(rng) for _ in range(batch)])
+
+
+def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.Generator) -> Tensor:
+    """Masks as iBOT draws them, each crop's by a share of its own: (crops, side * side) bool.
+
+    A share is drawn within each ratio's variance, and one of the shares is taken. Blocks are laid
+    as in BEiT, the least of a third of the side squared; a random mask hides int(share * patches)
+    (iBOT, arXiv:2111.07832, section 3.1 and reference code).
+
+    Args:
+        crops: over all processes.
+        side: of the patch grid.
+        params: the recipe's.
+        seeds: gives one number, from which all follows.
+    """
+    rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
+    places = side * side
+    ranges = list(zip(params.ratios, params.variances, strict=True))
+    masks = []
+    for _ in range(crops):
+        shares = [rng.uniform(ratio - variance, ratio + variance) for ratio, variance in ranges]
+        patches = rng.choice(shares) * places
+        if params.shape == "random":
+            hidden = rng.sample(range(places), int(patches))
+            masks.append(sum(1 << place for place in hidden))
+        else:
+            blocks = BlockGenerator(
+                *(side, side, patches), min_block=(side // 3) ** 2, min_aspect=params.min_aspect
+            )
+            masks.append(blocks.draw(rng))
+    return BlockGenerator(side, side, 0, min_block=0).to_tensor(masks)

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import dalle, dino, droppos, mae, mp3, vqkd
+from steps.models.official import dalle, dino, droppos, ibot, mae, mp3, vqkd
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
     "mae": mae.NAMING,
     "dino": dino.NAMING,
+    "ibot": ibot.NAMING,
     "dalle": dalle.NAMING,
     "vqkd": vqkd.NAMING,
     "droppos": droppos.NAMING,

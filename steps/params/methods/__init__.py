@@ -9,6 +9,7 @@ from pydantic import Field
 from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.dino import DINOParams
 from steps.params.methods.droppos import DropPosParams
+from steps.params.methods.ibot import IBOTParams
 from steps.params.methods.mae import MAEParams
 from steps.params.methods.mp3 import MP3Params
 from steps.params.methods.simclr import SimCLRParams
@@ -18,6 +19,7 @@ MethodParams = Annotated[
     | SupervisedParams
     | MAEParams
     | DINOParams
+    | IBOTParams
     | SimCLRParams
     | DropPosParams
     | MP3Params,
@@ -27,6 +29,7 @@ MethodParams = Annotated[
 __all__ = [
     "DINOParams",
     "DropPosParams",
+    "IBOTParams",
     "MAEParams",
     "MP3Params",
     "MethodParams",

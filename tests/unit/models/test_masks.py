@@ -7,7 +7,8 @@ import random
 import pytest
 import torch
 
-from steps.models.masks import Block, BlockGenerator, sample_blocks
+from steps.models.masks import Block, BlockGenerator, sample_blocks, sample_ratio_masks
+from steps.params.masks import RatioMasks
 
 
 def test_a_mask_comes_from_the_generator_alone() -> None:
@@ -52,3 +53,50 @@ def test_a_largest_block_bounds_what_is_newly_hidden() -> None:
     blocks.hide(propose)
     assert set(limits) <= set(range(1, 7))
     assert 6 in limits
+
+
+def _shares(count: int = 2000, **params: object) -> torch.Tensor:
+    """The share of masked patches of each of so many crops, of 14 patches a side."""
+    masks = RatioMasks.model_validate({"shape": "random", **params})
+    return sample_ratio_masks(count, 14, masks, torch.Generator().manual_seed(0)).float().mean(1)
+
+
+def test_a_share_is_one_of_the_ratios_within_its_variance() -> None:
+    shares = _shares(ratios=[0.0, 0.3], variances=[0.0, 0.2])
+    assert (shares == 0).float().mean().item() == pytest.approx(0.5, abs=0.05)
+    some = shares[shares > 0]
+    assert some.min().item() >= 0.1 - 1 / 196
+    assert some.max().item() <= 0.5
+    # Uniform over 0.4: a standard deviation of 0.4 / sqrt(12).
+    assert some.mean().item() == pytest.approx(0.3, abs=0.015)
+    assert some.std().item() == pytest.approx(0.4 / 12**0.5, abs=0.01)
+
+
+def test_random_masks_have_the_share_rounded_down_and_no_favourite_patch() -> None:
+    params = RatioMasks(shape="random", ratios=[0.7], variances=[0.0])
+    masks = sample_ratio_masks(3000, 5, params, torch.Generator().manual_seed(0))
+    assert (masks.sum(dim=1) == int(0.7 * 25)).all()
+    assert masks.float().mean(dim=0).std() < 0.03
+
+
+def test_block_masks_have_the_share_or_a_little_less_in_blocks() -> None:
+    params = RatioMasks(shape="block", ratios=[0.3], variances=[0.0])
+    masks = sample_ratio_masks(500, 14, params, torch.Generator().manual_seed(0))
+    counts = masks.sum(dim=1)
+    assert counts.max() <= 0.3 * 196
+    assert counts.float().mean() > 0.25 * 196
+    grids = masks.view(-1, 14, 14)
+    beside = (grids[:, :, 1:] & grids[:, :, :-1]).float().mean()
+    assert beside > 0.3 * 0.6, "by chance it would be 0.3 squared"
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"ratios": [0.1], "variances": [0.2]}, "leaves 0 to 1"),
+        ({"ratios": [0.1, 0.2], "variances": [0.1]}, "1 variances to 2 ratios"),
+    ],
+)
+def test_ratios_that_cannot_be_drawn_are_refused(params: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RatioMasks.model_validate({"shape": "block", **params})
