@@ -20,11 +20,12 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 from torchvision.transforms import functional as F
 
-from steps.params.views import Jitter, Operation, View
+from steps.params.views import Interpolation, Jitter, Operation, SecondImage, View
 
 RESAMPLING = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
 }
 
 
@@ -40,12 +41,13 @@ def make_views(
         rng: decides everything.
 
     Returns:
-        One (3, S, S) uint8 tensor a view.
+        One (3, S, S) uint8 tensor a view, or two where it has a second image.
     """
     return [
-        to_tensor(make_view(image, view, view.size or size, rng))
+        to_tensor(made)
         for view in views
         for _ in range(view.count)
+        for made in _images(image, view, view.size or size, rng)
     ]
 
 
@@ -54,6 +56,20 @@ def make_view(image: Image.Image, view: View, size: int, rng: np.random.Generato
     for operation in view.order:
         image = _OPERATIONS[operation](image, view, size, rng)
     return image
+
+
+def make_pair(
+    image: Image.Image, view: View, second: SecondImage, size: int, rng: np.random.Generator
+) -> tuple[Image.Image, Image.Image]:
+    """One view and its second image: the same rectangle, resized twice (BEiT, arXiv:2106.08254)."""
+    *before, _ = view.order
+    for operation in before:
+        image = _OPERATIONS[operation](image, view, size, rng)
+    cropped = _cut(image, view, rng)
+    return (
+        _resize(cropped, size, view.interpolation),
+        _resize(cropped, second.size or size, second.interpolation),
+    )
 
 
 def sample_crop(
@@ -106,10 +122,25 @@ def _uniform(interval: Sequence[float], rng: np.random.Generator) -> float:
     return rng.uniform(low, high)
 
 
+def _images(
+    image: Image.Image, view: View, size: int, rng: np.random.Generator
+) -> tuple[Image.Image, ...]:
+    if view.second is None:
+        return (make_view(image, view, size, rng),)
+    return make_pair(image, view, view.second, size, rng)
+
+
 def _crop(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+    return _resize(_cut(image, view, rng), size, view.interpolation)
+
+
+def _cut(image: Image.Image, view: View, rng: np.random.Generator) -> Image.Image:
     left, top, width, height = sample_crop(image.width, image.height, view, rng)
-    cropped = image.crop((left, top, left + width, top + height))
-    return cropped.resize((size, size), RESAMPLING[view.interpolation])
+    return image.crop((left, top, left + width, top + height))
+
+
+def _resize(image: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
+    return image.resize((size, size), RESAMPLING[interpolation])
 
 
 def _flip(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:

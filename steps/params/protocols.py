@@ -66,3 +66,8 @@ class Finetune(Params):
     training: Training
     crop_fraction: CropFraction
     eval_batch_size: Annotated[int, Ge(1)] = 256
+
+    @model_validator(mode="after")
+    def _one_image(self) -> Finetune:
+        self.training.check_second_images("fine-tuning", wanted=False)
+        return self

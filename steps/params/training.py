@@ -100,6 +100,17 @@ class Training(Params):
     """Processes that load images for each device; they do not change what is loaded."""
     deterministic: bool = True
 
+    def check_second_images(self, what: str, wanted: bool) -> None:
+        """Raise ValueError where a view lacks the second image that ``what`` takes, or has one."""
+        for index, view in enumerate(self.views):
+            if wanted and view.second is None:
+                raise ValueError(
+                    f"{what} needs the key training.views[{index}].second, the image of the same "
+                    "crop that the tokenizer sees"
+                )
+            if not wanted and view.second is not None:
+                raise ValueError(f"{what} takes no second image: remove views[{index}].second")
+
     @model_validator(mode="after")
     def _consistent(self) -> Training:
         if self.schedule.warmup_epochs > self.epochs:

@@ -12,6 +12,7 @@ from steps.params.base import Params
 from steps.params.numbers import Count, Interval, Positive, Probability
 
 Operation = Literal["crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"]
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 
 
 class Jitter(Params):
@@ -48,6 +49,14 @@ class Normalise(Params):
     std: Annotated[list[Positive], Len(3, 3)]
 
 
+class SecondImage(Params):
+    """The view's crop once more, for a tokenizer: of a size and an interpolation of its own."""
+
+    size: Count | None = None
+    """Side in pixels; that of the view where absent."""
+    interpolation: Interpolation = "bicubic"
+
+
 class View(Params):
     """A random resized crop and what is done to it."""
 
@@ -58,7 +67,9 @@ class View(Params):
     area: Interval
     """Share of the image's area that the crop covers."""
     aspect: Interval = [3 / 4, 4 / 3]
-    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
+    second: SecondImage | None = None
+    """A second image of the same crop, which the method gets right after the first."""
     flip: Probability = 0.5
     rand_augment: str | None = None
     """timm's notation of RandAugment, such as rand-m9-mstd0.5-inc1."""
@@ -90,6 +101,11 @@ class View(Params):
         missing = [name for name, used in on.items() if used and name not in self.order]
         if missing:
             raise ValueError(f"order: {', '.join(missing)} is missing, but this view has it")
+        if self.second is not None and self.order[-1] != "crop":
+            raise ValueError(
+                f"order ends with {self.order[-1]}: it has to end with crop where a second image "
+                "is made, such as [jitter, flip, crop]"
+            )
         return self
 
     @model_validator(mode="after")

@@ -41,6 +41,7 @@ class TokenizerRecipe(Params):
             views = sum(view.count for view in self.training.views)
             if views != 1:
                 raise ValueError(f"training.views gives {views} views an image; it takes one")
+            self.training.check_second_images(f"tokenizer {params.name}", wanted=False)
             if self.training.normalise is not None:
                 raise ValueError("a tokenizer takes pixels in 0 to 1: remove training.normalise")
         return self

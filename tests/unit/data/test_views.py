@@ -11,8 +11,15 @@ from PIL import Image, ImageOps
 from pydantic import ValidationError
 from torchvision.transforms import functional as F
 
-from steps.data.views import centre_crop, make_view, normalise, sample_crop, to_tensor
-from steps.params.views import Blur, Jitter, View
+from steps.data.views import (
+    centre_crop,
+    make_view,
+    make_views,
+    normalise,
+    sample_crop,
+    to_tensor,
+)
+from steps.params.views import Blur, Jitter, SecondImage, View
 
 
 def _rng(seed: int = 0) -> np.random.Generator:
@@ -150,3 +157,24 @@ def test_normalise() -> None:
     images = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     out = normalise(images, [0.5, 0.25, 0.0], [0.5, 0.25, 1.0])
     assert out[0, :, 0, 0].tolist() == [1.0, 3.0, 1.0]
+
+
+def test_a_second_image_is_of_the_same_crop() -> None:
+    ramp = np.tile(np.arange(120, dtype=np.uint8) * 2, (90, 1))
+    image = Image.fromarray(np.stack([ramp, ramp, 255 - ramp], axis=2))
+    view = View(
+        area=[0.2, 0.6],
+        order=["jitter", "flip", "crop"],
+        jitter=Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0),
+        second=SecondImage(size=16, interpolation="lanczos"),
+    )
+    rng = _rng(3)
+    for _ in range(5):
+        first, second = make_views(image, [view], 32, rng)
+        assert (first.shape, second.shape) == ((3, 32, 32), (3, 16, 16))
+        # A horizontal ramp: halving it takes means of neighbours, but for what the filters do at
+        # the edges.
+        halved = first.float().view(3, 16, 2, 16, 2).mean(dim=(2, 4))
+        assert (halved - second)[:, :, 1:-1].abs().max() < 3
+    crops = {tuple(make_views(image, [view], 8, rng)[0].flatten().tolist()) for _ in range(5)}
+    assert len(crops) == 5
