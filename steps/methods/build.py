@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steps.methods.beit import BEiT
+from steps.methods.beit2 import BEiT2
 from steps.methods.dino import DINO
 from steps.methods.droppos import DropPos
 from steps.methods.ibot import IBOT
@@ -17,6 +19,8 @@ from steps.models.beit import as_beit
 from steps.models.teacher import Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods import (
+    BEiT2Params,
+    BEiTParams,
     DINOParams,
     DropPosParams,
     IBOTParams,
@@ -53,6 +57,8 @@ def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
         UserError: the method cannot make what it needs of it.
     """
     match params:
+        case BEiTParams() | BEiT2Params():
+            return as_beit(backbone, params.backbone)
         case RandomParams() if params.backbone is not None:
             return as_beit(backbone, params.backbone)
     return backbone
@@ -62,7 +68,7 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
     """The method around a backbone, its further modules drawn from torch's global generator.
 
     Raises:
-        ValueError: method random, which trains nothing.
+        ValueError: method random, which trains nothing; a tokenizer is needed and not there.
     """
     match params:
         case MAEParams():
@@ -71,6 +77,10 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return DINO(params, backbone, around.views, around.teacher)
         case IBOTParams():
             return IBOT(params, backbone, around.sides)
+        case BEiTParams() if around.tokenizer is not None:
+            return BEiT(params, backbone, around.tokenizer)
+        case BEiT2Params() if around.tokenizer is not None:
+            return BEiT2(params, backbone, around.tokenizer)
         case SimCLRParams():
             return SimCLR(params, backbone)
         case DropPosParams():
@@ -79,4 +89,4 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return MP3(params, backbone)
         case SupervisedParams():
             return Supervised(params, backbone, around.num_classes)
-    raise ValueError(f"method {params.name} trains nothing")
+    raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")

@@ -91,3 +91,25 @@ def masked_patches(
         rows: masked or not.
     """
     return (cross_entropy(logits_MK, targets_MK, temperature) * weights_M).sum() / rows
+
+
+def token_prediction(
+    logits_MV: Tensor, labels_M: Tensor, hidden_B: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy over the visual tokens of hidden patches (BEiT, arXiv:2106.08254, eq. 2).
+
+    Each hidden patch of the global batch weighs the same, whichever part of it this one is.
+
+    Args:
+        logits_MV: of the M hidden patches of the samples here, over V tokens.
+        labels_M: their tokens.
+        hidden_B: for each sample here, how many patches the samples of the global batch hide, in
+            the mean.
+
+    Returns:
+        The loss, and the share of tokens that are predicted right (without gradient).
+    """
+    count = hidden_B.sum()
+    loss = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / count
+    right = (logits_MV.detach().argmax(dim=-1) == labels_M).sum() / count
+    return loss, right

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steps.params.masks import RatioMasks
+from steps.command import UserError
+from steps.params.masks import BlockMasks, RatioMasks
 
 TRIES = 10
 """At a block, before the mask is left as it is."""
@@ -55,7 +56,7 @@ class BlockGenerator:
     patches: float
     """What to hide at most; whole with ``exact``."""
     min_block: int
-    max_block: int | None = None
+    max_block: float | None = None
     min_aspect: float = 0.3
     exact: bool = False
 
@@ -121,10 +122,40 @@ class BlockGenerator:
         return torch.from_numpy(hidden.astype(bool))
 
 
-def sample_blocks(generator: BlockGenerator, batch: int, seeds: torch.Generator) -> Tensor:
+def block_generator(
+    params: BlockMasks, grid: tuple[int, int], *, exact: bool = False
+) -> BlockGenerator:
+    """The generator of masks for a grid of patches.
+
+    Raises:
+        UserError: the ratio hides none of so few patches.
+    """
+    patches = int(params.ratio * grid[0] * grid[1])
+    if patches == 0:
+        raise UserError(
+            "method.masks.ratio",
+            f"{params.ratio}, of {grid[0]} x {grid[1]} patches not one",
+            allowed=f"at least {1 / (grid[0] * grid[1])}",
+        )
+    return BlockGenerator(
+        *grid,
+        patches=patches,
+        min_block=params.min_block,
+        max_block=params.max_block,
+        min_aspect=params.min_aspect,
+        exact=exact,
+    )
+
+
+def sample_blocks(blocks: BlockGenerator, batch: int, generator: torch.Generator) -> Tensor:
     """Masks of a batch, (B, N) bool; all from one number that torch's generator gives."""
-    rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
-    return generator.to_tensor([generator.draw(rng) for _ in range(batch)])
+    rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
+    return blocks.to_tensor([blocks.draw(rng) for _ in range(batch)])
+
+
+def mean_hidden(mask_BN: Tensor) -> Tensor:
+    """How many patches a sample of the batch hides in the mean, for each sample: (B,) float32."""
+    return mask_BN.sum(dim=1).float().mean().repeat(len(mask_BN))
 
 
 def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.Generator) -> Tensor:

@@ -170,6 +170,7 @@ class Plan:
                 self._check_tokenizer(node)
             elif (training := self.recipes[node.recipe].training) is not None:
                 self._check_views(self.recipe_file(node.recipe), training, node.backbone)
+                self._check_tokens(node, training)
         if isinstance(finetune := self.protocols.get("finetune"), Finetune):
             for name in self.experiment.backbones:
                 self._check_views(self.protocol_file("finetune"), finetune.training, name)
@@ -184,6 +185,24 @@ class Plan:
                     f"{size} px does not divide into the {backbone.patch_size} px "
                     f"patches of backbone {name}",
                     allowed=f"a multiple of {backbone.patch_size}",
+                )
+
+    def _check_tokens(self, node: Pretraining, training: Training) -> None:
+        """A tokenizer gives one token a patch."""
+        name, backbone = self.recipes[node.recipe].tokenizer, self.backbones[node.backbone]
+        if name is None:
+            return
+        pixels = self.tokenizers[name].tokenizer.token_pixels
+        for index, view in enumerate(training.views):
+            size = view.size or backbone.image_size
+            second = size if view.second is None else view.second.size or size
+            patches = size // backbone.patch_size
+            if second != patches * pixels:
+                raise UserError(
+                    f"{self.recipe_file(node.recipe)}: training.views[{index}].second.size",
+                    f"{second} px, of which tokenizer {name} makes {second // pixels} tokens a "
+                    f"side, and backbone {node.backbone} has {patches} patches",
+                    allowed=f"{patches * pixels}",
                 )
 
     def _check_tokenizer(self, node: Tokenizer) -> None:

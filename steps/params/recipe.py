@@ -35,5 +35,8 @@ class Recipe(Params):
             return self
         if self.training is None:
             raise ValueError(f"method {self.method.name} needs the key 'training'")
+        self.training.check_second_images(
+            f"method {self.method.name}", self.method.takes_second_image
+        )
         self.method.check_views(sum(view.count for view in self.training.views))
         return self

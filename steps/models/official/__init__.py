@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import dalle, dino, droppos, ibot, mae, mp3, vqkd
+from steps.models.official import beit, beit2, dalle, dino, droppos, ibot, mae, mp3, vqkd
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
     "mae": mae.NAMING,
     "dino": dino.NAMING,
     "ibot": ibot.NAMING,
+    "beit": beit.NAMING,
+    "beit2": beit2.NAMING,
     "dalle": dalle.NAMING,
     "vqkd": vqkd.NAMING,
     "droppos": droppos.NAMING,

@@ -7,6 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from steps.params.methods.baselines import RandomParams, SupervisedParams
+from steps.params.methods.beit import BEiTParams
+from steps.params.methods.beit2 import BEiT2Params
 from steps.params.methods.dino import DINOParams
 from steps.params.methods.droppos import DropPosParams
 from steps.params.methods.ibot import IBOTParams
@@ -21,12 +23,16 @@ MethodParams = Annotated[
     | DINOParams
     | IBOTParams
     | SimCLRParams
+    | BEiTParams
+    | BEiT2Params
     | DropPosParams
     | MP3Params,
     Field(discriminator="name"),
 ]
 
 __all__ = [
+    "BEiT2Params",
+    "BEiTParams",
     "DINOParams",
     "DropPosParams",
     "IBOTParams",

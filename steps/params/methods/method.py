@@ -18,6 +18,8 @@ class Method(Params):
     takes_teacher: ClassVar[Need] = "none"
     """Whether its recipe names a ``teacher``; likewise the next."""
     takes_tokenizer: ClassVar[Need] = "none"
+    takes_second_image: ClassVar[bool] = False
+    """Whether its views have a ``second`` image, for the tokenizer."""
     name: str
 
     def check_views(self, views: int) -> None:

@@ -148,3 +148,28 @@ def test_a_step_checks_the_experiments_that_its_file_is_part_of(scenery: Scenery
     with pytest.raises(UserError, match="unknown key 'temprature'"):
         load_checked(scenery.params / "recipes/test/mae.yaml", Recipe)
     load_checked(scenery.params / "recipes/test/dino.yaml", Recipe)
+
+
+def test_a_view_with_too_few_or_too_many_images(scenery: Scenery) -> None:
+    views = [{"area": [0.2, 1.0]}]
+    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["beit"], "training", views=views))
+    assert "method beit needs the key training.views[0].second" in _error(path, Recipe)
+    views = [{"area": [0.2, 1.0], "second": {}, "order": ["flip", "crop"]}]
+    path = scenery.write("recipes/test/b.yaml", _changed(RECIPES["mae"], "training", views=views))
+    assert "method mae takes no second image" in _error(path, Recipe)
+    views = [{"area": [0.2, 1.0], "second": {}}]
+    path = scenery.write("recipes/test/c.yaml", _changed(RECIPES["beit"], "training", views=views))
+    assert "order ends with solarize: it has to end with crop" in _error(path, Recipe)
+
+
+def test_tokens_that_do_not_match_the_patches(scenery: Scenery) -> None:
+    assert _experiment(scenery, methods=["beit"]).recipes["beit"].tokenizer == "dalle"
+    view = {**RECIPES["beit"]["training"]["views"][0], "second": {"size": 16}}
+    path = scenery.recipe("beit", views=[view])
+    with pytest.raises(UserError) as caught:
+        _experiment(scenery, methods=["beit"])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: training.views[0].second.size: 16 px")
+    assert "tokenizer dalle makes 2 tokens a side" in message
+    assert "backbone vit_test has 4 patches" in message
+    assert "allowed: 32" in message

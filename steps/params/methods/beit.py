@@ -1,0 +1,24 @@
+"""Params of BEiT."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steps.params.beit import BEiTBackbone
+from steps.params.masks import BlockMasks
+from steps.params.methods.method import Method
+from steps.params.numbers import DropPath, Positive
+
+
+class BEiTParams(Method):
+    """Prediction of visual tokens (arXiv:2106.08254)."""
+
+    kind = "Generative"
+    takes_tokenizer = "required"
+    takes_second_image = True
+    name: Literal["beit"]
+    backbone: BEiTBackbone = BEiTBackbone()
+    masks: BlockMasks
+    init_std: Positive = 0.02
+    """Deviation of the initial weights, which are cut at it."""
+    drop_path: DropPath = 0.0

@@ -1,0 +1,36 @@
+"""Params of BEiT v2."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steps.params.base import Params
+from steps.params.beit import BEiTBackbone
+from steps.params.masks import BlockMasks
+from steps.params.methods.method import Method
+from steps.params.numbers import Count, DropPath, Positive
+
+
+class PatchAggregation(Params):
+    """The shallow head that makes the class token gather what the patches need."""
+
+    early_layers: Count
+    """Its patches are those after so many blocks of the backbone."""
+    layers: Count = 2
+    shared_output: bool = True
+    """Predict by the backbone's norm and output layer, rather than by some of its own."""
+
+
+class BEiT2Params(Method):
+    """Prediction of a vector-quantised teacher's tokens (arXiv:2208.06366)."""
+
+    kind = "Generative"
+    takes_tokenizer = "required"
+    takes_second_image = True
+    name: Literal["beit2"]
+    backbone: BEiTBackbone = BEiTBackbone()
+    masks: BlockMasks
+    aggregation: PatchAggregation
+    init_std: Positive = 0.02
+    """Deviation of the initial weights, which are cut at it."""
+    drop_path: DropPath = 0.0
