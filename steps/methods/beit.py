@@ -34,10 +34,15 @@ from steps.tokenizers import FrozenTokenizer
 class BEiT(Method):
     """Masked image modelling over visual tokens."""
 
+    exact_masks = False
+    """Whether single patches make up for blocks that fall short."""
+
     def __init__(self, params: BEiTParams, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
         super().__init__()
         self.params = params
-        self.masks = block_generator(params.masks, backbone.patch_embed.grid_size)
+        self.masks = block_generator(
+            params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks
+        )
         self.tokenizer = tokenizer
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))

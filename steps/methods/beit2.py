@@ -69,6 +69,9 @@ class Aggregation(nn.Module):
 class BEiT2(Method):
     """Masked image modelling over a teacher's tokens, with patch aggregation."""
 
+    exact_masks = True
+    """Whether single patches make up for blocks that fall short."""
+
     def __init__(self, params: BEiT2Params, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
         super().__init__()
         head, depth = params.aggregation, len(backbone.blocks)
@@ -79,7 +82,9 @@ class BEiT2(Method):
                 allowed=f"1 to {depth - 1}",
             )
         self.params = params
-        self.masks = block_generator(params.masks, backbone.patch_embed.grid_size, exact=True)
+        self.masks = block_generator(
+            params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks
+        )
         self.tokenizer = tokenizer
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,14 @@ import torch
 
 from steps.data.views import normalise, sample_crop
 from steps.engine.schedules import Progress, learning_rate
+from steps.methods.beit import BEiT
+from steps.methods.beit2 import BEiT2
+from steps.models.masks import block_generator
 from steps.models.random_masking import kept
+from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParams
 from steps.params.training import Training
 from steps.params.views import Normalise, View
+from steps.tokenizers.dalle import DVAE
 from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, known_methods, recipe, recipe_file
@@ -22,6 +28,14 @@ DATASET = REPOSITORY / "params/datasets/imagenet1k.yaml"
 SIDE, PATCH = 224, 16
 """Of the published ViT-B/16."""
 OPERATIONS = {"crop": "random resized crop", "flip": "horizontal flip"}
+DALLE = DalleParams(
+    name="dalle",
+    image_size=112,
+    vocab_size=2,
+    encoder=DalleNetwork(hidden=4, blocks_per_group=1),
+    decoder=DalleDecoder(input=4, hidden=4, blocks_per_group=1),
+)
+"""The tokenizer's rules of pixels, which its widths do not change."""
 SCOPES = {"tensor": "each parameter tensor by itself", "global": "the global norm"}
 
 
@@ -68,6 +82,54 @@ class Published:
         assert view == plain, "more is done to the view than is published"
         self.crop(view)
         self.normalisation()
+
+    def two_images(self, pixels: str) -> None:
+        """Colours, a flip, one rectangle resized twice; ``pixels``: what the tokenizer is given."""
+        facts, (view,) = self.facts, self.training.views
+        operations = {
+            "jitter": "colour jitter on the whole image",
+            "flip": "horizontal flip",
+            "crop": "one random resized crop rectangle, resized twice",
+        }
+        images = ["patch image: to tensor, normalise", f"token image: to tensor{pixels}"]
+        order = [operations[name] for name in view.order]
+        facts.equal([*order, *images], "augmentation.order")
+        facts.equal(view.size or SIDE, "augmentation.crop.size")
+        facts.equal(view.area, "augmentation.crop.scale")
+        facts.equal(view.aspect, "augmentation.crop.aspect_ratio")
+        facts.equal(view.interpolation, "augmentation.crop.interpolation")
+        facts.equal(view.flip, "augmentation.flip_probability")
+        assert view.jitter is not None
+        for name, value in view.jitter.resolved().items():
+            facts.equal(value, f"augmentation.colour_jitter.{name}")
+        facts.equal("random", "augmentation.colour_jitter.order")
+        assert view.second is not None
+        facts.equal(view.second.size, "augmentation.second_image.size")
+        facts.equal(view.second.interpolation, "augmentation.second_image.interpolation")
+        facts.equal(True, "augmentation.second_image.same_rectangle")
+        assert view.rand_augment is None
+        assert view.blur is None
+        assert view.grayscale == view.solarize == 0
+        self.crop(view)
+        self.normalisation()
+
+    def blocks(self) -> None:
+        """The mask of blocks, and the transformer that BEiT makes of a plain one."""
+        facts, room, method = self.facts, "recipe.vit_b", self.method
+        masks = block_generator(method.masks, (SIDE // PATCH, SIDE // PATCH))
+        facts.equal(masks.patches, "masking.num_masking_patches")
+        facts.same(masks.patches / facts["masking.patches"], facts["masking.ratio"], "ratio")
+        facts.equal(masks.min_block, "masking.min_num_patches")
+        facts.equal(masks.max_block, "masking.max_num_patches")
+        facts.equal(masks.min_aspect, "masking.min_aspect")
+        facts.equal(method.backbone.layer_scale, f"{room}.layer_scale")
+        assert method.backbone.relative_positions == "shared"
+        assert not method.backbone.absolute_positions
+        facts.equal(self.training.schedule.min_lr, f"{room}.min_lr")
+        facts.equal(self.training.batch_size, f"{room}.effective_batch")
+        assert self.clipping() == (facts[f"{room}.clip_grad"], SCOPES["global"])
+        larger = facts["recipe.vit_l.same_as_vit_b_except.layer_scale"]
+        self.says(f"For ViT-L: backbone.layer_scale {larger:.1e}".replace("e-0", "e-"))
 
     def crop(self, view: View) -> None:
         """How often a crop is tried, and what is taken where none fits."""
@@ -201,7 +263,88 @@ def _normalise(name: str) -> Normalise:
     return training.normalise
 
 
-METHODS: dict[str, Callable[[Published], None]] = {"mae": _mae, "droppos": _droppos}
+def _beit(published: Published) -> None:
+    facts, method, room = published.facts, published.method, "recipe.vit_b"
+    published.two_images(", map_pixels")
+    published.schedule()
+    published.optimizer()
+    published.blocks()
+    facts.equal("block-wise", "masking.kind")
+    facts.equal(BEiT.exact_masks, "masking.count_is_exact")
+    facts.equal(method.drop_path, f"{room}.drop_path")
+    facts.equal(method.init_std, f"{room}.init_std")
+    facts.equal("same as weight_decay", f"{room}.weight_decay_end")
+    facts.equal(published.training.schedule.warmup_lr, f"{room}.warmup_start_lr")
+    facts.equal("one shared table", f"{room}.relative_position_bias")
+    facts.equal(method.backbone.absolute_positions, f"{room}.absolute_position")
+    clip = facts["recipe.vit_l.same_as_vit_b_except.clip_grad"]
+    published.says(f"clip_grad.max_norm {clip}")
+    _check_token_grid(published, DALLE.token_pixels)
+    # What DALL-E's tokenizer does to pixels stands in its own case.
+    facts.prose(f"{room}.vocabulary", "recipe.vit_l.note", "augmentation.crop.rounding")
+    facts.prose("augmentation.second_image.transform", "augmentation.second_image.normalise")
+    facts.prose("augmentation.default_mean_without_flag", "augmentation.default_std_without_flag")
+
+
+def _beit2(published: Published) -> None:
+    facts, method, room = published.facts, published.method, "recipe.vit_b"
+    training, long = published.training, "1600"
+    published.two_images("")
+    epochs = facts[f"{room}.epochs"]
+    facts.same([training.epochs, int(long)], epochs, f"{room}.epochs")
+    facts.content = _of_schedule(facts.content, str(int(training.epochs)))
+    published.schedule()
+    published.optimizer()
+    published.blocks()
+    facts.equal("block-wise, then corrected to the exact count", "masking.kind")
+    facts.equal(BEiT2.exact_masks, "masking.count_is_exact")
+    facts.equal(method.drop_path, f"{room}.drop_path")
+    head = method.aggregation
+    facts.equal(head.early_layers, f"{room}.early_layers")
+    facts.equal(head.layers, f"{room}.head_layers")
+    facts.equal(head.shared_output, f"{room}.shared_lm_head")
+    both = facts.case.facts["options"]["beit2"]["recipe"]["vit_b"]
+    betas, drop_path = both["betas"]["value"][long], both["drop_path"]["value"][long]
+    published.says(f"Long schedule: epochs {long}, betas {betas}, drop_path {drop_path}.")
+    larger = "recipe.vit_l.same_as_vit_b_except"
+    published.says(f"aggregation.early_layers {facts[f'{larger}.early_layers']}")
+    devices = facts[f"{larger}.batch_per_device"]
+    assert devices.startswith("32 on 64 devices")
+    published.says("on 64 GPUs with 32 images each")
+    _check_token_grid(published, PATCH)
+    # What VQ-KD does to pixels and how many codes it has stands in its own facts.
+    facts.prose(f"{room}.vocabulary", f"{room}.code_dim", "augmentation.second_image.transform")
+    facts.prose(
+        "augmentation.crop.default_scale_without_flag",
+        "augmentation.second_image.default_interpolation_without_flag",
+    )
+
+
+def _of_schedule(content: dict[str, Any], epochs: str) -> dict[str, Any]:
+    """The facts of one of the two published lengths."""
+    chosen = copy.deepcopy(content)
+    recipe = chosen["recipe"]["vit_b"]
+    recipe["epochs"]["value"] = int(epochs)
+    for name in ("betas", "drop_path"):
+        recipe[name]["value"] = recipe[name]["value"][epochs]
+    return chosen
+
+
+def _check_token_grid(published: Published, token_pixels: int) -> None:
+    """One token a patch."""
+    (view,) = published.training.views
+    assert view.second is not None
+    assert view.second.size is not None
+    side = view.second.size // token_pixels
+    published.facts.equal([side, side], "augmentation.second_image.token_grid")
+
+
+METHODS: dict[str, Callable[[Published], None]] = {
+    "mae": _mae,
+    "droppos": _droppos,
+    "beit": _beit,
+    "beit2": _beit2,
+}
 
 
 def _derived(case: Case) -> None:
@@ -231,7 +374,10 @@ def _derived(case: Case) -> None:
             ours = normalise(image, mean, std).flatten()
             theirs = torch.tensor(values).expand(3).float()
             case.close(ours, theirs, f"normalised.{name}", 1e-6)
-    facts.prose("loss", "map_pixels")
+    dvae = DVAE(DALLE)
+    for pixel, mapped in facts["map_pixels"]:
+        case.number(dvae.map_pixels(torch.tensor(pixel)).item(), mapped, "map_pixels", 1e-6)
+    facts.prose("loss")
     facts.finish()
 
 
