@@ -232,7 +232,7 @@ class _Run:
             chunks = chain([first], chunks)
         if self._logs(progress.step + 1):
             chunks = self._watched(chunks)
-        if isinstance(self.method, JointMethod) and self.plan.accumulation > 1:
+        if self._is_coupled() and self.plan.accumulation > 1:
             whole = list(chunks)
             self._remember(
                 cached_backward(self.fabric, self.method, whole, progress, where=self.where), 1.0
@@ -247,6 +247,10 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         values = self.method.after_step(progress)
         return {"lr": lr, "weight_decay": decay, **values}
+
+    def _is_coupled(self) -> bool:
+        """Whether micro-batches need one another."""
+        return isinstance(self.method, JointMethod) and self.method.coupled
 
     def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
         """This process's micro-batches on the device, each with its rows of the draws."""

@@ -71,6 +71,11 @@ class DINO(JointMethod):
             self.fixed_head = Frozen(prototypes_of(teacher, params.head.out_dim))
             self.center.value.copy_(teacher.heads[CENTER])
 
+    @property
+    def coupled(self) -> bool:
+        """Batch norm in the head is all that couples samples within a step."""
+        return self.params.head.use_bn
+
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
         """The student's drop-path choices: (B, views, 2 * depth)."""
         if self.params.drop_path == 0:

@@ -76,6 +76,11 @@ class IBOT(JointMethod):
             *(1, 1, params.head.patch_out_dim), momentum=params.patch_center_momentum
         )
 
+    @property
+    def coupled(self) -> bool:
+        """Only the centres couple samples, and those move between steps."""
+        return False
+
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
         """Masks of the global views (B, G, N) and the student's drop path (B, V, 2 * depth)."""
         views = self.params.global_views

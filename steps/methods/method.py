@@ -89,6 +89,11 @@ class JointMethod(Method):
     of a process. What the other processes have, ``losses`` gathers with gradient.
     """
 
+    @property
+    def coupled(self) -> bool:
+        """False where params leave no coupling: then the mean of chunks' losses is the batch's."""
+        return True
+
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """What the backbones, online and momentum, make of each sample."""
         raise NotImplementedError

@@ -200,3 +200,8 @@ def test_kl_is_the_loss_above_the_teachers_entropy() -> None:
         losses["loss"].item() - losses["teacher_entropy"].item(), rel=1e-4
     )
     assert 0 < losses["teacher_entropy"].item() <= math.log(24)
+
+
+def test_only_batch_norm_in_the_head_couples_samples() -> None:
+    assert not _method().coupled
+    assert _method(head={"use_bn": True}).coupled
