@@ -15,12 +15,14 @@ from typing import cast
 
 import torch
 from timm.layers import Attention
+from timm.models.beit import Beit
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from steps.command import UserError
+from steps.detection.beit import PositionBias, as_plain, position_biases
 from steps.models.backbones import CONFIG, load_backbone, normalisation
 
 
@@ -36,6 +38,7 @@ class ViTDet(nn.Module):
         relative_grid: side of the patch grid that the relative tables of the global blocks are
             made for; ``None``: no relative positions.
         checkpoint_activations: compute each block again in the backward pass.
+        biases: of a BEiT (``steps.detection.beit``), one a block.
 
     Raises:
         UserError: relative positions with an attention that is not timm's ``Attention``.
@@ -50,6 +53,7 @@ class ViTDet(nn.Module):
         global_indices: tuple[int, ...] = (),
         relative_grid: int | None = None,
         checkpoint_activations: bool = False,
+        biases: nn.ModuleList | None = None,
     ) -> None:
         super().__init__()
         depth = len(vit.blocks)
@@ -72,6 +76,7 @@ class ViTDet(nn.Module):
         self.pretrain_grid: tuple[int, int] = vit.patch_embed.grid_size
         self.norm_pre = vit.norm_pre
         self.blocks = nn.ModuleList(vit.blocks)
+        self.biases = nn.ModuleList() if biases is None else biases
         self.relative = nn.ModuleList()
         if relative_grid is not None:
             for block, window in zip(self.blocks, self.windows, strict=True):
@@ -124,7 +129,8 @@ class ViTDet(nn.Module):
             height, width = y.shape[1:3]
             y = to_windows(y, window)
         relative = cast(RelativePositions, self.relative[index]) if self.relative else None
-        y = _attend(cast(Attention, block.attn), y, relative)
+        bias = cast(PositionBias, self.biases[index]) if self.biases else None
+        y = _attend(cast(Attention, block.attn), y, relative, bias)
         if window is not None:
             y = from_windows(y, window, height, width)
         x_BHWD = x_BHWD + block.drop_path1(block.ls1(y))
@@ -169,18 +175,25 @@ def _by_offset(table: Tensor, size: int) -> Tensor:
     return table[at[:, None] - at[None, :] + size - 1]
 
 
-def _attend(attn: Attention, x_BHWD: Tensor, relative: RelativePositions | None) -> Tensor:
+def _attend(
+    attn: Attention,
+    x_BHWD: Tensor,
+    relative: RelativePositions | None,
+    bias: PositionBias | None,
+) -> Tensor:
     batch, height, width, dim = x_BHWD.shape
     x = x_BHWD.reshape(batch, height * width, dim)
-    if relative is None:
+    if relative is None and bias is None:
         y: Tensor = attn(x)
     else:
         heads = attn.qkv(x).reshape(batch, height * width, 3, attn.num_heads, attn.head_dim)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         query, key = attn.q_norm(query), attn.k_norm(key)
-        y = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=relative(query, height, width), scale=attn.scale
-        )
+        added = None if relative is None else relative(query, height, width)
+        if bias is not None:
+            by_offset = bias(height, width)
+            added = by_offset if added is None else added + by_offset
+        y = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=attn.scale)
         y = attn.proj(attn.norm(y.transpose(1, 2).flatten(2)))
     return y.reshape(batch, height, width, dim)
 
@@ -235,6 +248,9 @@ def load_vitdet(
         UserError: the artifact is none, or ``image_size`` is no multiple of its patch size.
     """
     vit = load_backbone(artifact, drop_path_rate=drop_path)
+    biases = None
+    if isinstance(vit, Beit):
+        biases, vit = position_biases(vit), as_plain(vit, drop_path)
     patch = int(vit.patch_embed.patch_size[0])
     if image_size % patch:
         raise UserError(
@@ -248,6 +264,7 @@ def load_vitdet(
         global_blocks=global_blocks,
         relative_grid=image_size // patch if relative_positions else None,
         checkpoint_activations=checkpoint_activations,
+        biases=biases,
     )
 
 

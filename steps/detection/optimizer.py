@@ -52,7 +52,8 @@ def layer_of(name: str, depth: int) -> int:
     if room != "backbone":
         return depth + 1
     kind, _, rest = rest.partition(".")
-    return int(rest.partition(".")[0]) + 1 if kind in ("blocks", "relative") else 0
+    by_block = ("blocks", "relative", "biases")
+    return int(rest.partition(".")[0]) + 1 if kind in by_block else 0
 
 
 def decays(name: str) -> bool:

@@ -17,7 +17,9 @@ from PIL import Image, ImageDraw
 from steps.artifacts import publish
 from steps.data.shards import ShardWriter
 from steps.models.backbones import create_backbone, save_backbone
+from steps.models.beit import as_beit
 from steps.params.backbone import Backbone
+from steps.params.beit import BEiTBackbone
 from steps.params.detection import Detection
 from steps.params.load import validate
 
@@ -144,8 +146,10 @@ def _draw(
     return file.getvalue(), found
 
 
-def make_backbone(folder: Path, *, seed: int = 0, **arguments: Any) -> Path:
-    """Publish a small vision transformer as it is initialised."""
+def make_backbone(
+    folder: Path, *, seed: int = 0, beit: BEiTBackbone | None = None, **arguments: Any
+) -> Path:
+    """Publish a small vision transformer as it is initialised, or a BEiT of its size."""
     sizes = {"embed_dim": 32, "depth": 4, "num_heads": 2} | arguments
     backbone = Backbone(
         scale="ViT-tiny",
@@ -154,6 +158,8 @@ def make_backbone(folder: Path, *, seed: int = 0, **arguments: Any) -> Path:
         patch_size=8,
         model_args=sizes,
     )
+    if beit is not None:
+        backbone = as_beit(backbone, beit)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         vit = create_backbone(backbone)
@@ -184,6 +190,12 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A backbone artifact: patches of 8, 64 pixels, width 32, depth 4."""
     return make_backbone(tmp_path_factory.mktemp("pretrained") / "backbone")
+
+
+@pytest.fixture(scope="session")
+def beit_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as a BEiT."""
+    return make_backbone(tmp_path_factory.mktemp("pretrained") / "beit", beit=BEiTBackbone())
 
 
 @pytest.fixture

@@ -24,13 +24,16 @@ def protocol(small_values: dict[str, Any], tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("kind", ["backbone", "beit_backbone"])
 def test_command_writes_records_and_leaves_nothing_else(
+    kind: str,
+    request: pytest.FixtureRequest,
     protocol: Path,
-    backbone: Path,
     scenes: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    backbone: Path = request.getfixturevalue(kind)
     out = tmp_path / "results" / "detect.json"
     arguments = {"protocol": protocol, "backbone": backbone, "data": scenes, "out": out}
     flags = [text for key, path in arguments.items() for text in (f"--{key}", str(path))]
