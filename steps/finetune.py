@@ -28,6 +28,7 @@ from steps.engine.seeds import seeded
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.methods.supervised import Supervised
 from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.models.beit import separate_tables
 from steps.params.plan import load_checked
 from steps.params.protocols import Finetune
 
@@ -56,6 +57,7 @@ def main() -> None:
         }
     )
     vit = load_backbone(arguments.backbone).train()
+    separate_tables(vit)
     size = image_size(vit)
     with seeded(seed, "init"):
         method = Supervised(protocol.method, vit, facts.num_classes)

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from steps.command import UserError
-from steps.models.backbones import create_backbone
+from steps.models.backbones import Transformer, create_backbone
 from steps.params.backbone import Backbone
 from steps.params.beit import BEiTBackbone
 
@@ -50,6 +50,28 @@ def as_beit(backbone: Backbone, options: BEiTBackbone) -> Backbone:
     }
     # A copy is not validated: params files may not name the architecture themselves.
     return backbone.model_copy(update={"architecture": ARCHITECTURE, "model_args": arguments})
+
+
+def separate_tables(backbone: Transformer) -> None:
+    """Give each block of a BEiT its own copy of the table that they share, as fine-tuning does.
+
+    The function stays the same; each table then learns at its block's rate (BEiT, reference
+    code). Any other backbone is left as it is.
+    """
+    if not isinstance(backbone, Beit) or backbone.rel_pos_bias is None:
+        return
+    shared = backbone.rel_pos_bias
+    for block in backbone.blocks:
+        attn = block.attn
+        table: Tensor = shared.relative_position_bias_table.detach().clone()
+        if attn.relative_position_bias_table is not None:
+            table += attn.relative_position_bias_table.detach()
+        attn.window_size = shared.window_size
+        attn.relative_position_bias_table = nn.Parameter(table)
+        del attn.relative_position_index
+        index = shared.relative_position_index.clone()
+        attn.register_buffer("relative_position_index", index, persistent=False)
+    backbone.rel_pos_bias = None
 
 
 def initialise(module: nn.Module, std: float) -> None:

@@ -11,9 +11,10 @@ from timm.models.beit import Beit
 
 from steps.artifacts import publish
 from steps.command import UserError
+from steps.engine.optimizers import layer_of
 from steps.models import drop_path
 from steps.models.backbones import create_backbone, load_backbone, save_backbone
-from steps.models.beit import as_beit, initialise_backbone
+from steps.models.beit import as_beit, initialise_backbone, separate_tables
 from steps.models.tokens import embed, encode, relative_bias
 from steps.params.backbone import Backbone
 from steps.params.beit import BEiTBackbone
@@ -89,6 +90,19 @@ def test_dropped_branches_are_the_draws() -> None:
         # The last block's rate is 0.5, the first's 0: sample 1 leaves the last one as it came.
         assert torch.equal(out[1], encode(model, tokens, stop=1)[1])
         assert not torch.allclose(out[0], encode(model, tokens)[0]), "kept branches are scaled"
+
+
+@pytest.mark.parametrize("tables", ["shared", "both"])
+def test_tables_of_their_own_change_nothing_yet(tables: str) -> None:
+    model = beit(relative_positions=tables)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = model.forward_features(images)
+        separate_tables(model)
+        torch.testing.assert_close(model.forward_features(images), expected)
+    names = [name for name, _ in model.named_parameters() if name.endswith("bias_table")]
+    assert names == [f"blocks.{i}.attn.relative_position_bias_table" for i in range(2)]
+    assert [layer_of(f"backbone.{name}", 2) for name in names] == [1, 2]
 
 
 def test_initialisation() -> None:
