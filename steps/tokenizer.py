@@ -135,7 +135,7 @@ def _fill(
         token_pixels=tokenizer.token_pixels,
         pretrain_dataset=facts.name,
         measured=measured,
-        **vars(outcome),
+        **{**vars(outcome), "collapsed": measured["collapsed"]},
     )
 
 

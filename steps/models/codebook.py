@@ -33,7 +33,6 @@ class Codebook(nn.Module):
     start_sizes: Tensor
     """(K,), how many features each cluster had where k-means started the codes."""
     _sums: Tensor
-    _counts: Tensor
 
     def __init__(self, size: int, dim: int, decay: float, *, kmeans_init: bool) -> None:
         super().__init__()
@@ -45,7 +44,7 @@ class Codebook(nn.Module):
         self.register_buffer("start_sizes", torch.zeros(size))
         self._ready = False
         self.register_buffer("_sums", torch.zeros(size, dim), persistent=False)
-        self.register_buffer("_counts", torch.zeros(size), persistent=False)
+        self.use = CodeUse(size)
 
     @property
     def ready(self) -> bool:
@@ -61,9 +60,8 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def add(self, features: Tensor, indices: Tensor) -> None:
         """Collect features (..., C) of unit norm and their codes (...)."""
-        indices = indices.flatten()
-        self._sums.index_add_(0, indices, features.detach().float().flatten(0, -2))
-        self._counts.index_add_(0, indices, torch.ones_like(indices, dtype=torch.float32))
+        self._sums.index_add_(0, indices.flatten(), features.detach().float().flatten(0, -2))
+        self.use.add(indices)
 
     @torch.no_grad()
     def move(self, *, new_epoch: bool) -> Tensor:
@@ -72,8 +70,7 @@ class Codebook(nn.Module):
         Returns:
             (K,) how many features each code took.
         """
-        sums = sum_over_processes(self._sums)
-        counts = sum_over_processes(self._counts).clone()  # one process's own are zeroed below
+        sums, counts = sum_over_processes(self._sums), self.use.take()
         if new_epoch:
             self.cluster_size.zero_()
         self.cluster_size.mul_(self.decay).add_(counts, alpha=1 - self.decay)
@@ -83,7 +80,6 @@ class Codebook(nn.Module):
         blended = self.codes * self.decay + target * (1 - self.decay)
         self.codes.copy_(F.normalize(blended, dim=-1))
         self._sums.zero_()
-        self._counts.zero_()
         return counts
 
     @torch.no_grad()
@@ -123,6 +119,34 @@ def kmeans(
         means = F.normalize(sums / sizes.clamp(min=1).unsqueeze(1), dim=-1)
         centres = torch.where((sizes > 0).unsqueeze(1), means, centres)
     return centres, sizes
+
+
+class CodeUse(nn.Module):
+    """Counts how often each code is taken between two steps, in all processes."""
+
+    _counts: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("_counts", torch.zeros(size), persistent=False)
+
+    @torch.no_grad()
+    def add(self, indices: Tensor) -> None:
+        """Count codes, of any shape."""
+        indices = indices.flatten()
+        self._counts.index_add_(0, indices, torch.ones_like(indices, dtype=torch.float32))
+
+    @torch.no_grad()
+    def take(self) -> Tensor:
+        """(K,) the counts since the last time."""
+        counts = sum_over_processes(self._counts).clone()  # one process's own are zeroed here
+        self._counts.zero_()
+        return counts
+
+
+def use_of(counts_K: Tensor) -> dict[str, Tensor]:
+    """What is logged of counts: the share of codes in use, and the perplexity of their use."""
+    return {"codes_used": (counts_K > 0).double().mean(), "perplexity": perplexity(counts_K)}
 
 
 def perplexity(counts_K: Tensor) -> Tensor:

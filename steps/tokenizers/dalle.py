@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from steps.engine.schedules import Progress, half_cosine
 from steps.methods.method import Batch, Draws, Losses
 from steps.models import ema
+from steps.models.codebook import CodeUse, use_of
 from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParams
 from steps.tokenizers.tokenizer import Tokenizer
 from steps.tokenizers.training import TokenizerTraining
@@ -184,6 +186,7 @@ class DVAETraining(TokenizerTraining):
         self.learning = params.learning
         self.dvae = DVAE(params)
         self.average = ema.teacher_of(self.dvae)
+        self.use = CodeUse(params.vocab_size)
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
         """A seed for each sample's Gumbel noise, which is as large as its logits: (B,)."""
@@ -198,6 +201,7 @@ class DVAETraining(TokenizerTraining):
         nll = -log_likelihood(self.dvae.map_pixels(pixels), *stats.chunk(2, dim=1)).mean()
         log_q = logits.log_softmax(dim=1)
         kl = (log_q.exp() * log_q).sum(dim=1).mean() + math.log(self.dvae.vocab_size)
+        self.use.add(logits.argmax(dim=1))
         loss = nll + rates["kl_weight"] / VALUES * kl
         return {"loss": loss, "nll": nll.detach(), "kl": kl.detach()}
 
@@ -210,10 +214,10 @@ class DVAETraining(TokenizerTraining):
             for name, curve in curves.items()
         }
 
-    def after_step(self, progress: Progress) -> dict[str, float]:
-        """Move the average of the weights."""
+    def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
+        """Move the average of the weights; log the use of tokens."""
         ema.update(self.average, self.dvae, self.learning.momentum)
-        return self.rates(progress)
+        return {**self.rates(progress), **use_of(self.use.take())}
 
     def trained(self) -> DVAE:
         """The average of the weights."""

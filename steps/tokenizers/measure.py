@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 
 import torch
@@ -15,15 +15,13 @@ from steps.models.codebook import perplexity
 from steps.models.normalisation import PIXELS
 from steps.tokenizers.tokenizer import Tokenizer
 
+log = logging.getLogger(__name__)
+
 COLLAPSED = 0.05
 """A codebook is taken for collapsed below this perplexity, as a share of its codes."""
 _BATCH = 64
 
 Judge = Callable[[Batch], dict[str, Tensor]]
-
-
-class CollapsedCodebook(UserWarning):
-    """Nearly all tokens are of a few codes: a method that predicts them has little to learn."""
 
 
 @torch.no_grad()
@@ -71,12 +69,16 @@ def measure(
 
 
 def warn_if_collapsed(found: dict[str, float | bool], vocab_size: int, title: str) -> None:
-    """Warn of a collapsed codebook."""
+    """Warn of a collapsed codebook, as of other kinds of collapse (``steps.engine.collapse``)."""
     if found["collapsed"]:
-        warnings.warn(
-            CollapsedCodebook(
-                f"{title}: the codebook has collapsed: {found['codes_used']:.1%} of {vocab_size} "
-                f"codes are used, at a perplexity of {found['perplexity']:.1f}"
-            ),
-            stacklevel=2,
+        log.warning(
+            "collapse: %s: %.1f %% of %d codes are used, at a perplexity of %.1f, below %g: a "
+            "method that predicts these tokens has little to learn; remedy: %s",
+            title,
+            100 * found["codes_used"],
+            vocab_size,
+            found["perplexity"],
+            COLLAPSED * vocab_size,
+            "fewer codes, a lower learning rate, for dalle a higher kl_weight or a slower fall of "
+            "the temperature",
         )

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from steps.engine.distributed import gather
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses
-from steps.models.codebook import Codebook, perplexity
+from steps.models.codebook import Codebook, use_of
 from steps.models.normalisation import PIXELS, Renormalise
 from steps.models.teacher import Teacher
 from steps.params.tokenizers.vqkd import Transformer, VQKDParams
@@ -176,13 +176,10 @@ class VQKD(TokenizerTraining):
         return 1 - cosine
 
     def after_step(self, progress: Progress) -> dict[str, Tensor]:
-        """Move the codebook by the features of the whole global batch.
-
-        Logged: the share of codes that the batch uses, and the perplexity of their use.
-        """
+        """Move the codebook by the features of the whole global batch; log its use."""
         new_epoch = progress.step % progress.steps_per_epoch == 0
         counts = self.tokenizer.codebook.move(new_epoch=new_epoch)
-        return {"codes_used": (counts > 0).double().mean(), "perplexity": perplexity(counts)}
+        return use_of(counts)
 
     def trained(self) -> VQTokenizer:
         """Encoder and codebook."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from steps.command import UserError
 from steps.params.tokenizers import DalleParams, VQKDParams
-from steps.tokenizers.dalle import DVAE
+from steps.tokenizers.dalle import DVAE, Block, Conv, Decoder, Double, Encoder, Halve
 from steps.tokenizers.official import read_official
 from steps.tokenizers.vqkd import VQTokenizer
 from tests.conftest import REPOSITORY
@@ -71,6 +73,48 @@ def test_the_tokenizer_alone_out_of_a_vqkd_training(tmp_path: Path) -> None:
 def test_weights_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"tensors do not fit, such as: .* is \(64, 64, 1, 1\)"):
         read_official(_dvae(vocab_size=32), "dalle", _files(tmp_path))
+
+
+def _published(module: nn.Module, package: dict[str, type[nn.Module]]) -> nn.Module:
+    """A module of ours as dall_e would hold it."""
+    if isinstance(module, Conv):
+        conv = package["dall_e.utils.Conv2d"]()
+        conv.w, conv.b = module.weight, module.bias
+        return conv
+    if not list(module.children()):
+        return {Halve: nn.MaxPool2d(2), Double: nn.Upsample(scale_factor=2)}.get(
+            type(module), module
+        )
+    part = "encoder" if isinstance(module, Encoder | Block) else "decoder"
+    names = {Encoder: "Encoder", Decoder: "Decoder", Block: "EncoderBlock"}
+    name = f"dall_e.{part}.{names.get(type(module))}"
+    outer = package[name]() if name in package else nn.Sequential()
+    for child, inner in module.named_children():
+        outer.add_module(child, _published(inner, package))
+    return outer
+
+
+def test_the_published_modules_are_read_without_their_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, theirs = {}, _dvae()
+    with monkeypatch.context() as context:
+        package: dict[str, type[nn.Module]] = {}
+        context.setitem(sys.modules, "dall_e", ModuleType("dall_e"))
+        for name in ("utils.Conv2d", "encoder.Encoder", "encoder.EncoderBlock", "decoder.Decoder"):
+            module, _, cls = f"dall_e.{name}".rpartition(".")
+            package[f"{module}.{cls}"] = type(cls, (nn.Module,), {"__module__": module})
+            if module not in sys.modules:
+                context.setitem(sys.modules, module, ModuleType(module))
+            setattr(sys.modules[module], cls, package[f"{module}.{cls}"])
+        for part in ("encoder", "decoder"):
+            files[part] = tmp_path / f"{part}.pkl"
+            torch.save(_published(getattr(theirs, part), package), files[part])
+    assert not [name for name in sys.modules if name.startswith("dall_e")]
+    ours = _dvae()
+    read_official(ours, "dalle", files)
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor), name
 
 
 def test_a_pickled_object_is_not_opened(tmp_path: Path) -> None:
