@@ -23,6 +23,7 @@ from steps.tokenizers.dalle import DVAE
 from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, known_methods, recipe, recipe_file
+from tests.golden.tokenizer_facts import compare_vqkd
 
 DATASET = REPOSITORY / "params/datasets/imagenet1k.yaml"
 SIDE, PATCH = 224, 16
@@ -46,6 +47,7 @@ def replay(case: Case) -> None:
         published = Published(case, name)
         METHODS[name](published)
         published.facts.finish()
+    compare_vqkd(case)
     _derived(case)
 
 
