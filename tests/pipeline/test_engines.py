@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tests.conftest import REPOSITORY
+from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 
 BIN = Path(sys.executable).parent
 
@@ -25,9 +29,9 @@ class Node:
     outputs: frozenset[str]
 
 
-def _run(*command: str) -> str:
+def _run(folder: Path, *command: str) -> str:
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
@@ -36,11 +40,61 @@ def _without_log(command: str) -> str:
     return shlex.join(shlex.split(command.split(" 2> ")[0]))
 
 
+@pytest.fixture(scope="module", params=["as it is", "with a chain"])
+def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The repository, or a folder whose experiment is of another kind."""
+    if request.param == "as it is":
+        return REPOSITORY
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copytree(REPOSITORY / "params", folder / "params")
+    shutil.copy(REPOSITORY / "dvc.yaml", folder)
+    file = folder / "params/experiments/quickstart.yaml"
+    experiment = yaml.safe_load(file.read_text())
+    _chain(Scenery(folder), experiment)
+    file.write_text(yaml.safe_dump(experiment))
+    _run(folder, "dvc", "init", "--no-scm", "--quiet")
+    return folder
+
+
+def _chain(scenery: Scenery, experiment: dict[str, Any]) -> None:
+    """Rows that stand on another row, on a backbone that is no row, and on tokenizers."""
+    large = {"recipe": "dino", "backbone": "vit_large"}
+    scenery.write("backbones/vit_large.yaml", BACKBONE)
+    scenery.write("recipes/test/dino_distilled.yaml", {**RECIPES["dino"], "teacher": large})
+    scenery.write(
+        "tokenizers/test/vqkd.yaml",
+        {**TOKENIZERS["vqkd"], "teacher": {"recipe": "dino", "backbone": "vit_test"}},
+    )
+    experiment.update(
+        regime="test",
+        methods=["random", "dino", "dino_distilled", "beit", "beit2"],
+        backbones=["vit_test"],
+        seeds=[0, 1],
+        chain={
+            "plain": ["random", "dino"],
+            "teachers": [large],
+            "students": [
+                {"recipe": "dino_distilled", "backbone": "vit_test", "teacher": large},
+            ],
+            "tokenized": [
+                {"recipe": "beit", "backbone": "vit_test", "tokenizer": "dalle"},
+                {"recipe": "beit2", "backbone": "vit_test", "tokenizer": "vqkd"},
+            ],
+            "tokenizers": ["dalle"],
+            "distilled_tokenizers": [
+                {"tokenizer": "vqkd", "teacher": {"recipe": "dino", "backbone": "vit_test"}},
+            ],
+        },
+    )
+
+
 @pytest.fixture(scope="module")
-def snakemake_nodes() -> dict[str, Node]:
+def snakemake_nodes(project: Path) -> dict[str, Node]:
     """By command, from what Snakemake says it would run for the target."""
     plan = _run(
-        "snakemake", "report", "--dry-run", "--printshellcmds", "--forceall", "--quiet", "host"
+        project,
+        *("snakemake", "report", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
+        *("--dry-run", "--printshellcmds", "--forceall", "--quiet", "host"),
     )
     nodes = {}
     for block in re.split(r"^(?:local)?rule \w+:$", plan, flags=re.M)[1:]:
@@ -55,11 +109,11 @@ def snakemake_nodes() -> dict[str, Node]:
 
 
 @pytest.fixture(scope="module")
-def dvc_nodes() -> dict[str, Node]:
+def dvc_nodes(project: Path) -> dict[str, Node]:
     """By command, from DVC's own reading of dvc.yaml."""
     from dvc.repo import Repo
 
-    with Repo(str(REPOSITORY)) as repo:
+    with Repo(str(project)) as repo:
         return {
             _without_log(stage.cmd): Node(
                 frozenset(dep.def_path for dep in stage.deps if not hasattr(dep, "params")),
@@ -69,8 +123,12 @@ def dvc_nodes() -> dict[str, Node]:
         }
 
 
-def test_same_commands(snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]) -> None:
-    assert len(dvc_nodes) == 27
+def test_same_commands(
+    project: Path, snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]
+) -> None:
+    # Two sets and the page; six nodes a row. With a chain: ten rows, and twice a teacher that is
+    # none and two tokenizers.
+    assert len(dvc_nodes) == (3 + 4 * 6 if project == REPOSITORY else 3 + 10 * 6 + 2 * 3)
     assert snakemake_nodes.keys() == dvc_nodes.keys()
 
 
@@ -83,10 +141,11 @@ def test_same_files(snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]
             assert node.inputs == theirs.inputs, command
             continue
         # DVC's templates cannot list the files of all rows: the page depends on their folder, in
-        # which the features lie too.
+        # which there are features, tokenizers and teachers too.
         (folder,) = theirs.inputs
         inside = {path for path in everything if path.startswith(f"{folder}/")}
-        assert node.inputs == {path for path in inside if not path.endswith("/features")}
+        others = re.compile("/features$|/tokenizers/|/vit_large/")
+        assert node.inputs == {path for path in inside if not others.search(path)}
 
 
 def test_no_engine_below_workflow() -> None:

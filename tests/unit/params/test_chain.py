@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from steps.command import UserError
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
+from steps.params.load import load
+from steps.params.plan import Plan
 from steps.params.recipe import Recipe
 from steps.params.stages import Chain, chain_of, check_chain
 from steps.params.teacher import Teacher
 from steps.params.tokenizers.recipe import TokenizerRecipe
+from tests.conftest import REPOSITORY
+from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 
 DINO, BEIT2, LARGE, VQKD = (
     Pretraining("small", "dino"),
@@ -90,3 +95,129 @@ def test_a_chain_out_of_step_is_refused() -> None:
     found = Chain.model_validate({**empty, "plain": ["mae"]})
     with pytest.raises(UserError, match=r"e.yaml: chain.plain: \[mae\] \| allowed: \[mae, dino\]"):
         check_chain("e.yaml", found, derived)
+
+
+def _plan(scenery: Scenery, *methods: str, **changes: Any) -> Plan:
+    scenery.write("datasets/noise.yaml", {"format": "folder", "train": "t", "val": "v"})
+    scenery.write(
+        "protocols/knn.yaml",
+        {"k": [5], "headline_k": 5, "temperature": 0.07, "pooling": "cls"},
+    )
+    scenery.write("protocols/features.yaml", {"poolings": ["cls"], "crop_fraction": 1.0})
+    experiment = {
+        "title": "Test",
+        "question": "?",
+        "dataset": "noise",
+        "regime": "test",
+        "methods": list(methods),
+        "backbones": ["vit_test"],
+        "seeds": [0],
+        "tasks": {"knn": "knn"},
+    }
+    scenery.write("experiments/test.yaml", {**experiment, **changes})
+    return Plan("test", scenery.params)
+
+
+def _error(scenery: Scenery, *methods: str, **changes: Any) -> str:
+    with pytest.raises(UserError) as caught:
+        _plan(scenery, *methods, **changes)
+    return str(caught.value).replace(f"{scenery.params}/", "")
+
+
+def _distilled(scenery: Scenery, recipe: str, backbone: str) -> None:
+    teacher = {"recipe": recipe, "backbone": backbone}
+    scenery.write("recipes/test/distilled.yaml", {**RECIPES["dino"], "teacher": teacher})
+
+
+def test_the_plan_knows_all_nodes_and_their_params(scenery: Scenery) -> None:
+    plan = _plan(scenery, "beit2")
+    random, vqkd = Pretraining("vit_test", "random"), Tokenizer("vqkd")
+    assert plan.needs == {
+        random: [],
+        vqkd: [random],
+        Pretraining("vit_test", "beit2"): [vqkd],
+    }
+    assert list(plan.rows()) == [("vit_test", "beit2", 0)]
+    values = plan.resolved(tokenizer="vqkd", recipe="random")
+    assert values["tokenizer"]["teacher"] == {"recipe": "random", "backbone": "vit_test"}
+
+
+def test_unknown_teachers_and_tokenizers(scenery: Scenery) -> None:
+    _distilled(scenery, "dinno", "vit_test")
+    message = _error(scenery, "distilled")
+    assert message.startswith("recipes/test/distilled.yaml: teacher.recipe: 'dinno', but there is")
+    assert "allowed: beit, beit2, " in message
+    assert "remedy: did you mean 'dino'?" in message
+    _distilled(scenery, "dino", "vit_tset")
+    message = _error(scenery, "distilled")
+    assert message.startswith("recipes/test/distilled.yaml: teacher.backbone: 'vit_tset'")
+    scenery.write("recipes/test/beit.yaml", {**RECIPES["beit"], "tokenizer": "dall-e"})
+    message = _error(scenery, "beit")
+    assert message.startswith("recipes/test/beit.yaml: tokenizer: 'dall-e', but there is no")
+    assert "remedy: did you mean 'dalle'?" in message
+
+
+def test_a_recipe_that_teaches_itself(scenery: Scenery) -> None:
+    _distilled(scenery, "distilled", "vit_test")
+    message = _error(scenery, "distilled")
+    assert message.startswith("recipes/test/distilled.yaml: teacher: a circle: distilled on")
+
+
+def test_a_teacher_with_other_patches_than_its_tokenizer(scenery: Scenery) -> None:
+    scenery.write("backbones/vit_fine.yaml", {**BACKBONE, "patch_size": 4})
+    teacher = {"recipe": "random", "backbone": "vit_fine"}
+    scenery.write("tokenizers/test/vqkd.yaml", {**TOKENIZERS["vqkd"], "teacher": teacher})
+    message = _error(scenery, "beit2")
+    assert "teacher.backbone: vit_fine has patches of 4 px, the tokenizer of 8 px" in message
+
+
+def test_keys_that_a_method_needs_or_does_not_take(scenery: Scenery) -> None:
+    scenery.write("recipes/test/mae.yaml", {**RECIPES["mae"], "tokenizer": "dalle"})
+    assert "method mae takes no tokenizer: remove 'tokenizer'" in _error(scenery, "mae")
+    content = {key: value for key, value in RECIPES["beit2"].items() if key != "tokenizer"}
+    scenery.write("recipes/test/beit2.yaml", content)
+    assert "method beit2 needs the key 'tokenizer'" in _error(scenery, "beit2")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"official": {"model": "vqkd.pth"}}, "'official' and 'training' is needed, not both"),
+        ({"training": None}, "one of the keys 'official' and 'training' is needed"),
+        ({"teacher": None}, "tokenizer vqkd needs the key 'teacher'"),
+        ({"official": {"model": "x"}, "training": None}, "official weights takes no teacher"),
+        (
+            {"official": {"encoder": "x"}, "training": None, "teacher": None},
+            "official names the files encoder; tokenizer vqkd takes model",
+        ),
+    ],
+)
+def test_how_a_tokenizer_is_made(scenery: Scenery, changes: dict[str, Any], message: str) -> None:
+    content = {**TOKENIZERS["vqkd"], **changes}
+    scenery.write(
+        "tokenizers/test/vqkd.yaml", {key: value for key, value in content.items() if value}
+    )
+    assert message in _error(scenery, "beit2")
+
+
+def test_an_experiment_whose_chain_is_out_of_step(scenery: Scenery) -> None:
+    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
+    right = {**chain, "plain": ["mae"]}
+    _plan(scenery, "mae", chain=right)
+    message = _error(scenery, "mae", "dino", chain=right)
+    assert message.startswith("experiments/test.yaml: chain.plain: [mae] | allowed: [mae, dino]")
+    assert "remedy: write that, or remove the key 'chain'" in message
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((REPOSITORY / "params/tokenizers").rglob("*.yaml")),
+    ids=lambda p: f"{p.parent.name}-{p.stem}",
+)
+def test_every_tokenizer_of_the_project(path: Path) -> None:
+    recipe = load(path, TokenizerRecipe)
+    head = path.read_text().split("\ntokenizer:")[0]
+    for part in ("# Expect:", "# Compute:", "# Source", "# Run: "):
+        assert part in head, f"{path}: no '{part}' in its head comment"
+    if recipe.training is not None and recipe.tokenizer.name == "vqkd":
+        assert recipe.training.optimizer.undecayed == ["cls_token", "pos_embed"]
