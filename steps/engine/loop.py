@@ -220,7 +220,7 @@ class _Run:
         decay = optimizer_params.weight_decay
         if optimizer_params.weight_decay_end is not None:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
-        set_rates(self.raw_optimizer, lr, decay)
+        set_rates(self.raw_optimizer, lr, decay, self.method.held(progress))
         draws = self.method.sample(
             self.plan.global_batch, generator(self.seed, "draws", progress.step)
         )
@@ -239,8 +239,10 @@ class _Run:
             )
         else:
             self._accumulate(chunks, progress)
-        if self.training.clip_grad is not None:
-            clip_gradients(self.method.parameters(), self.training.clip_grad)
+        if (clip := self.training.clip_grad) is not None:
+            apart = self.method.submodules() if clip.scope == "submodule" else [self.method]
+            for module in apart:
+                clip_gradients(module.parameters(), clip)
         for parameter in self.method.frozen(progress):
             parameter.grad = None
         self.optimizer.step()

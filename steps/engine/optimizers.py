@@ -18,14 +18,16 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
     """Groups by weight decay and by the layer's learning rate.
 
     Biases, tensors with one axis and the names in ``params.undecayed`` are not decayed. Each
-    group carries ``lr_scale`` = layer_decay^(depth + 1 - layer) and ``decayed``.
+    group carries ``lr_scale`` = layer_decay^(depth + 1 - layer), for the patch embedding times
+    ``params.patch_embed_scale``, and ``decayed``. Last layers of heads are in groups of their own,
+    so that they can be held still.
 
     Args:
         module: whose parameters that take gradients are grouped.
         params: the optimiser's.
         depth: blocks of the backbone.
     """
-    groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -35,7 +37,10 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
             and name.rpartition(".")[2] not in params.undecayed
         )
         scale = params.layer_decay ** (depth + 1 - layer_of(name, depth))
-        groups.setdefault((decayed, scale), []).append(parameter)
+        if re.search(r"(?:^|\.)backbone\.patch_embed\.", name):
+            scale *= params.patch_embed_scale
+        last = ".last_layer." in name
+        groups.setdefault((decayed, scale, last), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -43,7 +48,7 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
             "lr_scale": scale,
             "weight_decay": params.weight_decay if decayed else 0.0,
         }
-        for (decayed, scale), parameters in groups.items()
+        for (decayed, scale, _), parameters in groups.items()
     ]
 
 
@@ -51,7 +56,7 @@ def layer_of(name: str, depth: int) -> int:
     """The layer of a parameter: 0 for embeddings, i + 1 for block i, depth + 1 for the rest."""
     if block := re.search(r"(?:^|\.)backbone\.blocks\.(\d+)\.", name):
         return int(block.group(1)) + 1
-    if re.search(r"(?:^|\.)backbone\.(cls_token|reg_token|pos_embed|patch_embed)", name):
+    if re.search(r"(?:^|\.)backbone\.(cls_token|reg_token|mask_token|pos_embed|patch_embed)", name):
         return 0
     return depth + 1
 
@@ -67,10 +72,23 @@ def build_optimizer(module: nn.Module, params: Optimizer, depth: int, lr: float)
     return LARS(groups, lr=lr, momentum=params.momentum, trust=params.trust_coefficient)
 
 
-def set_rates(optimizer: TorchOptimizer, lr: float, weight_decay: float) -> None:
-    """Set a step's learning rate and weight decay, each group's by its own scale."""
+def set_rates(
+    optimizer: TorchOptimizer,
+    lr: float,
+    weight_decay: float,
+    held: Iterable[nn.Parameter] = (),
+) -> None:
+    """Set a step's learning rate and weight decay, each group's by its own scale.
+
+    Args:
+        optimizer: over ``parameter_groups``.
+        lr, weight_decay: of the step.
+        held: whole groups whose rate is 0 in this step, last layers of heads; their moments go on.
+    """
+    still = {id(parameter) for parameter in held}
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        moves = id(group["params"][0]) not in still
+        group["lr"] = lr * group["lr_scale"] if moves else 0.0
         group["weight_decay"] = weight_decay if group["decayed"] else 0.0
 
 
@@ -106,12 +124,15 @@ class LARS(TorchOptimizer):
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
-    """Scale gradients whose 2-norm is above ``max_norm``: coefficient max_norm / (norm + 1e-6)."""
+    """Scale gradients whose 2-norm is above ``max_norm``: coefficient max_norm / (norm + 1e-6).
+
+    The norm is each tensor's with scope "tensor", else that of all ``parameters`` together.
+    """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
     norms: list[Tensor] = list(torch._foreach_norm(gradients))
-    if clip.scope == "global":
+    if clip.scope != "tensor":
         norms = [torch.stack(norms).norm()] * len(gradients)
     factors = [(clip.max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
     torch._foreach_mul_(gradients, factors)

@@ -48,6 +48,17 @@ def ramp_by_epoch(
     return start + (end - start) * (progress.epoch - first) / max(epochs - 1, 1)
 
 
+def ramp_by_step(progress: Progress, start: float, end: float, epochs: float) -> float:
+    """Linear over the steps of the first ``epochs``, from start to end, then ``end``.
+
+    The first step has ``start`` and the last of the ramp ``end``, as in DINOv2's temperature.
+    """
+    steps = int(epochs * progress.steps_per_epoch)
+    if progress.step >= steps:
+        return end
+    return start + (end - start) * progress.step / max(steps - 1, 1)
+
+
 def learning_rate(progress: Progress, schedule: Schedule, peak: float) -> float:
     """Linear warm-up from ``warmup_lr`` to ``peak``, then a cosine down to ``min_lr``.
 

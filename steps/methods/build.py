@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.methods.dino import DINO
+from steps.methods.dinov2 import DINOv2
 from steps.methods.droppos import DropPos
 from steps.methods.ibot import IBOT
 from steps.methods.mae import MAE
@@ -16,12 +17,14 @@ from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import Transformer
 from steps.models.beit import as_beit
+from steps.models.layout import as_dinov2
 from steps.models.teacher import Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods import (
     BEiT2Params,
     BEiTParams,
     DINOParams,
+    DINOv2Params,
     DropPosParams,
     IBOTParams,
     MAEParams,
@@ -51,7 +54,9 @@ class Surroundings:
 
 
 def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
-    """The experiment's backbone as a method needs it: as it is, but for those that train a BEiT.
+    """The experiment's backbone as a method needs it.
+
+    As it is, but for methods that train a BEiT, or add registers, layer scale or gated MLPs.
 
     Raises:
         UserError: the method cannot make what it needs of it.
@@ -61,6 +66,8 @@ def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
             return as_beit(backbone, params.backbone)
         case RandomParams() if params.backbone is not None:
             return as_beit(backbone, params.backbone)
+        case DINOv2Params():
+            return as_dinov2(backbone, params.backbone)
     return backbone
 
 
@@ -81,6 +88,8 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return BEiT(params, backbone, around.tokenizer)
         case BEiT2Params() if around.tokenizer is not None:
             return BEiT2(params, backbone, around.tokenizer)
+        case DINOv2Params():
+            return DINOv2(params, backbone, around.sides, around.teacher)
         case SimCLRParams():
             return SimCLR(params, backbone)
         case DropPosParams():

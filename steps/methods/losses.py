@@ -70,6 +70,17 @@ def cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor
     return -(targets * F.log_softmax(logits.float() / temperature, dim=-1)).sum(dim=-1)
 
 
+def all_pairs(student: Sequence[Tensor], targets: Sequence[Tensor], temperature: float) -> Tensor:
+    """The sum over all pairs of a student's view and a teacher's of their mean cross entropy.
+
+    Args:
+        student: logits (B, K) of each view.
+        targets: probabilities (B, K) of each view.
+    """
+    pairs = [cross_entropy(s, t, temperature).mean() for s in student for t in targets]
+    return torch.stack(pairs).sum()
+
+
 def patch_weights(mask_RN: Tensor) -> Tensor:
     """1 / (masked patches of its row) for each masked patch, row by row: (M,)."""
     counts = mask_RN.sum(dim=1, keepdim=True).clamp(min=1)

@@ -59,6 +59,16 @@ class Method(nn.Module):
         """Parameters that this step leaves alone: their gradients are dropped after clipping."""
         return ()
 
+    def held(self, progress: Progress) -> Iterable[nn.Parameter]:
+        """Last layers of heads whose learning rate is 0 in this step. Unlike those of ``frozen``
+        their gradients go on into the optimiser's moments.
+        """
+        return ()
+
+    def submodules(self) -> Iterable[nn.Module]:
+        """The parts whose gradients are clipped apart, where a recipe clips by submodule."""
+        return self.children()
+
     def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
         """What follows the optimiser's update ``progress.step``; returns values to log."""
         return {}

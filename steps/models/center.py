@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from steps.engine.distributed import mean_over_processes
+from steps.engine.distributed import mean_over_processes, sum_over_processes
 
 
 class Center(nn.Module):
@@ -38,5 +38,61 @@ class Center(nn.Module):
         """Update by what was collected, here and in all other processes."""
         mean = mean_over_processes(self._sum / self._rows)
         self.value.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
+        self._sum.zero_()
+        self._rows.zero_()
+
+
+class LazyCenter(nn.Module):
+    """A centre that takes a batch's mean in when it is used next (DINOv2, arXiv:2304.07193).
+
+    What is subtracted is the same as with ``Center``: ``used`` holds all batches before. What is
+    called ``value`` lacks the last of them, as in the checkpoints of the reference.
+
+    Args:
+        shape: of the centre, the last axis K.
+        momentum: m.
+        equal_processes: the mean of the processes' means, as the reference takes it, however
+            many rows each has; otherwise every row weighs the same.
+    """
+
+    value: Tensor
+    _waiting: Tensor
+    _filled: Tensor
+    _sum: Tensor
+    _rows: Tensor
+
+    def __init__(self, *shape: int, momentum: float, equal_processes: bool = False) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.equal_processes = equal_processes
+        self.register_buffer("value", torch.zeros(shape))
+        self.register_buffer("_waiting", torch.zeros(shape[-1]))
+        self.register_buffer("_filled", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("_sum", torch.zeros(shape[-1]), persistent=False)
+        self.register_buffer("_rows", torch.zeros(()), persistent=False)
+
+    @property
+    def used(self) -> Tensor:
+        """What is taken from the logits of this step, in the centre's shape."""
+        folded = self.value * self.momentum + self._waiting * (1 - self.momentum)
+        return torch.where(self._filled, folded, self.value)
+
+    @torch.no_grad()
+    def add(self, logits_NK: Tensor) -> None:
+        """Collect logits, of any number of rows."""
+        self._sum += logits_NK.float().sum(dim=0)
+        self._rows += len(logits_NK)
+
+    @torch.no_grad()
+    def move(self) -> None:
+        """Fold in the mean that waits; what was collected in all processes waits next."""
+        self.value.copy_(self.used)
+        rows = sum_over_processes(self._rows)
+        if self.equal_processes:
+            mean = mean_over_processes(self._sum / self._rows.clamp(min=1))
+        else:
+            mean = sum_over_processes(self._sum) / rows.clamp(min=1)
+        self._waiting.copy_(mean)
+        self._filled.copy_(rows > 0)
         self._sum.zero_()
         self._rows.zero_()

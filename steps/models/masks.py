@@ -187,3 +187,32 @@ def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.G
             )
             masks.append(blocks.draw(rng))
     return BlockGenerator(side, side, 0, min_block=0).to_tensor(masks)
+
+
+def sample_spread_blocks(
+    crops: int, side: int, probability: float, ratios: tuple[float, float], seeds: torch.Generator
+) -> Tensor:
+    """Masks of all global crops of a batch as DINOv2 draws them: (crops, side * side) bool.
+
+    int(crops * probability) crops are masked, the others not at all. The i-th of them has a ratio
+    uniform between the i-th and the next of equally spaced points from ``ratios[0]`` to
+    ``ratios[1]``, so that every batch has all ratios; then the masks are shuffled. A block hides
+    half of the grid at most (DINOv2, arXiv:2304.07193, reference code).
+
+    Args:
+        crops: over all processes.
+        side: of the patch grid.
+        probability: share of the crops that are masked.
+        ratios: least and greatest share of a masked crop's patches.
+        seeds: gives one number, from which all follows.
+    """
+    rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
+    masked = int(crops * probability)
+    points = [ratios[0] + (ratios[1] - ratios[0]) * i / max(masked, 1) for i in range(masked + 1)]
+    masks = [0] * crops
+    for index in range(masked):
+        patches = int(side * side * rng.uniform(points[index], points[index + 1]))
+        generator = BlockGenerator(side, side, patches, min_block=4, max_block=side // 2 * side)
+        masks[index] = generator.draw(rng)
+    rng.shuffle(masks)
+    return BlockGenerator(side, side, 0, min_block=4).to_tensor(masks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,16 +37,36 @@ def sincos_table(dim: int, grid: int, prefix: int = 1) -> Tensor:
     return table.unsqueeze(0).float()
 
 
-def resize_table(table_1ND: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:
-    """Resize a learnt position table to another patch grid, as DINO does inside its forward pass.
+@dataclass(frozen=True)
+class Resizing:
+    """How a learnt position table is resized to another grid, bicubic in any case.
 
-    Bicubic, without antialiasing, with the scale factor (grid + 0.1) / side of the table: the
-    fractional factor sets the sampling coordinates (DINO, arXiv:2104.14294, reference code).
+    The defaults are DINO's (arXiv:2104.14294, reference code). DINOv2 (arXiv:2304.07193) has them
+    too, and for models with registers ``offset=0, antialias=True``.
+    """
+
+    offset: float = 0.1
+    """Sampling coordinates follow from the scale factor (grid + offset) / side of the table; 0:
+    from the two sizes."""
+    antialias: bool = False
+
+
+WITH_OFFSET = Resizing()
+
+
+def resize_table(
+    table_1ND: Tensor,
+    grid: tuple[int, int],
+    prefix: int = 1,
+    resizing: Resizing = WITH_OFFSET,
+) -> Tensor:
+    """Resize a learnt position table to another patch grid.
 
     Args:
         table_1ND: (1, prefix + side * side, D).
         grid: (rows, columns) wanted.
         prefix: tokens before the patches; their rows are kept.
+        resizing: the reference's way of doing it.
 
     Returns:
         (1, prefix + rows * columns, D); the table itself where it fits already.
@@ -53,18 +74,27 @@ def resize_table(table_1ND: Tensor, grid: tuple[int, int], prefix: int = 1) -> T
     side = round((table_1ND.shape[1] - prefix) ** 0.5)
     if grid == (side, side):
         return table_1ND
-    weights = _bicubic(side, grid).to(table_1ND)
+    weights = _bicubic(side, grid, resizing).to(table_1ND)
     return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
 
 
 @functools.cache
-def _bicubic(side: int, grid: tuple[int, int]) -> Tensor:
+def _bicubic(side: int, grid: tuple[int, int], resizing: Resizing) -> Tensor:
     """Interpolation as a matrix, (rows * columns, side * side).
 
     It is linear in the table, and a matrix product has a deterministic backward pass on every
     device, which interpolation has not.
     """
     basis = torch.eye(side * side, dtype=torch.float64).view(-1, 1, side, side)
-    factors = [(wanted + 0.1) / side for wanted in grid]
-    resized = F.interpolate(basis, scale_factor=factors, mode="bicubic", align_corners=False)
+    factors = None
+    if resizing.offset:
+        factors = [(wanted + resizing.offset) / side for wanted in grid]
+    resized = F.interpolate(
+        basis,
+        size=None if factors else grid,
+        scale_factor=factors,
+        mode="bicubic",
+        align_corners=False,
+        antialias=resizing.antialias,
+    )
     return resized.flatten(1).T.contiguous()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steps.models.backbones import Transformer
 from steps.models.drop_path import dropping
-from steps.models.positions import resize_table
+from steps.models.positions import WITH_OFFSET, Resizing, resize_table
 
 
 def patch_tokens(vit: Transformer, images: Tensor) -> Tensor:
@@ -23,26 +23,38 @@ def embed(
     images: Tensor,
     mask_BN: Tensor | None = None,
     mask_token: Tensor | None = None,
+    resizing: Resizing = WITH_OFFSET,
 ) -> Tensor:
-    """Class token and patch tokens with their positions: (B, 3, H, W) to (B, 1 + N, D).
+    """Class token, registers and patch tokens with their positions.
 
-    An image of another size than the table's gets a resized table (see ``resize_table``).
+    The position table's rows are those of the patches, behind as many rows for prefix tokens as
+    it has: the class token and registers that have none get none. An image of another size than
+    the table's gets a resized table.
 
     Args:
         vit: with a class token.
         images: (B, 3, H, W).
         mask_BN: True where a patch gives way to ``mask_token``, which takes its position.
         mask_token: broadcast to (B, N, D).
+        resizing: how the table is resized.
+
+    Returns:
+        (B, 1 + registers + N, D).
     """
     size = vit.patch_embed.patch_size[0]
     grid = (images.shape[-2] // size, images.shape[-1] // size)
     patches = patch_tokens(vit, images)
     if mask_BN is not None and mask_token is not None:
         patches = torch.where(mask_BN.unsqueeze(2), mask_token.to(patches.dtype), patches)
-    tokens = torch.cat([vit.cls_token.expand(len(images), -1, -1), patches], dim=1)
-    if vit.pos_embed is None:
-        return tokens
-    return tokens + resize_table(vit.pos_embed, grid, vit.num_prefix_tokens)
+    prefix = vit.cls_token
+    if getattr(vit, "reg_token", None) is not None:
+        prefix = torch.cat([prefix, vit.reg_token], dim=1)
+    if vit.pos_embed is not None:
+        rows = vit.pos_embed.shape[1] - vit.patch_embed.num_patches
+        table = resize_table(vit.pos_embed, grid, rows, resizing)
+        prefix = torch.cat([prefix[:, :rows] + table[:, :rows], prefix[:, rows:]], dim=1)
+        patches = patches + table[:, rows:]
+    return torch.cat([prefix.expand(len(images), -1, -1), patches], dim=1)
 
 
 def encode(

@@ -32,6 +32,8 @@ class Optimizer(Params):
     """Of lars."""
     layer_decay: Annotated[float, Gt(0)] = 1.0
     """Layer-wise decay of the learning rate, from the head down to the patch embedding."""
+    patch_embed_scale: Positive = 1.0
+    """What the patch embedding's learning rate is multiplied by besides (DINOv2)."""
     undecayed: list[str] = []
     """Parameters that weight decay skips, by the last part of their name, besides biases and
     every tensor with one axis."""
@@ -55,10 +57,11 @@ class Schedule(Params):
 
 
 class ClipGrad(Params):
-    """Gradient clipping by 2-norm: of each tensor by itself (DINO), or of all together."""
+    """Gradient clipping by 2-norm: of each tensor by itself (DINO), of each of the method's
+    submodules (DINOv2: backbone and heads), or of all together."""
 
     max_norm: Positive
-    scope: Literal["tensor", "global"]
+    scope: Literal["tensor", "submodule", "global"]
 
 
 class OnlineKNN(Params):

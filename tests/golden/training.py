@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
@@ -14,8 +15,13 @@ from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, ROUNDING, Case
 
 
-def check_groups(case: Case, module: nn.Module, params: Optimizer, depth: int) -> TorchOptimizer:
-    """Our optimiser; its groups must hold the recorded parameters, decay and rates."""
+def check_groups(
+    case: Case, module: nn.Module, params: Optimizer, depth: int, prefix: str = ""
+) -> TorchOptimizer:
+    """Our optimiser; its groups must hold the recorded parameters, decay and rates.
+
+    ``prefix`` stands ahead of the recorded names.
+    """
     optimizer = build_optimizer(module, params, depth, params.lr)
     names = {parameter: name for name, parameter in module.named_parameters()}
     ours = {
@@ -25,13 +31,19 @@ def check_groups(case: Case, module: nn.Module, params: Optimizer, depth: int) -
     }
     method = case.facts["method"]
     theirs = {
-        our_name(method, name): (group["weight_decay"] != 0.0, group["lr_scale"])
+        prefix + our_name(method, name): (_decayed(group), group["lr_scale"])
         for group in case.facts["optimizer"]["groups"]
         for name in group["params"]
     }
     assert ours == theirs, "parameter groups differ from the recorded ones"
     case.compared += len(theirs)
     return optimizer
+
+
+def _decayed(group: dict[str, Any]) -> bool:
+    """Whether a recorded group is decayed: by a number, or a multiplier of the scheduled one."""
+    decay = group["wd_multiplier"] if "wd_multiplier" in group else group["weight_decay"]
+    return bool(decay != 0.0)
 
 
 def check_learning_rates(case: Case, table: str, schedule: Schedule, peak: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import beit, beit2, dalle, dino, droppos, ibot, mae, mp3, vqkd
+from steps.models.official import beit, beit2, dalle, dino, dinov2, droppos, ibot, mae, mp3, vqkd
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
@@ -19,6 +19,7 @@ NAMINGS: dict[str, Naming] = {
     "vqkd": vqkd.NAMING,
     "droppos": droppos.NAMING,
     "mp3": mp3.NAMING,
+    "dinov2": dinov2.NAMING,
 }
 """By method."""
 

@@ -10,6 +10,7 @@ from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.beit import BEiTParams
 from steps.params.methods.beit2 import BEiT2Params
 from steps.params.methods.dino import DINOParams
+from steps.params.methods.dinov2 import DINOv2Params
 from steps.params.methods.droppos import DropPosParams
 from steps.params.methods.ibot import IBOTParams
 from steps.params.methods.mae import MAEParams
@@ -22,6 +23,7 @@ MethodParams = Annotated[
     | MAEParams
     | DINOParams
     | IBOTParams
+    | DINOv2Params
     | SimCLRParams
     | BEiTParams
     | BEiT2Params
@@ -34,6 +36,7 @@ __all__ = [
     "BEiT2Params",
     "BEiTParams",
     "DINOParams",
+    "DINOv2Params",
     "DropPosParams",
     "IBOTParams",
     "MAEParams",

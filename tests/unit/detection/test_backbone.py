@@ -42,19 +42,25 @@ def transformer(**arguments: Any) -> VisionTransformer:
 
 
 def without_class_token(vit: VisionTransformer, **arguments: Any) -> VisionTransformer:
-    """timm's model of the same weights that never had a class token."""
+    """timm's model of the same weights that never had a class token or registers."""
+    arguments = {name: value for name, value in arguments.items() if name != "reg_tokens"}
     twin = transformer(class_token=False, global_pool="avg", fc_norm=False, **arguments)
-    state = vit.state_dict()
-    del state["cls_token"]
-    state["pos_embed"] = state["pos_embed"][:, 1:]
+    state = {name: tensor for name, tensor in vit.state_dict().items() if "_token" not in name}
+    state["pos_embed"] = state["pos_embed"][:, -vit.patch_embed.num_patches :]
     twin.load_state_dict(state)
     return twin
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [{}, {"init_values": 0.1}, {"qk_norm": True}, {"pre_norm": True}],
-    ids=["plain", "layer scale", "query-key norm", "pre-norm"],
+    [
+        {},
+        {"init_values": 0.1},
+        {"init_values": 0.1, "reg_tokens": 2, "no_embed_class": True},
+        {"qk_norm": True},
+        {"pre_norm": True},
+    ],
+    ids=["plain", "layer scale", "registers", "query-key norm", "pre-norm"],
 )
 def test_global_attention_gives_the_patch_features_of_timm(arguments: dict[str, Any]) -> None:
     vit = transformer(**arguments)

@@ -15,6 +15,7 @@ def test_layers_of_names() -> None:
     assert layer_of("student.backbone.patch_embed.proj.weight", 4) == 0
     assert layer_of("backbone.blocks.3.mlp.fc1.weight", 4) == 4
     assert layer_of("backbone.norm.weight", 4) == 5
+    assert layer_of("student.backbone.mask_token", 4) == 0
     assert layer_of("head.weight", 4) == 5
 
 
@@ -46,6 +47,26 @@ def test_groups_scale_and_decay() -> None:
     assert {(g["lr"], g["weight_decay"]) for g in optimizer.param_groups} == {
         (0.8 * scale, 0.3 if decayed else 0.0) for decayed, scale in found
     }
+
+
+def test_the_patch_embedding_has_a_scale_of_its_own_and_last_layers_a_group() -> None:
+    module = nn.Module()
+    module.backbone = nn.Module()
+    module.backbone.patch_embed = nn.Linear(2, 2, bias=False)
+    module.backbone.blocks = nn.ModuleList([nn.Linear(2, 2, bias=False)])
+    module.head = nn.Module()
+    module.head.mlp, module.head.last_layer = (
+        nn.Linear(2, 2, bias=False),
+        nn.Linear(2, 2, bias=False),
+    )
+    params = Optimizer(
+        name="adamw", lr=1e-3, weight_decay=0.1, layer_decay=0.5, patch_embed_scale=0.2
+    )
+    optimizer = torch.optim.SGD(parameter_groups(module, params, depth=1), lr=1.0)
+    set_rates(optimizer, 1.0, 0.0, held=module.head.last_layer.parameters())
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    found = [rates[id(parameter)] for parameter in module.parameters()]
+    assert found == [0.25 * 0.2, 0.5, 1.0, 0.0]
 
 
 def test_lars_by_hand() -> None:

@@ -7,7 +7,13 @@ import random
 import pytest
 import torch
 
-from steps.models.masks import Block, BlockGenerator, sample_blocks, sample_ratio_masks
+from steps.models.masks import (
+    Block,
+    BlockGenerator,
+    sample_blocks,
+    sample_ratio_masks,
+    sample_spread_blocks,
+)
 from steps.params.masks import RatioMasks
 
 
@@ -100,3 +106,27 @@ def test_block_masks_have_the_share_or_a_little_less_in_blocks() -> None:
 def test_ratios_that_cannot_be_drawn_are_refused(params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RatioMasks.model_validate({"shape": "block", **params})
+
+
+def test_ratios_are_spread_over_the_batch() -> None:
+    masks = sample_spread_blocks(32, 14, 0.5, (0.1, 0.5), torch.Generator().manual_seed(1))
+    assert masks.shape == (32, 196)
+    shares = masks.float().mean(dim=1).sort().values
+    assert (shares == 0).sum().item() == 16
+    bounds = torch.linspace(0.1, 0.5, 17)
+    # A mask may fall a few patches short, but none is above its bound.
+    assert bool((shares[16:] <= bounds[1:] + 1e-6).all())
+    assert bool((shares[16:] >= bounds[:-1] - 0.03).all())
+
+
+def test_masked_crops_are_anywhere_in_the_batch() -> None:
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(100)]
+    masked = [sample_spread_blocks(8, 6, 0.5, (0.2, 0.4), seed).any(dim=1) for seed in seeds]
+    share = torch.stack(masked).float().mean(dim=0)
+    assert share.tolist() == pytest.approx([0.5] * 8, abs=0.2)
+
+
+def test_an_odd_share_of_crops_is_rounded_down() -> None:
+    masks = sample_spread_blocks(3, 6, 0.5, (0.2, 0.4), torch.Generator().manual_seed(0))
+    assert masks.any(dim=1).sum().item() == 1
+    assert not sample_spread_blocks(1, 6, 0.5, (0.2, 0.4), torch.Generator()).any()

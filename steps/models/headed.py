@@ -1,0 +1,114 @@
+"""A transformer with heads over prototypes for its class token and its patches."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor, nn
+
+from steps.command import UserError
+from steps.models import layout, row_drop
+from steps.models.backbones import Transformer
+from steps.models.positions import Resizing
+from steps.models.prototypes import PrototypeHead, head_of
+from steps.models.teacher import Teacher
+from steps.models.tokens import embed, encode
+
+
+class Headed(nn.Module):
+    """Backbone and heads, of student or teacher. Without ``ibot_head`` patches share the other."""
+
+    def __init__(
+        self,
+        backbone: Transformer,
+        dino_head: PrototypeHead,
+        ibot_head: PrototypeHead | None,
+        resizing: Resizing,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.dino_head = dino_head
+        self.ibot_head = ibot_head
+        self.resizing = resizing
+
+    def tokens(
+        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Normed class tokens (R, D) and patch tokens (R, N, D) of R crops of one size.
+
+        Args:
+            images: (R, 3, H, W).
+            mask_RN: True where the mask token stands for a patch.
+            gates: drop path (R, 2 * depth), see ``row_drop``.
+        """
+        tokens = self.all_tokens(images, mask_RN, gates)
+        return tokens[:, 0], tokens[:, self.backbone.num_prefix_tokens :]
+
+    def all_tokens(
+        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
+    ) -> Tensor:
+        """The same with the registers between them: (R, 1 + registers + N, D)."""
+        vit = self.backbone
+        token = None if mask_RN is None else layout.mask_token(vit)
+        tokens = embed(vit, images, mask_RN, token, self.resizing)
+        tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
+        return cast(Tensor, vit.norm(tokens))
+
+    def patch_head(self, patches_MD: Tensor) -> Tensor:
+        """Logits of patch tokens: (M, K)."""
+        return cast(Tensor, (self.ibot_head or self.dino_head)(patches_MD))
+
+    def head_weights(self) -> dict[str, Tensor]:
+        """The heads' weights by name: what ``trained`` makes heads of."""
+        weights = self.state_dict()
+        return {name: weights[name] for name in weights if not name.startswith("backbone.")}
+
+
+def trained(teacher: Teacher, like: Headed) -> Headed:
+    """A fixed teacher with the heads that it was trained with.
+
+    Images must first go through ``teacher.renormalise``.
+
+    Args:
+        teacher: whose method left its heads beside the backbone.
+        like: the student, whose patches and prototypes the teacher must have.
+
+    Raises:
+        UserError: it has no heads, other prototypes, or patches of another size.
+    """
+    if "dino_head.last_layer.weight_v" not in teacher.heads:
+        raise UserError(
+            "recipe: teacher",
+            "a backbone without heads over prototypes",
+            allowed="one that was pretrained by dinov2",
+        )
+    own = any(name.startswith("ibot_head.") for name in teacher.heads)
+    network = Headed(
+        teacher.backbone,
+        head_of(teacher.heads, "dino_head"),
+        head_of(teacher.heads, "ibot_head") if own else None,
+        like.resizing,
+    )
+    for key, theirs, ours in (
+        ("prototypes of class tokens", network.dino_head, like.dino_head),
+        (
+            "prototypes of patches",
+            network.ibot_head or network.dino_head,
+            like.ibot_head or like.dino_head,
+        ),
+    ):
+        found, wanted = (len(head.last_layer.weight_v) for head in (theirs, ours))
+        if found != wanted:
+            raise UserError(
+                "recipe: teacher",
+                f"{found} {key}, and the student's head has {wanted}",
+                remedy="give the recipe's head the teacher's out_dim",
+            )
+    patches = [network.backbone.patch_embed.patch_size for network in (network, like)]
+    if patches[0] != patches[1]:
+        raise UserError(
+            "recipe: teacher",
+            f"patches of {patches[0][0]} px, and the student's have {patches[1][0]} px",
+            remedy="name a teacher and a student with the same patch_size",
+        )
+    return network

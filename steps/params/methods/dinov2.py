@@ -1,0 +1,99 @@
+"""Params of DINOv2."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Len
+from pydantic import model_validator
+
+from steps.params.base import Params
+from steps.params.methods.method import Method
+from steps.params.methods.prototypes import PrototypeHead
+from steps.params.numbers import (
+    DropPath,
+    Momentum,
+    NotNegative,
+    Positive,
+    Probability,
+    Whole,
+)
+
+
+class Masks(Params):
+    """Block masks of the student's global crops."""
+
+    probability: Probability = 0.5
+    """Share of the crops that are masked. 0: none is, and the patch loss is over all patches, as
+    in distillation."""
+    ratios: Annotated[list[Probability], Len(2, 2)] = [0.1, 0.5]
+    """Least and greatest share of the patches of a masked crop, spread evenly over the batch."""
+
+
+class Positions(Params):
+    """How the position table is resized to the grid of smaller crops."""
+
+    offset: NotNegative = 0.1
+    """0 for models with registers."""
+    antialias: bool = False
+    """True for models with registers."""
+
+
+class DINOv2Backbone(Params):
+    """What the experiment's backbone gets besides."""
+
+    layer_scale: NotNegative = 1e-5
+    """What the residual branches' learnt factors start at; 0: none."""
+    registers: Whole = 0
+    """Tokens without a position (arXiv:2309.16588); four in the published models with any."""
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    """Gated MLPs in the published models trained on more than ImageNet-1K."""
+
+
+class DINOv2Params(Method):
+    """DINO's class-token loss, iBOT's masked-patch loss and KoLeo (arXiv:2304.07193)."""
+
+    kind = "Hybrid"
+    takes_teacher = "optional"
+    name: Literal["dinov2"]
+    backbone: DINOv2Backbone = DINOv2Backbone()
+    head: PrototypeHead
+    """Of class tokens."""
+    patch_head: PrototypeHead | None = None
+    """Of patch tokens; null: they share the class tokens' head."""
+    masks: Masks = Masks()
+    dino_weight: Positive = 1.0
+    ibot_weight: NotNegative = 1.0
+    koleo_weight: NotNegative = 0.1
+    centering: Literal["sinkhorn_knopp", "centering"]
+    sinkhorn_iterations: Whole = 3
+    center_momentum: Momentum = 0.9
+    student_temp: Positive = 0.1
+    teacher_temp: Positive = 0.07
+    warmup_teacher_temp: Positive = 0.04
+    warmup_teacher_temp_epochs: NotNegative
+    """The temperature rises at every step of these epochs."""
+    momentum: Momentum
+    momentum_end: Momentum = 1.0
+    freeze_last_layer_epochs: Whole = 1
+    drop_path: DropPath = 0.0
+    drop_path_uniform: bool = True
+    """The same rate in all blocks, or a linear rise from 0."""
+    positions: Positions = Positions()
+
+    def check_views(self, views: int) -> None:
+        """Two global views, then local ones."""
+        if views < 2:
+            raise ValueError(
+                f"training.views gives {views} view(s) an image; dinov2 needs two, which are "
+                "global, and takes more, which are local"
+            )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DINOv2Params:
+        low, high = self.masks.ratios
+        if low > high:
+            raise ValueError(f"masks.ratios: {low} is above {high}")
+        if self.patch_head is not None and self.ibot_weight == 0:
+            raise ValueError("ibot_weight is 0: there is no patch loss, remove 'patch_head'")
+        return self

@@ -1,0 +1,17 @@
+"""Schedules against the arrays that the references make of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from steps.engine.schedules import Progress, ramp_by_step
+
+
+@pytest.mark.parametrize(("epochs", "per_epoch"), [(3, 4), (1, 1), (0, 5)])
+def test_a_ramp_by_step_is_evenly_spaced_and_then_constant(epochs: int, per_epoch: int) -> None:
+    steps = epochs * per_epoch
+    expected = [*np.linspace(0.04, 0.07, steps), 0.07, 0.07]
+    at = [Progress(step, per_epoch, 100) for step in range(steps + 2)]
+    found = [ramp_by_step(progress, 0.04, 0.07, epochs) for progress in at]
+    assert found == pytest.approx(expected)
