@@ -232,10 +232,11 @@ class _Run:
             chunks = chain([first], chunks)
         if self._logs(progress.step + 1):
             chunks = self._watched(chunks)
-        if self._is_coupled() and self.plan.accumulation > 1:
+        method = self.method
+        if isinstance(method, JointMethod) and method.coupled and self.plan.accumulation > 1:
             whole = list(chunks)
             self._remember(
-                cached_backward(self.fabric, self.method, whole, progress, where=self.where), 1.0
+                cached_backward(self.fabric, method, whole, progress, where=self.where), 1.0
             )
         else:
             self._accumulate(chunks, progress)
@@ -249,10 +250,6 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         values = self.method.after_step(progress)
         return {"lr": lr, "weight_decay": decay, **values}
-
-    def _is_coupled(self) -> bool:
-        """Whether micro-batches need one another."""
-        return isinstance(self.method, JointMethod) and self.method.coupled
 
     def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
         """This process's micro-batches on the device, each with its rows of the draws."""
