@@ -28,10 +28,12 @@ from steps.methods import (
     Surroundings,
     build_method,
 )
+from steps.methods.build import backbone_for
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
+from steps.params.views import sides
 from tests.scenery import BACKBONE, TRAINED, Scenery
 
 BATCH, CHUNKS = 16, 8
@@ -51,11 +53,14 @@ class Step:
 def _method(name: str, scenery: Scenery) -> Method:
     recipe = load(scenery.recipe(name), Recipe)
     assert recipe.training is not None
-    views = sum(view.count for view in recipe.training.views)
+    around = Surroundings(
+        views=sum(view.count for view in recipe.training.views),
+        sides=sides(recipe.training.views, BACKBONE["image_size"]),
+        num_classes=dataset_facts(scenery.images()).num_classes,
+    )
     with seeded(0, "init"):
-        backbone = create_backbone(Backbone(**BACKBONE))
-        facts = dataset_facts(scenery.images())
-        return build_method(recipe.method, backbone, Surroundings(views, facts.num_classes))
+        backbone = create_backbone(backbone_for(recipe.method, Backbone(**BACKBONE)))
+        return build_method(recipe.method, backbone, around)
 
 
 def _step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
