@@ -10,7 +10,10 @@ from steps.params.numbers import Count, DropPath, Momentum, Positive, Whole
 
 
 class DINOParams(Method):
-    """Self-distillation with no labels (arXiv:2104.14294)."""
+    """Self-distillation with no labels (arXiv:2104.14294).
+
+    A recipe with a ``teacher`` that dino or ibot trained distils from it, head and all.
+    """
 
     kind = "Contrastive"
     takes_teacher = "optional"
@@ -18,6 +21,7 @@ class DINOParams(Method):
     global_views: Count = 2
     """The first so many views go through the teacher too."""
     head: PrototypeHead
+    """In distillation ``out_dim`` is that of the teacher's."""
     student_temp: Positive = 0.1
     teacher_temp: Positive
     warmup_teacher_temp: Positive
