@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from steps.engine.distributed import sum_over_processes
 from steps.engine.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, besides_backbone
 from steps.models.decoder import Decoder, PixelDecoder
 from steps.models.initialisation import initialise
 from steps.models.pixels import pixel_targets
@@ -120,8 +120,12 @@ class DropPos(JointMethod):
         return losses
 
     def exported(self) -> VisionTransformer:
-        """The encoder; decoders and tokens are thrown away."""
+        """The encoder alone."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """The decoders and the tokens, for pictures."""
+        return besides_backbone(self)
 
     def maskings(self, draws: Draws) -> Maskings:
         """Which patches are visible, and which of those keep their position."""

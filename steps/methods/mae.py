@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steps.engine.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
 from steps.models.decoder import PixelDecoder
 from steps.models.initialisation import initialise
 from steps.models.pixels import pixel_targets
@@ -59,8 +59,12 @@ class MAE(Method):
         return {"loss": pixel_error(prediction, self.targets(images), masking.removed).mean()}
 
     def exported(self) -> VisionTransformer:
-        """The encoder; the decoder is thrown away."""
+        """The encoder alone."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """The decoder, for pictures."""
+        return besides_backbone(self)
 
     def encode(self, images: Tensor, noise_BN: Tensor) -> tuple[Tensor, Masking]:
         """Encode the visible patches alone.

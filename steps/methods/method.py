@@ -87,7 +87,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def heads(self) -> dict[str, Tensor]:
-        """Weights that a student of the exported backbone needs besides it, by name."""
+        """Weights beside the exported backbone, for a student of it or pictures, by name."""
         return {}
 
 
@@ -114,3 +114,9 @@ class JointMethod(Method):
 
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
         return self.losses(self.encode(batch, draws, progress), draws, progress)
+
+
+def besides_backbone(method: Method) -> dict[str, Tensor]:
+    """All weights of a method but those of its ``backbone``, which is what it exports."""
+    weights = method.state_dict()
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("backbone.")}

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.engine.schedules import Progress
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
 from steps.models.context import encode_in_context
 from steps.models.tokens import patch_tokens
 from steps.params.methods.mp3 import MP3Params
@@ -72,6 +72,10 @@ class MP3(Method):
     def exported(self) -> VisionTransformer:
         """The network without its classifier, its position table zero."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """The classifier, for pictures."""
+        return besides_backbone(self)
 
     def features(self, images: Tensor, context_BC: Tensor) -> Tensor:
         """Normed tokens of all patches: (B, N, D).

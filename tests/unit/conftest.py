@@ -1,4 +1,4 @@
-"""What the tests of methods share."""
+"""What unit tests share."""
 
 from __future__ import annotations
 

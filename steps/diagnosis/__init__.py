@@ -1,0 +1,1 @@
+"""Pictures of what a pretraining learnt, drawn from its artifact."""

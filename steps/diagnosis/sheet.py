@@ -1,0 +1,33 @@
+"""Sheets of small pictures, a row an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+_GAP = 4
+_LEAST = 128
+"""Pixels a side of a picture on the sheet, at least."""
+_PAPER = (255, 255, 255)
+
+
+def sheet(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
+    """Pictures side by side, enlarged by whole pixels.
+
+    Args:
+        rows: of (3, H, W) pictures of one size, values in 0 to 1 (others are clipped).
+    """
+    height, width = rows[0][0].shape[1:]
+    scale = max(1, -(-_LEAST // height))
+    wide, tall = width * scale + _GAP, height * scale + _GAP
+    paper = Image.new("RGB", (len(rows[0]) * wide + _GAP, len(rows) * tall + _GAP), _PAPER)
+    for row, pictures in enumerate(rows):
+        for column, picture in enumerate(pictures):
+            values = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+            large = np.repeat(np.repeat(values, scale, axis=0), scale, axis=1)
+            place = (_GAP + column * wide, _GAP + row * tall)
+            paper.paste(Image.fromarray(np.ascontiguousarray(large)), place)
+    return paper
