@@ -49,6 +49,7 @@ format: install
 
 bench: install
 	$(RUN) python -m benchmarks.step
+	$(RUN) python -m benchmarks.masking
 	$(RUN) python -m benchmarks.plan
 
 dvc: install
