@@ -8,16 +8,20 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 
 from steps.artifacts import read_manifest, read_records
+from steps.params.load import read_yaml
+from steps.params.stages import Chain
 from tests.conftest import REPOSITORY
-from tests.scenery import Scenery
+from tests.scenery import TOKENIZERS, Scenery
 
 BIN = Path(sys.executable).parent
 LAST = "results/quickstart/vit_test/mae/seed0"
+NO_CHAIN: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
 DESCENDANTS = {"pretrain", "features", "knn", "linear", "finetune", "detect"}
 
 
@@ -41,11 +45,11 @@ class Project:
         assert done.returncode == status, done.stdout + done.stderr
         return done.stdout + done.stderr
 
-    def snakemake(self, *arguments: str) -> str:
+    def snakemake(self, *arguments: str, target: str = "report") -> str:
         return self.run(
             *("snakemake", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
             *("--profile", str(REPOSITORY / "workflow/profiles/default")),
-            *("report", *arguments),
+            *(target, *arguments),
         )
 
     def snakemake_plans(self) -> set[str]:
@@ -110,6 +114,7 @@ def _tiny(scenery: Scenery) -> Project:
                 "finetune": "finetune",
                 "detect": "mask_rcnn_small",
             },
+            "chain": {**NO_CHAIN, "plain": ["random", "mae"]},
         },
     }.items():
         scenery.write(name, content)
@@ -119,8 +124,6 @@ def _tiny(scenery: Scenery) -> Project:
 
 
 def _mae(scenery: Scenery) -> dict:
-    from steps.params.load import read_yaml
-
     return read_yaml(scenery.params / "recipes/test/mae.yaml")
 
 
@@ -202,3 +205,38 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     shutil.rmtree(root / ".dvc/cache")
     project.run("dvc", "repro", f"{'pretrain'}@vit_test-mae-0")
     assert read_manifest(root / LAST / "backbone").digest == digest
+
+
+@pytest.mark.slow
+def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scenery) -> None:
+    project = _tiny(scenery)
+    mae = {"recipe": "mae", "backbone": "vit_test"}
+    scenery.write("tokenizers/test/vqkd.yaml", {**TOKENIZERS["vqkd"], "teacher": mae})
+    path = scenery.params / "experiments/quickstart.yaml"
+    chain = {
+        **NO_CHAIN,
+        "teachers": [mae],
+        "tokenized": [{"recipe": "beit2", "backbone": "vit_test", "tokenizer": "vqkd"}],
+        "distilled_tokenizers": [{"tokenizer": "vqkd", "teacher": mae}],
+    }
+    scenery.write(
+        "experiments/quickstart.yaml",
+        {**read_yaml(path), "methods": ["beit2"], "chain": chain},
+    )
+    results = project.root / "results/quickstart"
+    folders = (
+        "vit_test/mae/seed0/backbone",
+        "tokenizers/vqkd/seed0",
+        "vit_test/beit2/seed0/backbone",
+    )
+
+    project.snakemake(target=f"results/quickstart/{folders[2]}")
+    teacher, tokenizer, student = (read_manifest(results / folder) for folder in folders)
+    assert tokenizer.inputs["teacher"] == teacher.digest
+    assert student.inputs["tokenizer"] == tokenizer.digest
+
+    shutil.rmtree(results)
+    project.run("dvc", "init", "--no-scm", "--quiet")
+    project.run("dvc", "repro", "tokenized@tokenized0-0")
+    again = [read_manifest(results / folder).digest for folder in folders]
+    assert again == [teacher.digest, tokenizer.digest, student.digest]
