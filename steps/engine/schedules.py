@@ -63,14 +63,16 @@ def learning_rate(progress: Progress, schedule: Schedule, peak: float) -> float:
     """Linear warm-up from ``warmup_lr`` to ``peak``, then a cosine down to ``min_lr``.
 
     With ramp "exclusive" the warm-up's W steps have lr peak * i / W (MAE's fractional epochs);
-    with "inclusive" lr peak * i / (W - 1), so that the peak comes twice (DINO, BEiT).
+    with "inclusive" lr peak * i / (W - 1), so that the peak comes twice (DINO, BEiT); with
+    "shifted" lr peak * (i + 1) / W, so that the first step is not lost (CLIP).
     """
     warmup = schedule.warmup_epochs * progress.steps_per_epoch
-    if schedule.ramp == "inclusive":
+    if schedule.ramp != "exclusive":
         warmup = int(warmup)
     if progress.step < warmup:
-        last = warmup if schedule.ramp == "exclusive" else max(warmup - 1, 1)
-        return schedule.warmup_lr + (peak - schedule.warmup_lr) * progress.step / last
+        done = progress.step + 1 if schedule.ramp == "shifted" else progress.step
+        last = max(warmup - 1, 1) if schedule.ramp == "inclusive" else warmup
+        return schedule.warmup_lr + (peak - schedule.warmup_lr) * done / last
     share = (progress.step - warmup) / max(progress.total_steps - warmup, 1)
     return _cosine(peak, schedule.min_lr, share)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
+from steps.methods.clip import CLIP
 from steps.methods.dino import DINO
 from steps.methods.dinov2 import DINOv2
 from steps.methods.droppos import DropPos
@@ -23,6 +24,7 @@ from steps.params.backbone import Backbone
 from steps.params.methods import (
     BEiT2Params,
     BEiTParams,
+    CLIPParams,
     DINOParams,
     DINOv2Params,
     DropPosParams,
@@ -51,6 +53,8 @@ class Surroundings:
     """The recipe's fixed teacher, frozen and in eval mode."""
     tokenizer: FrozenTokenizer | None = None
     """The recipe's tokenizer, likewise."""
+    vocabulary: int = 0
+    """Tokens of the captions' encoding (0 where there are no captions)."""
 
 
 def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
@@ -96,6 +100,8 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return DropPos(params, backbone)
         case MP3Params():
             return MP3(params, backbone)
+        case CLIPParams():
+            return CLIP(params, backbone, around.vocabulary)
         case SupervisedParams():
             return Supervised(params, backbone, around.num_classes)
     raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")

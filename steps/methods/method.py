@@ -26,11 +26,13 @@ class Batch:
     """Images of B samples, normalised.
 
     ``views`` has one (B, 3, H, W) tensor a view, in the order of the recipe's list; ``labels``
-    is (B,) int64, -1 where the set has none.
+    is (B,) int64, -1 where the set has none; ``text`` is the token ids of a caption of each image,
+    (B, L) int64, for methods with a text tower.
     """
 
     views: list[Tensor]
     labels: Tensor
+    text: Tensor | None = None
 
 
 class Method(nn.Module):

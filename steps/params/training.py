@@ -52,8 +52,9 @@ class Schedule(Params):
     warmup_epochs: NotNegative
     warmup_lr: NotNegative = 0.0
     min_lr: NotNegative = 0.0
-    ramp: Literal["exclusive", "inclusive"] = "exclusive"
-    """Whether the last warm-up step is one short of the peak (MAE) or at it (DINO, BEiT)."""
+    ramp: Literal["exclusive", "inclusive", "shifted"] = "exclusive"
+    """Whether the last warm-up step is one short of the peak (MAE) or at it (DINO, BEiT), or the
+    whole ramp is a step early, so that the first rate is not ``warmup_lr`` (CLIP)."""
 
 
 class ClipGrad(Params):

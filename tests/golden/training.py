@@ -10,7 +10,7 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from steps.engine.optimizers import build_optimizer
 from steps.engine.schedules import Progress, learning_rate
-from steps.models.official import our_name
+from steps.models.official import our_form, our_name
 from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, ROUNDING, Case
 
@@ -68,7 +68,10 @@ def check_curve(case: Case, table: str, key: str, ours: Callable[[Progress], flo
 def check_gradients(case: Case, module: nn.Module, zero: list[str]) -> None:
     """The gradient of every parameter against the recorded one."""
     method = case.facts["method"]
-    recorded = {our_name(method, n): (n, g) for n, g in case.group("step0/grad/").items()}
+    recorded = {
+        our_name(method, n): (n, our_form(method, n, g))
+        for n, g in case.group("step0/grad/").items()
+    }
     trainable = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
@@ -82,7 +85,9 @@ def check_gradients(case: Case, module: nn.Module, zero: list[str]) -> None:
 def check_weights(case: Case, ours: dict[str, Tensor], zero: list[str]) -> None:
     """Every final weight and buffer against the recorded one."""
     method = case.facts["method"]
-    recorded = {our_name(method, n): (n, w) for n, w in case.group("final/").items()}
+    recorded = {
+        our_name(method, n): (n, our_form(method, n, w)) for n, w in case.group("final/").items()
+    }
     missing = sorted(recorded.keys() - ours.keys())
     assert not missing, f"no such weights in our module: {missing}"
     for name, (official, theirs) in recorded.items():
@@ -95,7 +100,7 @@ def _compare(
     """Key biases of fused qkv layers, and what the case lists, are zero but for rounding."""
     if name in zero:
         case.small(ours, theirs, name, bound)
-    elif name.endswith("attn.qkv.bias"):
+    elif name.endswith(("attn.qkv.bias", "attn.in_proj_bias")):
         query, key, value = ours.chunk(3)
         their_query, their_key, their_value = theirs.chunk(3)
         scale = theirs.abs().max().item()

@@ -6,11 +6,24 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from steps.models.official import beit, beit2, dalle, dino, dinov2, droppos, ibot, mae, mp3, vqkd
+from steps.models.official import (
+    beit,
+    beit2,
+    clip,
+    dalle,
+    dino,
+    dinov2,
+    droppos,
+    ibot,
+    mae,
+    mp3,
+    vqkd,
+)
 from steps.models.official.naming import Naming
 
 NAMINGS: dict[str, Naming] = {
     "mae": mae.NAMING,
+    "clip": clip.NAMING,
     "dino": dino.NAMING,
     "ibot": ibot.NAMING,
     "beit": beit.NAMING,
@@ -31,6 +44,15 @@ def our_name(method: str, official: str) -> str:
         KeyError: the method has no official naming here.
     """
     return NAMINGS[method].our_name(official)
+
+
+def our_form(method: str, official: str, tensor: Tensor) -> Tensor:
+    """A tensor of the official implementation with the axes that it has in our module.
+
+    Raises:
+        KeyError: the method has no official naming here.
+    """
+    return NAMINGS[method].our_form(official, tensor)
 
 
 def from_official(method: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

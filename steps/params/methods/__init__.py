@@ -9,6 +9,7 @@ from pydantic import Field
 from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.beit import BEiTParams
 from steps.params.methods.beit2 import BEiT2Params
+from steps.params.methods.clip import CLIPParams
 from steps.params.methods.dino import DINOParams
 from steps.params.methods.dinov2 import DINOv2Params
 from steps.params.methods.droppos import DropPosParams
@@ -21,6 +22,7 @@ MethodParams = Annotated[
     RandomParams
     | SupervisedParams
     | MAEParams
+    | CLIPParams
     | DINOParams
     | IBOTParams
     | DINOv2Params
@@ -35,6 +37,7 @@ MethodParams = Annotated[
 __all__ = [
     "BEiT2Params",
     "BEiTParams",
+    "CLIPParams",
     "DINOParams",
     "DINOv2Params",
     "DropPosParams",

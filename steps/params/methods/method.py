@@ -20,6 +20,8 @@ class Method(Params):
     takes_tokenizer: ClassVar[Need] = "none"
     takes_second_image: ClassVar[bool] = False
     """Whether its views have a ``second`` image, for the tokenizer."""
+    text: ClassVar[bool] = False
+    """Whether the method has a text tower, which zero-shot classification and retrieval need."""
     name: str
 
     def check_views(self, views: int) -> None:
