@@ -21,6 +21,7 @@ from steps.artifacts.named import check_named
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
+from steps.data.text import TOKENIZER, Captions
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
@@ -32,6 +33,7 @@ from steps.models.backbones import create_backbone, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
 from steps.params.load import load
+from steps.params.methods import CLIPParams
 from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
 from steps.params.training import Training
@@ -68,7 +70,11 @@ def check_behind(recipe: Recipe, arguments: argparse.Namespace) -> None:
 
 
 def surroundings(
-    training: Training, size: int, facts: DatasetFacts, arguments: argparse.Namespace
+    training: Training,
+    size: int,
+    facts: DatasetFacts,
+    captions: Captions | None,
+    arguments: argparse.Namespace,
 ) -> Surroundings:
     """What the method may need besides its params and its backbone."""
     seen = {"mean": facts.mean, "std": facts.std}
@@ -76,6 +82,7 @@ def surroundings(
         views=sum(view.count for view in training.views),
         sides=sides(training.views, size),
         num_classes=facts.num_classes,
+        vocabulary=captions.tokenizer.size if captions is not None else 0,
         teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
         tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
     )
@@ -98,9 +105,19 @@ def pretrain(
     if training is not None and training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     backbone = backbone_for(recipe.method, backbone)
-    around = (
-        None if training is None else surroundings(training, backbone.image_size, facts, arguments)
-    )
+    captions = None
+    if isinstance(recipe.method, CLIPParams):
+        captions = Captions(
+            arguments.data,
+            recipe.method.vocabulary,
+            recipe.method.text_tower.context_length,
+            recipe.method.prompts,
+            arguments.seed,
+            str(arguments.recipe),
+        )
+    size, around = backbone.image_size, None
+    if training is not None:
+        around = surroundings(training, size, facts, captions, arguments)
     with seeded(arguments.seed, "init"):
         vit = create_backbone(backbone)
         method = None if around is None else build_method(recipe.method, vit, around)
@@ -120,6 +137,8 @@ def pretrain(
             "seed": arguments.seed,
             "code": code_version().digest,
             "world": fabric.world_size,
+            # A vocabulary's params may name a file, which can change.
+            "vocabulary": captions.tokenizer.digest if captions is not None else None,
         }
     )
     size = backbone.image_size
@@ -132,7 +151,7 @@ def pretrain(
         outcome = fit(
             fabric,
             method,
-            TrainingViews(arguments.data, training.views, size, arguments.seed),
+            TrainingViews(arguments.data, training.views, size, arguments.seed, captions),
             facts,
             training,
             depth=len(vit.blocks),
@@ -154,6 +173,8 @@ def pretrain(
                     std=facts.std,
                     heads=method.heads(),
                 )
+                if captions is not None:
+                    captions.tokenizer.save(draft.path / TOKENIZER)
                 for name in (METRICS, TIMING):
                     shutil.copyfile(place.folder / name, draft.path / name)
                 draft.logs.add(TIMING)

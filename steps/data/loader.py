@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from steps.data.views import centre_crop, make_views, to_tensor
 from steps.engine.batching import BatchPlan
 from steps.engine.seeds import derive, generator
 from steps.params.views import View
+
+if TYPE_CHECKING:
+    from steps.data.text import Captions
 
 
 @dataclass(frozen=True)
@@ -56,21 +60,41 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
     )
 
 
-class TrainingViews(Dataset[tuple[list[Tensor], int]]):
-    """Views of training images; an item is asked for by (epoch, index)."""
+class Samples(NamedTuple):
+    """What the loader gives at a time: B training images, not yet normalised."""
 
-    def __init__(self, dataset: Path, views: Sequence[View], size: int, seed: int) -> None:
+    views: list[Tensor]
+    """One (B, 3, S, S) uint8 tensor a view."""
+    labels: Tensor
+    """(B,) int64, -1 where the set has none."""
+    text: Tensor | None
+    """Token ids (B, L) int64 of a caption of each image, for a method that takes them."""
+
+
+class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
+    """Views of training images, with a caption; an item is asked for by (epoch, index)."""
+
+    def __init__(
+        self,
+        dataset: Path,
+        views: Sequence[View],
+        size: int,
+        seed: int,
+        captions: Captions | None = None,
+    ) -> None:
         self.images = Images(dataset, "train")
         self.views = views
         self.size = size
         self.seed = seed
+        self.captions = captions
         self.labels = _labels(self.images)
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int]:
+    def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
         epoch, index = place
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
         views = make_views(self.images.image(index), self.views, self.size, rng)
-        return views, int(self.labels[index])
+        text = None if self.captions is None else self.captions(epoch, index)
+        return views, int(self.labels[index]), text
 
 
 class EvaluationViews(Dataset[tuple[Tensor, int]]):
@@ -120,14 +144,20 @@ class _Places(Sampler[list[tuple[int, int]]]):
 
 def training_batches(
     views: TrainingViews, plan: BatchPlan, *, seed: int, start: int, stop: int, workers: int
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Micro-batches of steps ``start`` to ``stop``: uint8 views (b, 3, S, S) and labels (b,).
+) -> Iterator[Samples]:
+    """Micro-batches of steps ``start`` to ``stop``.
 
     ``workers`` processes decode; what they give does not depend on their number.
     """
     places = _Places(len(views.images), plan, seed, start, stop)
     return iter(
-        DataLoader(views, batch_sampler=places, num_workers=workers, generator=_worker_seeds())
+        DataLoader(
+            views,
+            batch_sampler=places,
+            num_workers=workers,
+            collate_fn=_collate,
+            generator=_worker_seeds(),
+        )
     )
 
 
@@ -141,6 +171,16 @@ def evaluation_batches(
 def _worker_seeds() -> torch.Generator:
     """Without one of its own, a loader advances torch's global generator. Nothing depends on it."""
     return torch.Generator().manual_seed(0)
+
+
+def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:
+    views, labels, texts = zip(*items, strict=True)
+    given = [text for text in texts if text is not None]
+    return Samples(
+        [torch.stack(same) for same in zip(*views, strict=True)],
+        torch.tensor(labels),
+        torch.stack(given) if given else None,
+    )
 
 
 def _labels(images: Images) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -155,14 +155,25 @@ class Images:
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
-        if "captions" not in self._schema.names:
+        if not self.has_captions:
             return []
         return list(self._value("captions", index))
+
+    def all_captions(self) -> Iterator[list[str]]:
+        """The captions of every row, in order; nothing where the dataset has none."""
+        if self.has_captions:
+            for batch in self._batches:
+                yield from batch.column("captions").to_pylist()
 
     @cached_property
     def ids(self) -> list[str]:
         """The id of each row."""
         return [name for batch in self._batches for name in batch.column("id").to_pylist()]
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether the dataset has captions for each image."""
+        return "captions" in self._schema.names
 
     @property
     def has_labels(self) -> bool:

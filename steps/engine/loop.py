@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.command import UserError
-from steps.data.loader import DatasetFacts, TrainingViews, training_batches
+from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
 from steps.engine.batching import BatchPlan, plan_batch
 from steps.engine.checkpoint import Scratch
@@ -255,9 +255,9 @@ class _Run:
         """This process's micro-batches on the device, each with its rows of the draws."""
         for part in self.plan.micro_batches():
             asked = time.monotonic()
-            images, labels = next(batches)
+            samples = next(batches)
             self.waited += time.monotonic() - asked
-            yield self._batch(images, labels), self._chosen(draws, part)
+            yield self._batch(samples), self._chosen(draws, part)
 
     def _watched(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The same chunks, each shown to the collapse watch first."""
@@ -275,12 +275,13 @@ class _Run:
                 self.fabric.backward(losses["loss"] / count)
             self._remember(losses, 1 / count)
 
-    def _batch(self, images: list[Tensor], labels: Tensor) -> Batch:
+    def _batch(self, samples: Samples) -> Batch:
         views = [
             normalise(self.fabric.to_device(view), self.facts.mean, self.facts.std)
-            for view in images
+            for view in samples.views
         ]
-        return Batch(views, self.fabric.to_device(labels))
+        text = None if samples.text is None else self.fabric.to_device(samples.text)
+        return Batch(views, self.fabric.to_device(samples.labels), text)
 
     def _chosen(self, draws: Draws, part: slice) -> Draws:
         """The rows of a micro-batch among the draws, on the device."""
@@ -290,7 +291,8 @@ class _Run:
 
     def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
         few = slice(0, 2)
-        part = Batch([view[few] for view in batch.views], batch.labels[few])
+        text = None if batch.text is None else batch.text[few]
+        part = Batch([view[few] for view in batch.views], batch.labels[few], text)
         chosen = {name: draw[few] for name, draw in draws.items()}
         with self.fabric.autocast():
             return flops_per_image(self.method, part, chosen, progress)

@@ -50,7 +50,7 @@ class CLIP(JointMethod):
         self.params = params
         self.backbone = backbone
         self.text = TextTower(params.text_tower, vocabulary)
-        self.image_projection = _projection(backbone.num_features, params.embed_dim)
+        self.projection = _projection(backbone.num_features, params.embed_dim)
         self.text_projection = _projection(params.text_tower.width, params.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(params.loss.logit_scale))
         self.logit_bias: nn.Parameter | None = None
@@ -84,7 +84,7 @@ class CLIP(JointMethod):
 
     def image_features(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) to (B, E), of any length."""
-        return cast(Tensor, self.image_projection(global_feature(self.backbone, images)))
+        return cast(Tensor, self.projection(global_feature(self.backbone, images)))
 
     def text_features(self, ids_BL: Tensor) -> Tensor:
         """Token ids (B, L) to (B, E), of any length."""
@@ -93,6 +93,14 @@ class CLIP(JointMethod):
     def exported(self) -> VisionTransformer:
         """The image tower without its projection."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """Text tower, both projections and temperature: what pairs images with captions."""
+        return {
+            name: tensor
+            for name, tensor in self.state_dict().items()
+            if not name.startswith("backbone.")
+        }
 
 
 def _projection(width: int, embed_dim: int) -> nn.Linear:

@@ -70,7 +70,7 @@ def save_backbone(
         backbone: what the model was created from.
         folder: an existing folder.
         mean, std: per channel, of pixels in 0 to 1; the input that the weights expect.
-        heads: weights that a student of this backbone needs besides it, in a file of their own.
+        heads: weights that belong to it and are not part of it, for a file of their own.
     """
     size = backbone.image_size
     config = {

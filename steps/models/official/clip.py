@@ -27,7 +27,7 @@ NAMING = Naming(
         (r"^visual\.conv1\.", "backbone.patch_embed.proj."),
         (r"^visual\.ln_pre\.", "backbone.norm_pre."),
         (r"^visual\.ln_post\.", "backbone.norm."),
-        (r"^visual\.proj$", "image_projection.weight"),
+        (r"^visual\.proj$", "projection.weight"),
         (r"^token_embedding\.", "text.token_embed."),
         (r"^positional_embedding$", "text.pos_embed"),
         (r"^ln_final\.", "text.norm."),
