@@ -35,6 +35,11 @@ class _Dataset(Params):
     max_bad_share: Annotated[float, Ge(0), Lt(1)] = 0.0
     """With skip: the share of bad items of a split above which the step fails all the same."""
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether each image comes with captions."""
+        return False
+
     @model_validator(mode="after")
     def _tolerance(self) -> _Dataset:
         if self.on_bad == "skip" and self.max_bad_share == 0:
@@ -73,6 +78,10 @@ class ParquetDataset(_Files):
     """Names in the order of the labels; null: those in the files' Hugging Face metadata, else the
     labels themselves."""
 
+    @property
+    def has_captions(self) -> bool:
+        return self.caption_column is not None
+
     @model_validator(mode="after")
     def _target(self) -> ParquetDataset:
         if self.label_column is None and self.caption_column is None:
@@ -98,6 +107,10 @@ class WebDatasetDataset(_Files):
     """The key of the caption in a json member."""
     classes: Annotated[list[Text], Len(1)] | None = None
     """Names in the order of the labels; null: the labels themselves."""
+
+    @property
+    def has_captions(self) -> bool:
+        return self.caption is not None
 
     @model_validator(mode="after")
     def _target(self) -> WebDatasetDataset:
@@ -129,6 +142,10 @@ class CocoCaptionsDataset(_Files):
     format: Literal["coco_captions"]
     train: AnnotatedFolder
     val: AnnotatedFolder
+
+    @property
+    def has_captions(self) -> bool:
+        return True
 
 
 class Finish(Params):
@@ -173,6 +190,10 @@ class ShapesDataset(_Dataset):
     """Largest standard deviation of the pixel noise, of a range of 1."""
     min_visible: Annotated[float, Gt(0), Le(1)] = 0.6
     """Least share of a shape that is inside the image and not covered by another."""
+
+    @property
+    def has_captions(self) -> bool:
+        return self.kind == "classification"
 
     @model_validator(mode="after")
     def _consistent(self) -> ShapesDataset:

@@ -10,7 +10,9 @@ from pydantic import model_validator
 from steps.params.base import Params
 from steps.params.stages import Chain
 
-Task = Literal["knn", "linear", "finetune", "detect"]
+Task = Literal["knn", "linear", "finetune", "detect", "zeroshot", "retrieval"]
+TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
+"""Tasks that need a text tower: methods without one have no row in their tables."""
 Names = Annotated[list[str], Len(1)]
 
 
@@ -27,6 +29,9 @@ class Experiment(Params):
     """``params/recipes/<regime>/``."""
     methods: Names
     """Recipes of the regime, each a row."""
+    text_methods: list[str] = []
+    """Those of ``methods`` that have a text tower, where a task needs one; else none. (DVC's
+    templates cannot ask a recipe what it is; the plan checks the list.)"""
     backbones: Names
     seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     features: str = "features"
@@ -35,6 +40,10 @@ class Experiment(Params):
     """Each task's protocol, ``params/protocols/<protocol>.yaml``."""
     chain: Chain | None = None
     """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
+
+    def methods_of(self, task: str) -> list[str]:
+        """The methods that a task applies to."""
+        return self.text_methods if task in TEXT_TASKS else self.methods
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:

@@ -17,9 +17,10 @@ from steps.params.base import Params
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
-from steps.params.experiment import Experiment
+from steps.params.experiment import TEXT_TASKS, Experiment
 from steps.params.load import closest, load
-from steps.params.protocols import KNN, Features, Finetune, Linear
+from steps.params.methods import CLIPParams
+from steps.params.protocols import KNN, Features, Finetune, Linear, Retrieval, ZeroShot
 from steps.params.recipe import Recipe
 from steps.params.stages import chain_of, check_chain
 from steps.params.tokenizers.recipe import TokenizerRecipe
@@ -32,6 +33,8 @@ PROTOCOLS: dict[str, type[Params]] = {
     "linear": Linear,
     "finetune": Finetune,
     "detect": Detection,
+    "zeroshot": ZeroShot,
+    "retrieval": Retrieval,
 }
 """The params model of each task's protocol."""
 
@@ -56,7 +59,7 @@ class Plan:
         self.name = name
         self.root = root
         self.experiment = load(experiment_file(name, root), Experiment)
-        self.datasets: dict[str, Params] = {
+        self.datasets: dict[str, Any] = {
             n: load(self.dataset_file(n), AnyDataset) for n in self.dataset_names()
         }
         self.backbones = {
@@ -74,6 +77,7 @@ class Plan:
             task: load(self.protocol_file(task), PROTOCOLS[task]) for task in self.tasks()
         }
         self._check_sizes()
+        self._check_text()
 
     def tasks(self) -> dict[str, str]:
         """Each node downstream of the backbone with its protocol's name."""
@@ -104,10 +108,11 @@ class Plan:
     def protocol_file(self, task: str) -> Path:
         return self.root / "protocols" / f"{self.tasks()[task]}.yaml"
 
-    def rows(self) -> Iterator[tuple[str, str, int]]:
-        """Every row of the experiment: (backbone, recipe, seed)."""
+    def rows(self, task: str | None = None) -> Iterator[tuple[str, str, int]]:
+        """Every row of the experiment, or those of a task: (backbone, recipe, seed)."""
+        recipes = self.experiment.methods if task is None else self.experiment.methods_of(task)
         for backbone in self.experiment.backbones:
-            for recipe in self.experiment.methods:
+            for recipe in recipes:
                 for seed in self.experiment.seeds:
                     yield backbone, recipe, seed
 
@@ -218,6 +223,38 @@ class Plan:
                         f"{params.token_pixels} px",
                         allowed=f"a backbone with patches of {params.token_pixels} px",
                     )
+
+    def _check_text(self) -> None:
+        """Text tasks need methods with a text tower, and those need captions."""
+        experiment, file = self.experiment, experiment_file(self.name, self.root)
+        tasks = [task for task in experiment.tasks if task in TEXT_TASKS]
+        with_text = [name for name in experiment.methods if self.recipes[name].method.text]
+        if tasks and not with_text:
+            raise UserError(
+                f"{file}: tasks",
+                f"{tasks[0]} needs a text tower, and no method of {experiment.methods} has one",
+                remedy="add a method that has one, such as clip, or leave the task out",
+            )
+        if experiment.text_methods != (with_text if tasks else []):
+            raise UserError(
+                f"{file}: text_methods",
+                f"{experiment.text_methods}",
+                allowed=f"{with_text if tasks else []}: the methods with a text tower, where "
+                f"{' or '.join(TEXT_TASKS)} is among the tasks",
+            )
+        own_captions = [
+            name
+            for name, recipe in self.recipes.items()
+            if isinstance(recipe.method, CLIPParams) and recipe.method.prompts is None
+        ]
+        needs = [f"recipe {name}" for name in own_captions] + ["retrieval"] * ("retrieval" in tasks)
+        if needs and not self.datasets[experiment.dataset].has_captions:
+            raise UserError(
+                f"{file}: dataset",
+                f"{experiment.dataset} has no captions, which {needs[0]} needs",
+                remedy="take a set with captions; a recipe can also make them of class names "
+                "(method.prompts)",
+            )
 
 
 def load_checked(path: Path, model: type[T]) -> T:

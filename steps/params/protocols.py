@@ -1,4 +1,4 @@
-"""Params of the downstream protocols on classification sets."""
+"""Params of the downstream protocols on classification sets and on sets with captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import SupervisedParams
-from steps.params.numbers import NotNegative, Positive
+from steps.params.numbers import Count, NotNegative, Positive
+from steps.params.text import Prompts
 from steps.params.training import Training
 
 Pooling = Literal["cls", "mean"]
@@ -71,3 +72,23 @@ class Finetune(Params):
     def _one_image(self) -> Finetune:
         self.training.check_second_images("fine-tuning", wanted=False)
         return self
+
+
+class ZeroShot(Params):
+    """Classification by the names of the classes alone (CLIP, arXiv:2103.00020, section 3.1)."""
+
+    prompts: Prompts
+    """A class is the mean of what the text tower makes of these."""
+    crop_fraction: CropFraction
+    batch_size: Count = 256
+
+
+class Retrieval(Params):
+    """Captions by image and images by caption, within the validation set."""
+
+    k: Annotated[list[Count], Len(1)]
+    """A query is right if what it belongs with is among the first so many."""
+    captions: Count | None = None
+    """How many of each image's captions are taken, the first ones (5 on COCO); null: all."""
+    crop_fraction: CropFraction
+    batch_size: Count = 256

@@ -28,6 +28,14 @@ class _Cell:
     def folder(self) -> str:
         return f"{self.backbone}/{self.recipe}/seed{self.seed}"
 
+    def tasks(self, heading: Heading) -> dict[str, str]:
+        """The tasks that apply to the method, with their protocols."""
+        return {
+            task: protocol
+            for task, protocol in heading.tasks.items()
+            if self.recipe in heading.methods_of(task)
+        }
+
 
 def collect(heading: Heading, results: Path) -> Source:
     """Every record that the experiment calls for, with what made it.
@@ -48,7 +56,7 @@ def collect(heading: Heading, results: Path) -> Source:
         artifact = results / cell.folder / "backbone"
         backbone = read_manifest(artifact, "pretrain")
         curves.append(read_curve(artifact, backbone))
-        for task, protocol in heading.tasks.items():
+        for task, protocol in cell.tasks(heading).items():
             source = f"{cell.folder}/{task}.json"
             records, manifest = read_records(results / source)
             if not records:
@@ -76,7 +84,7 @@ def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
         for cell in cells
         for step, name in [
             ("pretrain", f"backbone/{MANIFEST}"),
-            *((task, f"{task}.json") for task in heading.tasks),
+            *((task, f"{task}.json") for task in cell.tasks(heading)),
         ]
     ]
     missing = [(step, path) for step, path in expected if not path.is_file()]

@@ -9,6 +9,7 @@ import polars as pl
 from steps.reporting.quantities import plural
 from steps.reporting.source import CURVES, HEADING, RECORDS, Heading, Provenance, Source
 from steps.reporting.tables import (
+    ABSENT,
     COLLAPSED,
     Table,
     headline,
@@ -24,6 +25,15 @@ _TASKS = {
     "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
     "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
     "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
+    "zeroshot": (
+        "Zero-shot classification",
+        "an image has the class whose name, in prompts, is nearest; nothing is trained",
+    ),
+    "retrieval": (
+        "Retrieval",
+        "text_R@k: a caption of the image is among the k nearest of the distinct captions; "
+        "image_R@k: the image of a caption is among the k nearest images",
+    ),
 }
 
 
@@ -111,9 +121,12 @@ def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
 
 def _caption(source: Source, summary: pl.DataFrame, task: str) -> str:
     first = summary.filter(task=task).row(0, named=True)
+    heading = source.heading
+    others = [name for name in heading.methods if name not in heading.methods_of(task)]
+    lacking = f" {ABSENT}: without a text tower ({', '.join(others)})." if others else ""
     return (
-        f"Protocol `{source.heading.tasks[task]}` on {first['dataset']}, "
-        f"{plural(first['n'], 'validation image')}. Best of each column in bold.\n"
+        f"Protocol `{heading.tasks[task]}` on {first['dataset']}, "
+        f"{plural(first['n'], 'validation image')}. Best of each column in bold.{lacking}\n"
     )
 
 

@@ -44,10 +44,16 @@ class Heading(BaseModel):
     seeds: tuple[int, ...]
     tasks: dict[str, str]
     """Each task's protocol, in the order of the tables."""
+    only: dict[str, tuple[str, ...]] = {}
+    """Tasks that apply to some of the methods alone, with these."""
     experiment: str
     """The params file, and likewise the folders: as paths to print in commands."""
     results: str
     out: str
+
+    def methods_of(self, task: str) -> tuple[str, ...]:
+        """The methods that have a row in a task's table."""
+        return self.only.get(task, self.methods)
 
 
 class Provenance(BaseModel):

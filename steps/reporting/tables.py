@@ -11,11 +11,20 @@ from steps.command import UserError
 from steps.reporting.quantities import duration, flops_unit, measured, significant
 from steps.reporting.source import Heading
 
-HEADLINES = {"finetune": "top1", "linear": "top1", "knn": "top1", "detect": "box_AP"}
+HEADLINES = {
+    "finetune": "top1",
+    "linear": "top1",
+    "knn": "top1",
+    "detect": "box_AP",
+    "zeroshot": "top1",
+    "retrieval": "text_R@1",
+}
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
 COLLAPSED = "†"
 """The mark of a row whose embeddings were collapsed."""
 DECIMALS = 6
+ABSENT = "\N{EN DASH}"
+"""In the place of a number that there cannot be."""
 _CELL = ["task", "protocol", "metric", "recipe", "backbone"]
 _COMPARABLE = ["dataset", "n", "unit"]
 _CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_seen", *_COMPARABLE]
@@ -165,6 +174,8 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
 def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
     """A row a method and backbone in the ranking's order, a column a metric, the best in bold.
 
+    A method that the task does not apply to has a row too, without numbers.
+
     Raises:
         UserError: a row lacks some seeds' values of a metric.
     """
@@ -173,6 +184,9 @@ def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
     bold = {metric: _best(summary.filter(task=task, metric=metric)) for metric in metrics}
     for row in ranked(summary, heading).iter_rows(named=True):
         name = row_name(row, heading)
+        if row["recipe"] not in heading.methods_of(task):
+            rows.append([name, *[ABSENT] * (1 + len(metrics))])
+            continue
         mine = summary.filter(task=task, recipe=row["recipe"], backbone=row["backbone"])
         cells = {cell["metric"]: cell for cell in mine.iter_rows(named=True)}
         if len({cell["seeds"] for cell in cells.values()}) > 1:

@@ -9,11 +9,11 @@ DATA = f"results/data/{PLAN.experiment.dataset}"
 SCENES = f"results/data/{PLAN.experiment.detection_dataset}"
 
 
-def rows(pattern):
-    """A path for every backbone artifact of the experiment."""
+def rows(pattern, task=None):
+    """A path for every backbone artifact of the experiment, or for those that a task takes."""
     return [
         pattern.format(backbone=backbone, recipe=recipe, seed=seed)
-        for backbone, recipe, seed in PLAN.rows()
+        for backbone, recipe, seed in PLAN.rows(task)
     ]
 
 

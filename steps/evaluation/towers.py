@@ -1,0 +1,92 @@
+"""The two towers of an image-text method, as its artifact keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from steps.artifacts import read_manifest
+from steps.command import UserError
+from steps.data.loader import EvaluationViews, evaluation_batches
+from steps.data.text import TOKENIZER, Tokenizer, read_tokenizer
+from steps.data.views import normalise
+from steps.methods.clip import CLIP
+from steps.models.backbones import COMPANIONS, load_backbone, normalisation
+from steps.params.load import validate
+from steps.params.methods import CLIPParams
+
+
+class Towers:
+    """Images and sentences to points of one space, as unit vectors.
+
+    Args:
+        artifact: a backbone artifact of a method with a text tower.
+
+    Raises:
+        UserError: its method has none.
+    """
+
+    def __init__(self, artifact: Path) -> None:
+        manifest = read_manifest(artifact, "pretrain")
+        if not (artifact / COMPANIONS).is_file():
+            raise UserError(
+                str(artifact),
+                f"a backbone of {manifest.facts['method']}, which has no text tower",
+                allowed="one that was pretrained with captions, such as clip's",
+            )
+        recipe = manifest.params["recipe"]
+        params = validate(recipe["method"], CLIPParams, str(artifact))
+        context = params.text_tower.context_length
+        self.tokenizer: Tokenizer = read_tokenizer(artifact / TOKENIZER, context)
+        self.mean, self.std = normalisation(artifact)
+        method = CLIP(params, load_backbone(artifact), self.tokenizer.size)
+        found = load_file(artifact / COMPANIONS)
+        backbone = {f"backbone.{k}": v for k, v in method.backbone.state_dict().items()}
+        method.load_state_dict({**backbone, **found})
+        self.method = method.float().eval()
+
+    def to(self, device: str) -> Towers:
+        """Move the weights."""
+        self.method.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.method.logit_scale.device
+
+    @torch.inference_mode()
+    def images(self, views: EvaluationViews, batch_size: int) -> Tensor:
+        """All images of a split in order: (N, E) float32, on the CPU."""
+        return torch.cat(
+            [
+                self._unit(
+                    self.method.image_features(
+                        normalise(images.to(self.device), self.mean, self.std)
+                    )
+                )
+                for images, _ in evaluation_batches(views, batch_size)
+            ]
+        )
+
+    @torch.inference_mode()
+    def sentences(self, sentences: Sequence[str], batch_size: int) -> Tensor:
+        """Sentences in order: (N, E) float32, on the CPU."""
+        return torch.cat(
+            [
+                self._unit(
+                    self.method.text_features(
+                        self.tokenizer(sentences[start : start + batch_size]).to(self.device)
+                    )
+                )
+                for start in range(0, len(sentences), batch_size)
+            ]
+        )
+
+    def _unit(self, features: Tensor) -> Tensor:
+        return F.normalize(features.float(), dim=1).cpu()

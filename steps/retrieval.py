@@ -1,0 +1,80 @@
+"""Find captions by image and images by caption.
+
+    python -m steps.retrieval --protocol params/protocols/retrieval.yaml \\
+        --backbone .../backbone --data results/data/shapes --out .../retrieval.json
+
+The backbone is one of a method with a text tower: its artifact keeps that too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+
+from steps.artifacts import Record, write_records
+from steps.command import UserError, run_step
+from steps.data.loader import EvaluationViews, dataset_facts
+from steps.engine.devices import claim_gpu
+from steps.evaluation.accuracy import percent
+from steps.evaluation.retrieval import Sayings, recalls
+from steps.evaluation.towers import Towers
+from steps.models.backbones import image_size
+from steps.params.plan import load_checked
+from steps.params.protocols import Retrieval
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset with captions")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    protocol = load_checked(arguments.protocol, Retrieval)
+    facts = dataset_facts(arguments.data)
+    towers = Towers(arguments.backbone)
+    size = image_size(towers.method.backbone)
+    views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
+    if not views.images.has_captions:
+        raise UserError(
+            str(arguments.data), "a set without captions", allowed="a set with captions"
+        )
+    claim_gpu()
+    towers.to("cuda" if torch.cuda.is_available() else "cpu")
+    sayings = Sayings.of([them[: protocol.captions] for them in views.images.all_captions()])
+    found = recalls(
+        towers.images(views, protocol.batch_size),
+        towers.sentences(sayings.sentences, protocol.batch_size),
+        sayings,
+        protocol.k,
+    )
+    records = [
+        Record.of_backbone(
+            arguments.backbone,
+            task="retrieval",
+            protocol=arguments.protocol.stem,
+            metric=metric,
+            value=percent(right, asked),
+            unit="%",
+            n=asked,
+            dataset=facts.name,
+        )
+        for metric, (right, asked) in found.items()
+    ]
+    write_records(
+        arguments.out,
+        records,
+        node="retrieval",
+        params=protocol.resolved(),
+        inputs={"backbone": arguments.backbone, "data": arguments.data},
+        seed=records[0].seed,
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    run_step(main)

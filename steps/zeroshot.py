@@ -1,0 +1,76 @@
+"""Classify images by the names of their classes, without training on them.
+
+    python -m steps.zeroshot --protocol params/protocols/zeroshot.yaml \\
+        --backbone .../backbone --data results/data/shapes --out .../zeroshot.json
+
+The backbone is one of a method with a text tower: its artifact keeps that too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional as F
+
+from steps.artifacts import Record, read_manifest, write_records
+from steps.command import run_step
+from steps.data.loader import EvaluationViews, dataset_facts
+from steps.data.text import fill
+from steps.engine.devices import claim_gpu
+from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.towers import Towers
+from steps.models.backbones import image_size
+from steps.params.plan import load_checked
+from steps.params.protocols import ZeroShot
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset with labels")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    protocol = load_checked(arguments.protocol, ZeroShot)
+    facts = dataset_facts(arguments.data, labels=True)
+    classes = read_manifest(arguments.data, "prepare").facts["classes"]
+    towers = Towers(arguments.backbone)
+    claim_gpu()
+    towers.to("cuda" if torch.cuda.is_available() else "cpu")
+    size = image_size(towers.method.backbone)
+    views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
+    sentences = [fill(prompt, name) for name in classes for prompt in protocol.prompts]
+    of_sentences = towers.sentences(sentences, protocol.batch_size)
+    of_classes = F.normalize(of_sentences.view(len(classes), len(protocol.prompts), -1).mean(1))
+    scores = towers.images(views, protocol.batch_size) @ of_classes.T
+    labels = torch.from_numpy(views.labels)
+    records = [
+        Record.of_backbone(
+            arguments.backbone,
+            task="zeroshot",
+            protocol=arguments.protocol.stem,
+            metric=f"top{top}",
+            value=percent(correct_in_top(scores, labels, top), len(labels)),
+            unit="%",
+            n=len(labels),
+            dataset=facts.name,
+        )
+        for top in (1, 5)
+    ]
+    write_records(
+        arguments.out,
+        records,
+        node="zeroshot",
+        params=protocol.resolved(),
+        inputs={"backbone": arguments.backbone, "data": arguments.data},
+        seed=records[0].seed,
+        started=started,
+    )
+
+
+if __name__ == "__main__":
+    run_step(main)

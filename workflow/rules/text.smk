@@ -1,0 +1,49 @@
+"""Tasks of methods with a text tower."""
+
+
+rule zeroshot:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=DATA,
+    output:
+        report(
+            f"{ROW}/zeroshot.json",
+            caption="../report/zeroshot.rst",
+            category="Zero-shot classification",
+        ),
+    log:
+        f"{ROW_LOG}-zeroshot.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    params:
+        values=resolved(task="zeroshot"),
+        file=protocol("zeroshot"),
+    shell:
+        "python -m steps.zeroshot --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"
+
+
+rule retrieval:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=DATA,
+    output:
+        report(
+            f"{ROW}/retrieval.json",
+            caption="../report/retrieval.rst",
+            category="Retrieval",
+        ),
+    log:
+        f"{ROW_LOG}-retrieval.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    params:
+        values=resolved(task="retrieval"),
+        file=protocol("retrieval"),
+    shell:
+        "python -m steps.retrieval --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"
