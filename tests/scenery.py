@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,18 @@ class Scenery:
     def backbone(self) -> Path:
         return self.params / "backbones/vit_test.yaml"
 
-    def images(self, train: int = 48, val: int = 16, classes: int = 3, size: int = 32) -> Path:
-        """A prepared classification set of noise whose mean colour tells the class."""
+    def images(
+        self,
+        train: int = 48,
+        val: int = 16,
+        classes: int = 3,
+        size: int = 32,
+        captions: Sequence[str] = (),
+    ) -> Path:
+        """A prepared classification set of noise whose mean colour tells the class.
+
+        Each image has as many captions as are given, with {class} and {index} filled in.
+        """
         out = self.root / "results/data/noise"
         dataset = self.write("datasets/noise.yaml", {"format": "folder", "train": "t", "val": "v"})
         counts = {"train": train, "val": val}
@@ -86,13 +97,15 @@ class Scenery:
             for split, count in counts.items():
                 rng = np.random.default_rng(count)
                 with ShardWriter(
-                    draft.path / f"{split}.arrow", labels=True, captions=False
+                    draft.path / f"{split}.arrow", labels=True, captions=bool(captions)
                 ) as writer:
                     for index in range(count):
                         label = index % classes
                         pixels = rng.normal(60 + 120 * label / classes, 40, (size, size, 3))
                         image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-                        writer.add(f"{split}/{index}", _png(image), size, size, label=label)
+                        words = {"class": f"class{label}", "index": index}
+                        said = [caption.format(**words) for caption in captions]
+                        writer.add(f"{split}/{index}", _png(image), size, size, label, said)
             draft.facts.update(
                 dataset="noise",
                 kind="classification",

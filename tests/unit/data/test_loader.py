@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from steps.data.loader import TrainingViews, training_batches
+from steps.data.text import Captions
 from steps.engine.batching import plan_batch
+from steps.params.text import Vocabulary
 from steps.params.views import Blur, Jitter, View
 from tests.scenery import Scenery
 
@@ -34,15 +36,16 @@ def _load(
     limit: int = 8,
     **more: int,
 ) -> list[list[Tensor]]:
-    """For each step, every view of the global batch and the labels."""
+    """For each step, every view of the global batch, captions if there are, and the labels."""
     parts = []
     for rank in range(world):
         plan = plan_batch(8, limit, rank=rank, world=world, where="")
         workers = more.get("workers", 0)
         loaded = training_batches(views, plan, seed=3, start=start, stop=stop, workers=workers)
         steps: list[list[list[Tensor]]] = [[] for _ in range(start, stop)]
-        for index, (images, labels) in enumerate(loaded):
-            steps[index // plan.accumulation].append([*images, labels])
+        for index, samples in enumerate(loaded):
+            texts = [] if samples.text is None else [samples.text]
+            steps[index // plan.accumulation].append([*samples.views, *texts, samples.labels])
         parts.append(steps)
     return [
         [torch.cat(tensors) for tensors in zip(*itertools.chain(*at_step), strict=True)]
@@ -89,3 +92,13 @@ def test_loading_leaves_global_generators_alone(scenery: Scenery) -> None:
     torch.manual_seed(0)
     _load(views, stop=2)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_captions_do_not_depend_on_devices_workers_or_views(scenery: Scenery) -> None:
+    data = scenery.images(train=24)
+    captions = Captions(data, Vocabulary(size=300), 12, ["a {class}", "{class} there"], 3, "")
+    whole = _load(TrainingViews(data, VIEWS, 32, 3, captions))
+    assert whole[0][3].shape == (8, 12)
+    views = TrainingViews(data, VIEWS[1:], 32, 3, captions)
+    fewer = _load(views, world=2, limit=2, workers=2)
+    assert all(torch.equal(a[3], b[1]) for a, b in zip(whole, fewer, strict=True))
