@@ -173,3 +173,62 @@ def test_tokens_that_do_not_match_the_patches(scenery: Scenery) -> None:
     assert "tokenizer dalle makes 2 tokens a side" in message
     assert "backbone vit_test has 4 patches" in message
     assert "allowed: 32" in message
+
+
+TEXT = {
+    "methods": ["random", "clip"],
+    "text_methods": ["clip"],
+    "tasks": {"knn": "knn", "zeroshot": "zeroshot"},
+}
+
+
+def _text_experiment(scenery: Scenery, **changes: Any) -> Plan:
+    content = {"prompts": ["a {class}"], "crop_fraction": 1.0}
+    scenery.write("protocols/zeroshot.yaml", content)
+    scenery.write("protocols/retrieval.yaml", {"k": [1], "crop_fraction": 1.0})
+    return _experiment(scenery, **{**TEXT, **changes})
+
+
+def test_a_text_task_has_the_rows_of_methods_with_a_text_tower(scenery: Scenery) -> None:
+    plan = _text_experiment(scenery)
+    assert list(plan.rows("zeroshot")) == [("vit_test", "clip", 0)]
+    assert len(list(plan.rows("knn"))) == len(list(plan.rows())) == 2
+
+
+@pytest.mark.parametrize("listed", [[], ["random"], ["random", "clip"]])
+def test_text_methods_are_those_with_a_text_tower(listed: list[str], scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"text_methods: .*allowed: \['clip'\]"):
+        _text_experiment(scenery, text_methods=listed)
+
+
+def test_without_a_text_task_no_text_methods(scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"text_methods: \['clip'\]"):
+        _text_experiment(scenery, tasks={"knn": "knn"})
+
+
+def test_a_text_task_needs_a_text_tower(scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"zeroshot needs a text tower"):
+        _text_experiment(scenery, methods=["random"], text_methods=[])
+
+
+def test_captions_are_asked_for_before_any_work(scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"noise has no captions, which retrieval needs"):
+        _text_experiment(scenery, tasks={"retrieval": "retrieval"})
+    recipe = RECIPES["clip"]
+    method = {**recipe["method"], "prompts": None}
+    scenery.write("recipes/test/clip.yaml", {**recipe, "method": method})
+    with pytest.raises(UserError, match=r"noise has no captions, which recipe clip needs"):
+        _text_experiment(scenery)
+
+
+def test_a_prompt_names_the_class(scenery: Scenery) -> None:
+    recipe = _changed(RECIPES["clip"], "method", prompts=["a photo"])
+    path = scenery.write("recipes/test/a.yaml", recipe)
+    assert "method.prompts[0]" in _error(path, Recipe)
+
+
+def test_a_vocabulary_is_learnt_or_read(scenery: Scenery) -> None:
+    for vocabulary in ({}, {"size": 300, "file": "a.json"}):
+        recipe = _changed(RECIPES["clip"], "method", vocabulary=vocabulary)
+        path = scenery.write("recipes/test/a.yaml", recipe)
+        assert "give size, to learn a vocabulary, or file, to read one" in _error(path, Recipe)

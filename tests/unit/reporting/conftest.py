@@ -31,3 +31,14 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
 def small(tmp_path: Path) -> Synthetic:
     """Two methods and k-NN, for a test to damage."""
     return build(tmp_path, methods=("random", "mae"), tasks=("knn",))
+
+
+@pytest.fixture(scope="session")
+def partial(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Two methods, and tasks that apply to one of them alone."""
+    return build(
+        tmp_path_factory.mktemp("partial"),
+        methods=("mae", "clip"),
+        tasks=("linear", "zeroshot", "retrieval"),
+        text_methods=("clip",),
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import Record, publish, write_records
+from steps.params.experiment import TEXT_TASKS
 from steps.reporting.collect import collect
 from steps.reporting.source import Heading, Source
 
@@ -22,12 +23,15 @@ KINDS = {
     "simmim": "Generative",
     "dino": "Contrastive",
     "mocov3": "Contrastive",
+    "clip": "Contrastive",
 }
 PROTOCOLS = {
     "knn": "knn",
     "linear": "linear",
     "finetune": "finetune_small",
     "detect": "mask_rcnn_small",
+    "zeroshot": "zeroshot",
+    "retrieval": "retrieval",
 }
 TOP1 = {"random": 21.3, "supervised": 93.7, "mae": 64.2, "simmim": 60.1, "dino": 78.9}
 METRICS = {
@@ -35,8 +39,17 @@ METRICS = {
     "linear": ("top1", "top5"),
     "finetune": ("top1", "top5"),
     "detect": ("box_AP", "box_AP50", "mask_AP"),
+    "zeroshot": ("top1", "top5"),
+    "retrieval": ("text_R@1", "image_R@1"),
 }
-GAINS = {"knn": 0.0, "linear": 4.0, "finetune": 5.0, "detect": -20.0}
+GAINS = {
+    "knn": 0.0,
+    "linear": 4.0,
+    "finetune": 5.0,
+    "detect": -20.0,
+    "zeroshot": 1.0,
+    "retrieval": -9.0,
+}
 
 
 @dataclass(frozen=True)
@@ -64,18 +77,21 @@ def build(
     tasks: Sequence[str] = ("knn", "linear", "finetune", "detect"),
     steps: int = 40,
     collapsed: Sequence[tuple[str, int]] = (),
+    text_methods: Sequence[str] = (),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
     ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining.
     """
+    only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
     results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
     for backbone, recipe, seed in product(backbones, methods, seeds):
         folder = results / backbone / recipe / f"seed{seed}"
         flat = (recipe, seed) in collapsed
         write_backbone(folder / "backbone", recipe, backbone, seed, steps, collapsed=flat)
         for task in tasks:
-            write_task(folder, task)
+            if recipe in only.get(task, methods):
+                write_task(folder, task)
     content = {
         "title": "Made-up numbers",
         "question": "Does the report add up?",
@@ -83,6 +99,7 @@ def build(
         "detection_dataset": "shapes_scenes",
         "regime": "small",
         "methods": list(methods),
+        "text_methods": list(text_methods),
         "backbones": list(backbones),
         "seeds": list(seeds),
         "tasks": {task: PROTOCOLS[task] for task in tasks},
@@ -96,6 +113,7 @@ def build(
         backbones=tuple(backbones),
         seeds=tuple(seeds),
         tasks={task: PROTOCOLS[task] for task in tasks},
+        only=only,
         experiment="params/experiments/made_up.yaml",
         results="results/made_up",
         out="reports/made_up",

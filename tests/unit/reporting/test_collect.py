@@ -80,3 +80,12 @@ def test_an_edited_number_is_refused(small: Synthetic) -> None:
     path.write_text(json.dumps(body))
     with pytest.raises(UserError, match="not those that the step wrote"):
         collect(small.heading, small.results)
+
+
+def test_records_of_a_task_that_does_not_apply_are_not_missed(partial: Synthetic) -> None:
+    assert [item.source for item in partial.source().traced] == [
+        "vit_pico/mae/seed0/linear.json",
+        "vit_pico/clip/seed0/linear.json",
+        "vit_pico/clip/seed0/zeroshot.json",
+        "vit_pico/clip/seed0/retrieval.json",
+    ]

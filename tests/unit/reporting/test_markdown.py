@@ -107,3 +107,11 @@ def test_several_versions_devices_and_params_are_noted(single: Synthetic) -> Non
     assert "come from 2 devices" in text
     assert "detect records were measured under params that differ in `protocol`" in text
     assert re.search(r"\| a{12} +\| b{12} +\| NVIDIA H200 +\| detect +\| +3 \|", text)
+
+
+def test_methods_that_a_task_does_not_apply_to_are_named(partial: Synthetic) -> None:
+    text = _page(partial.source())
+    assert text.count("–: without a text tower (mae).") == 2  # noqa: RUF001
+    assert "## Zero-shot classification" in text
+    assert "## Retrieval" in text
+    assert "without a text tower" not in text[: text.index("## Zero-shot")]

@@ -146,3 +146,12 @@ def test_results_csv_holds_every_mean(summary: pl.DataFrame) -> None:
     back = pl.read_csv(results_csv(summary))
     assert back.height == summary.height == 20
     assert back["mean"].to_list() == summary["mean"].to_list()
+
+
+def test_a_method_that_a_task_does_not_apply_to_has_a_row_without_numbers(
+    partial: Synthetic,
+) -> None:
+    source = partial.source()
+    table = task_table(summarize(source.records()), source.heading, "zeroshot")
+    assert table.columns == ["Model", "Seeds", "top1", "top5"]
+    assert table.rows == [["mae", "–", "–", "–"], ["clip", "1", "51.0", "54.0"]]  # noqa: RUF001
