@@ -24,13 +24,13 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.engine.distributed import gather, rank
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.models.backbones import Transformer
 from steps.models.features import global_feature
 from steps.models.text import TextTower
 from steps.params.methods.clip import CLIPParams, SigmoidLoss
@@ -45,7 +45,7 @@ class CLIP(JointMethod):
         vocabulary: tokens of the captions' encoding.
     """
 
-    def __init__(self, params: CLIPParams, backbone: VisionTransformer, vocabulary: int) -> None:
+    def __init__(self, params: CLIPParams, backbone: Transformer, vocabulary: int) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -90,7 +90,7 @@ class CLIP(JointMethod):
         """Token ids (B, L) to (B, E), of any length."""
         return cast(Tensor, self.text_projection(self.text(ids_BL)))
 
-    def exported(self) -> VisionTransformer:
+    def exported(self) -> Transformer:
         """The image tower without its projection."""
         return self.backbone
 
