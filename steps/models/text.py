@@ -55,12 +55,14 @@ class TextTower(nn.Module):
         width, depth = self.params.width, self.params.depth
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
-        for block in self.blocks:
-            for layer, std in (
-                (block.attn.qkv, width**-0.5),
-                (block.attn.proj, (2 * depth * width) ** -0.5),
-                (block.mlp.fc1, (2 * width) ** -0.5),
-                (block.mlp.fc2, (2 * depth * width) ** -0.5),
-            ):
-                nn.init.normal_(layer.weight, std=std)
+        branch_end = (2 * depth * width) ** -0.5
+        stds = {
+            "attn.qkv": width**-0.5,
+            "attn.proj": branch_end,
+            "mlp.fc1": (2 * width) ** -0.5,
+            "mlp.fc2": branch_end,
+        }
+        for name, layer in self.blocks.named_modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=stds[name.partition(".")[2]])
                 nn.init.zeros_(layer.bias)
