@@ -27,7 +27,7 @@ TOKENIZER = "tokenizer.json"
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
-class Tokenizer:
+class TextTokenizer:
     """Sentences to rows of token ids.
 
     Args:
@@ -77,7 +77,7 @@ class Tokenizer:
         path.write_text(self.encoding.to_str(pretty=True) + "\n")
 
 
-def learn_tokenizer(sentences: Iterable[str], size: int, context_length: int) -> Tokenizer:
+def learn_tokenizer(sentences: Iterable[str], size: int, context_length: int) -> TextTokenizer:
     """Learn a byte-pair encoding (arXiv:1508.07909) over bytes, of lower-cased text.
 
     The same sentences in the same order give the same encoding. As all 256 bytes are in it, there
@@ -106,10 +106,10 @@ def learn_tokenizer(sentences: Iterable[str], size: int, context_length: int) ->
     )
     encoding.train_from_iterator(sentences, trainer)
     encoding.add_special_tokens([START, END])
-    return Tokenizer(encoding, context_length, "the learnt encoding")
+    return TextTokenizer(encoding, context_length, "the learnt encoding")
 
 
-def read_tokenizer(path: Path, context_length: int) -> Tokenizer:
+def read_tokenizer(path: Path, context_length: int) -> TextTokenizer:
     """Read a ``tokenizer.json``.
 
     Raises:
@@ -121,7 +121,7 @@ def read_tokenizer(path: Path, context_length: int) -> Tokenizer:
         raise UserError(
             str(path), f"not readable as a tokenizer ({error})", allowed="a tokenizer.json"
         ) from error
-    return Tokenizer(encoding, context_length, str(path))
+    return TextTokenizer(encoding, context_length, str(path))
 
 
 class Captions:

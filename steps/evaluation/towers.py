@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.data.loader import EvaluationViews, evaluation_batches
-from steps.data.text import TOKENIZER, Tokenizer, read_tokenizer
+from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
 from steps.data.views import normalise
 from steps.methods.clip import CLIP
-from steps.models.backbones import COMPANIONS, load_backbone, normalisation
+from steps.models.backbones import HEADS, load_backbone, normalisation
 from steps.params.load import validate
 from steps.params.methods import CLIPParams
 
@@ -33,7 +33,7 @@ class Towers:
 
     def __init__(self, artifact: Path) -> None:
         manifest = read_manifest(artifact, "pretrain")
-        if not (artifact / COMPANIONS).is_file():
+        if not (artifact / TOKENIZER).is_file():
             raise UserError(
                 str(artifact),
                 f"a backbone of {manifest.facts['method']}, which has no text tower",
@@ -42,10 +42,10 @@ class Towers:
         recipe = manifest.params["recipe"]
         params = validate(recipe["method"], CLIPParams, str(artifact))
         context = params.text_tower.context_length
-        self.tokenizer: Tokenizer = read_tokenizer(artifact / TOKENIZER, context)
+        self.tokenizer: TextTokenizer = read_tokenizer(artifact / TOKENIZER, context)
         self.mean, self.std = normalisation(artifact)
         method = CLIP(params, load_backbone(artifact), self.tokenizer.size)
-        found = load_file(artifact / COMPANIONS)
+        found = load_file(artifact / HEADS)
         backbone = {f"backbone.{k}": v for k, v in method.backbone.state_dict().items()}
         method.load_state_dict({**backbone, **found})
         self.method = method.float().eval()

@@ -90,6 +90,10 @@ class CLIP(JointMethod):
         """Token ids (B, L) to (B, E), of any length."""
         return cast(Tensor, self.text_projection(self.text(ids_BL)))
 
+    def embeddings(self, batch: Batch) -> Tensor:
+        """The image tower's class tokens."""
+        return global_feature(self.backbone, batch.views[0])
+
     def exported(self) -> Transformer:
         """The image tower without its projection."""
         return self.backbone

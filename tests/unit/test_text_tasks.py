@@ -66,7 +66,7 @@ def test_both_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     images = Images(data, "val")
 
     # The artifact is a timm model; what else the tasks need lies beside it, under its checksums.
-    assert {"companions.safetensors", "tokenizer.json"} <= read_manifest(backbone).files.keys()
+    assert {"heads.safetensors", "tokenizer.json"} <= read_manifest(backbone).files.keys()
     assert timm.create_model(f"local-dir:{backbone}", pretrained=True).num_classes == 0
 
     prompts = ["a picture of {class}", "this is {class}"]

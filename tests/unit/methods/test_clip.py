@@ -99,8 +99,8 @@ def test_sigmoid_has_a_bias_that_is_learnt_and_no_clamp() -> None:
     assert _method().logit_bias is None
 
 
-def test_companions_and_backbone_are_the_whole_method() -> None:
+def test_heads_and_backbone_are_the_whole_method() -> None:
     method = _method()
     backbone = {f"backbone.{name}" for name in method.exported().state_dict()}
-    assert backbone | method.companions().keys() == method.state_dict().keys()
-    assert "logit_scale" in method.companions()
+    assert backbone | method.heads().keys() == method.state_dict().keys()
+    assert "logit_scale" in method.heads()
