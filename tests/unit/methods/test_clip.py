@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from steps.engine.schedules import Progress
 from steps.methods import Batch, Surroundings, build_method
-from steps.methods.clip import CLIP
-from steps.methods.losses import image_text_sigmoid, image_text_softmax
+from steps.methods.clip import CLIP, image_text_sigmoid, image_text_softmax
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.methods import CLIPParams
