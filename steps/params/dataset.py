@@ -62,6 +62,9 @@ class FolderDataset(_Files):
     train: Text
     """Folder of the split, under the data root; likewise ``val``."""
     val: Text
+    class_names: Text | None = None
+    """File under the data root with a line a class: its folder, a space, and its name in words, as
+    prompts use it. null: the folders' names are the classes'."""
 
 
 class ParquetDataset(_Files):

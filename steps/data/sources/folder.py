@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from steps.data.sources.source import IMAGE_SUFFIXES, Item, Problem, Source, existing_folder
+from steps.command import UserError
+from steps.data.sources.source import (
+    IMAGE_SUFFIXES,
+    Item,
+    Problem,
+    Source,
+    check_label_names,
+    existing_file,
+    existing_folder,
+)
 from steps.params.dataset import FolderDataset
 
 
@@ -24,7 +33,10 @@ class FolderSource(Source):
             "train": existing_folder(dataset.train, content),
             "val": existing_folder(dataset.val, content),
         }
-        self.classes = sorted(path.name for path in _visible(self._folders["train"], folders=True))
+        self._names = sorted(path.name for path in _visible(self._folders["train"], folders=True))
+        self.classes = self._names
+        if dataset.class_names is not None:
+            self.classes = _in_words(self._names, dataset.class_names)
         self._problems: dict[str, list[Problem]] = {}
         self._found = {split: self._list(split) for split in self._folders}
 
@@ -44,7 +56,7 @@ class FolderSource(Source):
     def _list(self, split: str) -> list[tuple[str, int]]:
         """Path within the split and label (-1: not a class of train) of each image, sorted."""
         root = self._folders[split]
-        label_of = {name: label for label, name in enumerate(self.classes)}
+        label_of = {name: label for label, name in enumerate(self._names)}
         found: list[tuple[str, int]] = []
         strays = [path.name for path in _visible(root, folders=False)]
         for folder in _visible(root, folders=True):
@@ -68,3 +80,25 @@ def _visible(root: Path, *, folders: bool) -> list[Path]:
         for path in root.iterdir()
         if path.is_dir() == folders and not path.name.startswith(".")
     )
+
+
+def _in_words(folders: Sequence[str], file: str) -> list[str]:
+    """The name that a file gives to each folder.
+
+    Raises:
+        UserError: it names no such folder, or two alike.
+    """
+    path = existing_file(file, "a line a class: its folder, a space, its name")
+    pairs = [line.strip().partition(" ") for line in path.read_text().splitlines()]
+    words = {folder: name.strip() for folder, _, name in pairs if name.strip()}
+    missing = [folder for folder in folders if folder not in words]
+    if missing:
+        raise UserError(
+            str(path),
+            f"no name for the class folder '{missing[0]}'"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            allowed="a line a class: its folder, a space, its name",
+        )
+    names = [words[folder] for folder in folders]
+    check_label_names(names, str(path))
+    return names

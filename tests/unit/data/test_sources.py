@@ -77,6 +77,20 @@ def test_folder_names_what_does_not_belong(folders: FolderDataset, root: Path) -
     assert unknown.problem == "class folder 'c' is not among those of train"
 
 
+def test_classes_of_folders_can_have_names_in_words(folders: FolderDataset, root: Path) -> None:
+    named = folders.model_copy(update={"class_names": "names.txt"})
+    _put(root / "names.txt", b"b  sports car\na tench, a fish\nother lamp\n")
+    source = open_source(named)
+    assert source.classes == ["tench, a fish", "sports car"]
+    assert [(item.id, item.label) for item in _all(source, "val")] == [("b/x.jpg", 1)]
+    _put(root / "names.txt", b"b sports car\n")
+    with pytest.raises(UserError, match=r"names\.txt: no name for the class folder 'a'"):
+        open_source(named)
+    _put(root / "names.txt", b"b car\na car\n")
+    with pytest.raises(UserError, match="two classes have the name 'car'"):
+        open_source(named)
+
+
 def test_missing_folders_say_what_to_put_where(root: Path) -> None:
     dataset = FolderDataset(format="folder", train="train", val="val")
     with pytest.raises(UserError, match=r"train: no such folder.*put one folder of images for"):
