@@ -44,6 +44,7 @@ def code_version() -> CodeVersion:
 def library_versions() -> dict[str, str]:
     """Versions of Python and of the libraries that decide numbers, those of them in use."""
     names = _LIBRARIES + (_DETECTION_LIBRARIES if "mmdet" in sys.modules else ())
+    names += ("tokenizers",) if "tokenizers" in sys.modules else ()
     versions = {"python": platform.python_version()}
     for name in names:
         try:

@@ -28,10 +28,10 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    """knn, linear, finetune, detect: the node that measured it."""
+    """knn, linear, finetune, detect, zeroshot, retrieval: the node that measured it."""
     protocol: str
     metric: str
-    """top1, top5, box_AP, mask_AP50, ..."""
+    """top1, top5, box_AP, mask_AP50, text_R@1, ..."""
     value: float
     unit: str
     """"%" for shares given as 0 to 100."""
