@@ -73,8 +73,8 @@ def surroundings(
     training: Training,
     size: int,
     facts: DatasetFacts,
-    captions: Captions | None,
     arguments: argparse.Namespace,
+    captions: Captions | None = None,
 ) -> Surroundings:
     """What the method may need besides its params and its backbone."""
     seen = {"mean": facts.mean, "std": facts.std}
@@ -86,6 +86,15 @@ def surroundings(
         teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
         tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
     )
+
+
+def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions | None:
+    """The captions that the method takes, if it takes any; ``where`` names its file in errors."""
+    params = recipe.method
+    if not isinstance(params, CLIPParams):
+        return None
+    context_length = params.text_tower.context_length
+    return Captions(data, params.vocabulary, context_length, params.prompts, seed, where)
 
 
 def pretrain(
@@ -105,19 +114,10 @@ def pretrain(
     if training is not None and training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     backbone = backbone_for(recipe.method, backbone)
-    captions = None
-    if isinstance(recipe.method, CLIPParams):
-        captions = Captions(
-            arguments.data,
-            recipe.method.vocabulary,
-            recipe.method.text_tower.context_length,
-            recipe.method.prompts,
-            arguments.seed,
-            str(arguments.recipe),
-        )
+    captions = captions_for(recipe, arguments.data, arguments.seed, str(arguments.recipe))
     size, around = backbone.image_size, None
     if training is not None:
-        around = surroundings(training, size, facts, captions, arguments)
+        around = surroundings(training, size, facts, arguments, captions)
     with seeded(arguments.seed, "init"):
         vit = create_backbone(backbone)
         method = None if around is None else build_method(recipe.method, vit, around)

@@ -89,7 +89,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def heads(self) -> dict[str, Tensor]:
-        """Weights beside the exported backbone, for a student of it, a task or pictures, by name."""
+        """Weights beside the exported backbone, for a student, a task or pictures, by name."""
         return {}
 
 
