@@ -34,6 +34,7 @@ from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
 from steps.params.views import sides
+from steps.pretrain import captions_for
 from tests.scenery import BACKBONE, TRAINED, Scenery
 
 BATCH, CHUNKS = 16, 8
@@ -51,12 +52,14 @@ class Step:
 
 
 def _method(name: str, scenery: Scenery) -> Method:
-    recipe = load(scenery.recipe(name), Recipe)
+    recipe, data = load(scenery.recipe(name), Recipe), scenery.images()
     assert recipe.training is not None
+    captions = captions_for(recipe, data, 0, name)
     around = Surroundings(
         views=sum(view.count for view in recipe.training.views),
         sides=sides(recipe.training.views, BACKBONE["image_size"]),
-        num_classes=dataset_facts(scenery.images()).num_classes,
+        num_classes=dataset_facts(data).num_classes,
+        vocabulary=captions.tokenizer.size if captions is not None else 0,
     )
     with seeded(0, "init"):
         backbone = create_backbone(backbone_for(recipe.method, Backbone(**BACKBONE)))
@@ -66,9 +69,11 @@ def _method(name: str, scenery: Scenery) -> Method:
 def _step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
     """One step through the loop at a global batch of ``BATCH``, ``limit`` images at a time."""
     path = scenery.recipe(name, batch_size=BATCH, max_batch_per_device=limit, clip_grad=None)
-    training = load(path, Recipe).training
+    recipe = load(path, Recipe)
+    training = recipe.training
     assert training is not None
     data = scenery.root / "results/data/noise"
+    captions = captions_for(recipe, data, 0, name)
     facts = dataset_facts(data)
     training = training.model_copy(update={"epochs": BATCH / facts.train_images})
     gradients: dict[str, Tensor] = {}
@@ -87,7 +92,7 @@ def _step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
         outcome = fit(
             Fabric(accelerator="cpu", devices=1),
             method,
-            TrainingViews(data, training.views, BACKBONE["image_size"], seed=0),
+            TrainingViews(data, training.views, BACKBONE["image_size"], 0, captions),
             facts,
             training,
             depth=2,
