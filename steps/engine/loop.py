@@ -1,9 +1,9 @@
 """The training loop: plain, visible, and resumable to the bit.
 
-Order of a step, as in the reference implementations: rates are set, gradients accumulate over the
-micro-batches (of a method whose loss couples them: by gradient caching), are clipped, those of
-frozen parameters are dropped, the optimiser updates, and the method moves what it moves itself
-(teacher, centre).
+Order of a step, as in the reference implementations: rates are set, the method moves what comes
+before the losses (MoCo's keys), gradients accumulate over the micro-batches (of a method whose loss
+couples them: by gradient caching), are clipped, those of frozen parameters are dropped, the
+optimiser updates, and the method moves what it moves itself (teacher, centre).
 """
 
 from __future__ import annotations
@@ -221,6 +221,7 @@ class _Run:
         if optimizer_params.weight_decay_end is not None:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
         set_rates(self.raw_optimizer, lr, decay, self.method.held(progress))
+        self.method.before_step(progress)
         draws = self.method.sample(
             self.plan.global_batch, generator(self.seed, "draws", progress.step)
         )

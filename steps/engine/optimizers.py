@@ -17,8 +17,9 @@ Group = dict[str, object]
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
     """Groups by weight decay and by the layer's learning rate.
 
-    Biases, tensors with one axis and the names in ``params.undecayed`` are not decayed. Each
-    group carries ``lr_scale`` = layer_decay^(depth + 1 - layer), for the patch embedding times
+    With ``params.decay`` "matrices", biases and tensors with one axis are not decayed; nor are
+    the names in ``params.undecayed``. Each group carries
+    ``lr_scale`` = layer_decay^(depth + 1 - layer), for the patch embedding times
     ``params.patch_embed_scale``, and ``decayed``. Last layers of heads are in groups of their own,
     so that they can be held still.
 
@@ -31,11 +32,9 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue
-        decayed = (
-            parameter.ndim > 1
-            and not name.endswith(".bias")
-            and name.rpartition(".")[2] not in params.undecayed
-        )
+        matrix = parameter.ndim > 1 and not name.endswith(".bias")
+        spared = name.rpartition(".")[2] in params.undecayed
+        decayed = (matrix or params.decay == "all") and not spared
         scale = params.layer_decay ** (depth + 1 - layer_of(name, depth))
         if re.search(r"(?:^|\.)backbone\.patch_embed\.", name):
             scale *= params.patch_embed_scale

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.methods.clip import CLIP
+from steps.methods.dilemma import DILEMMA
 from steps.methods.dino import DINO
 from steps.methods.dinov2 import DINOv2
 from steps.methods.droppos import DropPos
 from steps.methods.ibot import IBOT
 from steps.methods.mae import MAE
 from steps.methods.method import Method
+from steps.methods.mocov3 import MoCoV3
 from steps.methods.mp3 import MP3
 from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
@@ -25,12 +27,14 @@ from steps.params.methods import (
     BEiT2Params,
     BEiTParams,
     CLIPParams,
+    DILEMMAParams,
     DINOParams,
     DINOv2Params,
     DropPosParams,
     IBOTParams,
     MAEParams,
     MethodParams,
+    MoCoV3Params,
     MP3Params,
     RandomParams,
     SimCLRParams,
@@ -102,6 +106,10 @@ def build_method(params: MethodParams, backbone: Transformer, around: Surroundin
             return MP3(params, backbone)
         case CLIPParams():
             return CLIP(params, backbone, around.vocabulary)
+        case MoCoV3Params():
+            return MoCoV3(params, backbone)
+        case DILEMMAParams():
+            return DILEMMA(params, backbone)
         case SupervisedParams():
             return Supervised(params, backbone, around.num_classes)
     raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.engine.distributed import gather, rank
+
 
 def self_distillation(
     student: Sequence[Tensor],
@@ -124,3 +126,21 @@ def token_prediction(
     loss = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / count
     right = (logits_MV.detach().argmax(dim=-1) == labels_M).sum() / count
     return loss, right
+
+
+def momentum_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of queries against the keys of all processes (MoCo v3, arXiv:2104.02057, eq. 1).
+
+    -2 tau * mean over i of log softmax(q_i k^T / tau)_i, rows l2-normalised; the factor is that
+    of the paper's algorithm 1. A query's positive is the key of its own image, its negatives are
+    those of all other images of the global batch.
+
+    Args:
+        queries: (B, D), this process's.
+        keys: (B, D), of the same images.
+        temperature: tau.
+    """
+    all_keys = gather(F.normalize(keys.float(), dim=1))
+    logits = F.normalize(queries.float(), dim=1) @ all_keys.T / temperature
+    own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
+    return 2 * temperature * F.cross_entropy(logits, own)

@@ -40,7 +40,7 @@ class Method(nn.Module):
 
     ``forward`` is a pure function of the weights and its inputs; ``sample`` makes every random
     choice beforehand. State that is not learnt by gradient (teacher, centre) moves in
-    ``after_step`` alone.
+    ``after_step``, or in ``before_step`` where the reference moves it ahead of the losses.
     """
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
@@ -55,6 +55,11 @@ class Method(nn.Module):
         """What precedes step 0, seeing its batch: the parts of it that this process will train on.
 
         They are read only if they are iterated over. A resumed run does not start again.
+        """
+
+    def before_step(self, progress: Progress) -> None:
+        """What comes before the losses of the update ``progress.step``: once, however many
+        parts its batch is computed in.
         """
 
     def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:

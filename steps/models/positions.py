@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def sincos_table(dim: int, grid: int, prefix: int = 1) -> Tensor:
-    """The fixed 2-d sine-cosine position table of MAE (arXiv:2111.06377, section 4).
+def sincos_table(
+    dim: int, grid: int, prefix: int = 1, first: Literal["column", "row"] = "column"
+) -> Tensor:
+    """The fixed 2-d sine-cosine position table of MoCo v3 and MAE (arXiv:2111.06377, section 4).
 
-    The first half of the channels encodes the column, the second half the row; each half is
-    sines then cosines of x / 10000^(i / (dim / 4)). Computed in float64.
+    One half of the channels encodes the column, the other the row; each half is sines then
+    cosines of x / 10000^(i / (dim / 4)). Computed in float64.
 
     Args:
         dim: channels D, a multiple of 4.
         grid: patches a side.
         prefix: tokens before the patches (the class token); their rows are zero.
+        first: what the first half encodes: the column in MAE, the row in MoCo v3.
 
     Returns:
         (1, prefix + grid * grid, D) float32.
@@ -32,7 +36,8 @@ def sincos_table(dim: int, grid: int, prefix: int = 1) -> Tensor:
         return torch.cat([angles.sin(), angles.cos()], dim=1)
 
     rows, columns = torch.meshgrid(at, at, indexing="ij")
-    patches = torch.cat([encode(columns), encode(rows)], dim=1)
+    halves = [encode(columns), encode(rows)]
+    patches = torch.cat(halves if first == "column" else halves[::-1], dim=1)
     table = torch.cat([torch.zeros(prefix, dim, dtype=torch.float64), patches])
     return table.unsqueeze(0).float()
 

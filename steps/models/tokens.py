@@ -18,6 +18,22 @@ def patch_tokens(vit: Transformer, images: Tensor) -> Tensor:
     return cast(Tensor, vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
 
 
+def patch_tokens_at(vit: Transformer, images: Tensor, patches_BK: Tensor) -> Tensor:
+    """Embeddings of some patches, the others not computed: (B, 3, H, W) to (B, K, D).
+
+    Args:
+        vit: whose patches they are.
+        images: (B, 3, H, W).
+        patches_BK: which patches of each image, in raster order from 0; their order is kept.
+    """
+    size = vit.patch_embed.patch_size[0]
+    grid = images.unfold(2, size, size).unfold(3, size, size)  # (B, 3, rows, columns, P, P)
+    pixels = grid.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
+    samples = torch.arange(len(images), device=images.device).unsqueeze(1)
+    tokens: Tensor = vit.patch_embed.proj(pixels[samples, patches_BK].flatten(0, 1))
+    return tokens.view(len(images), -1, tokens.shape[1])
+
+
 def embed(
     vit: Transformer,
     images: Tensor,

@@ -34,9 +34,11 @@ class Optimizer(Params):
     """Layer-wise decay of the learning rate, from the head down to the patch embedding."""
     patch_embed_scale: Positive = 1.0
     """What the patch embedding's learning rate is multiplied by besides (DINOv2)."""
+    decay: Literal["matrices", "all"] = "matrices"
+    """What weight decay reaches: no bias and no tensor with one axis (matrices), or every trained
+    parameter (MoCo v3; lars itself passes over tensors with one axis)."""
     undecayed: list[str] = []
-    """Parameters that weight decay skips, by the last part of their name, besides biases and
-    every tensor with one axis."""
+    """Parameters that weight decay skips besides, by the last part of their name."""
 
     def peak_lr(self, batch_size: int) -> float:
         """The learning rate at the end of warm-up for a global batch."""

@@ -14,6 +14,10 @@ LOSS = 1e-5
 """Relative tolerance on losses and outputs in float32."""
 GRADIENT = 1e-4
 """Relative to a tensor's largest value: gradients and final weights."""
+RESOLUTION = 1e-7
+"""Absolute: what float32 resolves at 1. Some final weights are zero but for that."""
+SENSITIVITY = 2.0
+"""Times the change that a case records for inputs moved by 1e-7: passes where GRADIENT is less."""
 ROUNDING = 5e-2
 """Absolute, for what is mathematically zero: its value is the reference's rounding noise."""
 
@@ -43,9 +47,15 @@ class Case:
         """Compare with a recorded tensor, relative to its largest value."""
         self._close(ours, self[name], name, tolerance)
 
-    def close(self, ours: Tensor, theirs: Tensor, name: str, tolerance: float) -> None:
-        """Compare two tensors, relative to the largest value of the second."""
-        self._close(ours, theirs, name, tolerance)
+    def close(
+        self, ours: Tensor, theirs: Tensor, name: str, tolerance: float, floor: float = 0.0
+    ) -> None:
+        """Compare two tensors, relative to the largest value of the second.
+
+        ``floor`` is an absolute difference that passes in any case: the recorded sensitivity to
+        rounding, where a case has one.
+        """
+        self._close(ours, theirs, name, tolerance, floor)
 
     def small(self, ours: Tensor, theirs: Tensor, name: str, bound: float) -> None:
         """Compare loosely and absolutely: for gradients that are zero but for rounding."""
@@ -64,12 +74,15 @@ class Case:
         left = sorted(set(self.tensors) - self.used)
         assert not left, f"recorded but never used: {left}"
 
-    def _close(self, ours: Tensor, theirs: Tensor, name: str, tolerance: float) -> None:
+    def _close(
+        self, ours: Tensor, theirs: Tensor, name: str, tolerance: float, floor: float = 0.0
+    ) -> None:
         self.compared += 1
         assert ours.shape == theirs.shape, f"{name}: {ours.shape}, recorded {theirs.shape}"
         if not theirs.is_floating_point():
             assert torch.equal(ours.to(theirs.dtype), theirs), f"{name}: values differ"
             return
         scale = theirs.abs().max().item() or 1.0
-        worst = (ours.detach() - theirs).abs().max().item() / scale
-        assert worst <= tolerance, f"{name}: differs by {worst:.2e} of its largest value"
+        worst = (ours.detach() - theirs).abs().max().item()
+        bound = max(tolerance * scale, floor)
+        assert worst <= bound, f"{name}: differs by {worst / scale:.2e} of its largest value"

@@ -10,9 +10,9 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from steps.engine.optimizers import build_optimizer
 from steps.engine.schedules import Progress, learning_rate
-from steps.models.official import our_form, our_name
+from steps.models.official import from_official, our_name
 from steps.params.training import Optimizer, Schedule
-from tests.golden.case import GRADIENT, ROUNDING, Case
+from tests.golden.case import GRADIENT, RESOLUTION, ROUNDING, SENSITIVITY, Case
 
 
 def check_groups(
@@ -68,10 +68,7 @@ def check_curve(case: Case, table: str, key: str, ours: Callable[[Progress], flo
 def check_gradients(case: Case, module: nn.Module, zero: list[str]) -> None:
     """The gradient of every parameter against the recorded one."""
     method = case.facts["method"]
-    recorded = {
-        our_name(method, n): (n, our_form(method, n, g))
-        for n, g in case.group("step0/grad/").items()
-    }
+    recorded = _recorded(method, case.group("step0/grad/"))
     trainable = {
         name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad
     }
@@ -85,17 +82,29 @@ def check_gradients(case: Case, module: nn.Module, zero: list[str]) -> None:
 def check_weights(case: Case, ours: dict[str, Tensor], zero: list[str]) -> None:
     """Every final weight and buffer against the recorded one."""
     method = case.facts["method"]
-    recorded = {
-        our_name(method, n): (n, our_form(method, n, w)) for n, w in case.group("final/").items()
-    }
+    recorded = _recorded(method, case.group("final/"))
     missing = sorted(recorded.keys() - ours.keys())
     assert not missing, f"no such weights in our module: {missing}"
+    recorded_change = case.facts.get("sensitivity", {}).get("final_max_absolute", 0.0)
+    rounding = max(RESOLUTION, SENSITIVITY * recorded_change)
     for name, (official, theirs) in recorded.items():
-        _compare(case, ours[name], theirs, official, zero, bound=ROUNDING)
+        _compare(case, ours[name], theirs, official, zero, bound=ROUNDING, floor=rounding)
+
+
+def _recorded(method: str, tensors: dict[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Official name and tensor by our name, in our shape."""
+    ours = from_official(method, tensors)
+    return {our_name(method, name): (name, ours[our_name(method, name)]) for name in tensors}
 
 
 def _compare(
-    case: Case, ours: Tensor, theirs: Tensor, name: str, zero: list[str], bound: float
+    case: Case,
+    ours: Tensor,
+    theirs: Tensor,
+    name: str,
+    zero: list[str],
+    bound: float,
+    floor: float = 0.0,
 ) -> None:
     """Key biases of fused qkv layers, and what the case lists, are zero but for rounding."""
     if name in zero:
@@ -103,9 +112,9 @@ def _compare(
     elif name.endswith(("attn.qkv.bias", "attn.in_proj_bias")):
         query, key, value = ours.chunk(3)
         their_query, their_key, their_value = theirs.chunk(3)
-        scale = theirs.abs().max().item()
-        case.small(query, their_query, f"{name} (query)", GRADIENT * scale)
+        small = max(GRADIENT * theirs.abs().max().item(), floor)
+        case.small(query, their_query, f"{name} (query)", small)
         case.small(key, their_key, f"{name} (key)", bound)
-        case.small(value, their_value, f"{name} (value)", GRADIENT * scale)
+        case.small(value, their_value, f"{name} (value)", small)
     else:
-        case.close(ours, theirs, name, GRADIENT)
+        case.close(ours, theirs, name, GRADIENT, floor)

@@ -11,11 +11,13 @@ from steps.models.official import (
     beit2,
     clip,
     dalle,
+    dilemma,
     dino,
     dinov2,
     droppos,
     ibot,
     mae,
+    mocov3,
     mp3,
     vqkd,
 )
@@ -33,6 +35,8 @@ NAMINGS: dict[str, Naming] = {
     "droppos": droppos.NAMING,
     "mp3": mp3.NAMING,
     "dinov2": dinov2.NAMING,
+    "mocov3": mocov3.NAMING,
+    "dilemma": dilemma.NAMING,
 }
 """By method."""
 
@@ -44,15 +48,6 @@ def our_name(method: str, official: str) -> str:
         KeyError: the method has no official naming here.
     """
     return NAMINGS[method].our_name(official)
-
-
-def our_form(method: str, official: str, tensor: Tensor) -> Tensor:
-    """A tensor of the official implementation with the axes that it has in our module.
-
-    Raises:
-        KeyError: the method has no official naming here.
-    """
-    return NAMINGS[method].our_form(official, tensor)
 
 
 def from_official(method: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

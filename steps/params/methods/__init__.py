@@ -10,11 +10,13 @@ from steps.params.methods.baselines import RandomParams, SupervisedParams
 from steps.params.methods.beit import BEiTParams
 from steps.params.methods.beit2 import BEiT2Params
 from steps.params.methods.clip import CLIPParams
+from steps.params.methods.dilemma import DILEMMAParams
 from steps.params.methods.dino import DINOParams
 from steps.params.methods.dinov2 import DINOv2Params
 from steps.params.methods.droppos import DropPosParams
 from steps.params.methods.ibot import IBOTParams
 from steps.params.methods.mae import MAEParams
+from steps.params.methods.mocov3 import MoCoV3Params
 from steps.params.methods.mp3 import MP3Params
 from steps.params.methods.simclr import SimCLRParams
 
@@ -30,7 +32,9 @@ MethodParams = Annotated[
     | BEiTParams
     | BEiT2Params
     | DropPosParams
-    | MP3Params,
+    | MP3Params
+    | MoCoV3Params
+    | DILEMMAParams,
     Field(discriminator="name"),
 ]
 
@@ -38,6 +42,7 @@ __all__ = [
     "BEiT2Params",
     "BEiTParams",
     "CLIPParams",
+    "DILEMMAParams",
     "DINOParams",
     "DINOv2Params",
     "DropPosParams",
@@ -45,6 +50,7 @@ __all__ = [
     "MAEParams",
     "MP3Params",
     "MethodParams",
+    "MoCoV3Params",
     "RandomParams",
     "SimCLRParams",
     "SupervisedParams",

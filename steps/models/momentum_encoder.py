@@ -1,0 +1,64 @@
+"""The two encoders of momentum contrast: one that learns, and its moving average."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from steps.models import ema
+from steps.models.mlp import LastNorm, mlp
+from steps.params.methods.contrast import Predictor, Projector
+
+
+class Encoder(nn.Module):
+    """Backbone and projector. They are called apart: a projector's batch norm couples samples."""
+
+    def __init__(self, backbone: VisionTransformer, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projector = projector
+
+
+class MomentumPair(nn.Module):
+    """MoCo v3's networks (arXiv:2104.02057, section 3).
+
+        q = predictor(projector(backbone(x))),  k = momentum copy of projector(backbone(x))
+
+    Each call of ``queries`` or ``keys`` is one view, with batch statistics of its own. The copy
+    keeps running statistics of its own too: only parameters are averaged.
+    """
+
+    def __init__(
+        self, backbone: VisionTransformer, projector: Projector, predictor: Predictor
+    ) -> None:
+        super().__init__()
+        dim = projector.out_dim
+        self.encoder = Encoder(
+            backbone,
+            mlp(
+                backbone.num_features,
+                projector.hidden_dim,
+                dim,
+                projector.layers,
+                last_norm="plain",
+            ),
+        )
+        self.momentum_encoder = ema.teacher_of(self.encoder)
+        last_norm: LastNorm = "plain" if predictor.last_norm else "none"
+        self.predictor = mlp(dim, predictor.hidden_dim, dim, predictor.layers, last_norm=last_norm)
+
+    def queries(self, features_BD: Tensor) -> Tensor:
+        """Backbone features of a view (B, D) to queries (B, out_dim), not normalised."""
+        return cast(Tensor, self.predictor(self.encoder.projector(features_BD)))
+
+    @torch.no_grad()
+    def keys(self, features_BD: Tensor) -> Tensor:
+        """Momentum features of a view (B, D) to keys (B, out_dim), not normalised."""
+        return cast(Tensor, self.momentum_encoder.projector(features_BD))
+
+    def move(self, momentum: float) -> None:
+        """momentum encoder <- momentum * itself + (1 - momentum) * encoder."""
+        ema.update(self.momentum_encoder, self.encoder, momentum)

@@ -1,0 +1,22 @@
+"""Params of DILEMMA."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steps.params.methods.contrast import MomentumContrast
+from steps.params.numbers import MaskRatio, NotNegative, Probability
+
+
+class DILEMMAParams(MomentumContrast):
+    """Detection of misplaced tokens beside momentum contrast (arXiv:2204.04788)."""
+
+    kind = "Position"
+    name: Literal["dilemma"]
+    drop_rate: MaskRatio
+    """Share of the patches that the student does not see; 0: it sees all."""
+    misplaced: Probability = 0.2
+    """Probability that a token gets the position of another place; 0: nothing is to be detected,
+    and no loss is added."""
+    detection_weight: NotNegative = 1.0
+    """Of the detection loss beside the contrastive one (lambda)."""

@@ -1,0 +1,16 @@
+"""Params of MoCo v3."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from steps.params.methods.contrast import MomentumContrast
+
+
+class MoCoV3Params(MomentumContrast):
+    """Momentum contrast for vision transformers (arXiv:2104.02057)."""
+
+    kind = "Contrastive"
+    name: Literal["mocov3"]
+    frozen_patch_embed: bool = True
+    """Leave the patch projection at its random initial values, against unstable training."""
