@@ -56,6 +56,13 @@ class Facts:
         self.used.add(path)
         return _value(self._at(path))
 
+    def get(self, path: str, otherwise: Any) -> Any:
+        """The fact at a path, or another value where there is none."""
+        try:
+            return self[path]
+        except KeyError:
+            return otherwise
+
     def __contains__(self, path: str) -> bool:
         try:
             self._at(path)
