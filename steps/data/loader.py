@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
 from steps.engine.batching import BatchPlan
 from steps.engine.seeds import derive, generator
-from steps.params.views import View
+from steps.params.views import View, sides
 
 if TYPE_CHECKING:
     from steps.data.text import Captions
@@ -88,6 +89,17 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         self.seed = seed
         self.captions = captions
         self.labels = _labels(self.images)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of each view, in pixels."""
+        return sides(self.views, self.size)
+
+    def others(self, views: Sequence[View]) -> TrainingViews:
+        """Other views of the same images."""
+        twin = copy.copy(self)
+        twin.views = views
+        return twin
 
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
         epoch, index = place

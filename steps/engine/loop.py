@@ -25,7 +25,6 @@ from torch.optim import Optimizer as TorchOptimizer
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
-from steps.engine.batching import BatchPlan, plan_batch
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import mean_over_processes
@@ -33,6 +32,7 @@ from steps.engine.flops import flops_per_image
 from steps.engine.gradient_cache import Chunk, cached_backward
 from steps.engine.monitor import Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
+from steps.engine.phases import Phase, plan_phases
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
 from steps.evaluation.online import KNNWatch
@@ -58,7 +58,9 @@ class _State:
 
     step: int = 0
     seconds: float = 0.0
+    flops: float = 0.0
     flops_per_image: float = 0.0
+    """In the phase of the last step."""
 
 
 def fit(
@@ -115,16 +117,9 @@ class _Run:
         title: str,
         knn: KNNWatch | None,
     ) -> None:
-        self.fabric, self.method, self.views, self.facts = fabric, method, views, facts
+        self.fabric, self.method, self.facts = fabric, method, facts
         self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
         self.knn = knn
-        self.plan: BatchPlan = plan_batch(
-            training.batch_size,
-            training.max_batch_per_device,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            where=where,
-        )
         self.steps_per_epoch = facts.train_images // training.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
@@ -132,11 +127,18 @@ class _Run:
                 f"{training.batch_size} is more than the {facts.train_images} training images",
                 allowed=f"at most {facts.train_images}",
             )
-        self.total_steps = max(round(training.epochs * self.steps_per_epoch), 1)
-        self.peak_lr = training.optimizer.peak_lr(training.batch_size)
-        optimizer = build_optimizer(method, training.optimizer, depth, self.peak_lr)
-        self.module, self.optimizer = fabric.setup(method, optimizer)
-        self.raw_optimizer: TorchOptimizer = optimizer
+        self.phases = plan_phases(
+            training,
+            views,
+            self.steps_per_epoch,
+            rank=fabric.global_rank,
+            world=fabric.world_size,
+            where=where,
+        )
+        self.total_steps = self.phases[-1].stop
+        self.depth = depth
+        self.phase = self.phases[0]
+        self._set_up()
         self.monitor = Monitor(
             scratch.folder, title, self.total_steps, quiet=fabric.global_rank > 0
         )
@@ -161,30 +163,53 @@ class _Run:
         return Outcome(
             epochs=images / self.facts.train_images,
             images_seen=images,
-            flops=self.state.flops_per_image * images,
+            flops=self.state.flops,
             device_seconds=round(self.state.seconds * self.fabric.world_size, 3),
             collapsed=self.watch.collapsed,
         )
 
+    def _set_up(self) -> None:
+        """A fresh optimiser at the phase's learning rate, over the parameters as they are now."""
+        optimizer = build_optimizer(
+            self.method, self.training.optimizer, self.depth, self.phase.peak_lr
+        )
+        self.module, self.optimizer = self.fabric.setup(self.method, optimizer)
+        self.raw_optimizer: TorchOptimizer = optimizer
+
+    def _enter(self, phase: Phase) -> None:
+        """Go over to the next phase, in which parameters may have other shapes."""
+        self.phase = phase
+        self.method.enter_final_phase(phase.views.sides)
+        self._set_up()
+        self.state.flops_per_image = 0.0
+
     def _steps(self) -> None:
-        state = self.state
+        if self.state.step == 0:
+            self.method.start(self._first_parts())
+        for phase in self.phases:
+            if self.state.step >= phase.stop:
+                continue
+            if phase is not self.phase:
+                self._enter(phase)
+            self._phase_steps()
+
+    def _phase_steps(self) -> None:
+        state, phase = self.state, self.phase
         batches = training_batches(
-            self.views,
-            self.plan,
+            phase.views,
+            phase.plan,
             seed=self.seed,
             start=state.step,
-            stop=self.total_steps,
+            stop=phase.stop,
             workers=self.training.workers,
         )
-        if state.step == 0:
-            self.method.start(self._first_parts())
         saved = time.monotonic()
-        while state.step < self.total_steps:
+        while state.step < phase.stop:
             started = time.monotonic()
-            progress = Progress(state.step, self.steps_per_epoch, self.total_steps)
-            values = self._step(batches, progress)
+            values = self._step(batches, phase.progress(state.step))
             state.step += 1
             state.seconds += time.monotonic() - started
+            state.flops += state.flops_per_image * self.training.batch_size
             self.monitor.stepped(self.training.batch_size, self.waited)
             last = state.step == self.total_steps
             if not self._logs(state.step):
@@ -199,11 +224,15 @@ class _Run:
 
     def _first_parts(self) -> Iterator[Chunk]:
         """The micro-batches of step 0 with their draws, just as that step will see them."""
-        draws = self.method.sample(self.plan.global_batch, generator(self.seed, "draws", 0))
+        draws = self._draws(0)
         batches = training_batches(
-            self.views, self.plan, seed=self.seed, start=0, stop=1, workers=0
+            self.phase.views, self.phase.plan, seed=self.seed, start=0, stop=1, workers=0
         )
         return self._chunks(batches, draws)
+
+    def _draws(self, step: int) -> Draws:
+        """The random choices of a step of the run, for the global batch."""
+        return self.method.sample(self.training.batch_size, generator(self.seed, "draws", step))
 
     def _logs(self, step: int) -> bool:
         """Whether a line of metrics.jsonl is written after so many steps."""
@@ -216,25 +245,22 @@ class _Run:
 
     def _step(self, batches: Any, progress: Progress) -> dict[str, float | Tensor]:
         optimizer_params = self.training.optimizer
-        lr = learning_rate(progress, self.training.schedule, self.peak_lr)
+        lr = learning_rate(progress, self.training.schedule, self.phase.peak_lr)
         decay = optimizer_params.weight_decay
         if optimizer_params.weight_decay_end is not None:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
         set_rates(self.raw_optimizer, lr, decay, self.method.held(progress))
         self.method.before_step(progress)
-        draws = self.method.sample(
-            self.plan.global_batch, generator(self.seed, "draws", progress.step)
-        )
         self.waited = 0.0
-        chunks = self._chunks(batches, draws)
+        chunks = self._chunks(batches, self._draws(self.state.step))
         if self.state.flops_per_image == 0:
             first = next(chunks)
             self.state.flops_per_image = self._count_flops(*first, progress)
             chunks = chain([first], chunks)
-        if self._logs(progress.step + 1):
+        if self._logs(self.state.step + 1):
             chunks = self._watched(chunks)
         method = self.method
-        if isinstance(method, JointMethod) and method.coupled and self.plan.accumulation > 1:
+        if isinstance(method, JointMethod) and method.coupled and self.phase.plan.accumulation > 1:
             whole = list(chunks)
             self._remember(
                 cached_backward(self.fabric, method, whole, progress, where=self.where), 1.0
@@ -254,7 +280,7 @@ class _Run:
 
     def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
         """This process's micro-batches on the device, each with its rows of the draws."""
-        for part in self.plan.micro_batches():
+        for part in self.phase.plan.micro_batches():
             asked = time.monotonic()
             samples = next(batches)
             self.waited += time.monotonic() - asked
@@ -269,7 +295,7 @@ class _Run:
 
     def _accumulate(self, chunks: Iterator[Chunk], progress: Progress) -> None:
         """The gradient of the mean of the micro-batches' losses."""
-        count = self.plan.accumulation
+        count = self.phase.plan.accumulation
         for index, (batch, draws) in enumerate(chunks):
             with self.fabric.no_backward_sync(self.module, enabled=index + 1 < count):
                 losses = self.module(batch, draws, progress)
@@ -342,8 +368,12 @@ class _Run:
         )
 
     def _restore(self, checkpoint: dict[str, Any]) -> int:
-        self.state = _State(**checkpoint["state"])
-        self.window_start = self.state.step
+        state = _State(**checkpoint["state"])
+        # A checkpoint at a phase's first step is that of the phase before, at its end.
+        for phase in self.phases[1:]:
+            if state.step > phase.first:
+                self._enter(phase)
+        self.state, self.window_start = state, state.step
         self.method.load_state_dict(checkpoint["method"])
         self.raw_optimizer.load_state_dict(checkpoint["optimizer"])
         metrics_bytes: int = checkpoint["metrics_bytes"]

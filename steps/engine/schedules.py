@@ -13,13 +13,14 @@ class Progress:
     """Where a training run stands before the update number ``step`` (from 0)."""
 
     step: int
-    steps_per_epoch: int
+    steps_per_epoch: float
+    """Not whole where a schedule is compressed (``steps.engine.phases``)."""
     total_steps: int
 
     @property
     def epoch(self) -> int:
         """The epoch that the step belongs to, from 0."""
-        return self.step // self.steps_per_epoch
+        return int(self.step // self.steps_per_epoch)
 
 
 def cosine(progress: Progress, start: float, end: float) -> float:

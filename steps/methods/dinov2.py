@@ -223,6 +223,14 @@ class DINOv2(JointMethod):
         ema.update(self.teacher, self.student, momentum)
         return {"momentum": momentum, "teacher_temp": self.teacher_temp(progress)}
 
+    def enter_final_phase(self, sides: Sequence[int]) -> None:
+        """Resize both position tables, once, to the grid of the final global crops."""
+        self.views = len(sides)
+        side = global_side(sides, _GLOBAL)
+        self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
+        for network in (self.student, self.teacher):
+            layout.resize(network.backbone, side, network.resizing)
+
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
         return self.student.tokens(batch.views[0])[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -79,6 +79,16 @@ class Method(nn.Module):
     def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
         """What follows the optimiser's update ``progress.step``; returns values to log."""
         return {}
+
+    def enter_final_phase(self, sides: Sequence[int]) -> None:
+        """Get ready for the views of the recipe's final phase; parameters may change shape.
+
+        Called for methods alone whose params have ``final_phase``.
+
+        Args:
+            sides: of each view, in pixels.
+        """
+        raise NotImplementedError
 
     def embeddings(self, batch: Batch) -> Tensor | None:
         """What the collapse watch looks at (``steps.engine.collapse``): features (B, D).

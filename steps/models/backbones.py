@@ -72,7 +72,7 @@ def save_backbone(
         mean, std: per channel, of pixels in 0 to 1; the input that the weights expect.
         heads: weights that belong to it and are not part of it, for a file of their own.
     """
-    size = backbone.image_size
+    size = image_size(model)
     config = {
         "architecture": backbone.architecture,
         "num_classes": 0,

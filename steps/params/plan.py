@@ -182,11 +182,15 @@ class Plan:
 
     def _check_views(self, path: Path, training: Training, name: str) -> None:
         backbone = self.backbones[name]
-        for index, view in enumerate(training.views):
+        phases = {"views": training.views}
+        if training.final_phase is not None:
+            phases["final_phase.views"] = training.final_phase.views
+        places = [(key, *place) for key, views in phases.items() for place in enumerate(views)]
+        for key, index, view in places:
             size = view.size or backbone.image_size
             if size % backbone.patch_size:
                 raise UserError(
-                    f"{path}: training.views[{index}].size",
+                    f"{path}: training.{key}[{index}].size",
                     f"{size} px does not divide into the {backbone.patch_size} px "
                     f"patches of backbone {name}",
                     allowed=f"a multiple of {backbone.patch_size}",

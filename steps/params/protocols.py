@@ -71,6 +71,7 @@ class Finetune(Params):
     @model_validator(mode="after")
     def _one_image(self) -> Finetune:
         self.training.check_second_images("fine-tuning", wanted=False)
+        self.training.check_final_phase("fine-tuning", allowed=False)
         return self
 
 

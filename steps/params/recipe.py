@@ -39,4 +39,8 @@ class Recipe(Params):
             f"method {self.method.name}", self.method.takes_second_image
         )
         self.method.check_views(sum(view.count for view in self.training.views))
+        what = f"method {self.method.name}"
+        self.training.check_final_phase(what, allowed=self.method.final_phase)
+        if (final := self.training.final_phase) is not None:
+            self.method.check_views(sum(view.count for view in final.views))
         return self

@@ -82,6 +82,22 @@ class OnlineKNN(Params):
     temperature: Positive = 0.07
 
 
+class FinalPhase(Params):
+    """A short run from where the main one ended, on other views: higher resolution.
+
+    The optimiser starts afresh, and all schedules run once more, compressed to these epochs
+    (DINOv2, arXiv:2304.07193, appendix B.2).
+    """
+
+    epochs: Annotated[float, Gt(0)]
+    """Besides those of the main phase."""
+    lr_scale: Positive = 1.0
+    """What the peak learning rate is multiplied by."""
+    max_batch_per_device: Count | None = None
+    """null: as in the main phase."""
+    views: Annotated[list[View], Len(1)]
+
+
 class Training(Params):
     """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
 
@@ -94,6 +110,7 @@ class Training(Params):
     schedule: Schedule
     clip_grad: ClipGrad | None = None
     views: Annotated[list[View], Len(1)]
+    final_phase: FinalPhase | None = None
     normalise: Normalise | None = None
     """Of what the method sees, and of what its backbone expects ever after; null: by the data
     set's own mean and deviation. Mean 0 and std 1 leave values in 0 to 1 (SimCLR)."""
@@ -105,6 +122,11 @@ class Training(Params):
     workers: Annotated[int, Ge(0)] = 1
     """Processes that load images for each device; they do not change what is loaded."""
     deterministic: bool = True
+
+    def check_final_phase(self, what: str, *, allowed: bool) -> None:
+        """Raise ValueError where there is a final phase that ``what`` cannot have."""
+        if self.final_phase is not None and not allowed:
+            raise ValueError(f"{what} has no final phase: remove training.final_phase")
 
     def check_second_images(self, what: str, wanted: bool) -> None:
         """Raise ValueError where a view lacks the second image that ``what`` takes, or has one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from steps.artifacts import read_manifest, verify
 from tests.conftest import REPOSITORY
-from tests.scenery import RUNS, Scenery
+from tests.scenery import RECIPES, RUNS, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -70,6 +71,23 @@ def test_killed_twice_ends_with_the_same_bits(name: str, scenery: Scenery, step:
     assert verify(resumed).digest == verify(whole).digest
     assert (resumed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert not list(scenery.root.glob(".scratch/*")), "scratch was left behind"
+
+
+@pytest.mark.slow
+def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, step: Step) -> None:
+    data = scenery.images(train=64)
+    final = {**RECIPES["dinov2"]["training"]["final_phase"], "epochs": 4}
+    path = scenery.recipe("dinov2", epochs=1, final_phase=final, workers=1)  # 8 steps and 32
+    whole, resumed = scenery.root / "whole", scenery.root / "resumed"
+    done = step("pretrain", *scenery.pretrain_arguments(path, data, whole))
+    assert done.returncode == 0, done.stderr
+    arguments = scenery.pretrain_arguments(path, data, resumed)
+    _kill_at(scenery, arguments, random.randint(10, 25))
+    done = step("pretrain", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert verify(resumed).digest == verify(whole).digest
+    config = json.loads((resumed / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, 40, 40]
 
 
 def test_sigterm_leaves_a_checkpoint(scenery: Scenery) -> None:

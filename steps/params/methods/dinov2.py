@@ -55,6 +55,7 @@ class DINOv2Params(Method):
 
     kind = "Hybrid"
     takes_teacher = "optional"
+    final_phase = True
     name: Literal["dinov2"]
     backbone: DINOv2Backbone = DINOv2Backbone()
     head: PrototypeHead

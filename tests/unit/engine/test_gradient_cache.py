@@ -75,7 +75,9 @@ def _step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
     data = scenery.root / "results/data/noise"
     captions = captions_for(recipe, data, 0, name)
     facts = dataset_facts(data)
-    training = training.model_copy(update={"epochs": BATCH / facts.train_images})
+    training = training.model_copy(
+        update={"epochs": BATCH / facts.train_images, "final_phase": None}
+    )
     gradients: dict[str, Tensor] = {}
 
     def frozen(progress: Progress) -> Iterable[nn.Parameter]:

@@ -239,3 +239,23 @@ def test_masks_fit_global_crops_that_are_smaller_than_the_backbone_s_images() ->
     assert draws["mask"].shape == (4, 2, 9)
     views = [torch.randn(4, 3, 24, 24) for _ in range(2)]
     assert torch.isfinite(method(Batch(views, torch.full((4,), -1)), draws, START)["loss"])
+
+
+def test_the_final_phase_resizes_positions_once_and_trains_them() -> None:
+    method = _method()
+    images = torch.randn(2, 3, 48, 48)
+    before = method.teacher.tokens(images)
+    method.enter_final_phase([48, 48, 24])
+    after = method.teacher.tokens(images)
+    for ours, theirs in zip(after, before, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    views = [torch.randn(4, 3, side, side) for side in (48, 48, 24)]
+    draws = _draws(method)
+    assert draws["mask"].shape == (4, 2, 36)
+    method(Batch(views, torch.full((4,), -1)), draws, START)["loss"].backward()
+    table = method.student.backbone.pos_embed
+    assert table.shape[1] == 1 + 36
+    assert table.grad is not None
+    assert method.teacher.backbone.pos_embed.requires_grad is False
+    exported = method.exported()
+    torch.testing.assert_close(exported.forward_features(images)[:, 0], after[0])
