@@ -118,7 +118,8 @@ def test_batch_norm_in_the_head_is_that_of_the_global_batch() -> None:
     assert sum(part["loss"] for part in parts) / 2 == pytest.approx(whole["loss"], rel=1e-5)
     for name, gradient in whole["gradients"].items():
         mean = (parts[0]["gradients"][name] + parts[1]["gradients"][name]) / 2
-        assert torch.allclose(mean, gradient, rtol=1e-3, atol=1e-5), name
+        # Relative to the tensor's largest value, as the replays compare gradients.
+        assert (mean - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
     assert torch.allclose(parts[0]["center"], whole["center"], atol=1e-6)
 
 
