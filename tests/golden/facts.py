@@ -106,7 +106,8 @@ def _value(found: Any) -> Any:
 def _equal(ours: Any, theirs: Any) -> bool:
     if isinstance(theirs, list | tuple):
         return len(ours) == len(theirs) and all(map(_equal, ours, theirs))
-    if isinstance(theirs, float) and isinstance(ours, int | float):
+    numbers = isinstance(ours, int | float) and isinstance(theirs, int | float)
+    if numbers and (isinstance(ours, float) or isinstance(theirs, float)):
         return math.isclose(ours, theirs, rel_tol=1e-9)
     return bool(ours == theirs)
 

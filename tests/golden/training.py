@@ -10,7 +10,7 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from steps.engine.optimizers import build_optimizer
 from steps.engine.schedules import Progress, learning_rate
-from steps.models.official import from_official, our_name
+from steps.models.official import our_form, our_name
 from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, RESOLUTION, ROUNDING, SENSITIVITY, Case
 
@@ -92,9 +92,11 @@ def check_weights(case: Case, ours: dict[str, Tensor], zero: list[str]) -> None:
 
 
 def _recorded(method: str, tensors: dict[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """Official name and tensor by our name, in our shape."""
-    ours = from_official(method, tensors)
-    return {our_name(method, name): (name, ours[our_name(method, name)]) for name in tensors}
+    """Official name and tensor by our name, in our form."""
+    return {
+        our_name(method, name): (name, our_form(method, name, tensor))
+        for name, tensor in tensors.items()
+    }
 
 
 def _compare(

@@ -50,6 +50,15 @@ def our_name(method: str, official: str) -> str:
     return NAMINGS[method].our_name(official)
 
 
+def our_form(method: str, official: str, tensor: Tensor) -> Tensor:
+    """A tensor of the official implementation with the axes that it has in our module.
+
+    Raises:
+        KeyError: the method has no official naming here.
+    """
+    return NAMINGS[method].our_form(official, tensor)
+
+
 def from_official(method: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict in the official naming, made to load into our method's module.
 
