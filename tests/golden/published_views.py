@@ -65,7 +65,7 @@ def compare(facts: Facts, recipe: Recipe, wanted: Sequence[Wanted], kernel: Any 
         if view.blur is not None:
             key = "blur.sigma" if "blur.sigma" in facts else "blur_sigma"
             facts.same(view.blur.sigma, facts[key], f"{place}.blur.sigma")
-            facts.same(view.blur.kernel, kernel, f"{place}.blur.kernel")
+            facts.same(view.blur.kernel, facts.get("blur_kernel", kernel), f"{place}.blur.kernel")
         if view.solarize:
             key = "view2.solarize_threshold"
             threshold = facts[key if key in facts else "solarize_threshold"]

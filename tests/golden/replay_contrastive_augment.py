@@ -174,6 +174,20 @@ def _clip_warmup(recipe: Recipe) -> Any:
     return round(training.schedule.warmup_epochs * 400_000_000 / training.batch_size, -1)
 
 
+def _dinov2_epochs(path: str) -> Ours:
+    """A length in the epochs of the reference, which are of 1,250 steps whatever the data."""
+
+    def read(recipe: Recipe) -> float:
+        steps_per_epoch = _IMAGENET_IMAGES // recipe.training.batch_size
+        return float(field(path)(recipe) * steps_per_epoch / _DINOV2_EPOCH)
+
+    return read
+
+
+_IMAGENET_IMAGES = 1_281_167
+_DINOV2_EPOCH = 1250
+
+
 METHODS: dict[str, Published] = {
     "simclr": Published(
         main="simclr_resnet50",
@@ -217,12 +231,20 @@ METHODS: dict[str, Published] = {
         main="dinov2_vit_large_imagenet1k",
         views=_multicrop("area", "area"),
         masks=_dinov2_masks,
-        kernel=9,
         variants=("dinov2_vit_large_imagenet22k",),
         ours={
             "centering": lambda recipe: {
                 "centering": "softmax centering", "sinkhorn_knopp": "sinkhorn_knopp"
             }[recipe.method.centering],
+            **{
+                fact: _dinov2_epochs(path)
+                for fact, path in (
+                    ("epochs", "training.epochs"),
+                    ("warmup_epochs", "training.schedule.warmup_epochs"),
+                    ("warmup_teacher_temp_epochs", "method.warmup_teacher_temp_epochs"),
+                    ("freeze_last_layer_epochs", "method.freeze_last_layer_epochs"),
+                )
+            },
             "head.shared": lambda recipe: recipe.method.patch_head is None,
             "head.ibot_bottleneck": field("method.patch_head.bottleneck_dim"),
         },
@@ -238,8 +260,9 @@ METHODS: dict[str, Published] = {
             "temperature_init": lambda recipe: 1 / math.exp(recipe.method.loss.logit_scale),
             "scale_max": lambda recipe: math.exp(recipe.method.loss.logit_scale_clamp[1]),
             "context_length": field("method.text_tower.context_length"),
-            "vocabulary": field("method.vocabulary.size"),
         },
+        # The recipe reads CLIP's own vocabulary from its file, which says the size.
+        remarks=("vocabulary",),
     ),
 }  # fmt: skip
 
