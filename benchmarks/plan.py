@@ -55,6 +55,7 @@ def write_experiment(params: Path) -> str:
         shutil.copy(params / "backbones/vit_pico.yaml", params / f"backbones/{backbone}.yaml")
     content = yaml.safe_load((params / "experiments/quickstart.yaml").read_text())
     content.update(methods=recipes, backbones=backbones)
+    content.pop("chain")  # for DVC, and of the quickstart's methods
     (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content))
     return "wide"
 
