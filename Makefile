@@ -32,7 +32,7 @@ $(UV):
 
 # A test is one process of one thread, as many side by side as there are cores.
 test: install
-	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto $(ARGS)
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
 
 lint: install
 	$(RUN) ruff check .

@@ -116,10 +116,17 @@ def test_batch_norm_in_the_head_is_that_of_the_global_batch() -> None:
     whole = _pass(batch.views)
     parts = on_ranks(_pass, [([v[:2] for v in batch.views],), ([v[2:] for v in batch.views],)])
     assert sum(part["loss"] for part in parts) / 2 == pytest.approx(whole["loss"], rel=1e-5)
+    # Batch norm removes what is added to every row: these gradients are zero but for rounding.
+    scale = max(gradient.abs().max() for gradient in whole["gradients"].values())
+    constants = {f"student.{name}.bias" for name in ("backbone.norm", "head.mlp.0", "head.mlp.3")}
     for name, gradient in whole["gradients"].items():
         mean = (parts[0]["gradients"][name] + parts[1]["gradients"][name]) / 2
-        # Relative to the tensor's largest value, as the replays compare gradients.
-        assert (mean - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
+        largest = gradient.abs().max()
+        if name in constants:
+            assert max(mean.abs().max(), largest) < 1e-5 * scale, name
+        else:
+            # Relative to the tensor's largest value, as the replays compare gradients.
+            assert (mean - gradient).abs().max() <= 1e-4 * largest, name
     assert torch.allclose(parts[0]["center"], whole["center"], atol=1e-6)
 
 
