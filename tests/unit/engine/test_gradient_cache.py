@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,11 +31,13 @@ from steps.methods import (
 )
 from steps.methods.build import backbone_for
 from steps.models.backbones import create_backbone
+from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
 from steps.params.views import sides
 from steps.pretrain import captions_for
+from steps.tokenizers import load_tokenizer
 from tests.scenery import BACKBONE, TRAINED, Scenery
 
 BATCH, CHUNKS = 16, 8
@@ -52,13 +55,19 @@ class Step:
 
 
 def _method(name: str, scenery: Scenery) -> Method:
-    recipe, data = load(scenery.recipe(name), Recipe), scenery.images()
+    path, data = scenery.recipe(name), scenery.images()
+    recipe, facts = load(path, Recipe), dataset_facts(data)
     assert recipe.training is not None
+    arguments = scenery.pretrain_arguments(path, data, scenery.root / "out")
+    given = dict(zip(arguments[::2], map(Path, arguments[1::2]), strict=True))
+    seen = {"mean": facts.mean, "std": facts.std}
     captions = captions_for(recipe, data, 0, name)
     around = Surroundings(
         views=sum(view.count for view in recipe.training.views),
         sides=sides(recipe.training.views, BACKBONE["image_size"]),
-        num_classes=dataset_facts(data).num_classes,
+        num_classes=facts.num_classes,
+        teacher=load_teacher(given["--teacher"], **seen) if "--teacher" in given else None,
+        tokenizer=load_tokenizer(given["--tokenizer"], **seen) if "--tokenizer" in given else None,
         vocabulary=captions.tokenizer.size if captions is not None else 0,
     )
     with seeded(0, "init"):
