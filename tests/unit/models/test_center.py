@@ -22,7 +22,7 @@ def _lazy(batches: list[Tensor], equal_processes: bool) -> Tensor:
 
 
 def test_a_lazy_centre_is_used_as_an_eager_one_and_saved_a_batch_behind() -> None:
-    lazy, eager = LazyCenter(1, 3, momentum=0.9), Center(3, 0.9)
+    lazy, eager = LazyCenter(1, 3, momentum=0.9), Center(1, 3, momentum=0.9)
     for step in range(4):
         torch.testing.assert_close(lazy.used, eager.value)
         behind = lazy.used.clone()
