@@ -114,6 +114,7 @@ def _tiny(scenery: Scenery) -> Project:
                 "finetune": "finetune",
                 "detect": "mask_rcnn_small",
             },
+            "text_methods": [],
             "chain": {**NO_CHAIN, "plain": ["random", "mae"]},
         },
     }.items():
