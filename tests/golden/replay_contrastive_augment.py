@@ -261,8 +261,8 @@ METHODS: dict[str, Published] = {
             "scale_max": lambda recipe: math.exp(recipe.method.loss.logit_scale_clamp[1]),
             "context_length": field("method.text_tower.context_length"),
         },
-        # The recipe reads CLIP's own vocabulary from its file, which says the size.
-        remarks=("vocabulary",),
+        # The recipe reads CLIP's own vocabulary from a file; its comment has the size.
+        says={"vocabulary": "size: {}"},
     ),
 }  # fmt: skip
 
