@@ -31,10 +31,11 @@ def main() -> None:
     arguments = parser.parse_args()
     protocol = load_checked(arguments.protocol, Features)
     facts = dataset_facts(arguments.data, labels=True)
-    vit = load_backbone(arguments.backbone)
+    backbone = load_backbone(arguments.backbone)
     mean, std = normalisation(arguments.backbone)
+    size = image_size(backbone)
     claim_gpu()
-    vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     with publish(
         arguments.out,
         node="features",
@@ -43,9 +44,9 @@ def main() -> None:
         seed=read_manifest(arguments.backbone).seed,
     ) as draft:
         for split in SPLITS:
-            views = EvaluationViews(arguments.data, split, image_size(vit), protocol.crop_fraction)
+            views = EvaluationViews(arguments.data, split, size, protocol.crop_fraction)
             extract(
-                vit,
+                backbone,
                 views,
                 draft.path,
                 split,

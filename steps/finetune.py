@@ -27,7 +27,7 @@ from steps.engine.loop import fit
 from steps.engine.seeds import seeded
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.methods.supervised import Supervised
-from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
 from steps.params.plan import load_checked
 from steps.params.protocols import Finetune
@@ -56,11 +56,11 @@ def main() -> None:
             "world": fabric.world_size,
         }
     )
-    vit = load_backbone(arguments.backbone).train()
-    separate_tables(vit)
-    size = image_size(vit)
+    model = load_backbone(arguments.backbone).train()
+    separate_tables(model)
+    size = image_size(model)
     with seeded(seed, "init"):
-        method = Supervised(protocol.method, vit, facts.num_classes)
+        method = Supervised(protocol.method, model, facts.num_classes)
     with scratch("finetune", key, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         fit(
@@ -70,7 +70,7 @@ def main() -> None:
             # The input that the backbone was pretrained on, not this set's own statistics.
             facts.normalised_by(mean, std),
             protocol.training,
-            depth=len(vit.blocks),
+            depth=depth(model),
             seed=seed,
             scratch=place,
             where=str(arguments.protocol),

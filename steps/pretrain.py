@@ -29,9 +29,10 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.evaluation.online import KNNWatch
 from steps.methods import Surroundings, backbone_for, build_method
-from steps.models.backbones import create_backbone, save_backbone
+from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
+from steps.params.compatible import check_backbone
 from steps.params.load import load
 from steps.params.methods import CLIPParams
 from steps.params.plan import load_checked
@@ -54,6 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     recipe = load_checked(arguments.recipe, Recipe)
     backbone = load(arguments.backbone, Backbone)
+    check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
     check_behind(recipe, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
@@ -119,12 +121,12 @@ def pretrain(
     if training is not None:
         around = surroundings(training, size, facts, arguments, captions)
     with seeded(arguments.seed, "init"):
-        vit = create_backbone(backbone)
-        method = None if around is None else build_method(recipe.method, vit, around)
+        model = create_backbone(backbone)
+        method = None if around is None else build_method(recipe.method, model, around)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
     if method is None or training is None:
         with _publishing(params, arguments) as draft:
-            save_backbone(vit, backbone, draft.path, mean=facts.mean, std=facts.std)
+            save_backbone(model, backbone, draft.path, mean=facts.mean, std=facts.std)
             (draft.path / METRICS).touch()
             draft.facts.update(about, **vars(outcome))
         return
@@ -154,7 +156,7 @@ def pretrain(
             TrainingViews(arguments.data, training.views, size, arguments.seed, captions),
             facts,
             training,
-            depth=len(vit.blocks),
+            depth=depth(model),
             seed=arguments.seed,
             scratch=place,
             where=str(arguments.recipe),

@@ -40,6 +40,12 @@ BACKBONE: dict[str, Any] = {
     "patch_size": 8,
     "model_args": {"embed_dim": 24, "depth": 2, "num_heads": 2},
 }
+RESNET: dict[str, Any] = {
+    "scale": "ResNet-Test",
+    "architecture": "resnet18_small_stem",
+    "image_size": 32,
+    "model_args": {"layers": [1, 1, 1, 1], "channels": [8, 16, 24, 32]},
+}
 
 
 class Scenery:
@@ -48,11 +54,13 @@ class Scenery:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.params = root / "params"
+        self.backbone_name = "vit_test"
         for name, recipe in RECIPES.items():
             self.write(f"recipes/test/{name}.yaml", recipe)
         for name, tokenizer in TOKENIZERS.items():
             self.write(f"tokenizers/test/{name}.yaml", tokenizer)
         self.write("backbones/vit_test.yaml", BACKBONE)
+        self.write("backbones/resnet_test.yaml", RESNET)
 
     def write(self, name: str, content: Any) -> Path:
         """Write a params file."""
@@ -76,7 +84,8 @@ class Scenery:
 
     @property
     def backbone(self) -> Path:
-        return self.params / "backbones/vit_test.yaml"
+        """Of all commands: a vision transformer, or the backbone that a test has chosen."""
+        return self.params / f"backbones/{self.backbone_name}.yaml"
 
     def images(
         self,

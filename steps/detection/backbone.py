@@ -56,7 +56,7 @@ class ViTDet(nn.Module):
         biases: nn.ModuleList | None = None,
     ) -> None:
         super().__init__()
-        depth = len(vit.blocks)
+        self.depth = depth = len(vit.blocks)
         if global_blocks is not None:
             global_indices = evenly_spaced(global_blocks, depth)
         self.embed_dim = vit.embed_dim

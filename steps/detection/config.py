@@ -1,4 +1,4 @@
-"""mmengine's configuration of Mask R-CNN on a ViTDet backbone, generated from our params.
+"""mmengine's configuration of Mask R-CNN on a pretrained backbone, generated from our params.
 
 The detector is that of mmdet's and Detectron2's ViTDet: Mask R-CNN (arXiv:1703.06870) with two
 convolutions in the proposal network, four in the box head and a LayerNorm after each convolution
@@ -17,6 +17,7 @@ from steps.detection.backbone import ViTDet
 from steps.detection.dataset import Detections
 from steps.detection.evaluation import CocoAP
 from steps.detection.pyramid import ChannelNorm, SimplePyramid, pyramid_scales
+from steps.detection.resnet import ResNetMaps
 from steps.params.detection import (
     CosineDecay,
     Detection,
@@ -32,21 +33,20 @@ NORM: Config = {"type": ChannelNorm, "eps": 1e-6}
 
 def detector(
     params: Detection,
-    backbone: ViTDet,
+    backbone: ViTDet | ResNetMaps,
     *,
     mean: Sequence[float],
     std: Sequence[float],
     classes: int,
 ) -> Config:
-    """The model: preprocessor, ViTDet backbone, pyramid, proposal network, box and mask head.
+    """The model: preprocessor, backbone, pyramid, proposal network, box and mask head.
 
     Args:
         backbone: the pretrained backbone.
         mean, std: per channel, of pixels in 0 to 1.
         classes: how many the dataset has.
     """
-    scales = pyramid_scales(backbone.patch_size, params.pyramid.strides)
-    strides = [backbone.patch_size / scale for scale in scales]
+    neck, strides = _pyramid(params, backbone)
     return {
         "type": "MaskRCNN",
         "data_preprocessor": {
@@ -59,12 +59,7 @@ def detector(
         },
         # mmdet calls what it builds from; this hands it the module that is loaded already.
         "backbone": {"type": lambda: backbone},
-        "neck": {
-            "type": SimplePyramid,
-            "embed_dim": backbone.embed_dim,
-            "scales": scales,
-            "channels": params.pyramid.channels,
-        },
+        "neck": neck,
         "rpn_head": _rpn_head(params, strides),
         "roi_head": _roi_head(params, strides, classes),
         "train_cfg": {
@@ -98,6 +93,27 @@ def detector(
             "rcnn": _inference(params.inference),
         },
     }
+
+
+def _pyramid(params: Detection, backbone: ViTDet | ResNetMaps) -> tuple[Config, list[float]]:
+    """The neck that a backbone's maps need, and the strides of its levels."""
+    channels, strides = params.pyramid.channels, params.pyramid.strides
+    if isinstance(backbone, ResNetMaps):
+        neck = {
+            "type": "FPN",
+            "in_channels": backbone.channels,
+            "out_channels": channels,
+            "num_outs": len(strides),
+        }
+        return neck, [float(stride) for stride in strides]
+    scales = pyramid_scales(backbone.patch_size, strides)
+    neck = {
+        "type": SimplePyramid,
+        "embed_dim": backbone.embed_dim,
+        "scales": scales,
+        "channels": channels,
+    }
+    return neck, [backbone.patch_size / scale for scale in scales]
 
 
 def _rpn_head(params: Detection, strides: Sequence[float]) -> Config:

@@ -17,13 +17,14 @@ def parameter_groups(
 
     Layer 0 is the patch embedding with the position table, layer i + 1 is block i with its
     relative tables, and all that is outside the backbone is layer depth + 1. A layer's learning
-    rate is lr * layer_decay ** (depth + 1 - layer). Norms and layer scales of the blocks and the
+    rate is lr * layer_decay ** (depth + 1 - layer). Of a ResNet, layer 0 is the stem and layer
+    i + 1 is stage i. Norms and layer scales of the blocks and the
     position table have no weight decay; biases do (the reference implementation, in mmdet's
     ViTDet project, does the same).
 
     Args:
-        model: a detector whose transformer is ``model.backbone``, a :class:`ViTDet`.
-        depth: its number of blocks.
+        model: a detector whose ``model.backbone`` is a :class:`ViTDet` or :class:`ResNetMaps`.
+        depth: its number of blocks or stages.
 
     Returns:
         Groups for a torch optimiser, each with ``name``, ``lr``, ``lr_scale``, ``weight_decay``
@@ -52,8 +53,8 @@ def layer_of(name: str, depth: int) -> int:
     if room != "backbone":
         return depth + 1
     kind, _, rest = rest.partition(".")
-    by_block = ("blocks", "relative", "biases")
-    return int(rest.partition(".")[0]) + 1 if kind in by_block else 0
+    by_layer = ("blocks", "relative", "biases", "layers")
+    return int(rest.partition(".")[0]) + 1 if kind in by_layer else 0
 
 
 def decays(name: str) -> bool:

@@ -26,7 +26,9 @@ from steps.detection.dataset import class_names
 from steps.detection.evaluation import METRICS
 from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw
+from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.engine.seeds import seeded
+from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
 
 
@@ -134,7 +136,7 @@ def build_runner(
             )
         init_dist("pytorch", backend="nccl")
     model = build_detector(params, backbone=backbone, classes=len(class_names(data)), seed=seed)
-    depth = len(cast(ViTDet, model.backbone).blocks)
+    depth = cast(ViTDet | ResNetMaps, model.backbone).depth
     train, val = config.dataloaders(params, data, seed, processes)
     wrapper = AmpOptimWrapper if params.precision == "fp16" else OptimWrapper
     clip = params.optimizer.clip_grad
@@ -179,12 +181,24 @@ def build_detector(
     seed: int,
 ) -> nn.Module:
     """Mask R-CNN with a pretrained backbone and all else initialised from ``seed``."""
-    vitdet = load_vitdet(backbone, image_size=params.image_size, **params.backbone.model_dump())
+    trunk = _trunk(params, backbone)
     mean, std = pretraining_normalisation(backbone)
     # In mmdet's scope for the building alone: in it, a hook's name would import all of mmdet's
     # datasets, which takes seconds.
     with seeded(seed, "detect", "init"), DefaultScope.overwrite_default_scope("mmdet"):
-        parts = config.detector(params, vitdet, mean=mean, std=std, classes=classes)
+        parts = config.detector(params, trunk, mean=mean, std=std, classes=classes)
         model = MODELS.build(ConfigDict(parts))
         model.init_weights()
     return cast(nn.Module, model)
+
+
+def _trunk(params: Detection, backbone: Path) -> ViTDet | ResNetMaps:
+    """The pretrained backbone as a detector takes it."""
+    if is_resnet(backbone):
+        return load_resnet_maps(
+            backbone,
+            params.pyramid.strides,
+            drop_path=params.backbone.drop_path,
+            checkpoint_activations=params.backbone.checkpoint_activations,
+        )
+    return load_vitdet(backbone, image_size=params.image_size, **params.backbone.model_dump())

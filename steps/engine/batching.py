@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from steps.command import UserError
 
@@ -51,3 +56,38 @@ def plan_batch(
     while share % accumulation:
         accumulation += 1
     return BatchPlan(global_batch, rank, world, accumulation)
+
+
+@contextmanager
+def refusing_batch_norm(
+    module: nn.Module, micro_batch: int, share: int, where: str
+) -> Iterator[None]:
+    """Within the context no batch norm of ``module`` may train on less than a process's batch.
+
+    Args:
+        module: the method.
+        micro_batch: images that go through a device at a time.
+        share: images of the process's batch; if no more, everything is as it was.
+        where: the params file that errors name.
+
+    Raises:
+        UserError: one did.
+    """
+
+    def refuse(norm: nn.Module, inputs: Any) -> None:
+        if norm.training and micro_batch < share:
+            raise UserError(
+                f"{where}: training.max_batch_per_device",
+                f"a device takes {micro_batch} of its {share} images at a time, but batch norm "
+                "needs them together",
+                allowed=f"{share} or more on so many devices",
+                remedy="raise it, train on more devices, or take a backbone without batch norm",
+            )
+
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    hooks = [norm.register_forward_pre_hook(refuse) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -12,16 +12,13 @@ are inputs, so both passes see the same masks and drop paths.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from steps.command import UserError
+from steps.engine.batching import refusing_batch_norm
 from steps.engine.distributed import mean_over_processes
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, JointMethod, Losses
@@ -57,7 +54,9 @@ def cached_backward(
     Raises:
         UserError: batch norm, in training, is part of the encoding.
     """
-    with torch.no_grad(), fabric.autocast(), _refusing_batch_norm(method, chunks, where):
+    sizes = [len(batch.labels) for batch, _ in chunks]
+    refusing = refusing_batch_norm(method, max(sizes), sum(sizes), where)
+    with torch.no_grad(), fabric.autocast(), refusing:
         parts = [method.encode(batch, draws, progress) for batch, draws in chunks]
     encoded = {name: _leaf([part[name] for part in parts]) for name in parts[0]}
     all_draws = {name: torch.cat([draws[name] for _, draws in chunks]) for name in chunks[0][1]}
@@ -66,8 +65,8 @@ def cached_backward(
     fabric.backward(losses["loss"])
     wanted = {name: leaf.grad for name, leaf in encoded.items() if leaf.grad is not None}
     first = 0
-    for batch, draws in chunks:
-        rows = slice(first, first + len(batch.labels))
+    for size, (batch, draws) in zip(sizes, chunks, strict=True):
+        rows = slice(first, first + size)
         with fabric.autocast():
             again = method.encode(batch, draws, progress)
         # What momentum networks made carries no gradient on, though the loss has one for it.
@@ -86,27 +85,3 @@ def _leaf(parts: list[Tensor]) -> Tensor:
     """The chunks' rows together, collecting a gradient where that means something."""
     whole = torch.cat(parts)
     return whole.requires_grad_(whole.is_floating_point())
-
-
-@contextmanager
-def _refusing_batch_norm(method: nn.Module, chunks: Sequence[Chunk], where: str) -> Iterator[None]:
-    """Within the context no batch norm may run: it would see a chunk and not the batch, twice."""
-    largest = max(len(batch.labels) for batch, _ in chunks)
-    samples = sum(len(batch.labels) for batch, _ in chunks)
-
-    def refuse(norm: nn.Module, inputs: Any) -> None:
-        raise UserError(
-            f"{where}: training.max_batch_per_device",
-            f"a device takes {largest} of its {samples} images at a time, but the batch norm of "
-            "this backbone needs them together",
-            allowed=f"{samples} or more on so many devices",
-            remedy="raise it, train on more devices, or take a backbone without batch norm",
-        )
-
-    norms = [module for module in method.modules() if isinstance(module, _BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(refuse) for norm in norms if norm.training]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

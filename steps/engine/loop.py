@@ -25,6 +25,7 @@ from torch.optim import Optimizer as TorchOptimizer
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
+from steps.engine.batching import refusing_batch_norm
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import mean_over_processes
@@ -295,12 +296,13 @@ class _Run:
 
     def _accumulate(self, chunks: Iterator[Chunk], progress: Progress) -> None:
         """The gradient of the mean of the micro-batches' losses."""
-        count = self.phase.plan.accumulation
-        for index, (batch, draws) in enumerate(chunks):
-            with self.fabric.no_backward_sync(self.module, enabled=index + 1 < count):
-                losses = self.module(batch, draws, progress)
-                self.fabric.backward(losses["loss"] / count)
-            self._remember(losses, 1 / count)
+        size, count = self.phase.plan.micro_batch, self.phase.plan.accumulation
+        with refusing_batch_norm(self.method, size, size * count, self.where):
+            for index, (batch, draws) in enumerate(chunks):
+                with self.fabric.no_backward_sync(self.module, enabled=index + 1 < count):
+                    losses = self.module(batch, draws, progress)
+                    self.fabric.backward(losses["loss"] / count)
+                self._remember(losses, 1 / count)
 
     def _batch(self, samples: Samples) -> Batch:
         views = [

@@ -52,10 +52,16 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
 
 
 def layer_of(name: str, depth: int) -> int:
-    """The layer of a parameter: 0 for embeddings, i + 1 for block i, depth + 1 for the rest."""
+    """The layer of a parameter: 0 for embeddings, i + 1 for block i, depth + 1 for the rest.
+
+    Of a ResNet: 0 for the stem, i for stage i, which is ``layer<i>``.
+    """
+    if stage := re.search(r"(?:^|\.)backbone\.layer(\d)\.", name):
+        return int(stage.group(1))
     if block := re.search(r"(?:^|\.)backbone\.blocks\.(\d+)\.", name):
         return int(block.group(1)) + 1
-    if re.search(r"(?:^|\.)backbone\.(cls_token|reg_token|mask_token|pos_embed|patch_embed)", name):
+    embeddings = "cls_token|reg_token|mask_token|pos_embed|patch_embed|conv1|bn1"
+    if re.search(rf"(?:^|\.)backbone\.({embeddings})\b", name):
         return 0
     return depth + 1
 

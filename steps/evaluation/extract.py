@@ -8,24 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from torch import Tensor
 
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
-from steps.models.backbones import Transformer
-from steps.models.tokens import embed, encode
-
-
-def pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
-    """Class token or mean patch token of normed tokens: (B, N, D) to (B, D)."""
-    if pooling == "cls":
-        return tokens_BND[:, 0]
-    return tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)
+from steps.models.backbones import BackboneModel
+from steps.models.features import frozen_features
 
 
 @torch.inference_mode()
 def extract(
-    vit: Transformer,
+    backbone: BackboneModel,
     views: EvaluationViews,
     folder: Path,
     split: str,
@@ -38,7 +30,7 @@ def extract(
     """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy`` (N,) int64.
 
     Args:
-        vit: in eval mode, on the device to use.
+        backbone: in eval mode, on the device to use.
         views: the split's images, in order.
         folder: where to write.
         split: names the files.
@@ -46,19 +38,18 @@ def extract(
         batch_size: images at a time.
         mean, std: of the input that the backbone expects.
     """
-    device = next(vit.parameters()).device
+    device = next(backbone.parameters()).device
     arrays = {
         pooling: open_memmap(
-            folder / f"{split}_{pooling}.npy", "w+", np.float32, (len(views), vit.embed_dim)
+            folder / f"{split}_{pooling}.npy", "w+", np.float32, (len(views), backbone.num_features)
         )
         for pooling in poolings
     }
     start = 0
     for images, _ in evaluation_batches(views, batch_size):
         inputs = normalise(images.to(device), mean, std)
-        tokens = vit.norm(encode(vit, embed(vit, inputs)))
-        for pooling, array in arrays.items():
-            array[start : start + len(images)] = pool(vit, tokens, pooling).float().cpu().numpy()
+        for pooling, features in frozen_features(backbone, inputs, poolings).items():
+            arrays[pooling][start : start + len(images)] = features.float().cpu().numpy()
         start += len(images)
     for array in arrays.values():
         array.flush()

@@ -14,7 +14,7 @@ from steps.data.loader import EvaluationViews
 from steps.data.views import normalise
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.knn import knn_votes
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.params.training import OnlineKNN
 
@@ -59,7 +59,7 @@ class KNNWatch:
         return step == total_steps or step // every > (step - 1) // every
 
     @torch.no_grad()
-    def measure(self, backbone: Transformer) -> float:
+    def measure(self, backbone: BackboneModel) -> float:
         """Top-1 accuracy in percent; the backbone is left as it was."""
         training = backbone.training
         backbone.eval()
@@ -77,7 +77,7 @@ class KNNWatch:
         (scores,) = (chunk[self.params.k] for chunk in votes)
         return percent(correct_in_top(scores, self.val_labels, 1), len(queries))
 
-    def _features(self, backbone: Transformer, images: Subset[tuple[Tensor, int]]) -> Tensor:
+    def _features(self, backbone: BackboneModel, images: Subset[tuple[Tensor, int]]) -> Tensor:
         device = next(backbone.parameters()).device
         return torch.cat(
             [

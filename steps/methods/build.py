@@ -18,7 +18,7 @@ from steps.methods.mocov3 import MoCoV3
 from steps.methods.mp3 import MP3
 from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel
 from steps.models.beit import as_beit
 from steps.models.layout import as_dinov2
 from steps.models.teacher import Teacher
@@ -79,7 +79,7 @@ def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
     return backbone
 
 
-def build_method(params: MethodParams, backbone: Transformer, around: Surroundings) -> Method:
+def build_method(params: MethodParams, backbone: BackboneModel, around: Surroundings) -> Method:
     """The method around a backbone, its further modules drawn from torch's global generator.
 
     Raises:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from steps.engine.distributed import gather, rank
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.text import TextTower
 from steps.params.methods.clip import CLIPParams, SigmoidLoss
@@ -45,7 +45,7 @@ class CLIP(JointMethod):
         vocabulary: tokens of the captions' encoding.
     """
 
-    def __init__(self, params: CLIPParams, backbone: Transformer, vocabulary: int) -> None:
+    def __init__(self, params: CLIPParams, backbone: BackboneModel, vocabulary: int) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -94,7 +94,7 @@ class CLIP(JointMethod):
         """The image tower's class tokens."""
         return global_feature(self.backbone, batch.views[0])
 
-    def exported(self) -> Transformer:
+    def exported(self) -> BackboneModel:
         """The image tower without its projection."""
         return self.backbone
 

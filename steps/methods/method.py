@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel
 
 Draws = dict[str, Tensor]
 """Random choices by name, each with the batch as its first axis."""
@@ -99,7 +99,7 @@ class Method(nn.Module):
         """
         return None
 
-    def exported(self) -> Transformer:
+    def exported(self) -> BackboneModel:
         """The backbone that downstream tasks take."""
         raise NotImplementedError
 

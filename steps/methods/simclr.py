@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from steps.engine.distributed import gather, rank
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.mlp import mlp
 from steps.params.methods.simclr import SimCLRParams
@@ -38,7 +38,7 @@ _NORM_EPS = 1e-6
 class SimCLR(JointMethod):
     """Contrastive learning from two views that are made alike."""
 
-    def __init__(self, params: SimCLRParams, backbone: Transformer) -> None:
+    def __init__(self, params: SimCLRParams, backbone: BackboneModel) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -67,7 +67,7 @@ class SimCLR(JointMethod):
         """The features of the first view."""
         return global_feature(self.backbone, batch.views[0])
 
-    def exported(self) -> Transformer:
+    def exported(self) -> BackboneModel:
         """The backbone; the projector is thrown away (section 4.2)."""
         return self.backbone
 

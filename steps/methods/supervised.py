@@ -1,4 +1,4 @@
-"""Supervised training of a vision transformer (DeiT, arXiv:2012.12877), and fine-tuning.
+"""Supervised training of a vision transformer (DeiT, arXiv:2012.12877) or a ResNet; fine-tuning.
 
     loss = -sum_c y_c log softmax(z)_c
 
@@ -23,8 +23,8 @@ from torch.nn import functional as F
 from steps.engine.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method
 from steps.models import drop_path
-from steps.models.backbones import Transformer
-from steps.models.tokens import embed, encode
+from steps.models.backbones import BackboneModel, Transformer, image_size
+from steps.models.features import global_feature, mean_feature
 from steps.params.methods import SupervisedParams
 
 _ERASE_AREA = (0.02, 1 / 3)
@@ -35,21 +35,21 @@ _ERASE_ASPECT = math.log(1 / 0.3)
 class Supervised(Method):
     """A backbone and a linear classifier, trained on labels."""
 
-    def __init__(self, params: SupervisedParams, backbone: Transformer, num_classes: int) -> None:
+    def __init__(self, params: SupervisedParams, backbone: BackboneModel, num_classes: int) -> None:
         super().__init__()
         if num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
         self.params = params
         self.num_classes = num_classes
-        self.side: int = backbone.patch_embed.img_size[0]
+        self.side = image_size(backbone)
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
         self.norm: nn.Module = nn.Identity()
-        if params.pooling == "mean":
+        if params.pooling == "mean" and isinstance(backbone, Transformer):
             self.norm = nn.LayerNorm(backbone.embed_dim, eps=1e-6)
             # The norm over tokens gives way to the norm over their mean.
             backbone.norm.requires_grad_(False)
-        self.head = nn.Linear(backbone.embed_dim, num_classes)
+        self.head = nn.Linear(backbone.num_features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=params.head_init_std)
         nn.init.zeros_(self.head.bias)
 
@@ -84,11 +84,10 @@ class Supervised(Method):
 
     def logits(self, images: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) to class logits (B, C)."""
-        tokens = encode(self.backbone, embed(self.backbone, images), keep)
         if self.params.pooling == "cls":
-            pooled = self.backbone.norm(tokens[:, 0])
+            pooled = global_feature(self.backbone, images, keep)
         else:
-            pooled = self.norm(tokens[:, self.backbone.num_prefix_tokens :].mean(dim=1))
+            pooled = self.norm(mean_feature(self.backbone, images, keep))
         return cast(Tensor, self.head(pooled))
 
     def targets(self, labels: Tensor) -> Tensor:
@@ -97,7 +96,7 @@ class Supervised(Method):
         one_hot = F.one_hot(labels, self.num_classes).float()
         return one_hot * (1 - self.params.label_smoothing) + off
 
-    def exported(self) -> Transformer:
+    def exported(self) -> BackboneModel:
         """The backbone without the classifier."""
         return self.backbone
 

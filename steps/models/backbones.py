@@ -10,11 +10,14 @@ from typing import Any, TypeAlias, cast
 import timm
 from safetensors.torch import save_file
 from timm.models.beit import Beit
+from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+import steps.models.small_stem  # noqa: F401  (timm learns of it)
 from steps.artifacts import read_manifest
 from steps.command import UserError
+from steps.models.batch_norm import BatchNorm2d
 from steps.params.backbone import Backbone
 
 CONFIG = "config.json"
@@ -23,10 +26,12 @@ HEADS = "heads.safetensors"
 
 Transformer: TypeAlias = VisionTransformer | Beit
 """A backbone of tokens: what ``steps.models.tokens`` embeds and encodes with."""
+BackboneModel: TypeAlias = Transformer | ResNet
+"""Any backbone: ``steps.models.features`` says what heads and evaluations take of it."""
 
 
-def create_backbone(backbone: Backbone) -> Transformer:
-    """A vision transformer without a head, initialised from torch's global generator.
+def create_backbone(backbone: Backbone) -> BackboneModel:
+    """A backbone without a head, initialised from torch's global generator.
 
     Raises:
         UserError: timm does not know the architecture, or it does not take the arguments.
@@ -35,9 +40,8 @@ def create_backbone(backbone: Backbone) -> Transformer:
         model = timm.create_model(
             backbone.architecture,
             num_classes=0,
-            img_size=backbone.image_size,
-            patch_size=backbone.patch_size,
-            **backbone.model_args,
+            **_model_args(backbone),
+            **_batch_norm(backbone.is_resnet),
         )
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(
@@ -45,17 +49,17 @@ def create_backbone(backbone: Backbone) -> Transformer:
             f"timm cannot build it: {error}",
             remedy="correct architecture or model_args in params/backbones/",
         ) from error
-    if not isinstance(model, Transformer):
+    if not isinstance(model, BackboneModel):
         raise UserError(
             f"backbone {backbone.architecture}",
             f"a {type(model).__name__}",
-            allowed="timm's VisionTransformer",
+            allowed="timm's VisionTransformer or ResNet",
         )
     return model
 
 
 def save_backbone(
-    model: Transformer,
+    model: BackboneModel,
     backbone: Backbone,
     folder: Path,
     *,
@@ -77,11 +81,7 @@ def save_backbone(
         "architecture": backbone.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": {
-            "img_size": size,
-            "patch_size": backbone.patch_size,
-            **backbone.model_args,
-        },
+        "model_args": _model_args(backbone),
         "pretrained_cfg": {
             "input_size": [3, size, size],
             "num_classes": 0,
@@ -89,8 +89,8 @@ def save_backbone(
             "std": list(std),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "first_conv": "conv1" if backbone.is_resnet else "patch_embed.proj",
+            "classifier": "fc" if backbone.is_resnet else "head",
         },
     }
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
@@ -105,8 +105,8 @@ def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     save_file(whole, path, metadata={"format": "pt"})
 
 
-def load_backbone(artifact: Path, **overrides: Any) -> Transformer:
-    """The vision transformer of a backbone artifact, on the CPU, in float32 and eval mode.
+def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
+    """The backbone of an artifact, on the CPU, in float32 and eval mode.
 
     Args:
         artifact: a folder that ``steps.pretrain`` published.
@@ -116,8 +116,20 @@ def load_backbone(artifact: Path, **overrides: Any) -> Transformer:
         UserError: the folder holds no backbone artifact.
     """
     read_manifest(artifact, "pretrain")
-    model = timm.create_model(f"local-dir:{artifact}", pretrained=True, num_classes=0, **overrides)
-    return cast(Transformer, model.float().eval())
+    model = timm.create_model(
+        f"local-dir:{artifact}",
+        pretrained=True,
+        num_classes=0,
+        **_batch_norm(is_resnet(artifact)),
+        **overrides,
+    )
+    return cast(BackboneModel, model.float().eval())
+
+
+def is_resnet(artifact: Path) -> bool:
+    """Whether a backbone artifact is a ResNet."""
+    architecture: str = json.loads((artifact / CONFIG).read_text())["architecture"]
+    return architecture.startswith("resnet")
 
 
 def normalisation(artifact: Path) -> tuple[list[float], list[float]]:
@@ -126,6 +138,26 @@ def normalisation(artifact: Path) -> tuple[list[float], list[float]]:
     return config["mean"], config["std"]
 
 
-def image_size(model: Transformer) -> int:
+def image_size(model: BackboneModel) -> int:
     """The side in pixels of the images that a model was built for."""
+    if isinstance(model, ResNet):
+        return int(model.pretrained_cfg["input_size"][-1])
     return int(model.patch_embed.img_size[0])
+
+
+def depth(model: BackboneModel) -> int:
+    """Layers that layer-wise decay tells apart: blocks of a transformer, stages of a ResNet."""
+    return 4 if isinstance(model, ResNet) else len(model.blocks)
+
+
+def _model_args(backbone: Backbone) -> dict[str, Any]:
+    """The arguments of the timm model that a config records."""
+    if backbone.is_resnet:
+        return dict(backbone.model_args)
+    size = {"img_size": backbone.image_size, "patch_size": backbone.patch_size}
+    return {**size, **backbone.model_args}
+
+
+def _batch_norm(resnet: bool) -> dict[str, Any]:
+    """Ours in place of torch's, under the same names, where a model has any."""
+    return {"norm_layer": BatchNorm2d} if resnet else {}

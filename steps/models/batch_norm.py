@@ -1,31 +1,38 @@
-"""Batch norm over the global batch: its statistics do not depend on how many processes share it."""
+"""Batch norm over the global batch: its statistics do not depend on how many processes share it.
+
+torch's SyncBatchNorm does the same on GPUs alone.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from steps.engine.distributed import sum_over_processes, world_size
 
 
-class BatchNorm1d(nn.BatchNorm1d):
-    """``nn.BatchNorm1d`` with the mean and variance of all processes' rows (arXiv:1502.03167).
+class _Global(_BatchNorm):
+    """Batch norm with the mean and variance of all processes' rows (arXiv:1502.03167).
 
-    torch's SyncBatchNorm does the same on GPUs alone. Each process has as many rows.
+    Each process has as many rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """(N, C), normalised by the statistics of (W * N, C) in training."""
+        """Normalised, in training, by the statistics over all axes but the channels."""
         if not self.training or world_size() == 1:
             return super().forward(input)
+        axes = [axis for axis in range(input.ndim) if axis != 1]
+        shape = [1, -1, *[1] * (input.ndim - 2)]
         values = input.float()
-        mean = sum_over_processes(values.mean(dim=0)) / world_size()
-        centred = values - mean
-        variance = sum_over_processes(centred.square().mean(dim=0)) / world_size()
-        self._remember(mean.detach(), variance.detach(), len(input) * world_size())
-        normed = centred * (variance + self.eps).rsqrt()
+        mean = sum_over_processes(values.mean(dim=axes)) / world_size()
+        centred = values - mean.view(shape)
+        variance = sum_over_processes(centred.square().mean(dim=axes)) / world_size()
+        rows = input.numel() // input.shape[1] * world_size()
+        self._remember(mean.detach(), variance.detach(), rows)
+        normed = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
-            normed = torch.addcmul(self.bias, normed, self.weight)
+            normed = torch.addcmul(self.bias.view(shape), normed, self.weight.view(shape))
         return normed.to(input.dtype)
 
     @torch.no_grad()
@@ -38,3 +45,11 @@ class BatchNorm1d(nn.BatchNorm1d):
         self.running_var.lerp_(variance * rows / max(rows - 1, 1), share)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
+
+
+class BatchNorm1d(_Global, nn.BatchNorm1d):
+    """``nn.BatchNorm1d`` of (N, C), by the statistics of (W * N, C)."""
+
+
+class BatchNorm2d(_Global, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` of (N, C, H, W), by the statistics of (W * N, C, H, W)."""

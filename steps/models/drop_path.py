@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 
 class Stack(Protocol):
-    """A transformer, or any module with blocks as timm's transformers have them."""
+    """A transformer, or any module with blocks as timm's transformers have them. A ResNet will do
+    as well.
+    """
 
     blocks: nn.ModuleList
 
@@ -44,22 +47,23 @@ def install(stack: Stack, rate: float, *, first: int = 0, points: int | None = N
         first: the ramp's point at the first block.
         points: of the ramp; as many as the stack has blocks where absent.
     """
-    points = points or len(stack.blocks)
-    for index, block in enumerate(stack.blocks, start=first):
+    branches = _branches(stack)
+    points = points or len(branches)
+    for index, (block, names) in enumerate(branches, start=first):
         share = rate * index / max(points - 1, 1)
-        block.drop_path1 = DropPath(share)
-        block.drop_path2 = DropPath(share)
+        for name in names:
+            setattr(block, name, DropPath(share))
 
 
 def sample(stack: Stack, batch: int, generator: torch.Generator) -> Tensor:
-    """Draw which branches each sample keeps: (B, 2 * blocks) bool."""
+    """Draw which branches each sample keeps: (B, 2 * blocks) bool, (B, blocks) of a ResNet."""
     rates = torch.tensor([module.rate for module in _modules(stack)])
     return torch.rand(batch, len(rates), generator=generator) >= rates
 
 
 @contextmanager
 def dropping(stack: Stack, keep: Tensor | None) -> Iterator[None]:
-    """Within the context the blocks drop their branches by ``keep``, (B, 2 * blocks) bool."""
+    """Within the context the blocks drop their branches by ``keep``, as ``sample`` draws it."""
     modules = _modules(stack)
     for index, module in enumerate(modules):
         module.keep = None if keep is None else keep[:, index]
@@ -71,5 +75,13 @@ def dropping(stack: Stack, keep: Tensor | None) -> Iterator[None]:
 
 
 def _modules(stack: Stack) -> list[DropPath]:
-    modules = [path for block in stack.blocks for path in (block.drop_path1, block.drop_path2)]
+    modules = [getattr(block, name) for block, names in _branches(stack) for name in names]
     return [module for module in modules if isinstance(module, DropPath)]
+
+
+def _branches(stack: Stack) -> list[tuple[nn.Module, tuple[str, ...]]]:
+    """Each block with the names of what drops its residual branches."""
+    if isinstance(stack, ResNet):
+        stages = (stack.layer1, stack.layer2, stack.layer3, stack.layer4)
+        return [(block, ("drop_path",)) for stage in stages for block in stage]
+    return [(block, ("drop_path1", "drop_path2")) for block in stack.blocks]

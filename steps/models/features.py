@@ -1,22 +1,66 @@
-"""From images to one vector an image, or one a place: what heads and evaluations take."""
+"""From images to one vector an image: what heads and evaluations take of any backbone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import cast
 
+from timm.models.resnet import ResNet
 from torch import Tensor
 
-from steps.models.backbones import Transformer
+from steps.models.backbones import BackboneModel, Transformer
+from steps.models.drop_path import dropping
 from steps.models.tokens import embed, encode
 
 
-def global_feature(vit: Transformer, images: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The class token after the final norm: (B, 3, H, W) to (B, D).
+def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) to (B, D): the class token after the final norm; a ResNet's global average.
 
     Args:
-        vit: with a class token.
+        backbone: a transformer with a class token, or a ResNet.
         images: (B, 3, H, W).
-        keep: drop-path draws (B, 2 * depth), or None to keep every branch.
+        keep: drop-path draws (see ``drop_path.sample``), or None to keep every branch.
     """
-    tokens_BND = encode(vit, embed(vit, images), keep)
-    return cast(Tensor, vit.norm(tokens_BND[:, 0]))
+    if isinstance(backbone, ResNet):
+        return _global_average(backbone, images, keep)
+    tokens_BND = encode(backbone, embed(backbone, images), keep)
+    return cast(Tensor, backbone.norm(tokens_BND[:, 0]))
+
+
+def mean_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B, 3, H, W) to (B, D): the mean patch token before the final norm, for heads with a norm of
+    their own; a ResNet's global average. Arguments as in ``global_feature``.
+    """
+    if isinstance(backbone, ResNet):
+        return _global_average(backbone, images, keep)
+    tokens_BND = encode(backbone, embed(backbone, images), keep)
+    return tokens_BND[:, backbone.num_prefix_tokens :].mean(dim=1)
+
+
+def frozen_features(
+    backbone: BackboneModel, images: Tensor, poolings: Iterable[str]
+) -> dict[str, Tensor]:
+    """What frozen evaluations read, by pooling, each (B, D), from one pass.
+
+    Args:
+        backbone: in evaluation mode.
+        images: (B, 3, H, W).
+        poolings: "cls", the class token, and "mean", the mean patch token, both after the final
+            norm; of a ResNet both are the global average.
+    """
+    if isinstance(backbone, ResNet):
+        average = _global_average(backbone, images)
+        return dict.fromkeys(poolings, average)
+    tokens_BND = backbone.norm(encode(backbone, embed(backbone, images)))
+    return {pooling: _pool(backbone, tokens_BND, pooling) for pooling in poolings}
+
+
+def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
+    if pooling == "cls":
+        return tokens_BND[:, 0]
+    return tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)
+
+
+def _global_average(resnet: ResNet, images: Tensor, keep: Tensor | None = None) -> Tensor:
+    with dropping(resnet, keep):
+        return cast(Tensor, resnet.forward_features(images)).mean(dim=(2, 3))

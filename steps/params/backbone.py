@@ -16,12 +16,14 @@ class Backbone(Params):
     scale: str
     """How tables print it, such as ViT-B."""
     architecture: str
-    """The timm architecture that ``model_args`` vary: a plain vision transformer. Methods that
-    need another kind (``beit``) say in their recipes what they change about it."""
+    """The timm architecture that ``model_args`` vary: a plain vision transformer, or a ResNet.
+    Methods that need another kind (``beit``) say in their recipes what they change about it."""
     image_size: Annotated[int, Ge(1)]
-    patch_size: Annotated[int, Ge(1)]
+    patch_size: Annotated[int, Ge(1)] | None = None
+    """Of a vision transformer; a ResNet has none."""
     model_args: dict[str, Any] = {}
-    """Further arguments of the timm model: embed_dim, depth, num_heads, ..."""
+    """Further arguments of the timm model: embed_dim, depth, num_heads, ... of a transformer,
+    layers, channels, ... of a ResNet."""
 
     @model_validator(mode="after")
     def _plain(self) -> Backbone:
@@ -32,8 +34,19 @@ class Backbone(Params):
             )
         return self
 
+    @property
+    def is_resnet(self) -> bool:
+        """Whether it gives one vector an image and no tokens."""
+        return self.architecture.startswith("resnet")
+
     @model_validator(mode="after")
     def _divides(self) -> Backbone:
+        if self.is_resnet:
+            if self.patch_size is not None:
+                raise ValueError(f"patch_size: {self.architecture} has no patches, remove the key")
+            return self
+        if self.patch_size is None:
+            raise ValueError(f"patch_size: {self.architecture} needs it")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"

@@ -1,4 +1,6 @@
-"""Params of detection: Mask R-CNN on a plain vision transformer (ViTDet, arXiv:2203.16527)."""
+"""Params of detection: Mask R-CNN on a plain vision transformer (ViTDet, arXiv:2203.16527), or on a
+ResNet.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ Share = Annotated[float, Gt(0), Lt(1)]
 
 
 class DetectionBackbone(Params):
-    """How the pretrained transformer is used inside the detector."""
+    """How the pretrained backbone is used inside the detector.
+
+    Windows, global blocks and relative positions are a transformer's; a ResNet passes them over.
+    """
 
     window_size: Count | None
     """Side of an attention window in patches; null: every block attends globally."""
@@ -36,7 +41,7 @@ class DetectionBackbone(Params):
 
 
 class Pyramid(Params):
-    """The simple feature pyramid."""
+    """The simple feature pyramid; a ResNet has FPN's (arXiv:1612.03144)."""
 
     channels: Count
     strides: Annotated[list[Count], Len(2)] = [4, 8, 16, 32, 64]

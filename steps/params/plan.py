@@ -15,6 +15,7 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
+from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
 from steps.params.experiment import TEXT_TASKS, Experiment
@@ -76,6 +77,7 @@ class Plan:
         self.protocols: dict[str, Params] = {
             task: load(self.protocol_file(task), PROTOCOLS[task]) for task in self.tasks()
         }
+        self._check_kinds()
         self._check_sizes()
         self._check_text()
 
@@ -168,6 +170,21 @@ class Plan:
             known[name] = load(path, model)
         return known[name]
 
+    def _check_kinds(self) -> None:
+        """Who reads tokens gets a vision transformer."""
+        for node, behind in self.needs.items():
+            if isinstance(node, Pretraining):
+                backbone = self.backbones[node.backbone]
+                recipe = self.recipes[node.recipe]
+                check_backbone(self.recipe_file(node.recipe), recipe, backbone, node.backbone)
+            for teacher in behind:
+                if isinstance(teacher, Pretraining) and self.backbones[teacher.backbone].is_resnet:
+                    raise UserError(
+                        f"{self._file(node)}: teacher.backbone",
+                        f"{teacher.backbone} is a ResNet, and a teacher gives tokens",
+                        allowed="a vision transformer, such as vit_s16",
+                    )
+
     def _check_sizes(self) -> None:
         """Every view must fit the patches of every network that it goes through."""
         for node in self.needs:
@@ -188,7 +205,7 @@ class Plan:
         places = [(key, *place) for key, views in phases.items() for place in enumerate(views)]
         for key, index, view in places:
             size = view.size or backbone.image_size
-            if size % backbone.patch_size:
+            if backbone.patch_size is not None and size % backbone.patch_size:
                 raise UserError(
                     f"{path}: training.{key}[{index}].size",
                     f"{size} px does not divide into the {backbone.patch_size} px "
@@ -199,7 +216,7 @@ class Plan:
     def _check_tokens(self, node: Pretraining, training: Training) -> None:
         """A tokenizer gives one token a patch."""
         name, backbone = self.recipes[node.recipe].tokenizer, self.backbones[node.backbone]
-        if name is None:
+        if name is None or backbone.patch_size is None:
             return
         pixels = self.tokenizers[name].tokenizer.token_pixels
         for index, view in enumerate(training.views):

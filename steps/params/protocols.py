@@ -22,7 +22,8 @@ class Features(Params):
     """Frozen features: each pooling of the last block, extracted once."""
 
     poolings: Poolings
-    """cls: the class token after the final norm; mean: the mean of the normed patch tokens."""
+    """cls: the class token after the final norm; mean: the mean of the normed patch tokens. Of a
+    ResNet both are the global average."""
     crop_fraction: CropFraction
     """Centre crop: its side over the resized image's short side."""
     batch_size: Annotated[int, Ge(1)] = 256

@@ -50,8 +50,13 @@ def _kill_at(scenery: Scenery, arguments: list[str], step: int, node: str = "pre
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
-def test_killed_twice_ends_with_the_same_bits(name: str, scenery: Scenery, step: Step) -> None:
+@pytest.mark.parametrize(
+    ("name", "backbone"), [*((name, "vit_test") for name in RUNS), ("simclr", "resnet_test")]
+)
+def test_killed_twice_ends_with_the_same_bits(
+    name: str, backbone: str, scenery: Scenery, step: Step
+) -> None:
+    scenery.backbone_name = backbone
     data = scenery.images(train=64)
     changes = {"epochs": 10, "workers": 1}  # 80 steps
     whole, resumed = scenery.root / "whole", scenery.root / "resumed"

@@ -18,9 +18,22 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_equal_one(name: str, scenery: Scenery, step: Step) -> None:
+    # The two processes accumulate over two micro-batches.
+    _compare(name, scenery, step, limits={1: 8, 2: 2})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["supervised", "simclr"])
+def test_two_processes_equal_one_with_batch_norm(name: str, scenery: Scenery, step: Step) -> None:
+    scenery.backbone_name = "resnet_test"
+    _compare(name, scenery, step, limits={1: 8, 2: 4})
+
+
+def _compare(name: str, scenery: Scenery, step: Step, limits: dict[int, int]) -> None:
+    """Train twice, the processes with so many images at a time each."""
     data = scenery.images(train=80)
     outs: dict[int, Path] = {}
-    for processes, limit in ((1, 8), (2, 2)):  # two processes accumulate over two micro-batches
+    for processes, limit in limits.items():
         out = outs[processes] = scenery.root / f"out{processes}"
         node, arguments = scenery.training(name, data, out, max_batch_per_device=limit)
         done = step(node, *arguments, processes=processes)

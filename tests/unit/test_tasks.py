@@ -11,18 +11,23 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, read_records
-from steps.models.tokens import embed, encode
+from steps.models.features import frozen_features
 from tests.scenery import RECIPES, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(params=["random", "random_beit"])
+@pytest.fixture(
+    params=[("random", "vit_test"), ("random_beit", "vit_test"), ("random", "resnet_test")],
+    ids=lambda pair: "-".join(pair),
+)
 def backbone(request: pytest.FixtureRequest, scenery: Scenery, step: Step) -> Path:
     out = scenery.root / "backbone"
-    recipe = scenery.params / f"recipes/test/{request.param}.yaml"
+    name, scenery.backbone_name = request.param
+    recipe = scenery.params / f"recipes/test/{name}.yaml"
     done = step("pretrain", *scenery.pretrain_arguments(recipe, scenery.images(), out))
     assert done.returncode == 0, done.stderr
     return out
@@ -73,9 +78,14 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     model = timm.create_model(f"local-dir:{backbone}", pretrained=True, num_classes=0).eval()
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        ours = model.norm(encode(model, embed(model, images)))
-        torch.testing.assert_close(ours, model.forward_features(images))
-    assert np.load(root / "features/val_mean.npy").shape == (16, 24)
+        ours = frozen_features(model, images, ["cls", "mean"])
+        theirs = model.forward_features(images)
+    if isinstance(model, ResNet):
+        expected = {"cls": theirs.mean(dim=(2, 3)), "mean": theirs.mean(dim=(2, 3))}
+    else:
+        expected = {"cls": theirs[:, 0], "mean": theirs[:, 1:].mean(dim=1)}
+    torch.testing.assert_close(ours, expected)
+    assert np.load(root / "features/val_mean.npy").shape == (16, model.num_features)
 
     arguments = ("--backbone", backbone, "--features", root / "features", "--out")
     protocol = {"k": [3, 5], "headline_k": 5, "temperature": 0.07, "pooling": "mean", "chunk": 7}

@@ -15,19 +15,21 @@ class RandomParams(Method):
     """Initialisation only: the floor that every pretraining has to beat."""
 
     kind = "Random"
+    reads = "features"
     name: Literal["random"]
     backbone: BEiTBackbone | None = None
     """Initialise a BEiT: the floor of the methods that train one."""
 
 
 class SupervisedParams(Method):
-    """A vision transformer trained on labels (DeiT, arXiv:2012.12877)."""
+    """A backbone trained on labels (vision transformers: DeiT, arXiv:2012.12877)."""
 
     kind = "Supervised"
+    reads = "features"
     name: Literal["supervised"]
     pooling: Literal["cls", "mean"] = "cls"
     """cls: the class token after the final norm. mean: the mean patch token, then a norm of its
-    own (MAE's fine-tuning)."""
+    own (MAE's fine-tuning). Of a ResNet both are the global average."""
     drop_path: DropPath = 0.0
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     mixup: NotNegative = 0.0

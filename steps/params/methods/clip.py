@@ -39,6 +39,7 @@ class CLIPParams(Method):
     """Contrastive language-image pretraining (arXiv:2103.00020; SigLIP: arXiv:2303.15343)."""
 
     kind = "Contrastive"
+    reads = "features"
     text = True
     name: Literal["clip"]
     embed_dim: Count

@@ -8,6 +8,7 @@ from steps.params.base import Params
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
 Need = Literal["none", "optional", "required"]
+Reads = Literal["tokens", "features"]
 
 
 class Method(Params):
@@ -15,6 +16,9 @@ class Method(Params):
 
     kind: ClassVar[Kind]
     """The method's family as the tables print it."""
+    reads: ClassVar[Reads] = "tokens"
+    """What the method reads of its backbone: the tokens of a vision transformer, or one vector an
+    image, which a ResNet gives as well."""
     takes_teacher: ClassVar[Need] = "none"
     """Whether its recipe names a ``teacher``; likewise the next."""
     takes_tokenizer: ClassVar[Need] = "none"

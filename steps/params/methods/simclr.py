@@ -23,6 +23,7 @@ class SimCLRParams(Method):
     """A simple framework for contrastive learning (arXiv:2002.05709)."""
 
     kind = "Contrastive"
+    reads = "features"
     name: Literal["simclr"]
     temperature: Positive = 0.1
     normalise: bool = True

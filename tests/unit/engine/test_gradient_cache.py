@@ -2,123 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
-from benchmarks.memory import SavedActivations
 from steps.command import UserError
-from steps.data.loader import TrainingViews, dataset_facts
-from steps.engine.checkpoint import Scratch
 from steps.engine.gradient_cache import cached_backward
-from steps.engine.loop import fit
 from steps.engine.schedules import Progress
-from steps.engine.seeds import seeded
 from steps.methods import (
     Batch,
     Draws,
     Encoded,
     JointMethod,
     Losses,
-    Method,
-    Surroundings,
-    build_method,
 )
-from steps.methods.build import backbone_for
-from steps.models.backbones import create_backbone
-from steps.models.teacher import load_teacher
-from steps.params.backbone import Backbone
-from steps.params.load import load
-from steps.params.recipe import Recipe
-from steps.params.views import sides
-from steps.pretrain import captions_for
-from steps.tokenizers import load_tokenizer
-from tests.scenery import BACKBONE, TRAINED, Scenery
+from tests.scenery import RESNET, TRAINED, Scenery
+from tests.unit.engine.one_step import BATCH, method_of, one_step
 
-BATCH, CHUNKS = 16, 8
-
-
-@dataclass
-class Step:
-    """What one step of the loop did."""
-
-    gradients: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    metrics: str
-    saved_bytes: int
-    flops: float
-
-
-def _method(name: str, scenery: Scenery) -> Method:
-    path, data = scenery.recipe(name), scenery.images()
-    recipe, facts = load(path, Recipe), dataset_facts(data)
-    assert recipe.training is not None
-    arguments = scenery.pretrain_arguments(path, data, scenery.root / "out")
-    given = dict(zip(arguments[::2], map(Path, arguments[1::2]), strict=True))
-    seen = {"mean": facts.mean, "std": facts.std}
-    captions = captions_for(recipe, data, 0, name)
-    around = Surroundings(
-        views=sum(view.count for view in recipe.training.views),
-        sides=sides(recipe.training.views, BACKBONE["image_size"]),
-        num_classes=facts.num_classes,
-        teacher=load_teacher(given["--teacher"], **seen) if "--teacher" in given else None,
-        tokenizer=load_tokenizer(given["--tokenizer"], **seen) if "--tokenizer" in given else None,
-        vocabulary=captions.tokenizer.size if captions is not None else 0,
-    )
-    with seeded(0, "init"):
-        backbone = create_backbone(backbone_for(recipe.method, Backbone(**BACKBONE)))
-        return build_method(recipe.method, backbone, around)
-
-
-def _step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
-    """One step through the loop at a global batch of ``BATCH``, ``limit`` images at a time."""
-    path = scenery.recipe(name, batch_size=BATCH, max_batch_per_device=limit, clip_grad=None)
-    recipe = load(path, Recipe)
-    training = recipe.training
-    assert training is not None
-    data = scenery.root / "results/data/noise"
-    captions = captions_for(recipe, data, 0, name)
-    facts = dataset_facts(data)
-    training = training.model_copy(
-        update={"epochs": BATCH / facts.train_images, "final_phase": None}
-    )
-    gradients: dict[str, Tensor] = {}
-
-    def frozen(progress: Progress) -> Iterable[nn.Parameter]:
-        """What the loop asks between the backward pass and the update."""
-        for name, parameter in method.named_parameters():
-            if parameter.grad is not None:
-                gradients[name] = parameter.grad.clone()
-        return ()
-
-    method.frozen = frozen  # type: ignore[method-assign]
-    scratch = scenery.root / f"scratch{limit}"
-    scratch.mkdir()
-    with SavedActivations(method) as saved:
-        outcome = fit(
-            Fabric(accelerator="cpu", devices=1),
-            method,
-            TrainingViews(data, training.views, BACKBONE["image_size"], 0, captions),
-            facts,
-            training,
-            depth=2,
-            seed=0,
-            scratch=Scratch(scratch, "key"),
-            where=str(path),
-            title="test",
-        )
-    return Step(
-        gradients=gradients,
-        buffers={name: buffer.clone() for name, buffer in method.named_buffers()},
-        metrics=(scratch / "metrics.jsonl").read_text(),
-        saved_bytes=saved.peak,
-        flops=outcome.flops,
-    )
+CHUNKS = 8
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -126,8 +28,8 @@ def test_gradients_equal_the_whole_batch_at_a_third_of_its_memory(
     name: str, scenery: Scenery
 ) -> None:
     """Of methods whose loss couples samples by caching, of the others by accumulation."""
-    whole = _step(name, _method(name, scenery), scenery, BATCH)
-    parts = _step(name, _method(name, scenery), scenery, BATCH // CHUNKS)
+    whole = one_step(name, method_of(name, scenery), scenery, BATCH)
+    parts = one_step(name, method_of(name, scenery), scenery, BATCH // CHUNKS)
     assert whole.gradients.keys() == parts.gradients.keys()
     # Of the largest of all: in float32 a small tensor's own gradient is less exact than 1e-5 of
     # itself, whole batch or not.
@@ -192,12 +94,12 @@ def test_a_toy_to_the_last_digits() -> None:
             assert torch.allclose(parameter.grad, whole[name], rtol=1e-12, atol=0), name
 
 
-def test_batch_norm_in_the_backbone_is_refused(scenery: Scenery) -> None:
-    method = _method("simclr", scenery)
-    method.exported().norm = nn.BatchNorm1d(BACKBONE["model_args"]["embed_dim"])
+@pytest.mark.parametrize("name", ["simclr", "supervised"])
+def test_batch_norm_in_a_backbone_is_refused(name: str, scenery: Scenery) -> None:
+    method = method_of(name, scenery, RESNET)
     with pytest.raises(UserError) as refusal:
-        _step("simclr", method, scenery, limit=4)
+        one_step(name, method, scenery, limit=4)
     message = str(refusal.value)
-    assert "simclr.yaml: training.max_batch_per_device: a device takes 4 of its 16" in message
+    assert f"{name}.yaml: training.max_batch_per_device: a device takes 4 of its 16" in message
     assert "allowed: 16 or more" in message
     assert "take a backbone without batch norm" in message

@@ -142,6 +142,29 @@ def test_view_that_does_not_divide_into_patches(scenery: Scenery) -> None:
         _experiment(scenery)
 
 
+def test_a_resnet_has_no_patches_to_divide_into(scenery: Scenery) -> None:
+    scenery.recipe("simclr", views=[{"area": [0.2, 1.0], "size": 36, "count": 2}])
+    plan = _experiment(scenery, methods=["simclr"], backbones=["resnet_test"])
+    assert plan.resolved(backbone="resnet_test")["backbone"]["patch_size"] is None
+
+
+def test_a_resnet_for_a_method_of_tokens(scenery: Scenery) -> None:
+    with pytest.raises(UserError) as refusal:
+        _experiment(scenery, backbones=["vit_test", "resnet_test"])
+    message = str(refusal.value)
+    assert "recipes/test/mae.yaml: method.name: mae reads the tokens of its backbone" in message
+    assert "resnet_test is a ResNet" in message
+    assert "allowed: a vision transformer" in message
+    assert "remedy: train mae and resnet_test in experiments of their own" in message
+
+
+def test_a_resnet_as_a_teacher(scenery: Scenery) -> None:
+    recipe = {**RECIPES["dino"], "teacher": {"recipe": "simclr", "backbone": "resnet_test"}}
+    scenery.write("recipes/test/dino.yaml", recipe)
+    with pytest.raises(UserError, match=r"dino.yaml: teacher.backbone: resnet_test is a ResNet"):
+        _experiment(scenery, methods=["dino"])
+
+
 def test_a_step_checks_the_experiments_that_its_file_is_part_of(scenery: Scenery) -> None:
     _experiment(scenery)
     scenery.write("protocols/knn.yaml", {**_KNN, "temprature": 1})
