@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, check_fit
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
@@ -39,6 +39,7 @@ class BEiT(Method):
 
     def __init__(self, params: BEiTParams, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
         super().__init__()
+        check_fit(params, backbone.patch_embed.num_patches, len(backbone.blocks))
         self.params = params
         self.masks = block_generator(
             params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks

@@ -22,10 +22,9 @@ import torch
 from timm.models.beit import Beit, Block
 from torch import Tensor, nn
 
-from steps.command import UserError
 from steps.engine.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, check_fit
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone, shrink_branches
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
@@ -75,12 +74,7 @@ class BEiT2(Method):
     def __init__(self, params: BEiT2Params, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
         super().__init__()
         head, depth = params.aggregation, len(backbone.blocks)
-        if head.early_layers >= depth:
-            raise UserError(
-                "method.aggregation.early_layers",
-                f"{head.early_layers}, and the backbone has {depth} blocks",
-                allowed=f"1 to {depth - 1}",
-            )
+        check_fit(params, backbone.patch_embed.num_patches, depth)
         self.params = params
         self.masks = block_generator(
             params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks

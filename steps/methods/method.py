@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from steps.command import UserError
 from steps.engine.schedules import Progress
 from steps.models.backbones import BackboneModel
+from steps.params.methods.method import Method as Params
 
 Draws = dict[str, Tensor]
 """Random choices by name, each with the batch as its first axis."""
@@ -137,3 +139,14 @@ def besides_backbone(method: Method) -> dict[str, Tensor]:
     """All weights of a method but those of its ``backbone``, which is what it exports."""
     weights = method.state_dict()
     return {name: tensor for name, tensor in weights.items() if not name.startswith("backbone.")}
+
+
+def check_fit(params: Params, patches: int, depth: int) -> None:
+    """What the plan checks beforehand, for a backbone whose depth no params file says.
+
+    Raises:
+        UserError: naming the key of the method.
+    """
+    if (misfit := params.misfit(patches, depth)) is not None:
+        key, found, allowed = misfit
+        raise UserError(f"method.{key}", found, allowed=allowed)

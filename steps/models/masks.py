@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steps.command import UserError
 from steps.params.masks import BlockMasks, RatioMasks
 
 TRIES = 10
@@ -125,21 +124,10 @@ class BlockGenerator:
 def block_generator(
     params: BlockMasks, grid: tuple[int, int], *, exact: bool = False
 ) -> BlockGenerator:
-    """The generator of masks for a grid of patches.
-
-    Raises:
-        UserError: the ratio hides none of so few patches.
-    """
-    patches = int(params.ratio * grid[0] * grid[1])
-    if patches == 0:
-        raise UserError(
-            "method.masks.ratio",
-            f"{params.ratio}, of {grid[0]} x {grid[1]} patches not one",
-            allowed=f"at least {1 / (grid[0] * grid[1])}",
-        )
+    """The generator of masks for a grid of patches."""
     return BlockGenerator(
         *grid,
-        patches=patches,
+        patches=int(params.ratio * grid[0] * grid[1]),
         min_block=params.min_block,
         max_block=params.max_block,
         min_aspect=params.min_aspect,

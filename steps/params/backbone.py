@@ -25,6 +25,16 @@ class Backbone(Params):
     """Further arguments of the timm model: embed_dim, depth, num_heads, ... of a transformer,
     layers, channels, ... of a ResNet."""
 
+    @property
+    def patches(self) -> int:
+        """How many patches an image has."""
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def depth(self) -> int | None:
+        """How many blocks it has, where ``model_args`` say."""
+        return self.model_args.get("depth")
+
     @model_validator(mode="after")
     def _plain(self) -> Backbone:
         if self.architecture.startswith("beit"):

@@ -23,6 +23,12 @@ class BlockMasks(Params):
     min_aspect: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Height over width is log-uniform between this and its inverse."""
 
+    def misfit(self, patches: int) -> tuple[str, str, str] | None:
+        """As of a method: a ratio that hides nothing."""
+        if int(self.ratio * patches) > 0:
+            return None
+        return "masks.ratio", f"{self.ratio}, of {patches} patches not one", f"above {1 / patches}"
+
 
 class RatioMasks(Params):
     """Masks whose share of the patches is drawn for each crop (iBOT, arXiv:2111.07832, 3.1)."""

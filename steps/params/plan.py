@@ -193,6 +193,7 @@ class Plan:
             elif (training := self.recipes[node.recipe].training) is not None:
                 self._check_views(self.recipe_file(node.recipe), training, node.backbone)
                 self._check_tokens(node, training)
+                self._check_method(node)
         if isinstance(finetune := self.protocols.get("finetune"), Finetune):
             for name in self.experiment.backbones:
                 self._check_views(self.protocol_file("finetune"), finetune.training, name)
@@ -212,6 +213,19 @@ class Plan:
                     f"patches of backbone {name}",
                     allowed=f"a multiple of {backbone.patch_size}",
                 )
+
+    def _check_method(self, node: Pretraining) -> None:
+        """A method's params fit the backbone's patches and depth."""
+        backbone = self.backbones[node.backbone]
+        misfit = self.recipes[node.recipe].method.misfit(backbone.patches, backbone.depth)
+        if misfit is not None:
+            key, found, allowed = misfit
+            raise UserError(
+                f"{self.recipe_file(node.recipe)}: method.{key}",
+                found,
+                allowed=allowed,
+                remedy=f"change the key, or leave backbone {node.backbone} out",
+            )
 
     def _check_tokens(self, node: Pretraining, training: Training) -> None:
         """A tokenizer gives one token a patch."""

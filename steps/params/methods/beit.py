@@ -22,3 +22,7 @@ class BEiTParams(Method):
     init_std: Positive = 0.02
     """Deviation of the initial weights, which are cut at it."""
     drop_path: DropPath = 0.0
+
+    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+        """Masks that hide nothing."""
+        return self.masks.misfit(patches)

@@ -34,3 +34,11 @@ class BEiT2Params(Method):
     init_std: Positive = 0.02
     """Deviation of the initial weights, which are cut at it."""
     drop_path: DropPath = 0.0
+
+    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+        """Masks that hide nothing, or early layers that are all there are."""
+        early = self.aggregation.early_layers
+        if depth is not None and early >= depth:
+            found = f"{early}, and the backbone has {depth} blocks"
+            return "aggregation.early_layers", found, f"1 to {depth - 1}"
+        return self.masks.misfit(patches)

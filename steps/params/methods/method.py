@@ -30,6 +30,18 @@ class Method(Params):
     """Whether its recipe may have ``training.final_phase``."""
     name: str
 
+    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+        """What about the params does not fit a backbone.
+
+        Args:
+            patches: of an image.
+            depth: blocks of the backbone, where they are known.
+
+        Returns:
+            The key below ``method``, what was found, and what is allowed; None where all fits.
+        """
+        return None
+
     def check_views(self, views: int) -> None:
         """Raise ValueError if the method cannot take so many views of an image."""
         if views != 1:

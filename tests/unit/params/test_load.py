@@ -255,3 +255,24 @@ def test_a_vocabulary_is_learnt_or_read(scenery: Scenery) -> None:
         recipe = _changed(RECIPES["clip"], "method", vocabulary=vocabulary)
         path = scenery.write("recipes/test/a.yaml", recipe)
         assert "give size, to learn a vocabulary, or file, to read one" in _error(path, Recipe)
+
+
+def test_a_head_that_takes_all_blocks_for_early_ones(scenery: Scenery) -> None:
+    method = {**RECIPES["beit2"]["method"], "aggregation": {"early_layers": 2}}
+    path = scenery.write("recipes/test/beit2.yaml", {**RECIPES["beit2"], "method": method})
+    with pytest.raises(UserError) as caught:
+        _experiment(scenery, methods=["beit2"])
+    message = str(caught.value)
+    assert message.startswith(f"{path}: method.aggregation.early_layers: 2, and the backbone has 2")
+    assert "allowed: 1 to 1" in message
+    assert "remedy: change the key, or leave backbone vit_test out" in message
+
+
+def test_masks_that_hide_nothing(scenery: Scenery) -> None:
+    method = {**RECIPES["beit"]["method"], "masks": {"ratio": 0.05}}
+    path = scenery.write("recipes/test/beit.yaml", {**RECIPES["beit"], "method": method})
+    with pytest.raises(UserError) as caught:
+        _experiment(scenery, methods=["beit"])
+    assert str(caught.value).startswith(
+        f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: above 0.0625"
+    )
