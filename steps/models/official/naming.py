@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,6 @@ class Naming:
 
     rules: tuple[tuple[str, str], ...]
     forms: tuple[tuple[str, Callable[[Tensor], Tensor]], ...] = ()
-    without_class_row: str | None = None
-    """Which position tables, by a pattern of their names there, have no row for the class token:
-    ours are given one of zeros."""
 
     def our_name(self, official: str) -> str:
         """The name in our module."""
@@ -36,8 +32,6 @@ class Naming:
         for pattern, change in self.forms:
             if re.search(pattern, official):
                 return change(tensor)
-        if self.without_class_row is not None and re.search(self.without_class_row, official):
-            return F.pad(tensor, (0, 0, 1, 0))
         return tensor
 
     def convert(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
