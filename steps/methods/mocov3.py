@@ -6,8 +6,8 @@ and 2 of each image; rows are l2-normalised, negatives are the keys of all other
     L(q, k) = -2 tau log( exp(q k+ / tau) / sum_j exp(q k_j / tau) )       (eq. 1, algorithm 1)
     loss    = L(q1, k2) + L(q2, k1)
 
-The patch projection stays at its random initial values, which makes training stable (section 4),
-and positions are the fixed sine-cosine table.
+Of a vision transformer, the patch projection stays at its random initial values, which makes
+training stable (section 4), and positions are the fixed sine-cosine table.
 
 Published: 300 epochs of ImageNet-1K at batch 4096, AdamW, lr 1.5e-4 * batch / 256: ViT-S 73.2 %,
 ViT-B 76.7 % linear probe (official repository), ViT-L 77.6 % (section 6.3). Held to
@@ -19,12 +19,13 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from steps.engine.schedules import Progress, cosine
 from steps.methods.losses import momentum_contrast
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.models.backbones import BackboneModel, Transformer
 from steps.models.features import global_feature
 from steps.models.momentum_encoder import MomentumPair
 from steps.models.positions import sincos_table
@@ -34,10 +35,11 @@ from steps.params.methods.mocov3 import MoCoV3Params
 class MoCoV3(JointMethod):
     """Momentum contrast with a predictor and a symmetric loss."""
 
-    def __init__(self, params: MoCoV3Params, backbone: VisionTransformer) -> None:
+    def __init__(self, params: MoCoV3Params, backbone: BackboneModel) -> None:
         super().__init__()
         self.params = params
-        _prepare(backbone, params.frozen_patch_embed)
+        if not isinstance(backbone, ResNet):
+            _prepare(backbone, params.frozen_patch_embed)
         self.pair = MomentumPair(backbone, params.projector, params.predictor)
 
     def before_step(self, progress: Progress) -> None:
@@ -72,12 +74,12 @@ class MoCoV3(JointMethod):
         """Features (B, D) of the first view, by the encoder that learns."""
         return global_feature(self.pair.encoder.backbone, batch.views[0])
 
-    def exported(self) -> VisionTransformer:
+    def exported(self) -> BackboneModel:
         """The backbone that learns, not its average (as the reference probes it)."""
         return self.pair.encoder.backbone
 
 
-def _prepare(vit: VisionTransformer, frozen_patch_embed: bool) -> None:
+def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     """Fixed positions, and the reference's initial values: each of query, key and value is a
     layer of its own to Xavier's rule, and the patch projection is one over the pixels of a patch.
     """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from steps.models import ema
+from steps.models.backbones import BackboneModel
 from steps.models.mlp import LastNorm, mlp
 from steps.params.methods.contrast import Predictor, Projector
 
@@ -16,7 +16,7 @@ from steps.params.methods.contrast import Predictor, Projector
 class Encoder(nn.Module):
     """Backbone and projector. They are called apart: a projector's batch norm couples samples."""
 
-    def __init__(self, backbone: VisionTransformer, projector: nn.Module) -> None:
+    def __init__(self, backbone: BackboneModel, projector: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.projector = projector
@@ -31,9 +31,7 @@ class MomentumPair(nn.Module):
     keeps running statistics of its own too: only parameters are averaged.
     """
 
-    def __init__(
-        self, backbone: VisionTransformer, projector: Projector, predictor: Predictor
-    ) -> None:
+    def __init__(self, backbone: BackboneModel, projector: Projector, predictor: Predictor) -> None:
         super().__init__()
         dim = projector.out_dim
         self.encoder = Encoder(

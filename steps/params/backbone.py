@@ -27,7 +27,9 @@ class Backbone(Params):
 
     @property
     def patches(self) -> int:
-        """How many patches an image has."""
+        """How many patches an image has; a ResNet has none."""
+        if self.patch_size is None:
+            return 0
         return (self.image_size // self.patch_size) ** 2
 
     @property

@@ -8,9 +8,11 @@ from steps.params.methods.contrast import MomentumContrast
 
 
 class MoCoV3Params(MomentumContrast):
-    """Momentum contrast for vision transformers (arXiv:2104.02057)."""
+    """Momentum contrast of two views (arXiv:2104.02057)."""
 
     kind = "Contrastive"
+    reads = "features"
     name: Literal["mocov3"]
     frozen_patch_embed: bool = True
-    """Leave the patch projection at its random initial values, against unstable training."""
+    """Leave a vision transformer's patch projection at its random initial values, against unstable
+    training. A ResNet has none."""
