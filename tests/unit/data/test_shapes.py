@@ -133,7 +133,7 @@ def test_captions_name_the_class() -> None:
     source = ShapesSource(_load("shapes"))
     for item in source.items("train", range(100)):
         assert item.label is not None
-        assert len(set(item.captions)) == 3
+        assert len(set(item.captions)) == 5
         for caption in item.captions:
             named = [name for name in CLASSES if name in caption.replace(",", " ").split()]
             assert named == [CLASSES[item.label]]
