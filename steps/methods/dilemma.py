@@ -23,20 +23,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.command import UserError
-from steps.engine.schedules import Progress, cosine
-from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.engine.schedules import Progress
+from steps.methods.method import Batch, Draws, Encoded, Losses
+from steps.methods.momentum_contrast import MomentumContrast
 from steps.models.features import global_feature
-from steps.models.momentum_encoder import MomentumPair
 from steps.models.tokens import encode, patch_tokens_at
 from steps.params.methods.dilemma import DILEMMAParams
 
 
-class DILEMMA(JointMethod):
+class DILEMMA(MomentumContrast):
     """Momentum contrast, and detection of misplaced tokens."""
 
     def __init__(self, params: DILEMMAParams, backbone: VisionTransformer) -> None:
-        super().__init__()
+        # The class token has no position here: its row is zero and, since the student passes over
+        # it, stays zero.
+        backbone.pos_embed.data[:, : backbone.num_prefix_tokens] = 0
+        super().__init__(params, backbone)
         self.params = params
         self.patches: int = backbone.patch_embed.num_patches
         # In floating point, as in the reference: 100 patches at rate 0.9 keep 9.
@@ -45,10 +47,6 @@ class DILEMMA(JointMethod):
             raise UserError(
                 "method.drop_rate", f"{params.drop_rate} leaves none of {self.patches} patches"
             )
-        # The class token has no position here: its row is zero and, since the student passes over
-        # it, stays zero.
-        backbone.pos_embed.data[:, : backbone.num_prefix_tokens] = 0
-        self.pair = MomentumPair(backbone, params.projector, params.predictor)
         self.detector = nn.Linear(backbone.embed_dim, 1) if params.misplaced else None
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
@@ -59,12 +57,6 @@ class DILEMMA(JointMethod):
             "order": torch.rand(batch, 2, self.patches, generator=generator),
             "label": torch.rand(batch, 2, self.kept, generator=generator),
         }
-
-    def before_step(self, progress: Progress) -> None:
-        """Move the momentum encoder, ahead of the keys of the same step: it averages the weights
-        from before this step's update, as in the reference.
-        """
-        self.pair.move(self.momentum(progress))
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the student (q1, q2) and the momentum encoder
@@ -93,10 +85,7 @@ class DILEMMA(JointMethod):
             )
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
-        q1, q2 = self.pair.queries(encoded["q1"]), self.pair.queries(encoded["q2"])
-        k1, k2 = self.pair.keys(encoded["k1"]), self.pair.keys(encoded["k2"])
-        tau = self.params.temperature
-        contrastive = momentum_contrast(q1, k2, tau) + momentum_contrast(q2, k1, tau)
+        contrastive = self.symmetric(encoded)
         if self.detector is None:
             return {"loss": contrastive}
         wrong = self.misplaced(draws["label"]).float()
@@ -141,18 +130,3 @@ class DILEMMA(JointMethod):
         cls = vit.cls_token.expand(len(images), -1, -1)
         normed = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return normed[:, 0], normed[:, 1:]
-
-    def momentum(self, progress: Progress) -> float:
-        """Of the moving average: a cosine over all steps."""
-        return cosine(progress, self.params.momentum, self.params.momentum_end)
-
-    def after_step(self, progress: Progress) -> dict[str, float]:
-        return {"momentum": self.momentum(progress)}
-
-    def embeddings(self, batch: Batch) -> Tensor:
-        """Features (B, D) of the first view, by the encoder that learns."""
-        return global_feature(self.pair.encoder.backbone, batch.views[0])
-
-    def exported(self) -> VisionTransformer:
-        """The backbone that learns, not its average (as the reference probes it)."""
-        return self.pair.encoder.backbone

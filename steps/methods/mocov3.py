@@ -20,33 +20,24 @@ import math
 
 import torch
 from timm.models.resnet import ResNet
-from torch import Tensor, nn
+from torch import nn
 
-from steps.engine.schedules import Progress, cosine
-from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.engine.schedules import Progress
+from steps.methods.method import Batch, Draws, Encoded, Losses
+from steps.methods.momentum_contrast import MomentumContrast
 from steps.models.backbones import BackboneModel, Transformer
 from steps.models.features import global_feature
-from steps.models.momentum_encoder import MomentumPair
 from steps.models.positions import sincos_table
 from steps.params.methods.mocov3 import MoCoV3Params
 
 
-class MoCoV3(JointMethod):
+class MoCoV3(MomentumContrast):
     """Momentum contrast with a predictor and a symmetric loss."""
 
     def __init__(self, params: MoCoV3Params, backbone: BackboneModel) -> None:
-        super().__init__()
-        self.params = params
         if not isinstance(backbone, ResNet):
             _prepare(backbone, params.frozen_patch_embed)
-        self.pair = MomentumPair(backbone, params.projector, params.predictor)
-
-    def before_step(self, progress: Progress) -> None:
-        """Move the momentum encoder, ahead of the keys of the same step: it averages the weights
-        from before this step's update, as in the reference.
-        """
-        self.pair.move(self.momentum(progress))
+        super().__init__(params, backbone)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the encoder (q1, q2) and its average (k1, k2)."""
@@ -58,25 +49,7 @@ class MoCoV3(JointMethod):
         return {"q1": q1, "q2": q2, "k1": k1, "k2": k2}
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
-        q1, q2 = self.pair.queries(encoded["q1"]), self.pair.queries(encoded["q2"])
-        k1, k2 = self.pair.keys(encoded["k1"]), self.pair.keys(encoded["k2"])
-        tau = self.params.temperature
-        return {"loss": momentum_contrast(q1, k2, tau) + momentum_contrast(q2, k1, tau)}
-
-    def momentum(self, progress: Progress) -> float:
-        """Of the moving average: a cosine over all steps (section 3)."""
-        return cosine(progress, self.params.momentum, self.params.momentum_end)
-
-    def after_step(self, progress: Progress) -> dict[str, float]:
-        return {"momentum": self.momentum(progress)}
-
-    def embeddings(self, batch: Batch) -> Tensor:
-        """Features (B, D) of the first view, by the encoder that learns."""
-        return global_feature(self.pair.encoder.backbone, batch.views[0])
-
-    def exported(self) -> BackboneModel:
-        """The backbone that learns, not its average (as the reference probes it)."""
-        return self.pair.encoder.backbone
+        return {"loss": self.symmetric(encoded)}
 
 
 def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
