@@ -18,10 +18,10 @@ import torch
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData
-from pycocotools import mask as rle
 from torch.utils.data import Dataset
 
 from steps.command import UserError
+from steps.data.annotations import bitmap, read_annotations, usable
 from steps.data.shards import Images
 from steps.engine.seeds import derive
 from steps.params.detection import Augmentation
@@ -152,7 +152,7 @@ class Targets:
             corners.clip(0, np.array([width, height, width, height], np.float32)),
             np.array([box["label"] for box in found], np.int64),
             np.array([box["crowd"] for box in found], bool),
-            BitmapMasks([_bitmap(box["mask"], height, width) for box in found], height, width),
+            BitmapMasks([bitmap(box["mask"], height, width) for box in found], height, width),
         )
 
     def resized(self, size: tuple[int, int]) -> Targets:
@@ -189,42 +189,6 @@ class Targets:
         )
 
 
-def usable(box: Mapping[str, Any]) -> bool:
-    """Whether a COCO annotation can be a target: mmdet asks for a pixel of width and height."""
-    _, _, width, height = box["bbox"]
-    return bool(width >= 1 and height >= 1 and box["area"] > 0 and box.get("segmentation"))
-
-
-def class_names(folder: Path) -> tuple[str, ...]:
-    """The classes of a prepared detection dataset, in the order of its categories.
-
-    Raises:
-        UserError: there are none, or the splits differ in them.
-    """
-    train, val = (read_annotations(folder / f"{s}.json")["categories"] for s in ("train", "val"))
-    found = [(item["id"], item["name"]) for item in train]
-    if not found or found != [(item["id"], item["name"]) for item in val]:
-        raise UserError(
-            str(folder / "val.json"), "other categories than train.json, or none", remedy="prepare"
-        )
-    return tuple(name for _, name in found)
-
-
-def read_annotations(path: Path) -> dict[str, Any]:
-    """A COCO instances file.
-
-    Raises:
-        UserError: it is absent or no JSON.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_bytes())
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(
-            str(path), f"no readable annotations ({error})", remedy="prepare the dataset again"
-        ) from error
-    return content
-
-
 def _essence(box: Mapping[str, Any]) -> dict[str, Any]:
     left, top, width, height = box["bbox"]
     return {
@@ -232,17 +196,6 @@ def _essence(box: Mapping[str, Any]) -> dict[str, Any]:
         "crowd": bool(box.get("iscrowd", 0)),
         "mask": box["segmentation"],
     }
-
-
-def _bitmap(segmentation: Any, height: int, width: int) -> Pixels:
-    """(height, width) of 0 and 1 from COCO's polygons or run lengths."""
-    encoded = segmentation
-    if isinstance(segmentation, list):
-        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = rle.frPyObjects(segmentation, height, width)
-    bitmap: Pixels = rle.decode(encoded)
-    return bitmap
 
 
 def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:

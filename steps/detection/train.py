@@ -22,7 +22,7 @@ from torch import nn
 from steps.command import UserError
 from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
-from steps.detection.dataset import class_names
+from steps.data.annotations import class_names
 from steps.detection.evaluation import METRICS
 from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw

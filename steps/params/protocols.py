@@ -16,6 +16,7 @@ from steps.params.training import Training
 Pooling = Literal["cls", "mean"]
 Poolings = Annotated[list[Pooling], Len(1, 2)]
 CropFraction = Annotated[float, Gt(0), Le(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 class Features(Params):
@@ -94,3 +95,14 @@ class Retrieval(Params):
     """How many of each image's captions are taken, the first ones (5 on COCO); null: all."""
     crop_fraction: CropFraction
     batch_size: Count = 256
+
+
+class Layout(Params):
+    """The class token's attention against instance masks (DINO, arXiv:2104.14294, figure 4)."""
+
+    mass: Share
+    """A head's mask is the fewest patches that hold this share of its attention."""
+    crop_fraction: CropFraction
+    batch_size: Count = 64
+    shown: Count = 8
+    """Images on the sheet."""

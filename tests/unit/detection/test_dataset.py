@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from steps.command import UserError
-from steps.detection.dataset import Detections, Targets, class_names
+from steps.data.annotations import class_names
+from steps.detection.dataset import Detections, Targets
 from steps.params.detection import Augmentation
 
 

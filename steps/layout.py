@@ -1,0 +1,100 @@
+"""Measure whether attention shows where objects are, and draw it.
+
+    python -m steps.layout --protocol params/protocols/layout.yaml --backbone .../backbone \\
+        --data results/data/shapes_scenes --out .../layout.json --pictures .../layout
+
+The pictures are ``layout.png``, a row an image: itself, the attention of the best head, its mask, and
+the main directions of the patch tokens as colours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from timm.models.resnet import ResNet
+
+from steps.artifacts import Record, publish, write_records
+from steps.command import UserError, run_step
+from steps.data.annotations import objects
+from steps.data.loader import EvaluationViews, dataset_facts
+from steps.diagnosis.layout import draw
+from steps.engine.devices import claim_gpu
+from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
+from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.params.plan import load_checked
+from steps.params.protocols import Layout
+
+
+def main() -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set with masks")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--pictures", type=Path, required=True, help="a folder")
+    arguments = parser.parse_args()
+    protocol = load_checked(arguments.protocol, Layout)
+    facts = dataset_facts(arguments.data)
+    vit = load_backbone(arguments.backbone)
+    if isinstance(vit, ResNet):
+        raise UserError(
+            str(arguments.backbone),
+            "a ResNet, which has no class token to look from",
+            allowed="a vision transformer",
+            remedy="leave the task layout out",
+        )
+    views = EvaluationViews(arguments.data, "val", image_size(vit), protocol.crop_fraction)
+    masks = objects(arguments.data, "val")
+    claim_gpu()
+    vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
+    mean, std = normalisation(arguments.backbone)
+    seen: Seen = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
+    indices = overlaps(seen, protocol.mass)
+    head = int(indices.mean(dim=0).argmax())
+    values = {
+        "jaccard": indices[:, head].mean().item(),
+        "jaccard_any": indices.max(dim=1).values.mean().item(),
+        "inside": share_inside(seen.attention[:, head], seen.objects).mean().item(),
+        "area": seen.objects.float().mean().item(),
+    }
+    inputs = {"backbone": arguments.backbone, "data": arguments.data}
+    records = [
+        Record.of_backbone(
+            arguments.backbone,
+            task="layout",
+            protocol=arguments.protocol.stem,
+            metric=metric,
+            value=100.0 * value,
+            unit="%",
+            n=len(indices),
+            dataset=facts.name,
+        )
+        for metric, value in values.items()
+    ]
+    with publish(
+        arguments.pictures,
+        node="layout",
+        params=protocol.resolved(),
+        inputs=inputs,
+        seed=records[0].seed,
+    ) as draft:
+        picture = draw(vit, seen, head, protocol, mean=mean, std=std)
+        (draft.path / "layout.png").write_bytes(picture)
+    write_records(
+        arguments.out,
+        records,
+        node="layout",
+        params=protocol.resolved(),
+        inputs=inputs,
+        seed=records[0].seed,
+        started=started,
+        facts={"head": head},
+    )
+
+
+if __name__ == "__main__":
+    run_step(main)
