@@ -3,8 +3,8 @@
     python -m steps.layout --protocol params/protocols/layout.yaml --backbone .../backbone \\
         --data results/data/shapes_scenes --out .../layout.json --pictures .../layout
 
-The pictures are ``layout.png``, a row an image: itself, the attention of the best head, its mask, and
-the main directions of the patch tokens as colours.
+The picture is ``layout.png``, a row an image: itself, the attention of the best head, its mask,
+and the main directions of the patch tokens as colours.
 """
 
 from __future__ import annotations

@@ -20,9 +20,9 @@ from mmengine.runner import Runner
 from torch import nn
 
 from steps.command import UserError
+from steps.data.annotations import class_names
 from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
-from steps.data.annotations import class_names
 from steps.detection.evaluation import METRICS
 from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw

@@ -11,7 +11,7 @@ from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def class_attention(vit: Transformer, images: Tensor) -> Tensor:
     """The attention of the class token to the patches, in the last block.
 
@@ -29,8 +29,8 @@ def class_attention(vit: Transformer, images: Tensor) -> Tensor:
     def remember(module: Any, inputs: tuple[Tensor, ...]) -> None:
         seen.append(inputs[0])
 
-    # A fused kernel never has the map. The plain path hands it to the dropout, in timm's transformers
-    # and BEiTs alike, relative positions and all.
+    # A fused kernel never has the map. The plain path hands it to the dropout, in timm's
+    # transformers and BEiTs alike, relative positions and all.
     fused, attention.fused_attn = attention.fused_attn, False
     handle = attention.attn_drop.register_forward_pre_hook(remember)
     try:

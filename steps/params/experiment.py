@@ -10,7 +10,9 @@ from pydantic import model_validator
 from steps.params.base import Params
 from steps.params.stages import Chain
 
-Task = Literal["knn", "linear", "finetune", "detect", "zeroshot", "retrieval"]
+Task = Literal["knn", "linear", "finetune", "detect", "layout", "zeroshot", "retrieval"]
+OBJECT_TASKS: tuple[Task, ...] = ("detect", "layout")
+"""Tasks that read ``detection_dataset``."""
 TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
 """Tasks that need a text tower: methods without one have no row in their tables."""
 Names = Annotated[list[str], Len(1)]
@@ -25,6 +27,7 @@ class Experiment(Params):
     dataset: str
     """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
     detection_dataset: str | None = None
+    """Images with boxes and masks: detection, object layout."""
     regime: str
     """``params/recipes/<regime>/``."""
     methods: Names
@@ -52,6 +55,7 @@ class Experiment(Params):
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"{key} names {', '.join(twice)} twice")
-        if "detect" in self.tasks and self.detection_dataset is None:
-            raise ValueError("tasks has detect, so the key 'detection_dataset' is needed")
+        for task in OBJECT_TASKS:
+            if task in self.tasks and self.detection_dataset is None:
+                raise ValueError(f"tasks has {task}, so the key 'detection_dataset' is needed")
         return self

@@ -18,10 +18,18 @@ from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
-from steps.params.experiment import TEXT_TASKS, Experiment
+from steps.params.experiment import OBJECT_TASKS, TEXT_TASKS, Experiment
 from steps.params.load import closest, load
 from steps.params.methods import CLIPParams
-from steps.params.protocols import KNN, Features, Finetune, Linear, Retrieval, ZeroShot
+from steps.params.protocols import (
+    KNN,
+    Features,
+    Finetune,
+    Layout,
+    Linear,
+    Retrieval,
+    ZeroShot,
+)
 from steps.params.recipe import Recipe
 from steps.params.stages import chain_of, check_chain
 from steps.params.tokenizers.recipe import TokenizerRecipe
@@ -34,6 +42,7 @@ PROTOCOLS: dict[str, type[Params]] = {
     "linear": Linear,
     "finetune": Finetune,
     "detect": Detection,
+    "layout": Layout,
     "zeroshot": ZeroShot,
     "retrieval": Retrieval,
 }
@@ -91,8 +100,9 @@ class Plan:
     def dataset_names(self) -> list[str]:
         """The prepared sets that the experiment reads."""
         names = [self.experiment.dataset]
-        if "detect" in self.experiment.tasks and self.experiment.detection_dataset is not None:
-            names.append(self.experiment.detection_dataset)
+        scenes = self.experiment.detection_dataset
+        if scenes is not None and any(task in self.experiment.tasks for task in OBJECT_TASKS):
+            names.append(scenes)
         return list(dict.fromkeys(names))
 
     def dataset_file(self, name: str) -> Path:
@@ -172,6 +182,15 @@ class Plan:
 
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
+        if "layout" in self.experiment.tasks:
+            for name in self.experiment.backbones:
+                if self.backbones[name].is_resnet:
+                    raise UserError(
+                        f"{experiment_file(self.name, self.root)}: tasks",
+                        f"layout looks from a class token, and backbone {name} is a ResNet",
+                        allowed="vision transformers, such as vit_s16",
+                        remedy="leave layout out, or train the ResNet in an experiment of its own",
+                    )
         for node, behind in self.needs.items():
             if isinstance(node, Pretraining):
                 backbone = self.backbones[node.backbone]

@@ -25,6 +25,12 @@ _TASKS = {
     "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
     "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
     "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
+    "layout": (
+        "Object layout",
+        "jaccard: the patches that hold most of the class token's attention in the last block, by "
+        "the head that is best over all images, against the objects' pixels; jaccard_any: by each "
+        "image's best head; inside: the one head's attention on objects, where area is chance",
+    ),
     "zeroshot": (
         "Zero-shot classification",
         "an image has the class whose name, in prompts, is nearest; nothing is trained",

@@ -22,7 +22,7 @@ from tests.scenery import TOKENIZERS, Scenery
 BIN = Path(sys.executable).parent
 LAST = "results/quickstart/vit_test/mae/seed0"
 NO_CHAIN: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-DESCENDANTS = {"pretrain", "features", "knn", "linear", "finetune", "detect"}
+DESCENDANTS = {"pretrain", "features", "knn", "linear", "finetune", "detect", "layout"}
 
 
 class Project:
@@ -113,6 +113,7 @@ def _tiny(scenery: Scenery) -> Project:
                 "linear": "linear",
                 "finetune": "finetune",
                 "detect": "mask_rcnn_small",
+                "layout": "layout",
             },
             "text_methods": [],
             "chain": {**NO_CHAIN, "plain": ["random", "mae"]},
@@ -140,7 +141,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     root = project.root
     project.snakemake()
     page = (root / "reports/quickstart/README.md").read_text()
-    for task in ("knn", "linear", "finetune", "detect"):
+    for task in ("knn", "linear", "finetune", "detect", "layout"):
         records, _ = read_records(root / LAST / f"{task}.json")
         assert records[0].recipe == "mae"
         assert all(0 <= record.value <= 100 for record in records)
@@ -170,6 +171,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
         f"{LAST}/{name}"
         for name in (
             *("backbone", "features", "knn.json", "linear.json", "finetune.json", "detect.json"),
+            *("layout", "layout.json"),
         )
     }
     assert {path for path in files if not path.startswith("results/")} == {

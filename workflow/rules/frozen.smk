@@ -1,4 +1,4 @@
-"""Tasks on frozen features."""
+"""Tasks on the frozen backbone."""
 
 
 rule features:
@@ -59,3 +59,28 @@ rule linear:
     shell:
         "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
         " --features {input.features} --out {output} 2> {log}"
+
+
+rule layout:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=SCENES,
+    output:
+        records=report(
+            f"{ROW}/layout.json",
+            caption="../report/layout.rst",
+            category="Object layout",
+        ),
+        pictures=directory(f"{ROW}/layout"),
+    log:
+        f"{ROW_LOG}-layout.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    params:
+        values=resolved(task="layout"),
+        file=protocol("layout"),
+    shell:
+        "python -m steps.layout --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output.records} --pictures {output.pictures} 2> {log}"

@@ -276,3 +276,11 @@ def test_masks_that_hide_nothing(scenery: Scenery) -> None:
     assert str(caught.value).startswith(
         f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: above 0.0625"
     )
+
+
+def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
+    scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
+    layout = {"methods": ["random"], "detection_dataset": "noise", "tasks": {"layout": "layout"}}
+    _experiment(scenery, **layout)
+    with pytest.raises(UserError, match="class token, and backbone resnet_test is a ResNet"):
+        _experiment(scenery, **layout, backbones=["resnet_test"])
