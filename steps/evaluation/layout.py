@@ -85,7 +85,8 @@ def overlaps(seen: Seen, mass: float) -> Tensor:
 def share_inside(attention: Tensor, objects: Tensor) -> Tensor:
     """The share of the attention (M, N) that lies on the pixels of objects (M, S, S): (M,)."""
     spread = to_pixels(attention, objects.shape[-1])
-    return (spread * objects).sum(dim=(-2, -1)) / spread.sum(dim=(-2, -1))
+    inside: Tensor = (spread * objects).sum(dim=(-2, -1)) / spread.sum(dim=(-2, -1))
+    return inside
 
 
 def heaviest(attention: Tensor, mass: float) -> Tensor:
@@ -114,7 +115,8 @@ def jaccard(masks: Tensor, objects: Tensor) -> Tensor:
     """|A and B| / |A or B| of bool masks over the last two axes; 0 where both are empty."""
     both = (masks & objects).sum(dim=(-2, -1))
     either = (masks | objects).sum(dim=(-2, -1))
-    return both / either.clamp(min=1)
+    index: Tensor = both / either.clamp(min=1)
+    return index
 
 
 def principal_colours(tokens_BND: Tensor) -> Tensor:

@@ -152,10 +152,10 @@ def test_same_files(snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]
             assert node.inputs == theirs.inputs, command
             continue
         # DVC's templates cannot list the files of all rows: the page depends on their folder, in
-        # which there are features, tokenizers and teachers too.
+        # which there are features, pictures, tokenizers and teachers too.
         (folder,) = theirs.inputs
         inside = {path for path in everything if path.startswith(f"{folder}/")}
-        others = re.compile("/features$|/tokenizers/|/vit_large/")
+        others = re.compile("/features$|/layout$|/tokenizers/|/vit_large/")
         assert node.inputs == {path for path in inside if not others.search(path)}
 
 
