@@ -69,7 +69,8 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             metric = headline(summary, task)
             _score_panel(panel, order, summary.filter(task=task, metric=metric))
             unit = summary.filter(task=task, metric=metric)["unit"][0]
-            panel.set_title(f"{task} {metric} ({unit})", **_TITLE)
+            # Seven tasks side by side leave no room for a line.
+            panel.set_title(f"{task}\n{metric} ({unit})", **_TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // len(tasks)), steps=_STEPS))
         panels[0].set_yticks(range(len(names)), names, fontsize=9, color=_INK)
         panels[0].set_ylim(len(names) - 0.4, -0.6)
