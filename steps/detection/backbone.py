@@ -161,12 +161,12 @@ class RelativePositions(nn.Module):
             (B, heads, height * width, height * width).
         """
         query = query_BNLD.unflatten(2, (height, width))
-        rows = torch.einsum("bnhwd,hkd->bnhwk", query, _by_offset(self.rows, height))
-        columns = torch.einsum("bnhwd,wkd->bnhwk", query, _by_offset(self.columns, width))
+        rows = torch.einsum("bnhwd,hkd->bnhwk", query, by_offset(self.rows, height))
+        columns = torch.einsum("bnhwd,wkd->bnhwk", query, by_offset(self.columns, width))
         return (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4, 5).flatten(2, 3)
 
 
-def _by_offset(table: Tensor, size: int) -> Tensor:
+def by_offset(table: Tensor, size: int) -> Tensor:
     """(size, size, D): the table's row for each pair of places; resized linearly where needed."""
     if table.shape[0] != 2 * size - 1:
         resized = F.interpolate(table.T.unsqueeze(0), size=2 * size - 1, mode="linear")
