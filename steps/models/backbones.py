@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,14 @@ import steps.models.small_stem  # noqa: F401  (timm learns of it)
 from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.models.batch_norm import BatchNorm2d
+from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 HEADS = "heads.safetensors"
+RESIZING = "resizing"
+"""The key in ``config.json`` of what timm does not know of: ``own_resizing``."""
 
 Transformer: TypeAlias = VisionTransformer | Beit
 """A backbone of tokens: what ``steps.models.tokens`` embeds and encodes with."""
@@ -93,6 +97,8 @@ def save_backbone(
             "classifier": "fc" if backbone.is_resnet else "head",
         },
     }
+    if (resizing := own_resizing(model)) != WITH_OFFSET:
+        config[RESIZING] = dataclasses.asdict(resizing)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     save_weights(model.state_dict(), folder / WEIGHTS)
     if heads:
@@ -123,7 +129,15 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         **_batch_norm(is_resnet(artifact)),
         **overrides,
     )
+    if (resizing := json.loads((artifact / CONFIG).read_text()).get(RESIZING)) is not None:
+        model.resizing = Resizing(**resizing)
     return cast(BackboneModel, model.float().eval())
+
+
+def own_resizing(model: BackboneModel) -> Resizing:
+    """How a backbone's position table is resized for images of another size: DINO's way, unless
+    it carries another as its attribute ``resizing``."""
+    return cast(Resizing, getattr(model, "resizing", WITH_OFFSET))
 
 
 def is_resnet(artifact: Path) -> bool:

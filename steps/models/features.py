@@ -58,7 +58,8 @@ def frozen_features(
 def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return tokens_BND[:, 0]
-    return tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)
+    # A norm that fine-tuning gave to the mean stands in for that of the tokens.
+    return cast(Tensor, vit.fc_norm(tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)))
 
 
 def _global_average(resnet: ResNet, images: Tensor, keep: Tensor | None = None) -> Tensor:

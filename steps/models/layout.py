@@ -45,18 +45,21 @@ def as_dinov2(backbone: Backbone, options: DINOv2Backbone) -> Backbone:
     if options.ffn == "mlp":
         return backbone.model_copy(update={"model_args": {**backbone.model_args, **added}})
     hidden = -(-int(vit.blocks[0].mlp.fc1.out_features * 2 / 3) // 8) * 8
-    # timm's is the width of gate and value together, and the product must not be rounded down.
-    ratio = 2 * hidden / vit.embed_dim
-    if int(vit.embed_dim * ratio) < 2 * hidden:
-        ratio = math.nextafter(ratio, math.inf)
     sizes = {
         "embed_dim": vit.embed_dim,
         "depth": len(vit.blocks),
         "num_heads": vit.blocks[0].attn.num_heads,
-        "mlp_ratio": ratio,
+        # timm's is the width of gate and value together.
+        "mlp_ratio": mlp_ratio(2 * hidden, vit.embed_dim),
     }
     # A copy is not validated: timm takes the MLP's class from the architecture alone.
     return backbone.model_copy(update={"architecture": GATED, "model_args": {**sizes, **added}})
+
+
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The ratio of an MLP's two widths, whose product with the second timm does not round down."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
 def for_training(vit: Transformer) -> VisionTransformer:

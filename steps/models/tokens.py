@@ -8,9 +8,9 @@ import torch
 from timm.models.beit import Beit
 from torch import Tensor
 
-from steps.models.backbones import Transformer
+from steps.models.backbones import Transformer, own_resizing
 from steps.models.drop_path import dropping
-from steps.models.positions import WITH_OFFSET, Resizing, resize_table
+from steps.models.positions import Resizing, resize_table
 
 
 def patch_tokens(vit: Transformer, images: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def embed(
     images: Tensor,
     mask_BN: Tensor | None = None,
     mask_token: Tensor | None = None,
-    resizing: Resizing = WITH_OFFSET,
+    resizing: Resizing | None = None,
 ) -> Tensor:
     """Class token, registers and patch tokens with their positions.
 
@@ -52,7 +52,7 @@ def embed(
         images: (B, 3, H, W).
         mask_BN: True where a patch gives way to ``mask_token``, which takes its position.
         mask_token: broadcast to (B, N, D).
-        resizing: how the table is resized.
+        resizing: how the table is resized; None: as the backbone itself says.
 
     Returns:
         (B, 1 + registers + N, D).
@@ -67,7 +67,7 @@ def embed(
         prefix = torch.cat([prefix, vit.reg_token], dim=1)
     if vit.pos_embed is not None:
         rows = vit.pos_embed.shape[1] - vit.patch_embed.num_patches
-        table = resize_table(vit.pos_embed, grid, rows, resizing)
+        table = resize_table(vit.pos_embed, grid, rows, resizing or own_resizing(vit))
         prefix = torch.cat([prefix[:, :rows] + table[:, :rows], prefix[:, rows:]], dim=1)
         patches = patches + table[:, rows:]
     return torch.cat([prefix.expand(len(images), -1, -1), patches], dim=1)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor
-from torch.serialization import safe_globals
 
 from steps.command import UserError
 from steps.data.sources.source import data_root
 from steps.models.official import from_official
+from steps.models.official.files import Shell, read_file, tensors_in
+from steps.params.load import validate
+from steps.params.tokenizers import DalleParams
 from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.tokenizers.dalle import DVAE
 from steps.tokenizers.tokenizer import Tokenizer
 
 
@@ -33,6 +34,44 @@ def official_files(recipe: TokenizerRecipe) -> dict[str, Path]:
                 remedy="put the official weights there, or train the tokenizer instead",
             )
     return files
+
+
+def official_dalle(encoder: Path, decoder: Path, image_size: int) -> tuple[DVAE, DalleParams]:
+    """The tokenizer of DALL-E from its two files, of the size that their weights have.
+
+    Args:
+        encoder, decoder: the files.
+        image_size: side in pixels of the images that it will see.
+
+    Raises:
+        UserError: a file is not a state dict or a module, or not of this tokenizer.
+    """
+    shapes = {}
+    for part, path in (("encoder", encoder), ("decoder", decoder)):
+        for name, tensor in _state_dict(path).items():
+            shapes[f"{part}.{name}"] = tensor.shape
+    try:
+        sizes: dict[str, Any] = {
+            "vocab_size": shapes["encoder.blocks.output.conv.w"][0],
+            "encoder": {"hidden": shapes["encoder.blocks.input.w"][0]},
+            "decoder": {
+                "input": shapes["decoder.blocks.input.w"][0],
+                "hidden": shapes["decoder.blocks.output.conv.w"][1],
+            },
+        }
+    except KeyError as error:
+        raise UserError(
+            f"{encoder}, {decoder}",
+            f"no {error.args[0]}",
+            allowed="the official encoder and decoder of dalle, in this order",
+        ) from error
+    for part in ("encoder", "decoder"):
+        inside = {n.split(".")[3] for n in shapes if n.startswith(f"{part}.blocks.group_1.block_")}
+        sizes[part]["blocks_per_group"] = len(inside)
+    params = validate({"name": "dalle", "image_size": image_size, **sizes}, DalleParams, "dalle")
+    tokenizer = DVAE(params)
+    read_official(tokenizer, "dalle", {"encoder": encoder, "decoder": decoder})
+    return tokenizer.eval(), params
 
 
 def read_official(tokenizer: Tokenizer, kind: str, files: Mapping[str, Path]) -> None:
@@ -76,10 +115,6 @@ def read_official(tokenizer: Tokenizer, kind: str, files: Mapping[str, Path]) ->
     tokenizer.load_state_dict(found)
 
 
-class _Shell:
-    """What stands in for a module when its file is read: it holds what the module held."""
-
-
 _MODULES = (
     "dall_e.encoder.Encoder",
     "dall_e.encoder.EncoderBlock",
@@ -93,35 +128,13 @@ _MODULES = (
     "torch.nn.modules.upsampling.Upsample",
 )
 """DALL-E's published files are whole modules. None of these classes is imported or run: each
-becomes a shell, and anything else in a file is refused."""
-
-
-def _tensors(shell: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers of a module that was read as shells, by name."""
-    for kind in ("_parameters", "_buffers"):
-        for name, tensor in getattr(shell, kind, {}).items():
-            if tensor is not None:
-                yield f"{prefix}{name}", tensor.detach()
-    for name, child in getattr(shell, "_modules", {}).items():
-        yield from _tensors(child, f"{prefix}{name}.")
+becomes a shell."""
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            tensors: dict[str, Tensor] = load_file(path)
-            return tensors
-        with safe_globals([(_Shell, name) for name in _MODULES]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-        raise UserError(
-            str(path),
-            f"not readable as weights alone: {error}",
-            remedy="a file that holds other pickled objects runs code when it is opened: save its "
-            "state_dict() where you trust it",
-        ) from error
-    if isinstance(content, _Shell):
-        content = dict(_tensors(content, ""))
+    content = read_file(path, _MODULES)
+    if isinstance(content, Shell):
+        content = dict(tensors_in(content))
     content = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(str(path), "not a state dict", allowed="tensors by name")

@@ -1,0 +1,167 @@
+"""Turn an official file into an artifact that every later step takes.
+
+    python -m steps.import --format mae --checkpoint mae_pretrain_vit_base.pth --out DIR
+
+Files are read as data: one that holds pickled objects is refused and not opened. Names and shapes
+must be those of the method's backbone, all of them. The result is a folder that
+``timm.create_model("local-dir:DIR", pretrained=True)`` loads, as ``steps.pretrain`` makes it;
+``--format dalle`` takes encoder and decoder and gives a tokenizer, as ``steps.tokenizer`` does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any, get_args
+
+from steps.artifacts import publish
+from steps.artifacts.digest import digest_file
+from steps.command import UserError, run_step
+from steps.engine.loop import Outcome
+from steps.engine.monitor import METRICS
+from steps.models.backbones import save_backbone
+from steps.models.official.layouts import LAYOUTS, NORMALISE
+from steps.models.official.reading import read_backbone
+from steps.models.official.sizes import params_name
+from steps.params.methods import MethodParams
+from steps.tokenizers import save_tokenizer
+from steps.tokenizers.official import official_dalle
+
+DALLE = "dalle"
+DALLE_SIDE = 112
+"""Images that give the 14 x 14 tokens of BEiT's patches of 16 at 224 px."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--format", choices=[*LAYOUTS, DALLE], required=True)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="the official file; of dalle the encoder's and the decoder's",
+    )
+    parser.add_argument(
+        "--network", help="teacher or student, base or momentum, of a file with both"
+    )
+    parser.add_argument("--heads", type=int, help="attention heads, where the width does not say")
+    parser.add_argument(
+        "--image-size", type=int, help="resize the positions to it, as the method does"
+    )
+    parser.add_argument("--normalise", choices=list(NORMALISE), help="what images are given by")
+    parser.add_argument("--name", help="how tables call it; <format>_official if not given")
+    parser.add_argument("--trained-on", help="the data set of its training, for the tables")
+    parser.add_argument("--epochs", type=float, default=0.0, help="of its training, for the tables")
+    parser.add_argument("--seed", type=int, default=0, help="of what later steps draw")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.name is None:
+        arguments.name = f"{arguments.format}_official"
+    if arguments.format == DALLE:
+        import_tokenizer(arguments)
+    else:
+        import_backbone(arguments)
+
+
+def import_backbone(arguments: argparse.Namespace) -> None:
+    """Read, check and publish a backbone."""
+    kind, layout = arguments.format, LAYOUTS[arguments.format]
+    network = arguments.network or next(iter(layout.networks))
+    if network not in layout.networks:
+        raise UserError(
+            f"--network {network}", f"none of {kind}'s", allowed=", ".join(layout.networks)
+        )
+    (path,) = _files(arguments, 1)
+    imported = read_backbone(
+        path,
+        kind,
+        network=network,
+        heads=arguments.heads,
+        image_size=arguments.image_size,
+    )
+    if imported.left_out:
+        logging.info("%s: left out %s", path, ", ".join(imported.left_out))
+    normalise = NORMALISE[arguments.normalise or layout.normalise]
+    backbone = imported.backbone
+    params = {
+        "format": kind,
+        "network": network,
+        "backbone": backbone.resolved(),
+        "normalise": normalise.resolved(),
+    }
+    with _publishing("pretrain", params, arguments) as draft:
+        save_backbone(
+            imported.model,
+            backbone,
+            draft.path,
+            mean=normalise.mean,
+            std=normalise.std,
+            heads=imported.heads,
+        )
+        (draft.path / METRICS).touch()
+        draft.facts.update(
+            method=kind,
+            recipe=arguments.name,
+            kind=_kinds()[kind],
+            backbone=params_name(backbone),
+            scale=backbone.scale,
+            pretrain_dataset=arguments.trained_on or layout.trained_on,
+            left_out=imported.left_out,
+            # What a file does not say of its training is 0.
+            **vars(Outcome(arguments.epochs, images_seen=0, flops=0, device_seconds=0)),
+        )
+
+
+def import_tokenizer(arguments: argparse.Namespace) -> None:
+    """Read, check and publish the tokenizer of DALL-E."""
+    encoder, decoder = _files(arguments, 2)
+    tokenizer, params = official_dalle(encoder, decoder, arguments.image_size or DALLE_SIDE)
+    resolved = {"format": DALLE, "tokenizer": params.resolved()}
+    with _publishing("tokenizer", resolved, arguments) as draft:
+        save_tokenizer(tokenizer, params, draft.path)
+        draft.facts.update(
+            tokenizer=arguments.name,
+            kind=params.name,
+            vocab_size=tokenizer.vocab_size,
+            token_pixels=tokenizer.token_pixels,
+            pretrain_dataset=arguments.trained_on or "text-image pairs of DALL-E",
+            **vars(Outcome(arguments.epochs, images_seen=0, flops=0, device_seconds=0)),
+        )
+
+
+def _files(arguments: argparse.Namespace, count: int) -> list[Path]:
+    files: list[Path] = arguments.checkpoint
+    if len(files) != count:
+        raise UserError(
+            "--checkpoint",
+            f"{len(files)} files",
+            allowed="one file" if count == 1 else "the encoder's file, then the decoder's",
+        )
+    return files
+
+
+def _kinds() -> dict[str, str]:
+    """The family of each method, as the tables print it."""
+    union, _ = get_args(MethodParams)
+    return {
+        get_args(params.model_fields["name"].annotation)[0]: params.kind
+        for params in get_args(union)
+    }
+
+
+def _publishing(node: str, params: dict[str, Any], arguments: argparse.Namespace) -> Any:
+    """An artifact of the node whose place it takes: later steps ask for no other."""
+    files = {path.name: digest_file(path) for path in arguments.checkpoint}
+    return publish(
+        arguments.out,
+        node=node,
+        params={**params, "official": files},
+        inputs={},
+        seed=arguments.seed,
+    )
+
+
+if __name__ == "__main__":
+    run_step(main)

@@ -1,0 +1,129 @@
+"""Open a file of an official implementation as data, and never as code.
+
+Of torch's format only tensors and plain values are read. Some official files hold other objects
+besides: the arguments of the training, whole modules (DALL-E), a TorchScript program (CLIP). None of
+their classes is imported or run: each becomes a shell that holds what the object held, where its
+name is known; anything else in a file is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+from steps.command import UserError
+
+
+class Shell:
+    """What stands in for an object when its file is read."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+
+
+SETTINGS = (
+    "argparse.Namespace",
+    "pathlib.PosixPath",
+    "pathlib._local.PosixPath",
+    "numpy.dtype",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+)
+"""What the arguments and counters of a training are made of, in MAE's, DINO's and iBOT's files."""
+_CODE = re.compile(r"[^/]+/(?:code/|constants\.pkl$|constants/)")
+"""What a TorchScript archive has besides a state."""
+_PROGRAM = ("__torch__.", "torch.jit._pickle.")
+"""What names of a TorchScript program begin with."""
+
+
+def read_file(path: Path, shells: Iterable[str] = ()) -> Any:
+    """The content of a file: a dict of tensors, of dicts and of plain values, or a shell.
+
+    Args:
+        path: safetensors by its suffix, else torch's format or a TorchScript archive.
+        shells: classes that may stand in it besides those of ``SETTINGS``, by their full names.
+
+    Raises:
+        UserError: there is no such file, it is not of these formats, or it holds objects that are
+            not known.
+    """
+    if not path.is_file():
+        raise UserError(str(path), "no such file", remedy="give the path of the official file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        source = _state_alone(path)
+        names = [*SETTINGS, *shells]
+        if isinstance(source, io.BytesIO):
+            found = get_unsafe_globals_in_checkpoint(source)
+            names += [name for name in found if name.startswith(_PROGRAM)]
+            source.seek(0)
+        with safe_globals([(Shell, name) for name in names]):
+            return torch.load(source, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
+        raise _refusal(path, error) from error
+
+
+def tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a module that was read as shells, by name.
+
+    A module of Python keeps parameters, buffers and modules apart, one of TorchScript has all of
+    them as attributes.
+    """
+    members: dict[str, Any] = content.__dict__ if isinstance(content, Shell) else content
+    for room in ("_parameters", "_buffers", "_modules"):
+        if isinstance(inner := members.get(room), dict):
+            yield from tensors_in(inner, prefix)
+    for name, value in members.items():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{name}", value.detach()
+        elif isinstance(value, Shell):
+            yield from tensors_in(value, f"{prefix}{name}.")
+
+
+def _state_alone(path: Path) -> Path | io.BytesIO:
+    """The file itself, or a copy of a TorchScript archive without its program."""
+    if not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        if not any(_CODE.match(name) for name in names):
+            return path
+        copy = io.BytesIO()
+        with zipfile.ZipFile(copy, "w") as state:
+            for name in names:
+                if not _CODE.match(name):
+                    state.writestr(name, archive.read(name))
+    copy.seek(0)
+    return copy
+
+
+def _refusal(path: Path, error: Exception) -> UserError:
+    found = "not readable as weights alone"
+    if isinstance(error, pickle.UnpicklingError):
+        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            found += f": it holds a pickled {match[1]}, which was not opened"
+        else:
+            found += ": its pickle is not one that torch writes for weights"
+    else:
+        found += f": {str(error)[:200]}"
+    return UserError(
+        str(path),
+        found,
+        allowed="tensors and plain values",
+        remedy="a file that holds other pickled objects runs code when it is opened: save its "
+        "state_dict() where you trust it",
+    )
