@@ -1,4 +1,4 @@
-"""Replay the golden case ``checkpoint_formats``: official files, imported as a user imports them."""
+"""Replay the golden case ``checkpoint_formats``: official files, imported as a user does it."""
 
 from __future__ import annotations
 
