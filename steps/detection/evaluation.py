@@ -16,6 +16,8 @@ from pycocotools.cocoeval import COCOeval
 
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """The first six numbers of COCO's summary, at most 100 detections an image."""
+NUMBERS = (*STATISTICS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+"""All twelve: then average recall at 1, 10 and 100 detections an image, and at 100 by size."""
 KINDS = {"box": "bbox", "mask": "segm"}
 METRICS = tuple(f"{kind}_{name}" for kind in KINDS for name in STATISTICS)
 
@@ -77,6 +79,16 @@ def average_precision(truth: COCO, detections: list[dict[str, Any]], kind: str) 
     Returns:
         The numbers by name, without those of sizes that have no ground truth.
     """
+    numbers = twelve_numbers(evaluate(truth, detections, kind))
+    # pycocotools says -1 where there was nothing to find.
+    return {name: 100 * numbers[name] for name in STATISTICS if numbers[name] >= 0}
+
+
+def evaluate(truth: COCO, detections: list[dict[str, Any]], kind: str) -> COCOeval:
+    """Match detections with the ground truth; arguments as in ``average_precision``.
+
+    Detections of masks must not carry boxes: sizes would follow from these.
+    """
     if detections:
         found = truth.loadRes(detections)
     else:
@@ -88,9 +100,40 @@ def average_precision(truth: COCO, detections: list[dict[str, Any]], kind: str) 
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    values = zip(STATISTICS, evaluation.stats[: len(STATISTICS)], strict=True)
-    # pycocotools says -1 where there was nothing to find.
-    return {name: 100 * float(value) for name, value in values if value >= 0}
+    return evaluation
+
+
+def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
+    """COCO's summary by the names of ``NUMBERS``, as shares; -1 without any ground truth."""
+    return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
+
+
+def by_category(evaluation: COCOeval) -> dict[int, dict[str, float]]:
+    """AP, AP50 and AR100 of each category as shares, by its id; -1 without ground truth."""
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    return {
+        category: {
+            "AP": _mean(precision[:, :, index, 0, -1]),
+            "AP50": _mean(precision[0, :, index, 0, -1]),
+            "AR100": _mean(recall[:, index, 0, -1]),
+        }
+        for index, category in enumerate(evaluation.params.catIds)
+    }
+
+
+def by_threshold(evaluation: COCOeval) -> dict[float, float]:
+    """AP as a share at each threshold of intersection over union."""
+    precision = evaluation.eval["precision"]
+    return {
+        round(float(threshold), 2): _mean(precision[index, :, :, 0, -1])
+        for index, threshold in enumerate(evaluation.params.iouThrs)
+    }
+
+
+def _mean(values: Any) -> float:
+    """Of the cells that have ground truth; the others hold -1."""
+    known = values[values > -1]
+    return float(known.mean()) if known.size else -1.0
 
 
 def _detections(

@@ -12,6 +12,7 @@ Published: ViT-B from scratch, 300 epochs of ImageNet-1K at batch 1024: 81.8 %.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import cast
 
@@ -45,10 +46,12 @@ class Supervised(Method):
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
         self.norm: nn.Module = nn.Identity()
-        if params.pooling == "mean" and isinstance(backbone, Transformer):
-            self.norm = nn.LayerNorm(backbone.embed_dim, eps=1e-6)
-            # The norm over tokens gives way to the norm over their mean.
-            backbone.norm.requires_grad_(False)
+        if isinstance(backbone, Transformer):
+            if params.pooling == "mean":
+                self.norm = _norm_of_mean(backbone)
+                # The norm over tokens gives way to the norm over their mean.
+                backbone.norm.requires_grad_(False)
+            backbone.fc_norm.requires_grad_(False)
         self.head = nn.Linear(backbone.num_features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=params.head_init_std)
         nn.init.zeros_(self.head.bias)
@@ -139,6 +142,13 @@ class Supervised(Method):
                 left = int(rng.integers(self.side - width + 1))
                 return (top, left, top + height, left + width)
         return (0, 0, 0, 0)
+
+
+def _norm_of_mean(backbone: Transformer) -> nn.Module:
+    """A fresh one, or a copy of that which an earlier fine-tuning left in the backbone."""
+    if isinstance(backbone.fc_norm, nn.Identity):
+        return nn.LayerNorm(backbone.embed_dim, eps=1e-6)
+    return copy.deepcopy(backbone.fc_norm)
 
 
 def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:

@@ -50,6 +50,12 @@ def official_dalle(encoder: Path, decoder: Path, image_size: int) -> tuple[DVAE,
     for part, path in (("encoder", encoder), ("decoder", decoder)):
         for name, tensor in _state_dict(path).items():
             shapes[f"{part}.{name}"] = tensor.shape
+    if shapes.get("encoder.blocks.input.w", (0, 3))[1] != 3:
+        raise UserError(
+            f"{encoder}, {decoder}",
+            "the first does not read images",
+            allowed="the official encoder and decoder of dalle, in this order",
+        )
     try:
         sizes: dict[str, Any] = {
             "vocab_size": shapes["encoder.blocks.output.conv.w"][0],

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from steps.command import UserError
 from steps.params.tokenizers import DalleParams, VQKDParams
 from steps.tokenizers.dalle import DVAE, Block, Conv, Decoder, Double, Encoder, Halve
-from steps.tokenizers.official import read_official
+from steps.tokenizers.official import official_dalle, read_official
 from steps.tokenizers.vqkd import VQTokenizer
 from tests.conftest import REPOSITORY
 from tests.scenery import TOKENIZERS
@@ -123,3 +123,15 @@ def test_a_pickled_object_is_not_opened(tmp_path: Path) -> None:
         torch.save(_dvae(), path)
     with pytest.raises(UserError, match=r"encoder.pkl: not readable as weights alone.*remedy"):
         read_official(_dvae(), "dalle", files)
+
+
+def test_sizes_of_dalle_follow_from_its_files(tmp_path: Path) -> None:
+    files = _files(tmp_path)
+    ours, params = official_dalle(files["encoder"], files["decoder"], 64)
+    assert (params.vocab_size, params.encoder.hidden, params.image_size) == (64, 8, 64)
+    expected = _dvae()
+    read_official(expected, "dalle", files)
+    pixels = torch.rand(1, 3, 16, 16)
+    assert torch.equal(ours.logits(pixels), expected.eval().logits(pixels))
+    with pytest.raises(UserError, match="in this order"):
+        official_dalle(files["decoder"], files["encoder"], 64)
