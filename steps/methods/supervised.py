@@ -119,7 +119,7 @@ class Supervised(Method):
                 bottom, right = min(y + half, side), min(x + half, side)
                 box = (int(top), int(left), int(bottom), int(right))
                 # The weight follows the box as clipped by the image's edge.
-                weight = 1 - (bottom - top) * (right - left) / side**2
+                weight = share_outside(box, side)
         neighbour = torch.arange(batch) ^ 1
         # An odd batch's last sample mixes with itself.
         neighbour[neighbour == batch] = batch - 1
@@ -147,7 +147,7 @@ class Supervised(Method):
 def _norm_of_mean(backbone: Transformer) -> nn.Module:
     """A fresh one, or a copy of that which an earlier fine-tuning left in the backbone."""
     if isinstance(backbone.fc_norm, nn.Identity):
-        return nn.LayerNorm(backbone.embed_dim, eps=1e-6)
+        return nn.LayerNorm(backbone.embed_dim, eps=backbone.norm.eps)
     return copy.deepcopy(backbone.fc_norm)
 
 
@@ -166,6 +166,12 @@ def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
             noise = torch.randn(3, bottom - top, right - left, generator=generator)
             images[index, :, top:bottom, left:right] = noise.to(images)
     return images
+
+
+def share_outside(box: tuple[int, int, int, int], side: int) -> float:
+    """What a box (top, left, bottom, right) leaves of an image of ``side`` x ``side`` pixels."""
+    top, left, bottom, right = box
+    return 1 - (bottom - top) * (right - left) / side**2
 
 
 def mix(

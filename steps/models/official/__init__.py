@@ -15,6 +15,7 @@ from steps.models.official import (
     dino,
     dinov2,
     droppos,
+    finetune,
     ibot,
     mae,
     mocov3,
@@ -37,6 +38,7 @@ NAMINGS: dict[str, Naming] = {
     "dinov2": dinov2.NAMING,
     "mocov3": mocov3.NAMING,
     "dilemma": dilemma.NAMING,
+    "finetune": finetune.NAMING,
 }
 """By method."""
 
