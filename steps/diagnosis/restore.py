@@ -30,6 +30,12 @@ def restore(artifact: Path) -> Method:
             str(artifact),
             f"method {manifest.facts['method']} keeps no {HEADS}, so there is nothing to draw",
         )
+    if "recipe" not in manifest.params:
+        raise UserError(
+            str(artifact),
+            "imported from an official file, whose heads are not restored",
+            allowed="an artifact that steps.pretrain made",
+        )
     recipe = Recipe.model_validate(manifest.params["recipe"])
     backbone = Backbone.model_validate(manifest.params["backbone"])
     vit = create_backbone(backbone_for(recipe.method, backbone))

@@ -148,7 +148,8 @@ def _norm_of_mean(backbone: Transformer) -> nn.Module:
     """A fresh one, or a copy of that which an earlier fine-tuning left in the backbone."""
     if isinstance(backbone.fc_norm, nn.Identity):
         return nn.LayerNorm(backbone.embed_dim, eps=backbone.norm.eps)
-    return copy.deepcopy(backbone.fc_norm)
+    norm: nn.Module = copy.deepcopy(backbone.fc_norm)
+    return norm
 
 
 def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ there.
 from __future__ import annotations
 
 import functools
+import math
 from itertools import accumulate
 
 import torch
@@ -28,7 +29,7 @@ def grid_of(rows: int) -> int:
     Raises:
         ValueError: no square grid has such a table.
     """
-    offsets = round(max(rows - CLASS_ROWS, 0) ** 0.5)
+    offsets = math.isqrt(max(rows - CLASS_ROWS, 0))
     if offsets**2 + CLASS_ROWS != rows or offsets % 2 == 0:
         raise ValueError(f"{rows} rows are not (2 * grid - 1)^2 + {CLASS_ROWS} of any grid")
     return (offsets + 1) // 2
@@ -120,4 +121,5 @@ def cubic_spline(points: Tensor, at: Tensor) -> Tensor:
     share = ((at - points[piece]) / gaps[piece]).unsqueeze(1)
     rest = 1 - share
     bend = (rest**3 - rest) * curvature[piece] + (share**3 - share) * curvature[piece + 1]
-    return rest * values[piece] + share * values[piece + 1] + gap**2 / 6 * bend
+    reading: Tensor = rest * values[piece] + share * values[piece + 1] + gap**2 / 6 * bend
+    return reading

@@ -28,7 +28,9 @@ SCALES = {
 """Names of widths and depths."""
 PLAIN = "vit_base_patch16_224"
 QUICK_GELU = "vit_base_patch16_clip_quickgelu_224"
-_RESNETS = {((3, 4, 6, 3), True): ("resnet50", "ResNet-50")}
+_RESNETS: dict[tuple[tuple[int, ...], bool], tuple[str, str]] = {
+    ((3, 4, 6, 3), True): ("resnet50", "ResNet-50")
+}
 """timm's architecture and the name in tables, by blocks a stage and bottlenecks."""
 
 
