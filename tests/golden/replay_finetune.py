@@ -18,6 +18,7 @@ from steps.params.beit import BEiTBackbone
 from steps.params.methods import SupervisedParams
 from steps.params.training import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
+from tests.golden.finetune_facts import compare_finetuning
 from tests.golden.training import (
     check_curve,
     check_gradients,
@@ -51,6 +52,8 @@ def replay(case: Case) -> None:
         part.finish()
         case.used.update(f"{name}/{tensor}" for tensor in part.used)
         case.compared += part.compared
+    if "mae_recipe" in case.facts.get("facts", {}):
+        compare_finetuning(case)
 
 
 def _replay_part(case: Part, name: str) -> None:
