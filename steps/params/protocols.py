@@ -31,19 +31,40 @@ class Features(Params):
 
 
 class KNN(Params):
-    """Weighted k-NN classification (Wu et al., arXiv:1805.01978; as used by DINO)."""
+    """Weighted k-NN classification (Wu et al., arXiv:1805.01978; as used by DINO and DINOv2)."""
 
-    k: Annotated[list[Annotated[int, Ge(1)]], Len(1)]
-    headline_k: Annotated[int, Ge(1)]
+    k: Annotated[list[Count], Len(1)]
+    """Above the number of training images it counts as that number."""
+    headline_k: Count
+    """The one whose accuracy a table shows: metrics top1 and top5."""
     temperature: Positive
     pooling: Pooling
-    chunk: Annotated[int, Ge(1)] = 1024
-    """Queries a block: the similarity block in memory is chunk x training images."""
+    more_poolings: Annotated[list[Pooling], Len(0, 1)] = []
+    """Measured besides, their metrics named by them, such as top1_mean."""
+    votes: Literal["exp", "softmax"] = "exp"
+    """exp(similarity / temperature) as DINO, or its softmax over the largest k as DINOv2, before
+    smaller ones are cut from it. Both predict the same."""
+    per_class: bool = False
+    """Record the mean over classes of their accuracies besides (top1_per_class)."""
+    samples_per_class: list[Count] = []
+    """Few-shot training sets besides the whole one: so many images of each class. There k is each
+    of ``k`` that is not above that number, and the number itself (DINOv2)."""
+    tries: Count = 1
+    """Few-shot sets drawn of each size; the recorded accuracy is their mean."""
+    chunk: Count = 1024
+    """Queries a block. In memory is a block of similarities, chunk x bank_chunk; the result does
+    not depend on either."""
+    bank_chunk: Count = 16384
+    """Training images a block."""
 
     @model_validator(mode="after")
-    def _headline(self) -> KNN:
+    def _consistent(self) -> KNN:
         if self.headline_k not in self.k:
             raise ValueError(f"headline_k {self.headline_k} is not among k {self.k}")
+        if self.pooling in self.more_poolings:
+            raise ValueError(f"more_poolings names {self.pooling}, which is pooling itself")
+        if self.tries > 1 and not self.samples_per_class:
+            raise ValueError("tries needs samples_per_class: only few-shot sets are drawn")
         return self
 
 
