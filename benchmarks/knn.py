@@ -78,7 +78,7 @@ def draw_features(folder: Path, arguments: argparse.Namespace) -> None:
         for start in range(0, count, BANK_CHUNK):
             own = labels[start : start + BANK_CHUNK]
             noise = rng.standard_normal((len(own), arguments.dim), dtype=np.float32)
-            array[start : start + len(own)] = centres[own] + 4 * noise
+            array[start : start + len(own)] = centres[own] + 3 * noise
         array.flush()
         np.save(folder / f"{split}_labels.npy", labels)
 

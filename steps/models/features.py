@@ -55,6 +55,28 @@ def frozen_features(
     return {pooling: _pool(backbone, tokens_BND, pooling) for pooling in poolings}
 
 
+def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
+    """Tokens of the last n blocks, each (B, P + N, D) and through the final norm, earlier first.
+
+    Args:
+        vit: with P prefix tokens (the class token, registers).
+        images: (B, 3, H, W).
+        n: blocks.
+
+    Raises:
+        ValueError: there are not so many blocks.
+    """
+    first = len(vit.blocks) - n
+    if n < 1 or first < 0:
+        raise ValueError(f"{n} of {len(vit.blocks)} blocks")
+    tokens_BND = encode(vit, embed(vit, images), stop=first + 1)
+    found = [vit.norm(tokens_BND)]
+    for block in range(first + 1, len(vit.blocks)):
+        tokens_BND = encode(vit, tokens_BND, start=block, stop=block + 1)
+        found.append(vit.norm(tokens_BND))
+    return found
+
+
 def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return tokens_BND[:, 0]
