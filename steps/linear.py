@@ -1,24 +1,37 @@
-"""Train a linear classifier on frozen features.
+"""Classify linearly what a frozen backbone gives: on cached features, or on augmented images.
 
-    python -m steps.linear --protocol params/protocols/linear.yaml \\
-        --backbone .../backbone --features .../features --out .../linear.json
+    python -m steps.linear --protocol params/protocols/linear.yaml --backbone .../backbone \\
+        --features .../features --data results/data/shapes --out .../linear.json
+
+The protocol's ``kind`` decides: ``cached`` and ``logreg`` take the features, ``augmented`` the data
+(under torchrun too, and a killed run goes on where it was).
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts.digest import digest_value
+from steps.artifacts.provenance import code_version
 from steps.command import run_step
+from steps.data.loader import dataset_facts
+from steps.engine.checkpoint import scratch
+from steps.engine.devices import launch
 from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.augmented import Frozen, probe_augmented
 from steps.evaluation.features import read_features
 from steps.evaluation.linear import probe
+from steps.evaluation.logistic import regress
+from steps.models.backbones import load_backbone, normalisation
 from steps.params.plan import load_checked
-from steps.params.protocols import Linear
+from steps.params.probes import Linear, LinearProtocol, LogReg, Probe
 
 
 def main() -> None:
@@ -26,45 +39,100 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--protocol", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
+    parser.add_argument("--features", type=Path, required=True, help="of cached and logreg")
+    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    protocol = load_checked(arguments.protocol, Linear)
-    facts = read_manifest(arguments.features, "features").facts
+    any_protocol: Any = LinearProtocol
+    protocol: Linear | LogReg | Probe = load_checked(arguments.protocol, any_protocol)
+    if isinstance(protocol, Probe):
+        augmented(arguments, protocol, started)
+    else:
+        cached(arguments, protocol, started)
+
+
+def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: float) -> None:
+    """On features that were extracted once."""
+    classes = read_manifest(arguments.features, "features").facts["classes"]
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)
     val = read_features(arguments.features, "val", protocol.poolings)
-    labels = torch.from_numpy(val.labels)
-    scores, lr = probe(
+    given = (
         train.concatenated(protocol.poolings),
         torch.from_numpy(train.labels),
         val.concatenated(protocol.poolings),
-        protocol,
-        facts["classes"],
-        seed,
     )
+    if isinstance(protocol, LogReg):
+        scores, c = regress(*given, protocol, classes, seed)
+        facts = {"c": c}
+    else:
+        scores, lr = probe(*given, protocol, classes, seed)
+        facts = {"lr": lr}
+    labels = torch.from_numpy(val.labels)
+    correct = {top: correct_in_top(scores, labels, top) for top in (1, 5)}
+    write(arguments, protocol, "features", correct, len(labels), facts, started)
+
+
+def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) -> None:
+    """On views of the images, through the backbone."""
+    seed = read_manifest(arguments.backbone, "pretrain").seed or 0
+    data = dataset_facts(arguments.data, labels=True)
+    mean, std = normalisation(arguments.backbone)
+    fabric = launch(protocol.precision, protocol.deterministic)
+    inputs = {"backbone": arguments.backbone, "data": arguments.data}
+    key = digest_value(
+        {
+            "params": protocol.resolved(),
+            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
+            "code": code_version().digest,
+            "world": fabric.world_size,
+        }
+    )
+    frozen = Frozen(fabric, load_backbone(arguments.backbone).to(fabric.device), mean, std)
+    with scratch("linear", key, owner=fabric.global_rank == 0) as place:
+        fabric.barrier()
+        measured = probe_augmented(
+            frozen, arguments.data, protocol, data.num_classes, seed, place, str(arguments.protocol)
+        )
+        if fabric.global_rank == 0:
+            facts = {"head": measured.head, "held_out": measured.held_out}
+            write(arguments, protocol, "data", measured.correct, measured.images, facts, started)
+
+
+def write(
+    arguments: argparse.Namespace,
+    protocol: Linear | LogReg | Probe,
+    read: str,
+    correct: Mapping[int, int],
+    count: int,
+    facts: Mapping[str, Any],
+    started: float,
+) -> None:
+    """The records: ``correct`` of ``count`` validation images by top k; ``read`` is the input."""
+    inputs = {"backbone": arguments.backbone, read: getattr(arguments, read)}
+    dataset = read_manifest(inputs[read]).facts["dataset"]
     records = [
         Record.of_backbone(
             arguments.backbone,
             task="linear",
             protocol=arguments.protocol.stem,
             metric=f"top{top}",
-            value=percent(correct_in_top(scores, labels, top), len(labels)),
+            value=percent(hits, count),
             unit="%",
-            n=len(labels),
-            dataset=facts["dataset"],
+            n=count,
+            dataset=dataset,
         )
-        for top in (1, 5)
+        for top, hits in correct.items()
     ]
     write_records(
         arguments.out,
         records,
         node="linear",
         params=protocol.resolved(),
-        inputs={"backbone": arguments.backbone, "features": arguments.features},
-        seed=seed,
+        inputs=inputs,
+        seed=records[0].seed,
         started=started,
-        facts={"lr": lr},
+        facts=facts,
     )
 
 

@@ -89,6 +89,10 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         self.seed = seed
         self.captions = captions
         self.labels = _labels(self.images)
+        self.rows: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images) if self.rows is None else len(self.rows)
 
     @property
     def sides(self) -> tuple[int, ...]:
@@ -101,8 +105,16 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         twin.views = views
         return twin
 
+    def only(self, rows: Tensor) -> TrainingViews:
+        """The same views of some of the images: (K,) int64 places in the set."""
+        twin = copy.copy(self)
+        twin.rows = rows
+        return twin
+
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
         epoch, index = place
+        if self.rows is not None:
+            index = int(self.rows[index])
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
         views = make_views(self.images.image(index), self.views, self.size, rng)
         text = None if self.captions is None else self.captions(epoch, index)
@@ -161,7 +173,7 @@ def training_batches(
 
     ``workers`` processes decode; what they give does not depend on their number.
     """
-    places = _Places(len(views.images), plan, seed, start, stop)
+    places = _Places(len(views), plan, seed, start, stop)
     return iter(
         DataLoader(
             views,
@@ -174,7 +186,7 @@ def training_batches(
 
 
 def evaluation_batches(
-    views: EvaluationViews, batch_size: int, workers: int = 0
+    views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
     return iter(DataLoader(views, batch_size, num_workers=workers, generator=_worker_seeds()))

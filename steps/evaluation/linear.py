@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steps.engine.seeds import generator
-from steps.params.protocols import Linear
+from steps.params.probes import Linear
 
 
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.engine.optimizers import LARS
 from steps.engine.schedules import Progress, learning_rate
+from steps.models.backbones import BackboneModel
+from steps.models.features import global_feature, last_blocks
+from steps.params.probes import ProbePooling
 from steps.params.training import Schedule
 
-ProbePooling = Literal["cls", "cls_mean", "cls_mean_interleaved"]
 BATCH_NORM_EPS = 1e-6
 
 
@@ -79,6 +82,33 @@ def assemble(blocks_BND: Sequence[Tensor], prefix: int, reads: Reads) -> Tensor:
     if reads.blocks > 1:
         raise ValueError("class token and mean interleave for one block only")
     return torch.stack([classes[0], mean], dim=2).flatten(1)
+
+
+def read_backbone(
+    backbone: BackboneModel, images: Tensor, reads: Sequence[Reads]
+) -> dict[Reads, Tensor]:
+    """All that a grid of classifiers reads, each (B, width) float32, from one pass.
+
+    Args:
+        backbone: in evaluation mode. A ResNet gives its global average alone.
+        images: (B, 3, H, W).
+        reads: what the classifiers read.
+
+    Raises:
+        ValueError: the backbone has not what is to be read.
+    """
+    if isinstance(backbone, ResNet):
+        if any(one != Reads(1, "cls") for one in reads):
+            raise ValueError("a ResNet gives one vector an image")
+        return dict.fromkeys(reads, global_feature(backbone, images).float())
+    blocks = last_blocks(backbone, images, max(one.blocks for one in reads))
+    blocks = [tokens.float() for tokens in blocks]
+    return {one: assemble(blocks, backbone.num_prefix_tokens, one) for one in reads}
+
+
+def width(dim: int, reads: Reads) -> int:
+    """How many features a classifier reads of a backbone that is ``dim`` wide."""
+    return dim * (reads.blocks + (reads.pooling != "cls"))
 
 
 class Probes(nn.Module):
@@ -146,7 +176,9 @@ class Probes(nn.Module):
 def cross_entropies(logits_BLC: Tensor, labels: Tensor) -> Tensor:
     """Each classifier's mean cross entropy with the labels (B,): (L,)."""
     targets = labels.unsqueeze(1).expand(logits_BLC.shape[:2])
-    return F.cross_entropy(logits_BLC.transpose(1, 2), targets, reduction="none").mean(dim=0)
+    # Flat, because the loss over a further axis has no deterministic form on a GPU.
+    losses = F.cross_entropy(logits_BLC.flatten(0, 1), targets.flatten(), reduction="none")
+    return losses.view(targets.shape).mean(dim=0)
 
 
 def build_optimizer(

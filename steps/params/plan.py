@@ -21,32 +21,26 @@ from steps.params.detection import Detection
 from steps.params.experiment import OBJECT_TASKS, TEXT_TASKS, Experiment
 from steps.params.load import closest, load
 from steps.params.methods import CLIPParams
-from steps.params.protocols import (
-    KNN,
-    Features,
-    Finetune,
-    Layout,
-    Linear,
-    Retrieval,
-    ZeroShot,
-)
+from steps.params.probes import LinearProtocol, Probe
+from steps.params.protocols import KNN, Features, Finetune, Layout, Retrieval, ZeroShot
 from steps.params.recipe import Recipe
 from steps.params.stages import chain_of, check_chain
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
+from steps.params.views import View
 
 ROOT = Path("params")
-PROTOCOLS: dict[str, type[Params]] = {
+PROTOCOLS: dict[str, Any] = {
     "features": Features,
     "knn": KNN,
-    "linear": Linear,
+    "linear": LinearProtocol,
     "finetune": Finetune,
     "detect": Detection,
     "layout": Layout,
     "zeroshot": ZeroShot,
     "retrieval": Retrieval,
 }
-"""The params model of each task's protocol."""
+"""The params model of each task's protocol, or a union of them."""
 
 AnyDataset: Any = Dataset
 """A union, which type checkers do not take for a type."""
@@ -216,22 +210,45 @@ class Plan:
         if isinstance(finetune := self.protocols.get("finetune"), Finetune):
             for name in self.experiment.backbones:
                 self._check_views(self.protocol_file("finetune"), finetune.training, name)
+        if isinstance(probe := self.protocols.get("linear"), Probe):
+            for name in self.experiment.backbones:
+                self._check_probe(self.protocol_file("linear"), probe, name)
 
     def _check_views(self, path: Path, training: Training, name: str) -> None:
-        backbone = self.backbones[name]
         phases = {"views": training.views}
         if training.final_phase is not None:
             phases["final_phase.views"] = training.final_phase.views
-        places = [(key, *place) for key, views in phases.items() for place in enumerate(views)]
-        for key, index, view in places:
-            size = view.size or backbone.image_size
-            if backbone.patch_size is not None and size % backbone.patch_size:
-                raise UserError(
-                    f"{path}: training.{key}[{index}].size",
-                    f"{size} px does not divide into the {backbone.patch_size} px "
-                    f"patches of backbone {name}",
-                    allowed=f"a multiple of {backbone.patch_size}",
-                )
+        for key, views in phases.items():
+            for index, view in enumerate(views):
+                self._check_view(f"{path}: training.{key}[{index}].size", view, name)
+
+    def _check_view(self, where: str, view: View, name: str) -> None:
+        backbone = self.backbones[name]
+        size = view.size or backbone.image_size
+        if backbone.patch_size is not None and size % backbone.patch_size:
+            raise UserError(
+                where,
+                f"{size} px does not divide into the {backbone.patch_size} px "
+                f"patches of backbone {name}",
+                allowed=f"a multiple of {backbone.patch_size}",
+            )
+
+    def _check_probe(self, path: Path, probe: Probe, name: str) -> None:
+        """A probe reads what the backbone has."""
+        self._check_view(f"{path}: view.size", probe.view, name)
+        backbone = self.backbones[name]
+        if backbone.is_resnet and (probe.blocks, probe.poolings) != ([1], ["cls"]):
+            raise UserError(
+                f"{path}: poolings",
+                f"backbone {name} is a ResNet, which gives one vector an image",
+                allowed="blocks [1] and poolings [cls]",
+            )
+        if backbone.depth is not None and max(probe.blocks) > backbone.depth:
+            raise UserError(
+                f"{path}: blocks",
+                f"{max(probe.blocks)}, but backbone {name} has {backbone.depth} blocks",
+                allowed=f"1 to {backbone.depth}",
+            )
 
     def _check_method(self, node: Pretraining) -> None:
         """A method's params fit the backbone's patches and depth."""

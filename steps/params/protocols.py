@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Le, Len, Lt
+from annotated_types import Ge, Gt, Le, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import SupervisedParams
-from steps.params.numbers import Count, NotNegative, Positive
+from steps.params.numbers import Count, Positive
+from steps.params.probes import CropFraction, Pooling, Poolings
 from steps.params.text import Prompts
 from steps.params.training import Training
 
-Pooling = Literal["cls", "mean"]
-Poolings = Annotated[list[Pooling], Len(1, 2)]
-CropFraction = Annotated[float, Gt(0), Le(1)]
 Share = Annotated[float, Gt(0), Le(1)]
 
 
@@ -66,21 +64,6 @@ class KNN(Params):
         if self.tries > 1 and not self.samples_per_class:
             raise ValueError("tries needs samples_per_class: only few-shot sets are drawn")
         return self
-
-
-class Linear(Params):
-    """A linear classifier on cached frozen features, batch-normalised without affine."""
-
-    poolings: Poolings
-    """Concatenated in this order."""
-    epochs: Annotated[int, Ge(1)]
-    batch_size: Annotated[int, Ge(1)]
-    lr: Annotated[list[Positive], Len(1)]
-    """Learning rates for a batch of 256; where several, the one that is best on ``held_out`` of
-    the training set is trained again on all of it."""
-    held_out: Annotated[float, Gt(0), Lt(1)] = 0.1
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    weight_decay: NotNegative = 0.0
 
 
 class Finetune(Params):

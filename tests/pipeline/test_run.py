@@ -92,7 +92,13 @@ def _tiny(scenery: Scenery) -> Project:
             "temperature": 0.07,
             "pooling": "cls",
         },
-        "protocols/linear.yaml": {"poolings": ["cls"], "epochs": 2, "batch_size": 32, "lr": [0.1]},
+        "protocols/linear.yaml": {
+            "kind": "cached",
+            "poolings": ["cls"],
+            "epochs": 2,
+            "batch_size": 32,
+            "lr": [0.1],
+        },
         "protocols/finetune.yaml": {
             "method": {"name": "supervised", "pooling": "mean"},
             "training": training,

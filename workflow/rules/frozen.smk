@@ -43,6 +43,7 @@ rule linear:
     input:
         backbone=f"{ROW}/backbone",
         features=f"{ROW}/features",
+        data=DATA,
     output:
         report(
             f"{ROW}/linear.json",
@@ -53,12 +54,14 @@ rule linear:
         f"{ROW_LOG}-linear.log",
     conda:
         "../envs/pretext.yaml"
+    resources:
+        gpus=1,
     params:
         values=resolved(task="linear"),
         file=protocol("linear"),
     shell:
         "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
-        " --features {input.features} --out {output} 2> {log}"
+        " --features {input.features} --data {input.data} --out {output} 2> {log}"
 
 
 rule layout:

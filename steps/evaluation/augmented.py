@@ -1,0 +1,203 @@
+"""Train linear classifiers on augmented images through a frozen backbone, in one pass of it.
+
+Each process passes its share of a global batch through the backbone, in parts that fit the device;
+the features of all processes come together before the classifiers are updated, by each process
+alike. So neither the parts nor the number of processes change the result, batch norm included.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+
+from steps.command import UserError
+from steps.data.loader import EvaluationViews, TrainingViews, evaluation_batches, training_batches
+from steps.data.views import normalise
+from steps.engine.batching import plan_batch
+from steps.engine.checkpoint import Scratch
+from steps.engine.distributed import gather
+from steps.engine.schedules import Progress
+from steps.engine.seeds import seeded
+from steps.evaluation.accuracy import correct_in_top
+from steps.evaluation.linear import split_held_out
+from steps.evaluation.probes import (
+    Probes,
+    Reads,
+    best,
+    build_optimizer,
+    grid,
+    read_backbone,
+    set_rates,
+    train_step,
+    width,
+)
+from steps.models.backbones import BackboneModel, image_size
+from steps.params.probes import Probe
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A frozen backbone, on its device in evaluation mode, and the input that it expects."""
+
+    fabric: Fabric
+    model: BackboneModel
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    @torch.no_grad()
+    def read(self, images: Tensor, reads: Sequence[Reads]) -> dict[Reads, Tensor]:
+        """Features (B, width) float32 of uint8 images (B, 3, S, S)."""
+        inputs = normalise(self.fabric.to_device(images), self.mean, self.std)
+        with self.fabric.autocast():
+            return read_backbone(self.model, inputs, reads)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it on the validation set."""
+
+    correct: dict[int, int]
+    """Right within the top 1 and 5 of the classifier that was chosen."""
+    images: int
+    """Of the validation set."""
+    head: str
+    held_out: dict[str, float]
+    """Each classifier's accuracy on the held-out part, in percent; empty where there is but one."""
+
+
+def probe_augmented(
+    frozen: Frozen,
+    dataset: Path,
+    protocol: Probe,
+    classes: int,
+    seed: int,
+    place: Scratch,
+    where: str,
+) -> Measured:
+    """Train all classifiers, choose one on the held-out part, and measure it.
+
+    Args:
+        frozen: the backbone.
+        dataset: a prepared set with labels.
+        protocol: the params.
+        classes: of the set.
+        seed: of initialisation, split, order and views.
+        place: where checkpoints go.
+        where: the params file that errors name.
+
+    Raises:
+        UserError: the batch does not fit the set or the devices.
+    """
+    size = image_size(frozen.model)
+    heads = grid(protocol.blocks, protocol.poolings, protocol.lr)
+    widths = {head.reads: width(frozen.model.num_features, head.reads) for head in heads}
+    with seeded(seed, "probe"):
+        probes = Probes(heads, widths, classes, batch_norm=protocol.batch_norm, init=protocol.init)
+    probes.to(frozen.fabric.device)
+    views = TrainingViews(dataset, [protocol.view], size, seed)
+    held = None
+    if len(heads) > 1:
+        kept, held = split_held_out(len(views), protocol.held_out, seed)
+        views = views.only(kept)
+    train(frozen, probes, views, protocol, seed, place, where)
+    chosen, shares = 0, {}
+    if held is not None:
+        whole = EvaluationViews(dataset, "train", size, protocol.crop_fraction)
+        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol)[1]
+        chosen = best(found)
+        shares = {
+            head.name: 100 * hits / len(held) for head, hits in zip(heads, found, strict=True)
+        }
+    val = EvaluationViews(dataset, "val", size, protocol.crop_fraction)
+    hits = measure(frozen, probes, val, protocol)
+    correct = {top: counts[chosen] for top, counts in hits.items()}
+    return Measured(correct, len(val), heads[chosen].name, shares)
+
+
+def train(
+    frozen: Frozen,
+    probes: Probes,
+    views: TrainingViews,
+    protocol: Probe,
+    seed: int,
+    place: Scratch,
+    where: str,
+) -> None:
+    """Train ``probes`` in place, from a checkpoint where there is one."""
+    fabric = frozen.fabric
+    plan = plan_batch(
+        protocol.batch_size,
+        protocol.max_batch_per_device,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+        where=where,
+    )
+    if len(views) < protocol.batch_size:
+        raise UserError(
+            f"{where}: batch_size",
+            f"{protocol.batch_size}, but there are {len(views)} images to train on",
+            allowed=f"at most {len(views)}",
+        )
+    per_epoch = protocol.epoch_length or len(views) // protocol.batch_size
+    total = protocol.epochs * per_epoch
+    optimizer = build_optimizer(
+        probes,
+        protocol.optimizer,
+        protocol.batch_size,
+        momentum=protocol.momentum,
+        weight_decay=protocol.weight_decay,
+        trust=protocol.trust_coefficient,
+    )
+    start = 0
+    if (state := place.load()) is not None:
+        probes.load_state_dict(state["probes"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    probes.train()
+    batches = training_batches(
+        views, plan, seed=seed, start=start, stop=total, workers=protocol.workers
+    )
+    saved = time.monotonic()
+    for step in range(start, total):
+        set_rates(
+            optimizer, Progress(step, per_epoch, total), protocol.schedule, protocol.rate_changes
+        )
+        parts, labels = [], []
+        for _ in range(plan.accumulation):
+            samples = next(batches)
+            parts.append(frozen.read(samples.views[0], probes.reads))
+            labels.append(fabric.to_device(samples.labels))
+        features = {
+            reads: gather(torch.cat([part[reads] for part in parts])) for reads in probes.reads
+        }
+        train_step(probes, optimizer, features, gather(torch.cat(labels)))
+        if fabric.global_rank == 0 and time.monotonic() - saved > protocol.checkpoint_seconds:
+            place.save(_state(probes, optimizer, step + 1))
+            saved = time.monotonic()
+
+
+@torch.no_grad()
+def measure(
+    frozen: Frozen, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
+) -> dict[int, list[int]]:
+    """How many images each classifier gets right within the top 1 and the top 5."""
+    probes.eval()
+    hits = {top: [0] * len(probes.heads) for top in (1, 5)}
+    for images, labels in evaluation_batches(views, protocol.eval_batch_size):
+        logits = probes(frozen.read(images, probes.reads)).cpu()
+        for top, counts in hits.items():
+            for index in range(len(counts)):
+                counts[index] += correct_in_top(logits[:, index], labels, top)
+    return hits
+
+
+def _state(probes: Probes, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
+    return {"probes": probes.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
