@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from timm.models.resnet import ResNet
@@ -148,7 +148,7 @@ class Probes(nn.Module):
             else nn.Identity()
             for reads in self.reads
         )
-        for linear in self.linears:
+        for linear in self.classifiers():
             if init == "normal":
                 nn.init.normal_(linear.weight, std=0.01)
                 nn.init.zeros_(linear.bias)
@@ -156,13 +156,18 @@ class Probes(nn.Module):
                 # As in timm and MAE, the cut is at 2, not at two deviations.
                 nn.init.trunc_normal_(linear.weight, std=0.01)
 
+    def classifiers(self) -> list[nn.Linear]:
+        """Each head's own weights, in order."""
+        return cast("list[nn.Linear]", list(self.linears))
+
     def forward(self, features: Mapping[Reads, Tensor]) -> Tensor:
         """Logits (B, L, C) of the features (B, width) that the classifiers read."""
+        linears = self.classifiers()
         logits: list[Tensor] = [torch.empty(0)] * len(self.heads)
         for reads, norm in zip(self.reads, self.norms, strict=True):
             members = [i for i, head in enumerate(self.heads) if head.reads == reads]
-            weight = torch.cat([self.linears[i].weight for i in members])
-            bias = torch.cat([self.linears[i].bias for i in members])
+            weight = torch.cat([linears[i].weight for i in members])
+            bias = torch.cat([linears[i].bias for i in members])
             together = F.linear(norm(features[reads]), weight, bias)
             for i, own in zip(members, together.split(self.classes, dim=1), strict=True):
                 logits[i] = own
@@ -197,7 +202,7 @@ def build_optimizer(
             "peak": head.lr * batch_size / 256,
             "weight_decay": weight_decay,
         }
-        for head, linear in zip(probes.heads, probes.linears, strict=True)
+        for head, linear in zip(probes.heads, probes.classifiers(), strict=True)
     ]
     if name == "lars":
         return LARS(groups, lr=0.0, momentum=momentum, trust=trust)

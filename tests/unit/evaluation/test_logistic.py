@@ -1,4 +1,4 @@
-"""Logistic regression: the solution is a minimum, and the strength is not chosen on what it tests."""
+"""Logistic regression: the solution is a minimum, its strength chosen on the training set alone."""
 
 from __future__ import annotations
 
