@@ -93,7 +93,8 @@ def _check_dino(
     first, second = votes.topk(2, dim=1).values.unbind(dim=1)
     margin = float(((first - second) / first).min())
     # Recorded to four decimals.
-    case.number(round(margin, 4), recorded["smallest_relative_margin"], f"{name} margin", 1e-3)
+    recorded_margin = torch.tensor(recorded["smallest_relative_margin"])
+    case.small(torch.tensor(margin), recorded_margin, f"{name} margin", 5.1e-5)
     undecided = _undecided(votes, labels)
     case.number(int(undecided.sum()), recorded["top5_undecided_by_ties"], f"{name} undecided")
     top1 = percent(int(in_top(votes, labels, 1).sum()), len(labels))
