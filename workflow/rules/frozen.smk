@@ -31,6 +31,8 @@ rule knn:
         f"{ROW_LOG}-knn.log",
     conda:
         "../envs/pretext.yaml"
+    resources:
+        gpus=1,
     params:
         values=resolved(task="knn"),
         file=protocol("knn"),
