@@ -105,7 +105,7 @@ def heaviest(attention: Tensor, mass: float) -> Tensor:
 def to_pixels(patches: Tensor, side: int) -> Tensor:
     """Each patch as the pixels it covers: (..., N) of a square grid to (..., side, side)."""
     grid = math.isqrt(patches.shape[-1])
-    square = patches.unflatten(-1, (grid, grid))
+    square: Tensor = patches.unflatten(-1, (grid, grid))
     for axis in (-2, -1):
         square = square.repeat_interleave(side // grid, dim=axis)
     return square
@@ -133,4 +133,5 @@ def principal_colours(tokens_BND: Tensor) -> Tensor:
     values = torch.where(values.pow(3).sum(dim=0) < 0, -values, values)
     low, high = values.quantile(torch.tensor([0.02, 0.98], dtype=values.dtype), dim=0)
     colours = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    return colours.unflatten(0, tokens_BND.shape[:2]).float()
+    by_image: Tensor = colours.unflatten(0, tokens_BND.shape[:2])
+    return by_image.float()
