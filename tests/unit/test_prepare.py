@@ -65,11 +65,11 @@ def test_a_classification_artifact(tmp_path: Path) -> None:
     assert sorted(manifest.files) == ["train.arrow", "val.arrow"]
     assert manifest.facts["dataset"] == "tiny"
     assert manifest.facts["splits"] == {
-        "train": {"images": 20, "per_class": [2] * 10, "captions": 60},
-        "val": {"images": 10, "per_class": [1] * 10, "captions": 30},
+        "train": {"images": 20, "per_class": [2] * 10, "captions": 100},
+        "val": {"images": 10, "per_class": [1] * 10, "captions": 50},
     }
     assert manifest.params["radii"] == [[5.0, 8.0]]
-    assert len(Images(out, "train").captions(0)) == 3
+    assert len(Images(out, "train").captions(0)) == 5
 
 
 def test_a_detection_artifact(tmp_path: Path) -> None:

@@ -95,10 +95,16 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     for k in (3, 5):
         assert knn[f"top1_k{k}"] == pytest.approx(_exact_knn(root / "features", k))
 
-    protocol = {"poolings": ["cls", "mean"], "epochs": 40, "batch_size": 16, "lr": [0.1, 1.0]}
+    protocol = {
+        "kind": "cached",
+        "poolings": ["cls", "mean"],
+        "epochs": 40,
+        "batch_size": 16,
+        "lr": [0.1, 1.0],
+    }
     path = scenery.write("protocols/linear.yaml", protocol)
     out = root / "linear.json"
-    linear = _finish(step("linear", "--protocol", path, *arguments, out), out)
+    linear = _finish(step("linear", "--protocol", path, "--data", data, *arguments, out), out)
     assert linear["top1"] > 60.0, "mean colours tell the class, and chance is 33"
 
     path = scenery.write("protocols/knn.yaml", {**protocol, "k": [3]})
