@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import UserError, run_step
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
             scratch=place.folder,
         )
         if outcome.main_process:
-            write(options, params, data.facts, outcome.metrics, outcome.facts, seed, started)
+            write(options, params, data.facts, outcome.metrics, outcome.facts, started)
 
 
 def write(
@@ -59,31 +59,19 @@ def write(
     data: dict[str, Any],
     metrics: dict[str, float],
     facts: dict[str, Any],
-    seed: int,
     started: float,
 ) -> None:
     """Write the records of a finished run."""
-    records = [
-        Record.of_backbone(
-            options.backbone,
-            task="detect",
-            protocol=options.protocol.stem,
-            metric=metric,
-            value=value,
-            unit="%",
-            n=data["splits"]["val"]["images"],
-            dataset=data["dataset"],
-        )
-        for metric, value in metrics.items()
-    ]
-    write_records(
+    images = data["splits"]["val"]["images"]
+    write_scores(
         options.out,
-        records,
-        node="detect",
+        {metric: (value, images) for metric, value in metrics.items()},
+        task="detect",
+        protocol=options.protocol,
         params=params.resolved(),
         inputs={"backbone": options.backbone, "data": options.data},
+        dataset=data["dataset"],
         started=started,
-        seed=seed,
         facts=facts,
     )
 

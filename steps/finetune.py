@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from lightning.fabric import Fabric
 
-from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
@@ -80,26 +80,15 @@ def main() -> None:
         if fabric.global_rank == 0:
             views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
             hits = evaluate(fabric, method, views, protocol, mean, std)
-            records = [
-                Record.of_backbone(
-                    arguments.backbone,
-                    task="finetune",
-                    protocol=arguments.protocol.stem,
-                    metric=f"top{top}",
-                    value=percent(hits[top], len(views)),
-                    unit="%",
-                    n=len(views),
-                    dataset=facts.name,
-                )
-                for top in (1, 5)
-            ]
-            write_records(
+            count = len(views)
+            write_scores(
                 arguments.out,
-                records,
-                node="finetune",
+                {f"top{top}": (percent(hits[top], count), count) for top in (1, 5)},
+                task="finetune",
+                protocol=arguments.protocol,
                 params=protocol.resolved(),
                 inputs=inputs,
-                seed=seed,
+                dataset=facts.name,
                 started=started,
             )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts import read_manifest, write_scores
 from steps.command import run_step
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
@@ -44,26 +44,14 @@ def main() -> None:
         suffix = "" if pooling == protocol.pooling else f"_{pooling}"
         measured = measure(protocol, train, val, pooling, facts["classes"], seed)
         values |= {f"{metric}{suffix}": value for metric, value in measured.items()}
-    records = [
-        Record.of_backbone(
-            arguments.backbone,
-            task="knn",
-            protocol=arguments.protocol.stem,
-            metric=metric,
-            value=value,
-            unit="%",
-            n=len(val.labels),
-            dataset=facts["dataset"],
-        )
-        for metric, value in values.items()
-    ]
-    write_records(
+    write_scores(
         arguments.out,
-        records,
-        node="knn",
+        {metric: (value, len(val.labels)) for metric, value in values.items()},
+        task="knn",
+        protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "features": arguments.features},
-        seed=records[0].seed,
+        dataset=facts["dataset"],
         started=started,
     )
 

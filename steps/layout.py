@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from timm.models.resnet import ResNet
 
-from steps.artifacts import Record, publish, write_records
+from steps.artifacts import publish, read_manifest, write_scores
 from steps.command import UserError, run_step
 from steps.data.annotations import objects
 from steps.data.loader import EvaluationViews, dataset_facts
@@ -62,35 +62,23 @@ def main() -> None:
         "area": seen.objects.float().mean().item(),
     }
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    records = [
-        Record.of_backbone(
-            arguments.backbone,
-            task="layout",
-            protocol=arguments.protocol.stem,
-            metric=metric,
-            value=100.0 * value,
-            unit="%",
-            n=len(indices),
-            dataset=facts.name,
-        )
-        for metric, value in values.items()
-    ]
     with publish(
         arguments.pictures,
         node="layout",
         params=protocol.resolved(),
         inputs=inputs,
-        seed=records[0].seed,
+        seed=read_manifest(arguments.backbone, "pretrain").seed,
     ) as draft:
         picture = draw(vit, seen, head, protocol, mean=mean, std=std)
         (draft.path / "layout.png").write_bytes(picture)
-    write_records(
+    write_scores(
         arguments.out,
-        records,
-        node="layout",
+        {metric: (100.0 * value, len(indices)) for metric, value in values.items()},
+        task="layout",
+        protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs=inputs,
-        seed=records[0].seed,
+        dataset=facts.name,
         started=started,
         facts={"head": head},
     )

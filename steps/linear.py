@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
@@ -111,26 +111,14 @@ def write(
     """The records: ``correct`` of ``count`` validation images by top k; ``read`` is the input."""
     inputs = {"backbone": arguments.backbone, read: getattr(arguments, read)}
     dataset = read_manifest(inputs[read]).facts["dataset"]
-    records = [
-        Record.of_backbone(
-            arguments.backbone,
-            task="linear",
-            protocol=arguments.protocol.stem,
-            metric=f"top{top}",
-            value=percent(hits, count),
-            unit="%",
-            n=count,
-            dataset=dataset,
-        )
-        for top, hits in correct.items()
-    ]
-    write_records(
+    write_scores(
         arguments.out,
-        records,
-        node="linear",
+        {f"top{top}": (percent(hits, count), count) for top, hits in correct.items()},
+        task="linear",
+        protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs=inputs,
-        seed=records[0].seed,
+        dataset=dataset,
         started=started,
         facts=facts,
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from steps.artifacts import Record, write_records
+from steps.artifacts import write_scores
 from steps.command import UserError, run_step
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
@@ -52,26 +52,14 @@ def main() -> None:
         sayings,
         protocol.k,
     )
-    records = [
-        Record.of_backbone(
-            arguments.backbone,
-            task="retrieval",
-            protocol=arguments.protocol.stem,
-            metric=metric,
-            value=percent(right, asked),
-            unit="%",
-            n=asked,
-            dataset=facts.name,
-        )
-        for metric, (right, asked) in found.items()
-    ]
-    write_records(
+    write_scores(
         arguments.out,
-        records,
-        node="retrieval",
+        {metric: (percent(right, asked), asked) for metric, (right, asked) in found.items()},
+        task="retrieval",
+        protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "data": arguments.data},
-        seed=records[0].seed,
+        dataset=facts.name,
         started=started,
     )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from steps.artifacts import Record, read_manifest, write_records
+from steps.artifacts import read_manifest, write_scores
 from steps.command import run_step
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.text import fill
@@ -48,26 +48,15 @@ def main() -> None:
     of_classes = F.normalize(of_sentences.view(len(classes), len(protocol.prompts), -1).mean(1))
     scores = towers.images(views, protocol.batch_size) @ of_classes.T
     labels = torch.from_numpy(views.labels)
-    records = [
-        Record.of_backbone(
-            arguments.backbone,
-            task="zeroshot",
-            protocol=arguments.protocol.stem,
-            metric=f"top{top}",
-            value=percent(correct_in_top(scores, labels, top), len(labels)),
-            unit="%",
-            n=len(labels),
-            dataset=facts.name,
-        )
-        for top in (1, 5)
-    ]
-    write_records(
+    count = len(labels)
+    write_scores(
         arguments.out,
-        records,
-        node="zeroshot",
+        {f"top{k}": (percent(correct_in_top(scores, labels, k), count), count) for k in (1, 5)},
+        task="zeroshot",
+        protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "data": arguments.data},
-        seed=records[0].seed,
+        dataset=facts.name,
         started=started,
     )
 

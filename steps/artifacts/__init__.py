@@ -2,7 +2,7 @@
 
 from steps.artifacts.manifest import Manifest, read_manifest, verify
 from steps.artifacts.publish import Draft, publish
-from steps.artifacts.records import Record, read_records, write_records
+from steps.artifacts.records import Record, read_records, write_records, write_scores
 
 __all__ = [
     "Draft",
@@ -13,4 +13,5 @@ __all__ = [
     "read_records",
     "verify",
     "write_records",
+    "write_scores",
 ]

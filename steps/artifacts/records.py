@@ -135,6 +135,55 @@ def write_records(
         draft.unlink(missing_ok=True)
 
 
+def write_scores(
+    out: Path,
+    scores: Mapping[str, tuple[float, int]],
+    *,
+    task: str,
+    protocol: Path,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, Path],
+    dataset: str,
+    started: float,
+    facts: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what a task measured of a backbone.
+
+    Args:
+        out: the JSON file.
+        scores: by metric, in percent, with the number of samples that each is a mean over.
+        task: the node that measured.
+        protocol: its params file, whose name the records have.
+        params: the protocol's values.
+        inputs: artifacts that were read by role, ``backbone`` among them.
+        dataset: where it was measured.
+        started, facts: as for :func:`write_records`.
+    """
+    records = [
+        Record.of_backbone(
+            inputs["backbone"],
+            task=task,
+            protocol=protocol.stem,
+            metric=metric,
+            value=value,
+            unit="%",
+            n=n,
+            dataset=dataset,
+        )
+        for metric, (value, n) in scores.items()
+    ]
+    write_records(
+        out,
+        records,
+        node=task,
+        params=params,
+        inputs=inputs,
+        seed=records[0].seed,
+        started=started,
+        facts=facts,
+    )
+
+
 def read_records(path: Path) -> tuple[list[Record], Manifest]:
     """The records of one file and the manifest of the step that measured them.
 
