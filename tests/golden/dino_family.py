@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from steps.engine.optimizers import clip_gradients, set_rates
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods import Batch, Draws
-from steps.models.backbones import create_backbone
-from steps.params.backbone import Backbone
 from steps.params.training import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
+from tests.golden.networks import vision_transformer
 from tests.golden.ranks import on_ranks
 from tests.golden.training import (
     check_curve,
@@ -24,29 +23,14 @@ from tests.golden.training import (
     check_groups,
     check_learning_rates,
     check_weights,
+    recorded_schedules,
 )
 
 
 def backbone_of(model: dict[str, Any]) -> Any:
     """The vision transformer of a case."""
-    arguments = {
-        "embed_dim": model["embed_dim"],
-        "depth": model["depth"],
-        "num_heads": model["num_heads"],
-        "mlp_ratio": float(model["mlp_ratio"]),
-        "qkv_bias": model["qkv_bias"],
-    }
-    if model.get("layer_scale"):
-        arguments["init_values"] = model["layer_scale"]
-    return create_backbone(
-        Backbone(
-            scale="golden",
-            architecture="vit_tiny_patch16_224",
-            image_size=model["img_size"],
-            patch_size=model["patch_size"],
-            model_args=arguments,
-        )
-    )
+    scale = model.get("layer_scale")
+    return vision_transformer(model, **({"init_values": scale} if scale else {}))
 
 
 def sides(case: Case) -> list[int]:
@@ -148,15 +132,7 @@ def schedule_of(arguments: dict[str, float]) -> Schedule:
 
 def check_schedules(case: Case, method: Any, temperatures: tuple[str, ...]) -> None:
     """All recorded schedules: the case's own and, where there is one, of published length."""
-    for table in ("schedule", "schedule_published_length"):
-        if table not in case.facts:
-            continue
-        arguments = case.facts[table]["args"]
-        if "batch" in arguments:
-            params = Optimizer(name="adamw", lr=arguments["base_lr_per_256"], weight_decay=0.0)
-            peak = params.peak_lr(arguments["batch"])
-        else:
-            peak = arguments["lr_after_batch_scaling"]
+    for table, arguments, peak in recorded_schedules(case):
         check_learning_rates(case, table, schedule_of(arguments), peak)
         decay = (arguments["weight_decay"], arguments["weight_decay_end"])
         momentum = (arguments["momentum_teacher"], arguments.get("momentum_end", 1.0))

@@ -13,12 +13,11 @@ from torch.optim import Optimizer as TorchOptimizer
 from steps.engine.optimizers import clip_gradients, set_rates
 from steps.engine.schedules import Progress, learning_rate
 from steps.methods import Method
-from steps.models.backbones import create_backbone
 from steps.models.official import from_official
-from steps.params.backbone import Backbone
 from steps.params.methods.decoder import Decoder
 from steps.params.training import ClipGrad, Optimizer, Schedule
 from tests.golden.case import LOSS, Case
+from tests.golden.networks import vision_transformer
 from tests.golden.training import (
     check_gradients,
     check_groups,
@@ -31,23 +30,7 @@ def encoder(case: Case, **arguments: Any) -> VisionTransformer:
     """The recorded encoder; ``arguments`` are further ones of the timm model."""
     model = case.facts["model"]
     assert model.get("drop_path", 0.0) == 0, "recorded with drop path, but without its draws"
-    return create_backbone(
-        Backbone(
-            scale="golden",
-            architecture="vit_tiny_patch16_224",
-            image_size=model["img_size"],
-            patch_size=model["patch_size"],
-            model_args={
-                "in_chans": model["in_chans"],
-                "embed_dim": model["embed_dim"],
-                "depth": model["depth"],
-                "num_heads": model["num_heads"],
-                "mlp_ratio": model["mlp_ratio"],
-                "qkv_bias": model.get("qkv_bias", True),
-                **arguments,
-            },
-        )
-    )
+    return vision_transformer(model, in_chans=model["in_chans"], **arguments)
 
 
 def decoder(case: Case) -> Decoder:

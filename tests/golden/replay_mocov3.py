@@ -14,14 +14,13 @@ from steps.methods import Batch, Draws
 from steps.methods.dilemma import DILEMMA
 from steps.methods.losses import momentum_contrast
 from steps.methods.mocov3 import MoCoV3
-from steps.models.backbones import create_backbone
 from steps.models.official import from_official
-from steps.params.backbone import Backbone
 from steps.params.methods.contrast import Predictor, Projector
 from steps.params.methods.dilemma import DILEMMAParams
 from steps.params.methods.mocov3 import MoCoV3Params
 from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, LOSS, Case
+from tests.golden.networks import vision_transformer
 from tests.golden.ranks import on_ranks
 from tests.golden.training import (
     check_curve,
@@ -29,6 +28,7 @@ from tests.golden.training import (
     check_groups,
     check_learning_rates,
     check_weights,
+    recorded_schedules,
 )
 
 _VIEWS = (1, 2)
@@ -103,22 +103,7 @@ def _method(case: Case) -> MoCoV3 | DILEMMA:
             layers=model["predictor"]["layers"], hidden_dim=model["predictor"]["hidden"]
         ),
     }
-    backbone = create_backbone(
-        Backbone(
-            scale="golden",
-            architecture="vit_tiny_patch16_224",
-            image_size=model["img_size"],
-            patch_size=model["patch_size"],
-            model_args={
-                "in_chans": model["in_chans"],
-                "embed_dim": model["embed_dim"],
-                "depth": model["depth"],
-                "num_heads": model["num_heads"],
-                "mlp_ratio": float(model["mlp_ratio"]),
-                "qkv_bias": model["qkv_bias"],
-            },
-        )
-    )
+    backbone = vision_transformer(model, in_chans=model["in_chans"])
     method: MoCoV3 | DILEMMA
     if case.facts["method"] == "mocov3":
         frozen = model["stop_grad_conv1"]
@@ -171,15 +156,7 @@ def _schedule(arguments: dict[str, float]) -> Schedule:
 
 def _check_schedules(case: Case) -> None:
     """Both recorded schedules: the case's own and, where there is one, that of published length."""
-    for table in ("schedule", "schedule_published_length"):
-        if table not in case.facts:
-            continue
-        arguments = case.facts[table]["args"]
-        if "batch" in arguments:
-            params = Optimizer(name="adamw", lr=arguments["base_lr_per_256"], weight_decay=0.0)
-            peak = params.peak_lr(arguments["batch"])
-        else:
-            peak = arguments["lr_after_batch_scaling"]
+    for table, arguments, peak in recorded_schedules(case):
         check_learning_rates(case, table, _schedule(arguments), peak)
         start = arguments["moco_m"]
         end = 1.0 if case.facts["options"]["moco_m_cos"] else start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,6 +13,20 @@ from steps.engine.schedules import Progress, learning_rate
 from steps.models.official import our_form, our_name
 from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, RESOLUTION, ROUNDING, SENSITIVITY, Case
+
+
+def recorded_schedules(case: Case) -> Iterator[tuple[str, dict[str, Any], float]]:
+    """The schedules of a case, its own and, where there is one, that of published length: the
+    table's name, its arguments, and the peak learning rate."""
+    for table in ("schedule", "schedule_published_length"):
+        if table not in case.facts:
+            continue
+        arguments = case.facts[table]["args"]
+        if "batch" in arguments:
+            params = Optimizer(name="adamw", lr=arguments["base_lr_per_256"], weight_decay=0.0)
+            yield table, arguments, params.peak_lr(arguments["batch"])
+        else:
+            yield table, arguments, arguments["lr_after_batch_scaling"]
 
 
 def check_groups(
