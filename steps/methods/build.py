@@ -20,8 +20,8 @@ from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import BackboneModel
 from steps.models.beit import as_beit
-from steps.models.layout import as_dinov2
 from steps.models.teacher import Teacher
+from steps.models.token_layout import as_dinov2
 from steps.params.backbone import Backbone
 from steps.params.methods import (
     BEiT2Params,

@@ -33,7 +33,7 @@ from torch.nn import functional as F
 from steps.engine.schedules import Progress, cosine, ramp_by_step
 from steps.methods.losses import all_pairs, masked_patches, patch_weights
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
-from steps.models import ema, layout, row_drop
+from steps.models import ema, row_drop, token_layout
 from steps.models.backbones import Transformer
 from steps.models.center import LazyCenter
 from steps.models.crops import by_sample, by_view, global_side
@@ -75,7 +75,7 @@ class DINOv2(JointMethod):
         super().__init__()
         self.params = params
         self.views = len(sides)
-        vit = layout.for_training(backbone)
+        vit = token_layout.for_training(backbone)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
         """Patches a side of a global crop."""
         self.student = Headed(
@@ -229,7 +229,7 @@ class DINOv2(JointMethod):
         side = global_side(sides, _GLOBAL)
         self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
         for network in (self.student, self.teacher):
-            layout.resize(network.backbone, side, network.resizing)
+            token_layout.resize(network.backbone, side, network.resizing)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
@@ -237,7 +237,7 @@ class DINOv2(JointMethod):
 
     def exported(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""
-        return layout.as_timm(self.teacher.backbone)
+        return token_layout.as_timm(self.teacher.backbone)
 
     def heads(self) -> dict[str, Tensor]:
         """The average's heads, for a student that is distilled from it."""

@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from steps.command import UserError
-from steps.models import layout, row_drop
+from steps.models import row_drop, token_layout
 from steps.models.backbones import Transformer
 from steps.models.positions import Resizing
 from steps.models.prototypes import PrototypeHead, head_of
@@ -49,7 +49,7 @@ class Headed(nn.Module):
     ) -> Tensor:
         """The same with the registers between them: (R, 1 + registers + N, D)."""
         vit = self.backbone
-        token = None if mask_RN is None else layout.mask_token(vit)
+        token = None if mask_RN is None else token_layout.mask_token(vit)
         tokens = embed(vit, images, mask_RN, token, self.resizing)
         tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
         return cast(Tensor, vit.norm(tokens))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from steps.models import drop_path, layout, row_drop
+from steps.models import drop_path, row_drop, token_layout
 from steps.models.official import from_official
 from steps.models.positions import Resizing
 from steps.models.tokens import embed, encode
@@ -23,11 +23,11 @@ class _Alone(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         model = case.facts["model"]
-        self.backbone = layout.for_training(backbone_of(model))
+        self.backbone = token_layout.for_training(backbone_of(model))
         self.resizing = Resizing(model["interpolate_offset"], model["interpolate_antialias"])
 
     def tokens(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        token = None if mask is None else layout.mask_token(self.backbone)
+        token = None if mask is None else token_layout.mask_token(self.backbone)
         return embed(self.backbone, images, mask, token, self.resizing)
 
 
@@ -112,7 +112,7 @@ def _check_evaluation(case: Case, alone: _Alone, crops: Tensor, local: Tensor) -
     tokens = vit.norm(encode(vit, alone.tokens(local)))
     case.equal(tokens[:, 0], f"{room}_local_clstoken")
     # The same features from timm's own forward pass over the exported copy.
-    twin = layout.as_timm(vit)
+    twin = token_layout.as_timm(vit)
     case.close(twin.forward_features(crops), layers[-1], "timm's forward pass", 1e-5)
 
 

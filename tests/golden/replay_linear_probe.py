@@ -23,7 +23,7 @@ from steps.evaluation.probes import (
     set_rates,
     train_step,
 )
-from steps.models import layout
+from steps.models import token_layout
 from steps.models.backbones import Transformer
 from steps.models.features import last_blocks
 from steps.models.official import from_official
@@ -258,7 +258,7 @@ def _dinov2_backbone(case: Case, options: dict[str, Any]) -> Transformer:
     weights = case.group("dinov2/backbone/")
     gated = "blocks.0.mlp.w12.weight" in weights
     hidden = weights[f"blocks.0.mlp.{'w12' if gated else 'fc1'}.weight"].shape[0]
-    vit = layout.for_training(
+    vit = token_layout.for_training(
         dinov2_model.backbone_of(
             {
                 "num_register_tokens": options["reg"],

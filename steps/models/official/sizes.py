@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from steps.models.beit import as_beit
-from steps.models.layout import GATED, mlp_ratio
 from steps.models.relative_positions import grid_of
+from steps.models.token_layout import GATED, mlp_ratio
 from steps.params.backbone import Backbone
 from steps.params.beit import BEiTBackbone
 
