@@ -1,7 +1,8 @@
 """Report: the records of an experiment as tables, figures and a page that can be traced.
 
-``--experiment``, ``--results`` and ``--out`` make the page; ``--check`` renders committed reports
-again from their own records and compares; ``--explain`` prints what stands behind a cell.
+``--experiment``, ``--results`` and ``--out`` make the page; ``--published`` makes that of published
+figures beside measured ones; ``--check`` renders committed reports again from their own records and
+compares; ``--explain`` prints what stands behind a cell.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from steps.params.load import load
 from steps.reporting.check import check_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
+from steps.reporting.published.data import is_published
+from steps.reporting.published.explain import explain_published
+from steps.reporting.published.page import check_published, write_published
 from steps.reporting.render import write_report
 from steps.reporting.source import Heading
 
@@ -25,23 +29,35 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--experiment", type=Path, help="params/experiments/<experiment>.yaml")
     parser.add_argument("--results", type=Path, help="results/<experiment>")
     parser.add_argument("--out", type=Path, help="reports/<experiment>, the folder to write")
+    parser.add_argument(
+        "--published", type=Path, metavar="FOLDER", help="reports/published, beside the reports"
+    )
     parser.add_argument("--check", type=Path, nargs="+", metavar="REPORT", help="report folders")
     parser.add_argument(
         "--explain", type=Path, metavar="CELL", help="reports/<experiment>/<method>/<backbone>/…"
     )
     options = parser.parse_args(arguments)
     making = (options.experiment, options.results, options.out)
-    if sum((bool(options.check), options.explain is not None, any(making))) > 1:
-        parser.error("--check, --explain, and making a report are three commands: give one")
+    commands = (options.published, options.check, options.explain, any(making) or None)
+    if sum(command is not None for command in commands) > 1:
+        parser.error(
+            "--published, --check, --explain, and making a report are four commands: give one"
+        )
     if options.check:
         for folder in options.check:
-            print(check_report(folder))
+            print(check_published(folder) if is_published(folder) else check_report(folder))
     elif options.explain:
-        print(explain(options.explain), end="")
+        cell = options.explain
+        folder = next(filter(is_published, (cell, *cell.parents)), None)
+        print(explain_published(folder, cell) if folder else explain(cell), end="")
+    elif options.published:
+        write_published(options.published)
     elif all(making):
         make(*making)
     else:
-        parser.error("give --experiment, --results and --out; or --check; or --explain")
+        parser.error(
+            "give --experiment, --results and --out; or --published; or --check; or --explain"
+        )
 
 
 def make(experiment: Path, results: Path, out: Path) -> None:

@@ -37,7 +37,7 @@ def check_report(folder: Path) -> str:
         if path.read_bytes() != content:
             raise UserError(
                 str(path),
-                f"differs from its records, first in {_first_difference(path, content)}",
+                f"differs from its records, first in {first_difference(path, content)}",
                 remedy=_REMEDY,
             )
     figures = render_figures(source)
@@ -64,7 +64,8 @@ def _require(path: Path) -> None:
         raise UserError(str(path), "missing", remedy=_REMEDY)
 
 
-def _first_difference(path: Path, content: bytes) -> str:
+def first_difference(path: Path, content: bytes) -> str:
+    """Where a file departs from what it should hold, in words."""
     there = path.read_bytes().splitlines()
     for number, (found, wanted) in enumerate(zip_longest(there, content.splitlines()), 1):
         if found != wanted:

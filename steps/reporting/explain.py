@@ -33,7 +33,7 @@ def explain(cell: Path) -> str:
     ]
     if len(parts) < 3 or not chosen:
         raise _unknown(folder, parts, source)
-    return "\n".join(_file(source.heading.results, item, records) for item, records in chosen)
+    return "\n".join(file_text(source.heading.results, item, records) for item, records in chosen)
 
 
 def _cell(record: Record) -> str:
@@ -65,7 +65,7 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
     )
 
 
-def _file(results: str, item: Traced, records: list[Record]) -> str:
+def file_text(results: str, item: Traced, records: list[Record]) -> str:
     """The chosen records of one record file."""
     record = records[0]
     width = max(len(each.metric) for each in records)

@@ -42,12 +42,13 @@ def write_report(source: Source, out: Path) -> None:
     files = {**source_files(source), **render_tables(source), **render_figures(source)}
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
-        _write(out / name, content)
+        write_file(out / name, content)
     if CURVES_FIGURE not in files:
         (out / CURVES_FIGURE).unlink(missing_ok=True)
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes) -> None:
+    """A file, whole or as it was."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     draft = Path(name)
     try:

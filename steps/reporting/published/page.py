@@ -1,0 +1,247 @@
+"""The page of published figures beside measured ones, from the data and the reports beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from steps.command import UserError
+from steps.reporting.check import first_difference
+from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
+from steps.reporting.published.match import (
+    Measurement,
+    Score,
+    beside_pair,
+    beside_place,
+    measurements_beside,
+)
+from steps.reporting.quantities import plural
+from steps.reporting.render import PAGE, write_file
+from steps.reporting.tables import ABSENT, COLLAPSED, Table
+
+GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", "◐"
+"""The marks of a number: as given in the ranking, published, measured here, measured here on the
+authors' weights."""
+_MARKS = f"""\
+| Mark | The number is |
+| ---- | ------------- |
+| {GIVEN}    | as the ranking's owner gave it; nothing was checked |
+| {PRINTED}    | published by others: read in the source named in its note |
+| {MEASURED}    | measured by this project: pretrained and evaluated here, from a record |
+| {OFFICIAL}    | measured by this project on the authors' weights: evaluated here, from a record |
+| {ABSENT}    | not there: not published, or not measured yet |
+"""
+
+
+def write_published(folder: Path) -> None:
+    """Make the page of a folder of published figures."""
+    write_file(folder / PAGE, render_published(folder))
+
+
+def check_published(folder: Path) -> str:
+    """Compare the page with what the figures, and the reports beside it, give now.
+
+    Raises:
+        UserError: it differs.
+    """
+    path = folder / PAGE
+    content = render_published(folder)
+    remedy = f"run python -m steps.report --published {folder}"
+    if not path.is_file():
+        raise UserError(str(path), "missing", remedy=remedy)
+    if path.read_bytes() != content:
+        raise UserError(
+            str(path),
+            "differs from the published figures and the reports beside it, first in "
+            f"{first_difference(path, content)}",
+            remedy=remedy,
+        )
+    count = len(read_published(folder).figures)
+    return f"{folder}: README.md follows from {count:,} published figures and the reports beside it"
+
+
+def render_published(folder: Path) -> bytes:
+    """README.md: a pure function of the folder's files and of the reports beside it."""
+    published = read_published(folder)
+    measurements = measurements_beside(folder)
+    pairs = published.detection()
+    parts = [
+        "<!-- Made by python -m steps.report --published. Do not edit. -->\n",
+        "# Published, and measured\n",
+        "What others published of the methods here, and beside it what this project measured "
+        "itself. The two are never mixed: each column holds one kind of number, and each number "
+        "has its mark.\n",
+        _MARKS,
+        "A measured number stands here only if it is of the same method, the same scale and the "
+        "same task on the same data as the row: pretrained on "
+        f"`{published.matching.pretrain_dataset}`, in a protocol that "
+        "[matching.yaml](matching.yaml) lists. The small experiments of the other reports "
+        "(`shapes`, CIFAR-10) are none of these, and do not enter.\n",
+        "## ImageNet-1K\n",
+        "Top-1 accuracy after fine-tuning, in percent. Model to Epoch: the ranking as its owner "
+        "gave it. Audited: the published figure of the same model and epochs, or the closest one, "
+        "where it is not the one given; = where it is.\n",
+        _ranking(published, measurements).markdown(),
+        "Notes to the rows:\n",
+        "\n".join(map(_place_note, range(1, len(published.ranking) + 1), published.ranking)) + "\n",
+        "## COCO Detection\n",
+        "Average precision of boxes and masks on COCO 2017 (val), in percent, best box AP first. "
+        f"Epoch: passes over the pretraining data, {ABSENT} where the source does not say. Rows "
+        "with different detectors are not comparable, nor are schedules within one.\n",
+        _coco(published, pairs, measurements).markdown(),
+        *_left_out(published),
+        "Notes to the rows:\n",
+        "\n".join(map(_pair_note, range(1, len(pairs) + 1), pairs)) + "\n",
+        _tracing(folder),
+    ]
+    return "\n".join(parts).encode()
+
+
+def _ranking(published: Published, measurements: Sequence[Measurement]) -> Table:
+    columns = ["#", "Model", "Type", "Scale", f"Score {GIVEN}", "Epoch", f"Audited {PRINTED}"]
+    columns += ["Source", "Verdict", f"Measured {MEASURED}"]
+    rows = []
+    for number, place in enumerate(published.ranking, 1):
+        scores = beside_place(place, published.matching, measurements)
+        rows.append(
+            [
+                str(number),
+                place.model,
+                place.type,
+                place.scale,
+                f"{place.score} {GIVEN}",
+                place.epoch,
+                "=" if place.agrees else f"{place.source_value} {PRINTED}",
+                "" if place.agrees else _first_source(published, place),
+                place.verdict,
+                _measured(scores, float(place.epoch)),
+            ]
+        )
+    return Table(columns, [True, False, False, False, True, True, True, False, False, True], rows)
+
+
+def _coco(
+    published: Published, pairs: Sequence[Pair], measurements: Sequence[Measurement]
+) -> Table:
+    matching = published.matching
+    columns = ["#", "Model", "Type", "Scale", "Detector", f"Box AP {PRINTED}", f"Mask AP {PRINTED}"]
+    columns += ["Epoch", f"Box AP {MEASURED}", f"Mask AP {MEASURED}"]
+    rows = []
+    for number, pair in enumerate(pairs, 1):
+        figure = pair.first
+        detector = matching.detector(figure.protocol)
+        epochs = figure.pretrain_epochs
+        rows.append(
+            [
+                str(number),
+                figure.method,
+                figure.family.capitalize(),
+                figure.scale,
+                "" if detector is None else detector.name,
+                _printed(pair.box),
+                _printed(pair.mask),
+                epochs or ABSENT,
+                *(
+                    _measured(
+                        beside_pair(pair, metric, matching, measurements),
+                        float(epochs) if epochs else None,
+                    )
+                    for metric in (matching.coco.box, matching.coco.mask)
+                ),
+            ]
+        )
+    right = [True, False, False, False, False, True, True, True, True, True]
+    return Table(columns, right, rows)
+
+
+def _printed(figure: Figure | None) -> str:
+    return ABSENT if figure is None else f"{figure.value} {PRINTED}"
+
+
+def _measured(scores: Sequence[Score], epochs: float | None) -> str:
+    """Every score that matches, with its epochs where they are not the row's."""
+    said = []
+    for score in scores:
+        record = score.first.record
+        text = score.text()
+        text += f" {OFFICIAL if score.first.official else MEASURED}"
+        text += f" {COLLAPSED}" if score.collapsed else ""
+        if record.epochs != epochs and not (score.first.official and record.epochs == 0):
+            text += f" ({record.epochs:g} epochs)"
+        said.append(text)
+    return "; ".join(said) or ABSENT
+
+
+def _place_note(number: int, place: Place) -> str:
+    return (
+        f"{number}. {place.model}, {place.scale}, {place.epoch} epochs: {place.reason}. "
+        f"{sources(place.source_ref)}."
+    )
+
+
+def _pair_note(number: int, pair: Pair) -> str:
+    figure = pair.first
+    said = [f"{figure.method}, {figure.backbone}: {figure.protocol}"]
+    if figure.resolution:
+        said.append(f"{figure.resolution} px")
+    said.append(f"pretraining: {figure.pretrain_data}")
+    said += dict.fromkeys(each.note for each in pair.figures if each.note)
+    return f"{number}. {'; '.join(said)}. {sources(figure.source_ref)}."
+
+
+def _left_out(published: Published) -> list[str]:
+    doubtful = published.doubtful()
+    if not doubtful:
+        return []
+    names = ", ".join(dict.fromkeys(each.method for each in doubtful))
+    return [
+        f"Left out: {plural(len(doubtful), 'figure')} of {names}, "
+        f'marked "{DOUBTFUL}" in results.csv.\n'
+    ]
+
+
+def sources(ref: str) -> str:
+    """A ``source_ref`` with its papers and files as links."""
+    return "; ".join(map(_link, ref.split("; ")))
+
+
+def _first_source(published: Published, place: Place) -> str:
+    """Where the audited figure stands, short: in a paper, or else in a file."""
+    refs = [each.source_ref for each in published.behind(place)] or place.source_ref.split("; ")
+    chosen = next((each for each in refs if each.startswith("arXiv:")), refs[0])
+    return re.sub(r"^\[[\w.-]+/([\w.-]+): (?:[^\]]*/)?([^\]/]+)\]", r"[\1: \2]", _link(chosen))
+
+
+def _link(ref: str) -> str:
+    if paper := re.match(r"arXiv:(\d{4}\.\d{4,5})(.*)$", ref):
+        return f"[arXiv:{paper[1]}](https://arxiv.org/abs/{paper[1]}){paper[2]}"
+    if file := re.match(r"([\w.-]+/[\w.-]+):([^@]+)@([0-9a-f]+)$", ref):
+        address = f"https://github.com/{file[1]}/blob/{file[3]}/{file[2]}"
+        return f"[{file[1]}: {file[2]}]({address})"
+    return ref
+
+
+def _tracing(folder: Path) -> str:
+    return f"""\
+## Trace a cell, make the page anew
+
+What stands behind a row, or one cell of it: the rows of results.csv with their source and note, or
+the record and all that made it.
+
+```sh
+python -m steps.report --explain reports/{folder.name}/imagenet/1
+python -m steps.report --explain reports/{folder.name}/imagenet/1/audited  # or score, measured
+python -m steps.report --explain reports/{folder.name}/coco/1/box          # or mask, measured
+```
+
+```sh
+python -m steps.report --published reports/{folder.name}
+python -m steps.report --check reports/{folder.name}
+```
+
+Beside this page: [results.csv](results.csv) holds all published figures, k-NN, linear probes and
+ADE20K too, [recipes.csv](recipes.csv) what they cost, [owner_ranking.csv](owner_ranking.csv) the
+ranking with its audit; [SOURCES.md](SOURCES.md) says how they were read, what is missing and where
+sources disagree.
+"""
