@@ -1,7 +1,7 @@
 """Train Mask R-CNN on a pretrained backbone and measure box and mask AP.
 
     python -m steps.detect --protocol params/protocols/mask_rcnn_small.yaml \\
-        --backbone …/backbone --data results/data/shapes_scenes --out …/detect.json
+        --backbone …/backbone --data results/data/shapes_scenes --out …/detect/mask_rcnn_small.json
 
 A run that was killed continues after its last whole epoch when the command is given again.
 """

@@ -1,7 +1,7 @@
 """Fine-tune a backbone end to end with a new linear head, and evaluate it.
 
     python -m steps.finetune --protocol params/protocols/finetune_small.yaml \\
-        --backbone .../backbone --data results/data/shapes --out .../finetune.json
+        --backbone .../backbone --data results/data/shapes --out .../finetune/finetune_small.json
 
 Like pretraining it runs under torchrun too, and a killed run goes on where it was.
 """

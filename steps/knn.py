@@ -1,7 +1,7 @@
 """Classify by the nearest neighbours among frozen features.
 
     python -m steps.knn --protocol params/protocols/knn.yaml \\
-        --backbone .../backbone --features .../features --out .../knn.json
+        --backbone .../backbone --features .../features --out .../knn/knn.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Measure whether attention shows where objects are, and draw it.
 
     python -m steps.layout --protocol params/protocols/layout.yaml --backbone .../backbone \\
-        --data results/data/shapes_scenes --out .../layout.json --pictures .../layout
+        --data results/data/shapes_scenes --out .../layout/layout.json --pictures .../layout/layout
 
 The picture is ``layout.png``, a row an image: itself, the attention of the best head, its mask,
 and the main directions of the patch tokens as colours.

@@ -1,7 +1,7 @@
 """Classify linearly what a frozen backbone gives: on cached features, or on augmented images.
 
     python -m steps.linear --protocol params/protocols/linear.yaml --backbone .../backbone \\
-        --features .../features --data results/data/shapes --out .../linear.json
+        --features .../features --data results/data/shapes --out .../linear/linear.json
 
 The protocol's ``kind`` decides: ``cached`` and ``logreg`` take the features, ``augmented`` the data
 (under torchrun too, and a killed run goes on where it was).

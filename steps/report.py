@@ -11,8 +11,9 @@ import argparse
 from pathlib import Path
 
 from steps.command import UserError, run_step
-from steps.params.experiment import TEXT_TASKS, Experiment
+from steps.params.experiment import Experiment
 from steps.params.load import load
+from steps.params.tasks import TEXT_TASKS
 from steps.reporting.check import check_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
@@ -77,8 +78,10 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         methods=tuple(params.methods),
         backbones=tuple(params.backbones),
         seeds=tuple(params.seeds),
-        tasks={str(task): protocol for task, protocol in params.tasks.items()},
-        only={str(task): tuple(params.text_methods) for task in params.tasks if task in TEXT_TASKS},
+        tasks={str(task): tuple(protocols) for task, protocols in params.protocols.items()},
+        only={
+            str(task): tuple(params.text_methods) for task in params.protocols if task in TEXT_TASKS
+        },
         experiment=_printed(experiment),
         results=_printed(results),
         out=_printed(out),

@@ -1,7 +1,7 @@
 """Find captions by image and images by caption.
 
     python -m steps.retrieval --protocol params/protocols/retrieval.yaml \\
-        --backbone .../backbone --data results/data/shapes --out .../retrieval.json
+        --backbone .../backbone --data results/data/shapes --out .../retrieval/retrieval.json
 
 The backbone is one of a method with a text tower: its artifact keeps that too.
 """

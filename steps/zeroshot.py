@@ -1,7 +1,7 @@
 """Classify images by the names of their classes, without training on them.
 
     python -m steps.zeroshot --protocol params/protocols/zeroshot.yaml \\
-        --backbone .../backbone --data results/data/shapes --out .../zeroshot.json
+        --backbone .../backbone --data results/data/shapes --out .../zeroshot/zeroshot.json
 
 The backbone is one of a method with a text tower: its artifact keeps that too.
 """

@@ -1,20 +1,17 @@
-"""Params of an experiment: dataset x methods x backbones x seeds x tasks."""
+"""Params of an experiment: dataset x methods x backbones x seeds x tasks x protocols."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 from annotated_types import Ge, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.stages import Chain
+from steps.params.tasks import OBJECT_TASKS, TEXT_TASKS, Task
 
-Task = Literal["knn", "linear", "finetune", "detect", "layout", "zeroshot", "retrieval"]
-OBJECT_TASKS: tuple[Task, ...] = ("detect", "layout")
-"""Tasks that read ``detection_dataset``."""
-TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
-"""Tasks that need a text tower: methods without one have no row in their tables."""
 Names = Annotated[list[str], Len(1)]
 
 
@@ -39,10 +36,22 @@ class Experiment(Params):
     seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     features: str = "features"
     """The protocol of the frozen features that knn and linear take."""
-    tasks: Annotated[dict[Task, str], Len(1)]
-    """Each task's protocol, ``params/protocols/<protocol>.yaml``."""
+    tasks: dict[Task, list[str]]
+    """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
+    for it in the ranking. A task without any is left out."""
     chain: Chain | None = None
     """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
+
+    @property
+    def protocols(self) -> dict[Task, list[str]]:
+        """The protocols of each task that is not left out."""
+        return {task: protocols for task, protocols in self.tasks.items() if protocols}
+
+    def evaluations(self) -> Iterator[tuple[Task, str]]:
+        """Every task with every protocol of it: what is measured of a row."""
+        for task, protocols in self.tasks.items():
+            for protocol in protocols:
+                yield task, protocol
 
     def methods_of(self, task: str) -> list[str]:
         """The methods that a task applies to."""
@@ -50,12 +59,19 @@ class Experiment(Params):
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
-        for key in ("methods", "backbones", "seeds"):
-            values = getattr(self, key)
+        lists: dict[str, Sequence[object]] = {
+            "methods": self.methods,
+            "backbones": self.backbones,
+            "seeds": self.seeds,
+            **{f"tasks.{task}": protocols for task, protocols in self.tasks.items()},
+        }
+        for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"{key} names {', '.join(twice)} twice")
+        if not self.protocols:
+            raise ValueError("tasks names no protocol, so there is nothing to measure")
         for task in OBJECT_TASKS:
-            if task in self.tasks and self.detection_dataset is None:
+            if task in self.protocols and self.detection_dataset is None:
                 raise ValueError(f"tasks has {task}, so the key 'detection_dataset' is needed")
         return self

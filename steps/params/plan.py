@@ -18,16 +18,16 @@ from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
-from steps.params.experiment import OBJECT_TASKS, TEXT_TASKS, Experiment
+from steps.params.experiment import Experiment
 from steps.params.load import closest, load
 from steps.params.methods import CLIPParams
-from steps.params.probes import LinearProtocol, Probe
+from steps.params.probes import LinearProtocol
 from steps.params.protocols import KNN, Features, Finetune, Layout, Retrieval, ZeroShot
 from steps.params.recipe import Recipe
-from steps.params.stages import chain_of, check_chain
+from steps.params.sizes import check_sizes
+from steps.params.stages import chain_of, check_chain, check_tasks
+from steps.params.tasks import FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
-from steps.params.training import Training
-from steps.params.views import View
 
 ROOT = Path("params")
 PROTOCOLS: dict[str, Any] = {
@@ -40,7 +40,7 @@ PROTOCOLS: dict[str, Any] = {
     "zeroshot": ZeroShot,
     "retrieval": Retrieval,
 }
-"""The params model of each task's protocol, or a union of them."""
+"""The params model of each task's protocols, or a union of them."""
 
 AnyDataset: Any = Dataset
 """A union, which type checkers do not take for a type."""
@@ -76,26 +76,36 @@ class Plan:
         """Every pretraining and tokenizer, with the nodes right behind it."""
         if self.experiment.chain is not None:
             where = str(experiment_file(name, root))
-            check_chain(where, self.experiment.chain, chain_of(rows, self.needs))
+            check_tasks(where, self.experiment.tasks)
+            derived = chain_of(
+                rows,
+                self.needs,
+                datasets=self.dataset_names(),
+                features=self.tasks().get("features", []),
+            )
+            check_chain(where, self.experiment.chain, derived)
         self.protocols: dict[str, Params] = {
-            task: load(self.protocol_file(task), PROTOCOLS[task]) for task in self.tasks()
+            name: load(self.protocol_file(name), PROTOCOLS[task])
+            for task, names in self.tasks().items()
+            for name in names
         }
+        """The params of each protocol by its name."""
         self._check_kinds()
-        self._check_sizes()
+        check_sizes(self)
         self._check_text()
 
-    def tasks(self) -> dict[str, str]:
-        """Each node downstream of the backbone with its protocol's name."""
-        tasks = {str(task): name for task, name in self.experiment.tasks.items()}
-        if "knn" in tasks or "linear" in tasks:
-            return {"features": self.experiment.features, **tasks}
+    def tasks(self) -> dict[str, list[str]]:
+        """Each node downstream of the backbone with its protocols' names."""
+        tasks = {str(task): names for task, names in self.experiment.protocols.items()}
+        if any(task in tasks for task in FEATURE_TASKS):
+            return {"features": [self.experiment.features], **tasks}
         return tasks
 
     def dataset_names(self) -> list[str]:
         """The prepared sets that the experiment reads."""
         names = [self.experiment.dataset]
         scenes = self.experiment.detection_dataset
-        if scenes is not None and any(task in self.experiment.tasks for task in OBJECT_TASKS):
+        if scenes is not None and any(task in self.experiment.protocols for task in OBJECT_TASKS):
             names.append(scenes)
         return list(dict.fromkeys(names))
 
@@ -111,8 +121,8 @@ class Plan:
     def tokenizer_file(self, name: str) -> Path:
         return self.root / "tokenizers" / self.experiment.regime / f"{name}.yaml"
 
-    def protocol_file(self, task: str) -> Path:
-        return self.root / "protocols" / f"{self.tasks()[task]}.yaml"
+    def protocol_file(self, name: str) -> Path:
+        return self.root / "protocols" / f"{name}.yaml"
 
     def rows(self, task: str | None = None) -> Iterator[tuple[str, str, int]]:
         """Every row of the experiment, or those of a task: (backbone, recipe, seed)."""
@@ -125,14 +135,14 @@ class Plan:
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.
 
-        ``names`` gives dataset, backbone, recipe, tokenizer or task.
+        ``names`` gives dataset, backbone, recipe, tokenizer or protocol.
         """
         groups: dict[str, Mapping[str, Params]] = {
             "dataset": self.datasets,
             "backbone": self.backbones,
             "recipe": self.recipes,
             "tokenizer": self.tokenizers,
-            "task": self.protocols,
+            "protocol": self.protocols,
         }
         return {role: groups[role][name].resolved() for role, name in names.items()}
 
@@ -176,7 +186,7 @@ class Plan:
 
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
-        if "layout" in self.experiment.tasks:
+        if "layout" in self.experiment.protocols:
             for name in self.experiment.backbones:
                 if self.backbones[name].is_resnet:
                     raise UserError(
@@ -198,109 +208,10 @@ class Plan:
                         allowed="a vision transformer, such as vit_s16",
                     )
 
-    def _check_sizes(self) -> None:
-        """Every view must fit the patches of every network that it goes through."""
-        for node in self.needs:
-            if isinstance(node, Tokenizer):
-                self._check_tokenizer(node)
-            elif (training := self.recipes[node.recipe].training) is not None:
-                self._check_views(self.recipe_file(node.recipe), training, node.backbone)
-                self._check_tokens(node, training)
-                self._check_method(node)
-        if isinstance(finetune := self.protocols.get("finetune"), Finetune):
-            for name in self.experiment.backbones:
-                self._check_views(self.protocol_file("finetune"), finetune.training, name)
-        if isinstance(probe := self.protocols.get("linear"), Probe):
-            for name in self.experiment.backbones:
-                self._check_probe(self.protocol_file("linear"), probe, name)
-
-    def _check_views(self, path: Path, training: Training, name: str) -> None:
-        phases = {"views": training.views}
-        if training.final_phase is not None:
-            phases["final_phase.views"] = training.final_phase.views
-        for key, views in phases.items():
-            for index, view in enumerate(views):
-                self._check_view(f"{path}: training.{key}[{index}].size", view, name)
-
-    def _check_view(self, where: str, view: View, name: str) -> None:
-        backbone = self.backbones[name]
-        size = view.size or backbone.image_size
-        if backbone.patch_size is not None and size % backbone.patch_size:
-            raise UserError(
-                where,
-                f"{size} px does not divide into the {backbone.patch_size} px "
-                f"patches of backbone {name}",
-                allowed=f"a multiple of {backbone.patch_size}",
-            )
-
-    def _check_probe(self, path: Path, probe: Probe, name: str) -> None:
-        """A probe reads what the backbone has."""
-        self._check_view(f"{path}: view.size", probe.view, name)
-        backbone = self.backbones[name]
-        if backbone.is_resnet and (probe.blocks, probe.poolings) != ([1], ["cls"]):
-            raise UserError(
-                f"{path}: poolings",
-                f"backbone {name} is a ResNet, which gives one vector an image",
-                allowed="blocks [1] and poolings [cls]",
-            )
-        if backbone.depth is not None and max(probe.blocks) > backbone.depth:
-            raise UserError(
-                f"{path}: blocks",
-                f"{max(probe.blocks)}, but backbone {name} has {backbone.depth} blocks",
-                allowed=f"1 to {backbone.depth}",
-            )
-
-    def _check_method(self, node: Pretraining) -> None:
-        """A method's params fit the backbone's patches and depth."""
-        backbone = self.backbones[node.backbone]
-        if backbone.is_resnet:  # check_backbone has the last word on these
-            return
-        misfit = self.recipes[node.recipe].method.misfit(backbone.patches, backbone.depth)
-        if misfit is not None:
-            key, found, allowed = misfit
-            raise UserError(
-                f"{self.recipe_file(node.recipe)}: method.{key}",
-                found,
-                allowed=allowed,
-                remedy=f"change the key, or leave backbone {node.backbone} out",
-            )
-
-    def _check_tokens(self, node: Pretraining, training: Training) -> None:
-        """A tokenizer gives one token a patch."""
-        name, backbone = self.recipes[node.recipe].tokenizer, self.backbones[node.backbone]
-        if name is None or backbone.patch_size is None:
-            return
-        pixels = self.tokenizers[name].tokenizer.token_pixels
-        for index, view in enumerate(training.views):
-            size = view.size or backbone.image_size
-            second = size if view.second is None else view.second.size or size
-            patches = size // backbone.patch_size
-            if second != patches * pixels:
-                raise UserError(
-                    f"{self.recipe_file(node.recipe)}: training.views[{index}].second.size",
-                    f"{second} px, of which tokenizer {name} makes {second // pixels} tokens a "
-                    f"side, and backbone {node.backbone} has {patches} patches",
-                    allowed=f"{patches * pixels}",
-                )
-
-    def _check_tokenizer(self, node: Tokenizer) -> None:
-        """A tokenizer and its teacher see the same patches."""
-        params = self.tokenizers[node.name].tokenizer
-        for other in self.needs[node]:
-            if isinstance(other, Pretraining):
-                patch_size = self.backbones[other.backbone].patch_size
-                if patch_size != params.token_pixels:
-                    raise UserError(
-                        f"{self.tokenizer_file(node.name)}: teacher.backbone",
-                        f"{other.backbone} has patches of {patch_size} px, the tokenizer of "
-                        f"{params.token_pixels} px",
-                        allowed=f"a backbone with patches of {params.token_pixels} px",
-                    )
-
     def _check_text(self) -> None:
         """Text tasks need methods with a text tower, and those need captions."""
         experiment, file = self.experiment, experiment_file(self.name, self.root)
-        tasks = [task for task in experiment.tasks if task in TEXT_TASKS]
+        tasks = [task for task in experiment.protocols if task in TEXT_TASKS]
         with_text = [name for name in experiment.methods if self.recipes[name].method.text]
         if tasks and not with_text:
             raise UserError(

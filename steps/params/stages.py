@@ -1,4 +1,4 @@
-"""What dvc.yaml must be told of a chain, because its stages cannot look into recipes.
+"""What dvc.yaml must be told of an experiment, because its stages cannot look into recipes.
 
 DVC's matrices are lists of the experiment's file. A stage with a teacher has one more dependency
 than one without, so they are different stages, each with a list of its own; the plan holds these
@@ -15,6 +15,7 @@ import yaml
 from steps.command import UserError
 from steps.params.base import Params
 from steps.params.chain import Node, Pretraining, Tokenizer
+from steps.params.tasks import TASKS, Task
 from steps.params.teacher import Teacher
 
 
@@ -38,8 +39,13 @@ class DistilledTokenizer(Params):
 
 
 class Chain(Params):
-    """Every node of an experiment down to the backbones, by the stage of dvc.yaml that makes it."""
+    """Every node of an experiment down to the backbones and their features, by the stage of
+    dvc.yaml that makes it."""
 
+    datasets: list[str]
+    """The prepared sets that are read."""
+    features: list[str]
+    """The protocol of the frozen features, where a task takes them."""
     plain: list[str]
     """Methods that need nothing but the data."""
     teachers: list[Teacher]
@@ -50,14 +56,23 @@ class Chain(Params):
     distilled_tokenizers: list[DistilledTokenizer]
 
 
-def chain_of(rows: Sequence[Pretraining], needs: Mapping[Node, Sequence[Node]]) -> Chain:
-    """The chain as the recipes give it.
+def chain_of(
+    rows: Sequence[Pretraining],
+    needs: Mapping[Node, Sequence[Node]],
+    *,
+    datasets: Sequence[str],
+    features: Sequence[str],
+) -> Chain:
+    """The chain as the experiment and its recipes give it.
 
     Args:
         rows: the experiment's own pretrainings.
         needs: every node with those right behind it.
+        datasets: the sets that are read.
+        features: the protocol of the frozen features, or none.
     """
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
+    chain |= {"datasets": list(datasets), "features": list(features)}
     for node, behind in needs.items():
         (other,) = behind or (None,)
         if isinstance(node, Tokenizer):
@@ -77,8 +92,26 @@ def chain_of(rows: Sequence[Pretraining], needs: Mapping[Node, Sequence[Node]]) 
     return Chain.model_validate(chain)
 
 
+def check_tasks(where: str, tasks: Mapping[Task, Sequence[str]]) -> None:
+    """dvc.yaml has a stage a task, whose matrix needs the task's protocols, be they none.
+
+    Raises:
+        UserError: a task is not named.
+    """
+    lacking = [task for task in TASKS if task not in tasks]
+    if lacking:
+        raise UserError(
+            f"{where}: tasks",
+            f"key '{lacking[0]}' is missing",
+            allowed="every task, since the experiment has a 'chain', for dvc.yaml, which needs "
+            f"them all: {', '.join(TASKS)}",
+            remedy=f"write {', '.join(f'{task}: []' for task in lacking)} to leave "
+            f"{'them' if len(lacking) > 1 else 'it'} out, or remove the key 'chain'",
+        )
+
+
 def check_chain(where: str, found: Chain, derived: Chain) -> None:
-    """Hold an experiment's own chain to the one that its recipes give; the order does not matter.
+    """Hold an experiment's own chain to the one that is derived; the order does not matter.
 
     Raises:
         UserError: they differ in a key.
@@ -89,7 +122,7 @@ def check_chain(where: str, found: Chain, derived: Chain) -> None:
             raise UserError(
                 f"{where}: chain.{key}",
                 _flow(ours),
-                allowed=f"{_flow(theirs)}, as the recipes say",
+                allowed=f"{_flow(theirs)}, as the experiment and its recipes say",
                 remedy="write that, or remove the key 'chain', which dvc.yaml alone needs",
             )
 

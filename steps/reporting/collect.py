@@ -13,7 +13,7 @@ from steps.artifacts import Manifest, Record, read_manifest, read_records
 from steps.artifacts.manifest import MANIFEST
 from steps.command import UserError
 from steps.reporting.curves import read_curve
-from steps.reporting.source import Heading, Provenance, Source, Traced, make_source
+from steps.reporting.source import Evaluation, Heading, Provenance, Source, Traced, make_source
 
 
 @dataclass(frozen=True)
@@ -28,20 +28,20 @@ class _Cell:
     def folder(self) -> str:
         return f"{self.backbone}/{self.recipe}/seed{self.seed}"
 
-    def tasks(self, heading: Heading) -> dict[str, str]:
-        """The tasks that apply to the method, with their protocols."""
-        return {
-            task: protocol
-            for task, protocol in heading.tasks.items()
-            if self.recipe in heading.methods_of(task)
-        }
+    def evaluations(self, heading: Heading) -> list[Evaluation]:
+        """The evaluations that apply to the method."""
+        return [
+            evaluation
+            for evaluation in heading.evaluations()
+            if self.recipe in heading.methods_of(evaluation.task)
+        ]
 
 
 def collect(heading: Heading, results: Path) -> Source:
     """Every record that the experiment calls for, with what made it.
 
     Args:
-        heading: what the experiment names: methods, backbones, seeds, tasks.
+        heading: what the experiment names: methods, backbones, seeds, tasks, protocols.
         results: the folder that holds ``<backbone>/<recipe>/seed<k>/``.
 
     Raises:
@@ -56,15 +56,17 @@ def collect(heading: Heading, results: Path) -> Source:
         artifact = results / cell.folder / "backbone"
         backbone = read_manifest(artifact, "pretrain")
         curves.append(read_curve(artifact, backbone))
-        for task, protocol in cell.tasks(heading).items():
-            source = f"{cell.folder}/{task}.json"
+        for evaluation in cell.evaluations(heading):
+            source = f"{cell.folder}/{evaluation}.json"
             records, manifest = read_records(results / source)
             if not records:
                 raise UserError(
-                    str(results / source), "no records", remedy=f"run python -m steps.{task} again"
+                    str(results / source),
+                    "no records",
+                    remedy=f"run python -m steps.{evaluation.task} again",
                 )
             for record in records:
-                _check_belongs(results / source, record, cell, task, protocol)
+                _check_belongs(results / source, record, cell, evaluation)
                 _check_measured(results / source, record, artifact, backbone)
             traced.append(
                 Traced(
@@ -84,7 +86,7 @@ def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
         for cell in cells
         for step, name in [
             ("pretrain", f"backbone/{MANIFEST}"),
-            *((task, f"{task}.json") for task in cell.tasks(heading)),
+            *((each.task, f"{each}.json") for each in cell.evaluations(heading)),
         ]
     ]
     missing = [(step, path) for step, path in expected if not path.is_file()]
@@ -100,10 +102,10 @@ def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
     )
 
 
-def _check_belongs(path: Path, record: Record, cell: _Cell, task: str, protocol: str) -> None:
+def _check_belongs(path: Path, record: Record, cell: _Cell, evaluation: Evaluation) -> None:
     expected = {
-        "task": task,
-        "protocol": protocol,
+        "task": evaluation.task,
+        "protocol": evaluation.protocol,
         "recipe": cell.recipe,
         "backbone": cell.backbone,
         "seed": cell.seed,
@@ -115,7 +117,7 @@ def _check_belongs(path: Path, record: Record, cell: _Cell, task: str, protocol:
                 f"{path}: {key}",
                 f"{found!r}",
                 allowed=f"{value!r}, as the experiment's params say",
-                remedy=f"run python -m steps.{task} again",
+                remedy=f"run python -m steps.{evaluation.task} again",
             )
 
 

@@ -12,11 +12,13 @@ from steps.params.load import closest
 from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
 from steps.reporting.source import HEADING, Provenance, Source, Traced, read_source
 
-_FORM = "<report folder>/<method>/<backbone>/<task>[/<metric>][/seed<k>]"
+_FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<metric>][/seed<k>]"
 
 
 def explain(cell: Path) -> str:
     """The records behind a cell such as ``reports/quickstart/mae/vit_pico/linear/top1/seed0``.
+
+    ``linear/linear_mae`` narrows a task that has several protocols down to one.
 
     Raises:
         UserError: no report stands there, or it has no such cell.
@@ -40,8 +42,13 @@ def _cell(record: Record) -> str:
     return f"{record.recipe}/{record.backbone}/{record.task}"
 
 
+def _ends(record: Record) -> tuple[str, str, str]:
+    """What narrows a cell down, after its task."""
+    return record.protocol, record.metric, f"seed{record.seed}"
+
+
 def _matches(record: Record, parts: tuple[str, ...]) -> bool:
-    ends = (record.metric, f"seed{record.seed}")
+    ends = _ends(record)
     return "/".join(parts[:3]) == _cell(record) and all(part in ends for part in parts[3:])
 
 
@@ -50,10 +57,7 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
     records = [record for item in source.traced for record in item.records]
     key = "/".join(parts[:3])
     ends = dict.fromkeys(
-        f"{key}/{end}"
-        for record in records
-        if _cell(record) == key
-        for end in (record.metric, f"seed{record.seed}")
+        f"{key}/{end}" for record in records if _cell(record) == key for end in _ends(record)
     )
     allowed = list(ends or dict.fromkeys(map(_cell, records)))
     close = closest("/".join(parts), allowed)

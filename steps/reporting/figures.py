@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from steps.reporting.quantities import measured
 from steps.reporting.source import Heading
-from steps.reporting.tables import headline, ranked, row_name
+from steps.reporting.tables import cells_of, headline, ranked, row_name
 
 DRAWN_WITH = "Drawn with"
 """The PNG text entry that names the matplotlib version."""
@@ -36,6 +36,8 @@ _COLOURS = {
 _OTHER = "#CC79A7"
 _INK, _SOFT, _GRID = "#24292F", "#6E7781", "#E3E6EA"
 _WIDTH = 9.0
+_PANELS = 7
+"""Side by side at most."""
 _STEPS = [1, 2, 5, 10]
 _TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}
 _LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
@@ -56,23 +58,29 @@ _STYLE: dict[Any, Any] = {
 
 
 def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
-    """A panel a task with the headline metric of each row, best of the ranking on top. PNG."""
+    """A panel a protocol with the headline metric of each row, best of the ranking on top. PNG."""
     order = ranked(summary, heading)
     names = [row_name(row, heading) for row in order.iter_rows(named=True)]
     with _style():
-        height = 0.27 * len(names) + 1.05
+        evaluations = heading.evaluations()
+        rows = math.ceil(len(evaluations) / _PANELS)
+        columns = math.ceil(len(evaluations) / rows)
+        height = (0.27 * len(names) + 0.7) * rows + 0.35
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
-        tasks = list(heading.tasks)
-        panels = figure.subplots(1, len(tasks), sharey=True, squeeze=False)[0]
-        for panel, task in zip(panels, tasks, strict=True):
-            metric = headline(summary, task)
-            _score_panel(panel, order, summary.filter(task=task, metric=metric))
-            unit = summary.filter(task=task, metric=metric)["unit"][0]
-            # Seven tasks side by side leave no room for a line.
-            panel.set_title(f"{task}\n{metric} ({unit})", **_TITLE)
-            panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // len(tasks)), steps=_STEPS))
-        panels[0].set_yticks(range(len(names)), names, fontsize=9, color=_INK)
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
+        for panel, evaluation in zip(panels, evaluations, strict=False):
+            metric = headline(summary, evaluation)
+            cells = cells_of(summary, evaluation, metric=metric)
+            _score_panel(panel, order, cells)
+            # Seven panels side by side leave no room for a line.
+            title = f"{heading.label(evaluation)}\n{metric} ({cells['unit'][0]})"
+            panel.set_title(title, **_TITLE)
+            panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=_STEPS))
+        for panel in panels[len(evaluations) :]:
+            panel.set_visible(False)
+        for panel in panels[::columns]:
+            panel.set_yticks(range(len(names)), names, fontsize=9, color=_INK)
         panels[0].set_ylim(len(names) - 0.4, -0.6)
         _type_legend(figure, order["kind"].unique(maintain_order=True).to_list())
         return _png(figure)

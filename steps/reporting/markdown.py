@@ -1,4 +1,4 @@
-"""The page: ranking, a table a task, the figures, and how to read them."""
+"""The page: ranking, a table a protocol, the figures, and how to read them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from steps.reporting.quantities import plural
-from steps.reporting.source import CURVES, HEADING, RECORDS, Heading, Provenance, Source
+from steps.reporting.source import (
+    CURVES,
+    HEADING,
+    RECORDS,
+    Evaluation,
+    Heading,
+    Provenance,
+    Source,
+)
 from steps.reporting.tables import (
     ABSENT,
     COLLAPSED,
     Table,
+    cells_of,
+    evaluation_table,
     headline,
     model_name,
     ranked,
+    ranked_by,
     ranking_table,
-    ranking_task,
-    task_table,
 )
 
 _TASKS = {
@@ -68,13 +77,14 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
         _under_ranking(source, summary),
         *_collapsed_note(summary, heading),
     ]
-    for task in heading.tasks:
-        parts += [f"## {_title(task)}\n", _caption(source, summary, task)]
-        parts.append(task_table(summary, heading, task).markdown())
+    for evaluation in heading.evaluations():
+        parts += [f"## {_section(heading, evaluation)}\n", _caption(source, summary, evaluation)]
+        parts.append(evaluation_table(summary, heading, evaluation).markdown())
+    labels = ", ".join(map(heading.label, heading.evaluations()))
     parts += [
         "## Figures\n",
         _about_ranking(heading),
-        f"![Headline metric of each task: {', '.join(heading.tasks)}](ranking.png)\n",
+        f"![Headline metric of each task: {labels}](ranking.png)\n",
     ]
     if with_curves:
         about = _ABOUT_CURVES
@@ -87,13 +97,14 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
 
 def _about_ranking(heading: Heading) -> str:
     """Caption of the ranking figure."""
+    what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
     spread = "; the dark line is ± one standard deviation over seeds"
-    return f"Each task's first metric{spread if len(heading.seeds) > 1 else ''}.\n"
+    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.\n"
 
 
 def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
     heading = source.heading
-    task = ranking_task(heading)
+    best = ranked_by(heading)
     datasets = ", ".join(summary["pretrain_dataset"].unique(maintain_order=True).to_list())
     seeds = len(heading.seeds)
     spread = (
@@ -102,8 +113,8 @@ def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
         else f"one seed ({heading.seeds[0]}), so no spread is known: small gaps may be chance"
     )
     return (
-        f"Sorted by {headline(summary, task)} of {_title(task)}; {spread}. Epochs, images, FLOPs "
-        f"and device time are those of pretraining on {datasets}.\n"
+        f"Sorted by {headline(summary, best)} of {_section(heading, best)}; {spread}. "
+        f"Epochs, images, FLOPs and device time are those of pretraining on {datasets}.\n"
     )
 
 
@@ -125,13 +136,14 @@ def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _caption(source: Source, summary: pl.DataFrame, task: str) -> str:
-    first = summary.filter(task=task).row(0, named=True)
+def _caption(source: Source, summary: pl.DataFrame, evaluation: Evaluation) -> str:
+    first = cells_of(summary, evaluation).row(0, named=True)
     heading = source.heading
-    others = [name for name in heading.methods if name not in heading.methods_of(task)]
+    mine = heading.methods_of(evaluation.task)
+    others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: without a text tower ({', '.join(others)})." if others else ""
     return (
-        f"Protocol `{heading.tasks[task]}` on {first['dataset']}, "
+        f"Protocol `{evaluation.protocol}` on {first['dataset']}, "
         f"{plural(first['n'], 'validation image')}. Best of each column in bold.{lacking}\n"
     )
 
@@ -151,7 +163,10 @@ def _how_to_read(source: Source, summary: pl.DataFrame) -> list[str]:
 
 def _tracing(heading: Heading, summary: pl.DataFrame) -> str:
     top = ranked(summary, heading).row(0, named=True)
-    cell = f"{top['recipe']}/{top['backbone']}/{ranking_task(heading)}"
+    best = ranked_by(heading)
+    cell = f"{top['recipe']}/{top['backbone']}/{best.task}"
+    if len(heading.tasks[best.task]) > 1:
+        cell += f"/{best.protocol}"
     params = _relative(heading.experiment, heading.out)
     return f"""\
 What stands behind a number: the record, the file it was read from, the commit, params and
@@ -176,12 +191,14 @@ names and order. The experiment's params: [{heading.experiment}]({params}).
 
 
 def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
-    first = summary.filter(task=task).row(0, named=True)
+    cells = summary.filter(task=task)
     title, meaning = _TASKS.get(task, (task, "see its step"))
-    return (
-        f"- **{title}** (`{task}`, protocol `{source.heading.tasks[task]}`, {first['dataset']}, "
-        f"n = {first['n']:,}): {meaning}."
-    )
+    protocols = source.heading.tasks[task]
+    names = f"protocol{'s' if len(protocols) > 1 else ''} "
+    names += ", ".join(f"`{protocol}`" for protocol in protocols)
+    first = cells.unique("protocol", keep="first", maintain_order=True)
+    counts = " or ".join(f"{n:,}" for n in first["n"].unique(maintain_order=True))
+    return f"- **{title}** (`{task}`, {names}, {cells['dataset'][0]}, n = {counts}): {meaning}."
 
 
 def _origin_note(source: Source) -> str:
@@ -233,8 +250,8 @@ def code_name(provenance: Provenance) -> str:
 def _params_notes(source: Source) -> list[str]:
     """Rows of one table measured under different params are not comparable: say so."""
     notes = []
-    for task in source.heading.tasks:
-        params = [item.measured.params for item in source.traced if item.task == task]
+    for evaluation in source.heading.evaluations():
+        params = [item.measured.params for item in source.traced if item.evaluation == evaluation]
         keys = dict.fromkeys(key for each in params for key in each)
         differing = [
             key for key in keys if any(each.get(key) != params[0].get(key) for each in params)
@@ -242,13 +259,17 @@ def _params_notes(source: Source) -> list[str]:
         if differing:
             names = ", ".join(f"`{key}`" for key in differing)
             notes.append(
-                f"**Note: the {task} records were measured under params that differ in {names}.**\n"
+                f"**Note: the {source.heading.label(evaluation)} records were measured under "
+                f"params that differ in {names}.**\n"
             )
     return notes
 
 
-def _title(task: str) -> str:
-    return _TASKS.get(task, (task, ""))[0]
+def _section(heading: Heading, evaluation: Evaluation) -> str:
+    """The task in words, with its protocol where it has several."""
+    title = _TASKS.get(evaluation.task, (evaluation.task, ""))[0]
+    alone = len(heading.tasks[evaluation.task]) == 1
+    return title if alone else f"{title}, protocol `{evaluation.protocol}`"
 
 
 def _line(text: str) -> str:

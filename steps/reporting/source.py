@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import polars as pl
 from annotated_types import Len
@@ -32,6 +32,16 @@ CURVES_SCHEMA = pl.Schema(
 )
 
 
+class Evaluation(NamedTuple):
+    """A task by a protocol: what has a table of its own."""
+
+    task: str
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.task}/{self.protocol}"
+
+
 class Heading(BaseModel):
     """What the experiment's params say, and where the report was made from what."""
 
@@ -42,14 +52,27 @@ class Heading(BaseModel):
     methods: tuple[str, ...]
     backbones: tuple[str, ...]
     seeds: tuple[int, ...]
-    tasks: dict[str, str]
-    """Each task's protocol, in the order of the tables."""
+    tasks: dict[str, tuple[str, ...]]
+    """Each task's protocols, in the order of the tables."""
     only: dict[str, tuple[str, ...]] = {}
     """Tasks that apply to some of the methods alone, with these."""
     experiment: str
     """The params file, and likewise the folders: as paths to print in commands."""
     results: str
     out: str
+
+    def evaluations(self) -> list[Evaluation]:
+        """Every task by every protocol of it, in the order of the tables."""
+        return [
+            Evaluation(task, protocol)
+            for task, protocols in self.tasks.items()
+            for protocol in protocols
+        ]
+
+    def label(self, evaluation: Evaluation) -> str:
+        """A short name: the task, or the protocol where the task has several."""
+        alone = len(self.tasks[evaluation.task]) == 1
+        return evaluation.task if alone else evaluation.protocol
 
     def methods_of(self, task: str) -> tuple[str, ...]:
         """The methods that have a row in a task's table."""
@@ -91,9 +114,9 @@ class Traced(BaseModel):
     """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
     @property
-    def task(self) -> str:
-        """The task that was measured."""
-        return self.records[0].task
+    def evaluation(self) -> Evaluation:
+        """What was measured."""
+        return Evaluation(self.records[0].task, self.records[0].protocol)
 
 
 @dataclass(frozen=True)
@@ -115,7 +138,7 @@ class Source:
 
 
 def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame) -> Source:
-    """A source in canonical order: task, method, backbone, seed as the experiment lists them.
+    """A source in the experiment's order: task, protocol, method, backbone, seed.
 
     Raises:
         UserError: a record stands twice, does not belong to the experiment, or its numbers are
@@ -126,8 +149,8 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
     for item in traced:
         for record in item.records:
             place = _place(heading, item.source, record)
-            cell = f"{record.recipe}/{record.backbone}/{record.task}/{record.metric}"
-            cell += f"/seed{record.seed}"
+            cell = f"{record.recipe}/{record.backbone}/{record.task}/{record.protocol}"
+            cell += f"/{record.metric}/seed{record.seed}"
             if cell in seen:
                 raise UserError(
                     item.source,
@@ -142,9 +165,10 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
 
 
 def _place(heading: Heading, source: str, record: Record) -> list[int]:
-    """Where a record stands in the experiment's order of tasks, methods, backbones and seeds."""
+    """Where a record stands in the experiment's order, key by key."""
     orders: dict[str, tuple[str | int, ...]] = {
         "task": tuple(heading.tasks),
+        "protocol": heading.tasks.get(record.task, ()),
         "recipe": heading.methods,
         "backbone": heading.backbones,
         "seed": heading.seeds,

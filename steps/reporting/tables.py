@@ -1,4 +1,4 @@
-"""Records to tables: means over seeds, the ranking, a table a task, as plain markdown."""
+"""Records to tables: means over seeds, the ranking, a table a protocol, as plain markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 
 from steps.command import UserError
 from steps.reporting.quantities import duration, flops_unit, measured, significant
-from steps.reporting.source import Heading
+from steps.reporting.source import Evaluation, Heading
 
 HEADLINES = {
     "finetune": "top1",
@@ -60,11 +60,11 @@ class Table:
 
 
 def summarize(records: pl.DataFrame) -> pl.DataFrame:
-    """A row a task, metric, recipe and backbone: mean and sample deviation over the seeds.
+    """A row a task, protocol, metric, recipe and backbone: mean and deviation over the seeds.
 
     Returns:
         the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
-        ``std`` (null for one seed), the means of ``flops`` and ``device_seconds``, and
+        ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
         ``collapsed`` (the seeds whose embeddings were collapsed after pretraining).
 
     Raises:
@@ -74,10 +74,11 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
     _require_constant(
         grouped.agg(pl.col(_CONSTANT).unique(maintain_order=True)), _CELL, _CONSTANT, "seeds"
     )
-    by_task = records.group_by(["task", "metric"], maintain_order=True)
+    column = ["task", "protocol", "metric"]
+    by_column = records.group_by(column, maintain_order=True)
     _require_constant(
-        by_task.agg(pl.col(_COMPARABLE).unique(maintain_order=True)),
-        ["task", "metric"],
+        by_column.agg(pl.col(_COMPARABLE).unique(maintain_order=True)),
+        column,
         _COMPARABLE,
         "rows of one table",
     )
@@ -104,28 +105,35 @@ def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], w
                 )
 
 
-def ranking_task(heading: Heading) -> str:
-    """The task that the ranking is sorted by: the first of HEADLINES that the experiment has."""
-    return next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
+def ranked_by(heading: Heading) -> Evaluation:
+    """What the ranking is sorted by: the first of HEADLINES that the experiment has, and the
+    first protocol of it."""
+    task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
+    return Evaluation(task, heading.tasks[task][0])
 
 
-def headline(summary: pl.DataFrame, task: str) -> str:
+def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.DataFrame:
+    """The summary's rows of an evaluation; ``names`` gives a metric, recipe or backbone besides."""
+    return summary.filter(task=evaluation.task, protocol=evaluation.protocol, **names)
+
+
+def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
     """The metric that stands for a task; the first one recorded where the task has no custom."""
-    metrics = metrics_of(summary, task)
-    wanted = HEADLINES.get(task, metrics[0])
+    metrics = metrics_of(summary, evaluation)
+    wanted = HEADLINES.get(evaluation.task, metrics[0])
     return wanted if wanted in metrics else metrics[0]
 
 
-def metrics_of(summary: pl.DataFrame, task: str) -> list[str]:
-    """A task's metrics in the order in which its step recorded them."""
-    chosen = summary.filter(pl.col("task") == task)["metric"]
+def metrics_of(summary: pl.DataFrame, evaluation: Evaluation) -> list[str]:
+    """An evaluation's metrics in the order in which its step recorded them."""
+    chosen = cells_of(summary, evaluation)["metric"]
     return [str(metric) for metric in chosen.unique(maintain_order=True)]
 
 
 def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
     """The rows of the ranking's metric, best first; equals keep the experiment's order."""
-    task = ranking_task(heading)
-    chosen = summary.filter(task=task, metric=headline(summary, task))
+    best = ranked_by(heading)
+    chosen = cells_of(summary, best, metric=headline(summary, best))
     return chosen.sort("mean", descending=True, maintain_order=True)
 
 
@@ -149,9 +157,9 @@ def score(row: dict[str, Any]) -> str:
 def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
     """``Model | Type | Scale | Score | Epoch`` and the compute behind each row."""
     rows = ranked(summary, heading)
-    task = ranking_task(heading)
+    best = ranked_by(heading)
     divisor, unit = flops_unit(max(rows["flops"].to_list()))
-    title = f"Score ({task} {headline(summary, task)}, {rows['unit'][0]})"
+    title = f"Score ({heading.label(best)} {headline(summary, best)}, {rows['unit'][0]})"
     columns = ["Model", "Type", "Scale", title, "Epoch", "Images seen", unit, "Device time"]
     return Table(
         columns,
@@ -172,7 +180,7 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
     )
 
 
-def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
+def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Table:
     """A row a method and backbone in the ranking's order, a column a metric, the best in bold.
 
     A method that the task does not apply to has a row too, without numbers.
@@ -180,21 +188,21 @@ def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
     Raises:
         UserError: a row lacks some seeds' values of a metric.
     """
-    metrics = metrics_of(summary, task)
+    metrics = metrics_of(summary, evaluation)
     rows: list[list[str]] = []
-    bold = {metric: _best(summary.filter(task=task, metric=metric)) for metric in metrics}
+    bold = {metric: _best(cells_of(summary, evaluation, metric=metric)) for metric in metrics}
     for row in ranked(summary, heading).iter_rows(named=True):
         name = row_name(row, heading)
-        if row["recipe"] not in heading.methods_of(task):
+        if row["recipe"] not in heading.methods_of(evaluation.task):
             rows.append([name, *[ABSENT] * (1 + len(metrics))])
             continue
-        mine = summary.filter(task=task, recipe=row["recipe"], backbone=row["backbone"])
+        mine = cells_of(summary, evaluation, recipe=row["recipe"], backbone=row["backbone"])
         cells = {cell["metric"]: cell for cell in mine.iter_rows(named=True)}
         if len({cell["seeds"] for cell in cells.values()}) > 1:
             raise UserError(
-                f"{task}/{row['recipe']}/{row['backbone']}",
+                f"{evaluation}/{row['recipe']}/{row['backbone']}",
                 "some seeds lack some metrics",
-                remedy=f"run python -m steps.{task} again for every seed",
+                remedy=f"run python -m steps.{evaluation.task} again for every seed",
             )
         shown = [name, str(mine["seeds"][0])]
         for metric in metrics:
@@ -202,7 +210,7 @@ def task_table(summary: pl.DataFrame, heading: Heading, task: str) -> Table:
             is_best = metric in cells and measured_mean(cells[metric]) == bold[metric]
             shown.append(f"**{text}**" if is_best else text)
         rows.append(shown)
-    columns = ["Model", "Seeds", *(_column(summary, task, metric) for metric in metrics)]
+    columns = ["Model", "Seeds", *(_column(summary, evaluation, metric) for metric in metrics)]
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
 
 
@@ -219,11 +227,11 @@ def _best(cells: pl.DataFrame) -> str | None:
     return measured(float(cells["mean"].max()), "%")  # type: ignore[arg-type]
 
 
-def _column(summary: pl.DataFrame, task: str, metric: str) -> str:
-    unit = summary.filter(task=task, metric=metric)["unit"][0]
+def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
+    unit = cells_of(summary, evaluation, metric=metric)["unit"][0]
     return metric if unit == "%" else f"{metric} ({unit})"
 
 
 def results_csv(summary: pl.DataFrame) -> bytes:
-    """The summary as CSV, a row a task, metric, recipe and backbone."""
+    """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
     return summary.drop("collapsed").write_csv().encode()

@@ -40,7 +40,10 @@ def _without_log(command: str) -> str:
     return shlex.join(shlex.split(command.split(" 2> ")[0]))
 
 
-@pytest.fixture(scope="module", params=["as it is", "with a chain", "with text"])
+@pytest.fixture(
+    scope="module",
+    params=["as it is", "with a chain", "with text", "with protocols", "with finetuning"],
+)
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository, or a folder whose experiment is of another kind."""
     if request.param == "as it is":
@@ -52,8 +55,10 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     experiment = yaml.safe_load(file.read_text())
     if request.param == "with a chain":
         _chain(Scenery(folder), experiment)
-    else:
+    elif request.param == "with text":
         _text(experiment)
+    else:
+        _few_tasks(experiment, request.param)
     file.write_text(yaml.safe_dump(experiment))
     _run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
@@ -73,7 +78,8 @@ def _chain(scenery: Scenery, experiment: dict[str, Any]) -> None:
         methods=["random", "dino", "dino_distilled", "beit", "beit2"],
         backbones=["vit_test"],
         seeds=[0, 1],
-        chain={
+        chain=experiment["chain"]
+        | {
             "plain": ["random", "dino"],
             "teachers": [large],
             "students": [
@@ -95,7 +101,19 @@ def _text(experiment: dict[str, Any]) -> None:
     """Tasks that one of two methods alone has rows of."""
     experiment |= {"methods": ["mae", "clip"], "text_methods": ["clip"], "seeds": [0, 1]}
     experiment["chain"]["plain"] = experiment["methods"]
-    experiment["tasks"] |= {"zeroshot": "zeroshot_shapes", "retrieval": "retrieval"}
+    experiment["tasks"] |= {"zeroshot": ["zeroshot_shapes"], "retrieval": ["retrieval"]}
+
+
+def _few_tasks(experiment: dict[str, Any], kind: str) -> None:
+    """One task: by several protocols on frozen features, or without these."""
+    del experiment["detection_dataset"]
+    experiment["chain"]["datasets"] = ["shapes"]
+    experiment["tasks"] = {task: [] for task in experiment["tasks"]}
+    if kind == "with protocols":
+        experiment["tasks"]["linear"] = ["linear", "logreg", "linear_mae"]
+    else:
+        experiment["tasks"]["finetune"] = ["finetune_small"]
+        experiment["chain"]["features"] = []
 
 
 @pytest.fixture(scope="module")
@@ -137,9 +155,16 @@ def test_same_commands(
     project: Path, snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]
 ) -> None:
     # Two sets and the page; seven nodes a row. With a chain: ten rows, and twice a teacher that is
-    # none and two tokenizers. With text: four rows, two of which have two nodes more.
-    counts = {REPOSITORY: 3 + 4 * 7, "chain": 3 + 10 * 7 + 2 * 3, "text": 3 + 4 * 7 + 2 * 2}
-    assert len(dvc_nodes) == counts[project if project == REPOSITORY else project.name.rstrip("0")]
+    # none and two tokenizers. With text: four rows, two of which have two nodes more. With
+    # protocols: one set, and five nodes a row. With finetuning: two nodes a row.
+    counts = {
+        REPOSITORY.name: 3 + 4 * 7,
+        "chain": 3 + 10 * 7 + 2 * 3,
+        "text": 3 + 4 * 7 + 2 * 2,
+        "protocols": 2 + 4 * 5,
+        "finetuning": 2 + 4 * 2,
+    }
+    assert len(dvc_nodes) == counts[project.name.rstrip("0")]
     assert snakemake_nodes.keys() == dvc_nodes.keys()
 
 
@@ -155,7 +180,7 @@ def test_same_files(snakemake_nodes: dict[str, Node], dvc_nodes: dict[str, Node]
         # which there are features, pictures, tokenizers and teachers too.
         (folder,) = theirs.inputs
         inside = {path for path in everything if path.startswith(f"{folder}/")}
-        others = re.compile("/features$|/layout$|/tokenizers/|/vit_large/")
+        others = re.compile("/features$|/layout/layout$|/tokenizers/|/vit_large/")
         assert node.inputs == {path for path in inside if not others.search(path)}
 
 

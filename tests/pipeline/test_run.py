@@ -16,13 +16,25 @@ import timm
 from steps.artifacts import read_manifest, read_records
 from steps.params.load import read_yaml
 from steps.params.stages import Chain
+from steps.params.tasks import TASKS
 from tests.conftest import REPOSITORY
 from tests.scenery import TOKENIZERS, Scenery
 
 BIN = Path(sys.executable).parent
 LAST = "results/quickstart/vit_test/mae/seed0"
-NO_CHAIN: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-DESCENDANTS = {"pretrain", "features", "knn", "linear", "finetune", "detect", "layout"}
+NO_CHAIN: dict[str, list[Any]] = {
+    **{key: [] for key in Chain.model_fields},
+    "datasets": ["shapes", "shapes_scenes"],
+    "features": ["features"],
+}
+PROTOCOLS = {
+    "knn": ("knn",),
+    "linear": ("linear", "logreg"),
+    "finetune": ("finetune",),
+    "detect": ("mask_rcnn_small",),
+    "layout": ("layout",),
+}
+EVALUATIONS = [(task, protocol) for task, names in PROTOCOLS.items() for protocol in names]
 
 
 class Project:
@@ -99,6 +111,13 @@ def _tiny(scenery: Scenery) -> Project:
             "batch_size": 32,
             "lr": [0.1],
         },
+        "protocols/logreg.yaml": {
+            "kind": "logreg",
+            "poolings": ["cls"],
+            "c": [1.0],
+            "max_iterations": 20,
+            "tolerance": 1e-3,
+        },
         "protocols/finetune.yaml": {
             "method": {"name": "supervised", "pooling": "mean"},
             "training": training,
@@ -114,13 +133,7 @@ def _tiny(scenery: Scenery) -> Project:
             "backbones": ["vit_test"],
             "seeds": [0],
             "features": "features",
-            "tasks": {
-                "knn": "knn",
-                "linear": "linear",
-                "finetune": "finetune",
-                "detect": "mask_rcnn_small",
-                "layout": "layout",
-            },
+            "tasks": {task: list(PROTOCOLS.get(task, ())) for task in TASKS},
             "text_methods": [],
             "chain": {**NO_CHAIN, "plain": ["random", "mae"]},
         },
@@ -147,9 +160,9 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     root = project.root
     project.snakemake()
     page = (root / "reports/quickstart/README.md").read_text()
-    for task in ("knn", "linear", "finetune", "detect", "layout"):
-        records, _ = read_records(root / LAST / f"{task}.json")
-        assert records[0].recipe == "mae"
+    for task, protocol in EVALUATIONS:
+        records, _ = read_records(root / LAST / task / f"{protocol}.json")
+        assert (records[0].recipe, records[0].protocol) == ("mae", protocol)
         assert all(0 <= record.value <= 100 for record in records)
     assert "mae" in page
     assert "random" in page
@@ -170,14 +183,15 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     assert project.dvc_plans() == set()
     assert project.snakemake_plans() == set()
     _replace(recipe, "mask_ratio: 0.75", "mask_ratio: 0.5")
-    stages = {f"{node}@vit_test-mae-0" for node in DESCENDANTS} | {"page"}
+    stages = {f"{task}@vit_test-mae-0-{protocol}" for task, protocol in EVALUATIONS}
+    stages |= {"pretrain@vit_test-mae-0", "features@vit_test-mae-0-features", "page"}
     assert project.dvc_plans() == stages
     files = project.snakemake_plans()
     assert {path for path in files if path.startswith("results/")} == {
         f"{LAST}/{name}"
         for name in (
-            *("backbone", "features", "knn.json", "linear.json", "finetune.json", "detect.json"),
-            *("layout", "layout.json"),
+            *("backbone", "features", "layout/layout"),
+            *(f"{task}/{protocol}.json" for task, protocol in EVALUATIONS),
         )
     }
     assert {path for path in files if not path.startswith("results/")} == {
@@ -187,7 +201,18 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
             *("ranking.png", "curves.png"),
         )
     }
+
+    # A value of one protocol changes nothing of the others.
     _replace(recipe, "mask_ratio: 0.5", "mask_ratio: 0.75")
+    logreg = root / "params/protocols/logreg.yaml"
+    _replace(logreg, "max_iterations: 20", "max_iterations: 21")
+    changed = {f"linear@vit_test-{method}-0-logreg" for method in ("random", "mae")}
+    assert project.dvc_plans() == changed | {"page"}
+    assert {path for path in project.snakemake_plans() if path.startswith("results/")} == {
+        f"results/quickstart/vit_test/{method}/seed0/linear/logreg.json"
+        for method in ("random", "mae")
+    }
+    _replace(logreg, "max_iterations: 21", "max_iterations: 20")
     assert project.dvc_plans() == set()
     assert project.snakemake_plans() == set()
 

@@ -34,7 +34,7 @@ def test_make_check_and_explain(made: Synthetic, capsys: pytest.CaptureFixture[s
     main(["--explain", "reports/a/mae/vit_pico/linear/top1"])
     printed = capsys.readouterr().out
     assert "reports/a: README.md and results.csv follow from 10 records" in printed
-    assert "record file      results/made_up/vit_pico/mae/seed0/linear.json" in printed
+    assert "record file      results/made_up/vit_pico/mae/seed0/linear/linear.json" in printed
 
 
 def test_making_twice_changes_no_byte(made: Synthetic) -> None:
@@ -46,7 +46,7 @@ def test_making_twice_changes_no_byte(made: Synthetic) -> None:
 
 def test_a_missing_record_writes_nothing(made: Synthetic) -> None:
     made.file("mae", "linear").unlink()
-    with pytest.raises(UserError, match=r"mae/seed0/linear\.json: missing"):
+    with pytest.raises(UserError, match=r"mae/seed0/linear/linear\.json: missing"):
         _make(made)
     assert not Path("reports").exists()
 

@@ -4,18 +4,20 @@ rule detect:
         data=SCENES,
     output:
         report(
-            f"{ROW}/detect.json", caption="../report/detect.rst", category="Detection"
+            f"{ROW}/detect/{{protocol}}.json",
+            caption="../report/detect.rst",
+            category="Detection",
         ),
     log:
-        f"{ROW_LOG}-detect.log",
+        f"{ROW_LOG}-detect-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     threads: 1
     resources:
         gpus=1,
     params:
-        values=resolved(task="detect"),
-        file=protocol("detect"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.detect --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"

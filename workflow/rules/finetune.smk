@@ -4,20 +4,20 @@ rule finetune:
         data=DATA,
     output:
         report(
-            f"{ROW}/finetune.json",
+            f"{ROW}/finetune/{{protocol}}.json",
             caption="../report/finetune.rst",
             category="Fine-tuning",
         ),
     log:
-        f"{ROW_LOG}-finetune.log",
+        f"{ROW_LOG}-finetune-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     threads: 1
     resources:
         gpus=1,
     params:
-        values=resolved(task="finetune"),
-        file=protocol("finetune"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.finetune --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"

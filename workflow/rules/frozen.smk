@@ -14,8 +14,8 @@ rule features:
     resources:
         gpus=1,
     params:
-        values=resolved(task="features"),
-        file=protocol("features"),
+        values=resolved(protocol=PLAN.experiment.features),
+        file=PLAN.protocol_file(PLAN.experiment.features),
     shell:
         "python -m steps.features --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"
@@ -26,16 +26,20 @@ rule knn:
         backbone=f"{ROW}/backbone",
         features=f"{ROW}/features",
     output:
-        report(f"{ROW}/knn.json", caption="../report/knn.rst", category="k-NN"),
+        report(
+            f"{ROW}/knn/{{protocol}}.json",
+            caption="../report/knn.rst",
+            category="k-NN",
+        ),
     log:
-        f"{ROW_LOG}-knn.log",
+        f"{ROW_LOG}-knn-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
     params:
-        values=resolved(task="knn"),
-        file=protocol("knn"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.knn --protocol {params.file} --backbone {input.backbone}"
         " --features {input.features} --out {output} 2> {log}"
@@ -48,19 +52,19 @@ rule linear:
         data=DATA,
     output:
         report(
-            f"{ROW}/linear.json",
+            f"{ROW}/linear/{{protocol}}.json",
             caption="../report/linear.rst",
             category="Linear probe",
         ),
     log:
-        f"{ROW_LOG}-linear.log",
+        f"{ROW_LOG}-linear-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
     params:
-        values=resolved(task="linear"),
-        file=protocol("linear"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
         " --features {input.features} --data {input.data} --out {output} 2> {log}"
@@ -72,20 +76,20 @@ rule layout:
         data=SCENES,
     output:
         records=report(
-            f"{ROW}/layout.json",
+            f"{ROW}/layout/{{protocol}}.json",
             caption="../report/layout.rst",
             category="Object layout",
         ),
-        pictures=directory(f"{ROW}/layout"),
+        pictures=directory(f"{ROW}/layout/{{protocol}}"),
     log:
-        f"{ROW_LOG}-layout.log",
+        f"{ROW_LOG}-layout-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
     params:
-        values=resolved(task="layout"),
-        file=protocol("layout"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.layout --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output.records} --pictures {output.pictures} 2> {log}"

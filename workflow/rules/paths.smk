@@ -36,9 +36,9 @@ def options(wildcards, input):
     return " ".join(f"--{role} {path}" for role, path in paths)
 
 
-def protocol(task):
-    """The params file of a task's protocol, or nothing where the experiment leaves the task out."""
-    return str(PLAN.protocol_file(task)) if task in PLAN.tasks() else ""
+def protocol_file(wildcards):
+    """The params file of a task's protocol."""
+    return PLAN.protocol_file(wildcards.protocol)
 
 
 def resolved(**roles):

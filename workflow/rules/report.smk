@@ -5,7 +5,9 @@ TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json"]
 PICTURES = ["ranking.png", "curves.png"]
 BACKBONES = rows(f"{ROW}/backbone")
 RECORDS = [
-    path for task in PLAN.experiment.tasks for path in rows(f"{ROW}/{task}.json", task)
+    path
+    for task, protocol in PLAN.experiment.evaluations()
+    for path in rows(f"{ROW}/{task}/{protocol}.json", task)
 ]
 
 

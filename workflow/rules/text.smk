@@ -7,19 +7,19 @@ rule zeroshot:
         data=DATA,
     output:
         report(
-            f"{ROW}/zeroshot.json",
+            f"{ROW}/zeroshot/{{protocol}}.json",
             caption="../report/zeroshot.rst",
             category="Zero-shot classification",
         ),
     log:
-        f"{ROW_LOG}-zeroshot.log",
+        f"{ROW_LOG}-zeroshot-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
     params:
-        values=resolved(task="zeroshot"),
-        file=protocol("zeroshot"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.zeroshot --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"
@@ -31,19 +31,19 @@ rule retrieval:
         data=DATA,
     output:
         report(
-            f"{ROW}/retrieval.json",
+            f"{ROW}/retrieval/{{protocol}}.json",
             caption="../report/retrieval.rst",
             category="Retrieval",
         ),
     log:
-        f"{ROW_LOG}-retrieval.log",
+        f"{ROW_LOG}-retrieval-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
     resources:
         gpus=1,
     params:
-        values=resolved(task="retrieval"),
-        file=protocol("retrieval"),
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
     shell:
         "python -m steps.retrieval --protocol {params.file} --backbone {input.backbone}"
         " --data {input.data} --out {output} 2> {log}"

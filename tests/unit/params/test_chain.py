@@ -13,6 +13,7 @@ from steps.params.load import load
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe
 from steps.params.stages import Chain, chain_of, check_chain
+from steps.params.tasks import TASKS
 from steps.params.teacher import Teacher
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from tests.conftest import REPOSITORY
@@ -72,10 +73,13 @@ def test_the_chain_names_every_node_once() -> None:
         rows[2]: {"teacher": _teacher(LARGE)},
         rows[3]: {"tokenizer": "dalle"},
     }
-    chain = chain_of(rows, _follow(rows, names)).resolved()
+    needs = _follow(rows, names)
+    chain = chain_of(rows, needs, datasets=["shapes"], features=["features"]).resolved()
     dino = {"recipe": "dino", "backbone": "small"}
     large = {"recipe": "dinov2", "backbone": "large"}
     assert chain == {
+        "datasets": ["shapes"],
+        "features": ["features"],
         "plain": ["dino"],
         "teachers": [large],
         "students": [{"recipe": "distilled", "backbone": "small", "teacher": large}],
@@ -112,7 +116,7 @@ def _plan(scenery: Scenery, *methods: str, **changes: Any) -> Plan:
         "methods": list(methods),
         "backbones": ["vit_test"],
         "seeds": [0],
-        "tasks": {"knn": "knn"},
+        "tasks": {"knn": ["knn"]},
     }
     scenery.write("experiments/test.yaml", {**experiment, **changes})
     return Plan("test", scenery.params)
@@ -202,11 +206,21 @@ def test_how_a_tokenizer_is_made(scenery: Scenery, changes: dict[str, Any], mess
 
 def test_an_experiment_whose_chain_is_out_of_step(scenery: Scenery) -> None:
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    right = {**chain, "plain": ["mae"]}
-    _plan(scenery, "mae", chain=right)
-    message = _error(scenery, "mae", "dino", chain=right)
+    right = {**chain, "datasets": ["noise"], "features": ["features"], "plain": ["mae"]}
+    tasks = {task: ["knn"] if task == "knn" else [] for task in TASKS}
+    _plan(scenery, "mae", chain=right, tasks=tasks)
+    message = _error(scenery, "mae", "dino", chain=right, tasks=tasks)
     assert message.startswith("experiments/test.yaml: chain.plain: [mae] | allowed: [mae, dino]")
     assert "remedy: write that, or remove the key 'chain'" in message
+
+
+def test_dvc_needs_every_task_be_it_left_out(scenery: Scenery) -> None:
+    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
+    tasks = {task: ["knn"] if task == "knn" else [] for task in TASKS}
+    del tasks["detect"], tasks["layout"]
+    message = _error(scenery, "mae", chain=chain, tasks=tasks)
+    assert message.startswith("experiments/test.yaml: tasks: key 'detect' is missing | allowed:")
+    assert "remedy: write detect: [], layout: [] to leave them out, or remove the key" in message
 
 
 @pytest.mark.parametrize(

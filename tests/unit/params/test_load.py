@@ -110,7 +110,7 @@ _EXPERIMENT = {
     "methods": ["random", "mae"],
     "backbones": ["vit_test"],
     "seeds": [0],
-    "tasks": {"knn": "knn"},
+    "tasks": {"knn": ["knn"]},
 }
 
 
@@ -122,7 +122,34 @@ def test_plan_of_an_experiment(scenery: Scenery) -> None:
         ("vit_test", "mae", 0),
         ("vit_test", "mae", 1),
     ]
-    assert plan.tasks() == {"features": "features", "knn": "knn"}
+    assert plan.tasks() == {"features": ["features"], "knn": ["knn"]}
+
+
+def test_several_protocols_of_a_task(scenery: Scenery) -> None:
+    scenery.write("protocols/knn_5.yaml", _KNN)
+    plan = _experiment(scenery, tasks={"knn": ["knn_5", "knn"], "linear": []})
+    assert plan.tasks() == {"features": ["features"], "knn": ["knn_5", "knn"]}
+    assert list(plan.experiment.evaluations()) == [("knn", "knn_5"), ("knn", "knn")]
+    assert plan.resolved(protocol="knn_5")["protocol"]["k"] == [5]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"knn": "knn"}, "'tasks.knn' is 'knn' (str), but: Input should be a valid list"),
+        ({"knn": ["knn", "knn"]}, "tasks.knn names knn twice"),
+        ({"knn": [], "linear": []}, "tasks names no protocol, so there is nothing to measure"),
+        ({"kNN": ["knn"]}, "Input should be 'knn', 'linear'"),
+    ],
+)
+def test_tasks_that_cannot_be(scenery: Scenery, tasks: dict[str, Any], message: str) -> None:
+    path = scenery.write("experiments/x.yaml", {**_EXPERIMENT, "tasks": tasks})
+    assert message in _error(path, Experiment)
+
+
+def test_a_protocol_of_another_task(scenery: Scenery) -> None:
+    with pytest.raises(UserError, match=r"protocols/knn.yaml: .*'kind'"):
+        _experiment(scenery, tasks={"knn": ["knn"], "linear": ["knn"]})
 
 
 def test_unknown_recipe_in_an_experiment(scenery: Scenery) -> None:
@@ -131,7 +158,7 @@ def test_unknown_recipe_in_an_experiment(scenery: Scenery) -> None:
 
 
 def test_detection_without_scenes(scenery: Scenery) -> None:
-    scenery.write("experiments/x.yaml", {**_EXPERIMENT, "tasks": {"detect": "mask_rcnn"}})
+    scenery.write("experiments/x.yaml", {**_EXPERIMENT, "tasks": {"detect": ["mask_rcnn"]}})
     message = _error(scenery.params / "experiments/x.yaml", Experiment)
     assert "detection_dataset" in message
 
@@ -201,7 +228,7 @@ def test_tokens_that_do_not_match_the_patches(scenery: Scenery) -> None:
 TEXT = {
     "methods": ["random", "clip"],
     "text_methods": ["clip"],
-    "tasks": {"knn": "knn", "zeroshot": "zeroshot"},
+    "tasks": {"knn": ["knn"], "zeroshot": ["zeroshot"]},
 }
 
 
@@ -226,7 +253,7 @@ def test_text_methods_are_those_with_a_text_tower(listed: list[str], scenery: Sc
 
 def test_without_a_text_task_no_text_methods(scenery: Scenery) -> None:
     with pytest.raises(UserError, match=r"text_methods: \['clip'\]"):
-        _text_experiment(scenery, tasks={"knn": "knn"})
+        _text_experiment(scenery, tasks={"knn": ["knn"]})
 
 
 def test_a_text_task_needs_a_text_tower(scenery: Scenery) -> None:
@@ -236,7 +263,7 @@ def test_a_text_task_needs_a_text_tower(scenery: Scenery) -> None:
 
 def test_captions_are_asked_for_before_any_work(scenery: Scenery) -> None:
     with pytest.raises(UserError, match=r"noise has no captions, which retrieval needs"):
-        _text_experiment(scenery, tasks={"retrieval": "retrieval"})
+        _text_experiment(scenery, tasks={"retrieval": ["retrieval"]})
     recipe = RECIPES["clip"]
     method = {**recipe["method"], "prompts": None}
     scenery.write("recipes/test/clip.yaml", {**recipe, "method": method})
@@ -280,7 +307,7 @@ def test_masks_that_hide_nothing(scenery: Scenery) -> None:
 
 def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
     scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
-    layout = {"methods": ["random"], "detection_dataset": "noise", "tasks": {"layout": "layout"}}
+    layout = {"methods": ["random"], "detection_dataset": "noise", "tasks": {"layout": ["layout"]}}
     _experiment(scenery, **layout)
     with pytest.raises(UserError, match="class token, and backbone resnet_test is a ResNet"):
         _experiment(scenery, **layout, backbones=["resnet_test"])

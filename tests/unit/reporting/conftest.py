@@ -27,6 +27,17 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     )
 
 
+@pytest.fixture(scope="session")
+def protocols(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Two methods and linear probing by nine protocols, the first one best."""
+    return build(
+        tmp_path_factory.mktemp("protocols"),
+        methods=("random", "mae"),
+        tasks=("knn", "linear"),
+        protocols={"linear": ("linear", "logreg", *(f"linear_{n}" for n in range(7)))},
+    )
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Synthetic:
     """Two methods and k-NN, for a test to damage."""

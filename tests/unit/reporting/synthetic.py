@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from steps.artifacts import Record, publish, write_records
-from steps.params.experiment import TEXT_TASKS
+from steps.params.tasks import TEXT_TASKS
 from steps.reporting.collect import collect
 from steps.reporting.source import Heading, Source
 
@@ -64,9 +65,13 @@ class Synthetic:
         """What collect makes of it."""
         return collect(self.heading, self.results)
 
-    def file(self, recipe: str, task: str, seed: int = 0, backbone: str = "vit_pico") -> Path:
-        """A record file."""
-        return self.results / backbone / recipe / f"seed{seed}" / f"{task}.json"
+    def row(self, recipe: str, seed: int = 0, backbone: str = "vit_pico") -> Path:
+        """The folder of a row."""
+        return self.results / backbone / recipe / f"seed{seed}"
+
+    def file(self, recipe: str, task: str) -> Path:
+        """A record file by the first protocol of its task."""
+        return self.row(recipe) / task / f"{self.heading.tasks[task][0]}.json"
 
 
 def build(
@@ -78,20 +83,24 @@ def build(
     steps: int = 40,
     collapsed: Sequence[tuple[str, int]] = (),
     text_methods: Sequence[str] = (),
+    protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
-    ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining.
+    ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining,
+    ``protocols`` those of tasks that have not the one of PROTOCOLS.
     """
+    measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
     only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
     results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
     for backbone, recipe, seed in product(backbones, methods, seeds):
         folder = results / backbone / recipe / f"seed{seed}"
         flat = (recipe, seed) in collapsed
         write_backbone(folder / "backbone", recipe, backbone, seed, steps, collapsed=flat)
-        for task in tasks:
+        for task, names in measured.items():
             if recipe in only.get(task, methods):
-                write_task(folder, task)
+                for place, name in enumerate(names):
+                    write_task(folder, task, name, gain=-place)
     content = {
         "title": "Made-up numbers",
         "question": "Does the report add up?",
@@ -102,7 +111,7 @@ def build(
         "text_methods": list(text_methods),
         "backbones": list(backbones),
         "seeds": list(seeds),
-        "tasks": {task: PROTOCOLS[task] for task in tasks},
+        "tasks": {task: list(names) for task, names in measured.items()},
     }
     params.parent.mkdir(parents=True)
     params.write_text(json.dumps(content))  # JSON is YAML
@@ -112,7 +121,7 @@ def build(
         methods=tuple(methods),
         backbones=tuple(backbones),
         seeds=tuple(seeds),
-        tasks={task: PROTOCOLS[task] for task in tasks},
+        tasks=measured,
         only=only,
         experiment="params/experiments/made_up.yaml",
         results="results/made_up",
@@ -162,8 +171,14 @@ def loss(recipe: str, progress: float, seed: int) -> float:
     return len(recipe) * (0.4 + math.exp(-4 * progress) + ripple)
 
 
-def write_task(folder: Path, task: str, /, **changed: Any) -> None:
-    """The record file of a task beside ``folder``'s backbone; ``changed`` fields as given."""
+def write_task(
+    folder: Path, task: str, name: str | None = None, /, *, gain: float = 0.0, **changed: Any
+) -> None:
+    """The record file of a task beside ``folder``'s backbone; ``changed`` fields as given.
+
+    ``name`` is the protocol's, of PROTOCOLS if there is none; ``gain`` is added to the values.
+    """
+    name = PROTOCOLS[task] if name is None else name
     backbone = folder / "backbone"
     recipe, seed = folder.parent.name, int(folder.name.removeprefix("seed"))
     wider = 2.0 if folder.parent.parent.name != "vit_pico" else 0.0
@@ -171,10 +186,11 @@ def write_task(folder: Path, task: str, /, **changed: Any) -> None:
     for place, metric in enumerate(METRICS[task]):
         measured: dict[str, Any] = {
             "task": task,
-            "protocol": PROTOCOLS[task],
+            "protocol": name,
             "metric": metric,
             "value": max(
-                0.0, min(99.9, TOP1.get(recipe, 50.0) + GAINS[task] + wider + seed + 3 * place)
+                0.0,
+                min(99.9, TOP1.get(recipe, 50.0) + GAINS[task] + wider + seed + 3 * place + gain),
             ),
             "unit": "%",
             "n": 1000,
@@ -183,10 +199,10 @@ def write_task(folder: Path, task: str, /, **changed: Any) -> None:
         record = Record.of_backbone(backbone, **measured)
         records.append(record.model_copy(update=changed))
     write_records(
-        folder / f"{task}.json",
+        folder / task / f"{name}.json",
         records,
         node=task,
-        params={"protocol": {"name": PROTOCOLS[task], "lr": [0.1, 0.3]}},
+        params={"protocol": {"name": name, "lr": [0.1, 0.3]}},
         inputs={"backbone": backbone},
         started=time.monotonic(),
         seed=seed,

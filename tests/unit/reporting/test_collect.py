@@ -24,29 +24,39 @@ def test_every_record_is_collected_with_both_its_makers(several: Synthetic) -> N
 def test_order_is_the_experiments_own(several: Synthetic) -> None:
     sources = [item.source for item in several.source().traced]
     assert sources[:4] == [
-        "vit_pico/random/seed0/knn.json",
-        "vit_pico/random/seed1/knn.json",
-        "vit_pico/random/seed2/knn.json",
-        "vit_nano/random/seed0/knn.json",
+        "vit_pico/random/seed0/knn/knn.json",
+        "vit_pico/random/seed1/knn/knn.json",
+        "vit_pico/random/seed2/knn/knn.json",
+        "vit_nano/random/seed0/knn/knn.json",
     ]
-    assert sources[-1] == "vit_nano/mae/seed2/linear.json"
+    assert sources[-1] == "vit_nano/mae/seed2/linear/linear.json"
+
+
+def test_every_protocol_of_a_task_is_collected(protocols: Synthetic) -> None:
+    sources = [item.source for item in protocols.source().traced]
+    assert sources[2:5] == [
+        "vit_pico/random/seed0/linear/linear.json",
+        "vit_pico/mae/seed0/linear/linear.json",
+        "vit_pico/random/seed0/linear/logreg.json",
+    ]
+    assert len(sources) == 2 * 10
 
 
 def test_missing_files_are_all_counted_and_the_first_is_named(small: Synthetic) -> None:
     small.file("random", "knn").unlink()
-    shutil.rmtree(small.file("mae", "knn").parent)
+    shutil.rmtree(small.row("mae"))
     with pytest.raises(UserError) as error:
         small.source()
     message = str(error.value)
-    assert "vit_pico/random/seed0/knn.json: missing" in message
+    assert "vit_pico/random/seed0/knn/knn.json: missing" in message
     assert "3 of the experiment's 4 files missing" in message
     assert "2 of knn, 1 of pretrain" in message
     assert "run python -m steps.knn" in message
 
 
 def test_a_backbone_trained_anew_makes_its_records_stale(small: Synthetic) -> None:
-    write_backbone(small.file("mae", "knn").parent / "backbone", "mae", "vit_pico", 0, steps=41)
-    with pytest.raises(UserError, match=r"mae/seed0/knn\.json: measured on the backbone"):
+    write_backbone(small.row("mae") / "backbone", "mae", "vit_pico", 0, steps=41)
+    with pytest.raises(UserError, match=r"mae/seed0/knn/knn\.json: measured on the backbone"):
         small.source()
 
 
@@ -62,14 +72,14 @@ def test_a_backbone_trained_anew_makes_its_records_stale(small: Synthetic) -> No
 def test_records_of_another_cell_are_refused(
     small: Synthetic, changed: dict[str, object], message: str
 ) -> None:
-    write_task(small.file("mae", "knn").parent, "knn", **changed)
+    write_task(small.row("mae"), "knn", **changed)
     with pytest.raises(UserError, match=message):
         small.source()
 
 
 def test_a_record_that_stands_twice_is_refused(small: Synthetic) -> None:
-    write_task(small.file("mae", "knn").parent, "knn", metric="top1")
-    with pytest.raises(UserError, match="mae/vit_pico/knn/top1/seed0 stands twice"):
+    write_task(small.row("mae"), "knn", metric="top1")
+    with pytest.raises(UserError, match="mae/vit_pico/knn/knn/top1/seed0 stands twice"):
         small.source()
 
 
@@ -84,8 +94,8 @@ def test_an_edited_number_is_refused(small: Synthetic) -> None:
 
 def test_records_of_a_task_that_does_not_apply_are_not_missed(partial: Synthetic) -> None:
     assert [item.source for item in partial.source().traced] == [
-        "vit_pico/mae/seed0/linear.json",
-        "vit_pico/clip/seed0/linear.json",
-        "vit_pico/clip/seed0/zeroshot.json",
-        "vit_pico/clip/seed0/retrieval.json",
+        "vit_pico/mae/seed0/linear/linear.json",
+        "vit_pico/clip/seed0/linear/linear.json",
+        "vit_pico/clip/seed0/zeroshot/zeroshot.json",
+        "vit_pico/clip/seed0/retrieval/retrieval.json",
     ]

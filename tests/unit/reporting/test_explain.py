@@ -24,7 +24,7 @@ def test_a_cell_leads_to_its_files_digests_and_params(several: Synthetic, report
     manifest = read_manifest(artifact)
     assert "mae / vit_nano / linear / seed 1" in text
     assert "top1    71.2 %   (exactly 71.2)" in text
-    assert "results/made_up/vit_nano/mae/seed1/linear.json" in text
+    assert "results/made_up/vit_nano/mae/seed1/linear/linear.json" in text
     assert text.count(manifest.digest) == 3  # artifact, input of linear, output of pretrain
     assert manifest.code.commit in text
     assert manifest.code.digest in text
@@ -63,6 +63,17 @@ def test_an_unknown_cell_gets_the_cells_there_are_and_the_closest(
     assert "no such cell" in message
     assert f"did you mean {report / close}" in message
     assert "allowed: " in message
+
+
+def test_a_protocol_narrows_a_task_down(protocols: Synthetic, tmp_path: Path) -> None:
+    write_report(protocols.source(), tmp_path)
+    assert explain(tmp_path / "mae/vit_pico/linear").count("record file") == 9
+    text = explain(tmp_path / "mae/vit_pico/linear/logreg/top1")
+    assert text.count("record file") == 1
+    assert "linear/logreg.json" in text
+    assert "protocol         logreg" in text
+    with pytest.raises(UserError, match=r"did you mean .*/mae/vit_pico/linear/logreg"):
+        explain(tmp_path / "mae/vit_pico/linear/logreeg")
 
 
 def test_a_path_without_a_report_is_refused(tmp_path: Path) -> None:

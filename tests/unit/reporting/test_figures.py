@@ -59,6 +59,15 @@ def test_ranking_is_wide_white_and_coloured_by_type(single: Synthetic) -> None:
         assert _has(png, colour)
 
 
+def test_ten_protocols_take_two_lines(small: Synthetic, protocols: Synthetic) -> None:
+    pictures = []
+    for made in (small, protocols):  # two methods each
+        source = made.source()
+        pictures.append(_pixels(ranking_figure(summarize(source.records()), source.heading)))
+    assert [picture.shape[1] for picture in pictures] == [1800, 1800]
+    assert pictures[1].shape[0] > 1.6 * pictures[0].shape[0]
+
+
 @pytest.mark.parametrize(("recipe", "drawn", "absent"), [("mae", "#D55E00", "#0072B2")])
 def test_curves_show_what_was_trained(
     single: Synthetic, recipe: str, drawn: str, absent: str
@@ -72,7 +81,7 @@ def test_curves_show_what_was_trained(
 
 def test_a_panel_of_zeros_can_be_drawn(small: Synthetic) -> None:
     for recipe in ("random", "mae"):
-        write_task(small.file(recipe, "knn").parent, "knn", value=0.0)
+        write_task(small.row(recipe), "knn", value=0.0)
     source = small.source()
     assert _has(ranking_figure(summarize(source.records()), source.heading), "#D55E00")
 

@@ -50,6 +50,17 @@ def test_page_has_every_part_in_order(single: Synthetic) -> None:
     assert "no spread is known" in text
 
 
+def test_the_protocol_is_in_the_heading_where_a_task_has_several(protocols: Synthetic) -> None:
+    text = _page(protocols.source())
+    assert "## k-NN\n" in text
+    assert "## Linear probe, protocol `linear`\n" in text
+    assert "## Linear probe, protocol `linear_6`\n" in text
+    assert "Sorted by top1 of Linear probe, protocol `linear`;" in text
+    assert "(`linear`, protocols `linear`, `logreg`, `linear_0`" in text
+    assert "--explain reports/made_up/mae/vit_pico/linear/linear\n" in text
+    assert "Score (linear top1, %)" in text
+
+
 def test_links_lead_to_the_files_of_the_report_and_to_the_params(single: Synthetic) -> None:
     links = set(re.findall(r"\]\(([^)]+)\)", _page(single.source())))
     assert links == {

@@ -6,15 +6,15 @@ import polars as pl
 import pytest
 
 from steps.command import UserError
-from steps.reporting.source import Source
+from steps.reporting.source import Evaluation, Source
 from steps.reporting.tables import (
     Table,
+    evaluation_table,
     ranked,
+    ranked_by,
     ranking_table,
-    ranking_task,
     results_csv,
     summarize,
-    task_table,
 )
 from tests.unit.reporting.synthetic import Synthetic, write_task
 
@@ -47,7 +47,7 @@ def test_mean_and_sample_deviation_over_seeds(source: Source, summary: pl.DataFr
 def test_ranking_takes_linear_before_knn_and_sorts_best_first(
     source: Source, summary: pl.DataFrame
 ) -> None:
-    assert ranking_task(source.heading) == "linear"
+    assert ranked_by(source.heading) == Evaluation("linear", "linear")
     table = ranking_table(summary, source.heading)
     assert table.columns[:5] == ["Model", "Type", "Scale", "Score (linear top1, %)", "Epoch"]
     assert [row[0] for row in table.rows] == [
@@ -75,9 +75,23 @@ def test_ranking_takes_finetune_where_there_is_one(single: Synthetic) -> None:
     assert table.rows[0][:4] == ["supervised", "Supervised", "ViT-Pico", "98.7"]
 
 
+def test_each_protocol_has_a_table_and_the_first_one_ranks(protocols: Synthetic) -> None:
+    source = protocols.source()
+    summary = summarize(source.records())
+    assert ranked_by(source.heading) == Evaluation("linear", "linear")
+    assert ranking_table(summary, source.heading).rows[0][3] == "68.2"
+    tables = [
+        evaluation_table(summary, source.heading, Evaluation("linear", name))
+        for name in ("linear", "logreg", "linear_0")
+    ]
+    assert [table.rows[0][2] for table in tables] == ["**68.2**", "**67.2**", "**66.2**"]
+
+
 def test_one_seed_shows_no_spread(single: Synthetic) -> None:
     source = single.source()
-    table = task_table(summarize(source.records()), source.heading, "detect")
+    table = evaluation_table(
+        summarize(source.records()), source.heading, Evaluation("detect", "mask_rcnn_small")
+    )
     assert table.columns == ["Model", "Seeds", "box_AP", "box_AP50", "mask_AP"]
     assert table.rows[0] == ["supervised", "1", "**73.7**", "**76.7**", "**79.7**"]
     assert "±" not in table.markdown()
@@ -87,10 +101,12 @@ def test_equals_share_the_bold_and_nothing_is_bold_where_all_are_equal(
     small: Synthetic,
 ) -> None:
     for recipe in ("random", "mae"):
-        write_task(small.file(recipe, "knn").parent, "knn", value=50.0)
+        write_task(small.row(recipe), "knn", value=50.0)
     source = small.source()
     summary = summarize(source.records())
-    assert "**" not in task_table(summary, source.heading, "knn").markdown()
+    assert (
+        "**" not in evaluation_table(summary, source.heading, Evaluation("knn", "knn")).markdown()
+    )
     # Equal scores keep the experiment's order.
     assert ranked(summary, source.heading)["recipe"].to_list() == ["random", "mae"]
 
@@ -98,14 +114,14 @@ def test_equals_share_the_bold_and_nothing_is_bold_where_all_are_equal(
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"n": 999}, "knn/top1: rows of one table differ in n: 1000, 999"),
+        ({"n": 999}, "knn/knn/top1: rows of one table differ in n: 1000, 999"),
         ({"dataset": "cifar10"}, "rows of one table differ in dataset: shapes, cifar10"),
     ],
 )
 def test_rows_that_cannot_be_compared_are_refused(
     small: Synthetic, changed: dict[str, object], message: str
 ) -> None:
-    write_task(small.file("mae", "knn").parent, "knn", **changed)
+    write_task(small.row("mae"), "knn", **changed)
     with pytest.raises(UserError, match=message):
         summarize(small.source().records())
 
@@ -121,14 +137,14 @@ def test_seeds_of_different_length_are_refused(source: Source) -> None:
 def test_a_metric_that_some_seeds_lack_is_refused(source: Source) -> None:
     lacking = (pl.col("metric") == "top5") & (pl.col("seed") == 2) & (pl.col("recipe") == "mae")
     summary = summarize(source.records().filter(~lacking))
-    with pytest.raises(UserError, match="linear/mae/vit_nano: some seeds lack some metrics"):
-        task_table(summary, source.heading, "linear")
+    with pytest.raises(UserError, match="linear/linear/mae/vit_nano: some seeds lack some metrics"):
+        evaluation_table(summary, source.heading, Evaluation("linear", "linear"))
 
 
 def test_a_metric_that_a_row_lacks_shows_as_a_dash(source: Source) -> None:
     lacking = (pl.col("metric") == "top5") & (pl.col("recipe") == "mae")
     summary = summarize(source.records().filter(~lacking))
-    rows = task_table(summary, source.heading, "linear").rows
+    rows = evaluation_table(summary, source.heading, Evaluation("linear", "linear")).rows
     assert [row[3] == "-" for row in rows] == [True, True, False, False]
 
 
@@ -152,6 +168,8 @@ def test_a_method_that_a_task_does_not_apply_to_has_a_row_without_numbers(
     partial: Synthetic,
 ) -> None:
     source = partial.source()
-    table = task_table(summarize(source.records()), source.heading, "zeroshot")
+    table = evaluation_table(
+        summarize(source.records()), source.heading, Evaluation("zeroshot", "zeroshot")
+    )
     assert table.columns == ["Model", "Seeds", "top1", "top5"]
     assert table.rows == [["mae", "–", "–", "–"], ["clip", "1", "51.0", "54.0"]]  # noqa: RUF001

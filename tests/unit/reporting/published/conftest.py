@@ -101,7 +101,10 @@ def add(folder: Path) -> Add:
             methods=tuple(dict.fromkeys(each.recipe for each in records)),
             backbones=tuple(dict.fromkeys(each.backbone for each in records)),
             seeds=tuple(dict.fromkeys(each.seed for each in records)),
-            tasks={each.task: each.protocol for each in records},
+            tasks={
+                task: tuple(dict.fromkeys(each.protocol for each in records if each.task == task))
+                for task in dict.fromkeys(each.task for each in records)
+            },
             experiment="params/experiments/made_up.yaml",
             results="results/made_up",
             out="reports/made_up",
