@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
+from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
@@ -61,12 +63,17 @@ def main() -> None:
     size = image_size(model)
     with seeded(seed, "init"):
         method = Supervised(protocol.method, model, facts.num_classes)
+    views = TrainingViews(arguments.data, protocol.training.views, size, seed)
+    if protocol.label_share < 1.0:
+        labels = torch.from_numpy(views.labels)
+        views = views.only(labelled_rows(labels, protocol.label_share, seed))
+        facts = replace(facts, train_images=len(views))
     with scratch("finetune", key, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         fit(
             fabric,
             method,
-            TrainingViews(arguments.data, protocol.training.views, size, seed),
+            views,
             # The input that the backbone was pretrained on, not this set's own statistics.
             facts.normalised_by(mean, std),
             protocol.training,
@@ -78,9 +85,9 @@ def main() -> None:
             resume=place.load(),
         )
         if fabric.global_rank == 0:
-            views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
-            hits = evaluate(fabric, method, views, protocol, mean, std)
-            count = len(views)
+            held_out = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
+            hits = evaluate(fabric, method, held_out, protocol, mean, std)
+            count = len(held_out)
             write_scores(
                 arguments.out,
                 {f"top{top}": (percent(hits[top], count), count) for top in (1, 5)},
@@ -90,6 +97,7 @@ def main() -> None:
                 inputs=inputs,
                 dataset=facts.name,
                 started=started,
+                facts={"labelled_images": facts.train_images},
             )
 
 

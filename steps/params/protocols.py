@@ -71,6 +71,10 @@ class Finetune(Params):
 
     method: SupervisedParams
     training: Training
+    """An epoch is one pass over the labelled images."""
+    label_share: Share = 1.0
+    """How much of each class's training images has labels: 0.01 and 0.1 for few-label tables. The
+    seed of the backbone draws them."""
     crop_fraction: CropFraction
     eval_batch_size: Annotated[int, Ge(1)] = 256
 

@@ -129,3 +129,25 @@ def test_finetuning(scenery: Scenery, step: Step, backbone: Path) -> None:
         *("--data", scenery.root / "results/data/noise", "--out", out),
     )
     assert _finish(done, out)["top1"] > 80.0
+
+
+@pytest.mark.slow
+def test_finetuning_with_a_share_of_the_labels(scenery: Scenery, step: Step) -> None:
+    training = {**RECIPES["supervised"]["training"], "epochs": 1, "checkpoint_seconds": 60.0}
+    training["batch_size"] = training["max_batch_per_device"] = 8
+    training["schedule"] = {"warmup_epochs": 0}
+    data, backbone, out = scenery.images(), scenery.root / "backbone", scenery.root / "few.json"
+    recipe = scenery.params / "recipes/test/random.yaml"
+    done = step("pretrain", *scenery.pretrain_arguments(recipe, data, backbone))
+    assert done.returncode == 0, done.stderr
+    protocol = {
+        "method": RECIPES["supervised"]["method"],
+        "training": training,
+        "label_share": 0.5,
+        "crop_fraction": 1.0,
+    }
+    path = scenery.write("protocols/few.yaml", protocol)
+    given = ("--protocol", path, "--backbone", backbone, "--data", data, "--out", out)
+    _finish(step("finetune", *given), out)
+    # Of 48 images of three classes, eight of each.
+    assert read_records(out)[1].facts == {"labelled_images": 24}

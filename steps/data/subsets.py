@@ -1,0 +1,30 @@
+"""Parts of a training set whose labels may be used: the same images for every method."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from steps.engine.seeds import generator
+
+
+def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Rows of a share of each class, at least one, as 1 % and 10 % of ImageNet are drawn.
+
+    They depend on the labels and the seed alone. Those of a share are among those of a larger one.
+
+    Args:
+        labels: (N,) int64, the classes.
+        share: of each class's images, above 0 and at most 1.
+        seed: of the draw.
+
+    Returns:
+        (K,) int64, ascending.
+    """
+    draw = generator(seed, "labelled rows")
+    rows = []
+    for label in labels.unique():
+        members = (labels == label).nonzero().flatten()
+        count = max(round(share * len(members)), 1)
+        rows.append(members[torch.randperm(len(members), generator=draw)[:count]])
+    return torch.cat(rows).sort().values
