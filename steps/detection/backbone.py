@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ from steps.models.backbones import CONFIG, load_backbone, normalisation
 
 
 class ViTDet(nn.Module):
-    """The patch map of a timm vision transformer for images of any size.
+    """Patch maps of one or several blocks of a timm vision transformer, for images of any size.
 
     Args:
         vit: the transformer, whose modules this one takes over; class and register tokens are
@@ -39,6 +40,7 @@ class ViTDet(nn.Module):
             made for; ``None``: no relative positions.
         checkpoint_activations: compute each block again in the backward pass.
         biases: of a BEiT (``steps.detection.beit``), one a block.
+        outputs: the blocks whose maps are given, in order; ``None``: the last one.
 
     Raises:
         UserError: relative positions with an attention that is not timm's ``Attention``.
@@ -54,9 +56,13 @@ class ViTDet(nn.Module):
         relative_grid: int | None = None,
         checkpoint_activations: bool = False,
         biases: nn.ModuleList | None = None,
+        outputs: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.depth = depth = len(vit.blocks)
+        self.outputs = (depth - 1,) if outputs is None else tuple(outputs)
+        # Blocks above the last map have no effect and would get no gradient.
+        blocks = vit.blocks[: self.outputs[-1] + 1]
         if global_blocks is not None:
             global_indices = evenly_spaced(global_blocks, depth)
         self.embed_dim = vit.embed_dim
@@ -64,7 +70,7 @@ class ViTDet(nn.Module):
         self.window_size = window_size
         self.windows = [
             None if window_size is None or index in global_indices else window_size
-            for index in range(depth)
+            for index in range(len(blocks))
         ]
         self.checkpoint_activations = checkpoint_activations
         self.proj = vit.patch_embed.proj
@@ -75,8 +81,8 @@ class ViTDet(nn.Module):
             self.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, prefix:].clone())
         self.pretrain_grid: tuple[int, int] = vit.patch_embed.grid_size
         self.norm_pre = vit.norm_pre
-        self.blocks = nn.ModuleList(vit.blocks)
-        self.biases = nn.ModuleList() if biases is None else biases
+        self.blocks = nn.ModuleList(blocks)
+        self.biases = nn.ModuleList() if biases is None else biases[: len(blocks)]
         self.relative = nn.ModuleList()
         if relative_grid is not None:
             for block, window in zip(self.blocks, self.windows, strict=True):
@@ -93,22 +99,24 @@ class ViTDet(nn.Module):
     def init_weights(self) -> None:
         """Keep the pretrained weights: mmengine calls this on all parts of a detector."""
 
-    def forward(self, images: Tensor) -> tuple[Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map images to patches.
 
         Args:
             images: (B, 3, H, W), normalised, with sides that are multiples of the patch size.
 
         Returns:
-            A tuple of one map, (B, D, H / patch, W / patch).
+            The maps of ``outputs``, each (B, D, H / patch, W / patch).
         """
-        x_BHWD = self.embed(images)
+        x_BHWD, maps = self.embed(images), []
         for index in range(len(self.blocks)):
             if self.checkpoint_activations and self.training:
                 x_BHWD = checkpoint(self.block, index, x_BHWD, use_reentrant=False)
             else:
                 x_BHWD = self.block(index, x_BHWD)
-        return (x_BHWD.permute(0, 3, 1, 2).contiguous(),)
+            if index in self.outputs:
+                maps.append(x_BHWD.permute(0, 3, 1, 2).contiguous())
+        return tuple(maps)
 
     def embed(self, images: Tensor) -> Tensor:
         """Patches with their positions, (B, H, W, D)."""
@@ -241,30 +249,50 @@ def load_vitdet(
     relative_positions: bool,
     drop_path: float,
     checkpoint_activations: bool,
+    square: bool = True,
+    maps: int = 1,
+    outputs: Sequence[int] | None = None,
 ) -> ViTDet:
     """The ViTDet backbone of a backbone artifact.
 
+    Args:
+        artifact: a plain vision transformer or a BEiT.
+        image_size: the longest side of an image.
+        square: images are padded to that size.
+        maps: how many maps, of blocks evenly spaced, the last one among them.
+        outputs: the blocks instead, for :class:`ViTDet`; likewise the others.
+
     Raises:
-        UserError: the artifact is none, or ``image_size`` is no multiple of its patch size.
+        UserError: the artifact is none, ``image_size`` is no multiple of its patch size, or it has
+            not these blocks.
     """
     vit = load_backbone(artifact, drop_path_rate=drop_path)
     biases = None
     if isinstance(vit, Beit):
         biases, vit = position_biases(vit), as_plain(vit, drop_path)
     patch = int(vit.patch_embed.patch_size[0])
-    if image_size % patch:
+    if square and image_size % patch:
         raise UserError(
             "detection protocol: image_size",
             f"{image_size}",
             allowed=f"a multiple of {patch}, the patch size of {artifact}",
         )
+    depth = len(vit.blocks)
+    if outputs is None:
+        outputs = evenly_spaced(maps, depth)
+    if len(outputs) < maps or outputs[-1] >= depth:
+        raise UserError(
+            "detection protocol: pyramid",
+            f"{maps} maps of blocks {list(outputs)}, and {artifact} has blocks 0 to {depth - 1}",
+        )
     return ViTDet(
         vit,
         window_size=window_size,
         global_blocks=global_blocks,
-        relative_grid=image_size // patch if relative_positions else None,
+        relative_grid=math.ceil(image_size / patch) if relative_positions else None,
         checkpoint_activations=checkpoint_activations,
         biases=biases,
+        outputs=outputs,
     )
 
 

@@ -1,34 +1,43 @@
-"""mmengine's configuration of Mask R-CNN on a pretrained backbone, generated from our params.
+"""mmengine's configuration of a detector on a pretrained backbone, generated from our params.
 
-The detector is that of mmdet's and Detectron2's ViTDet: Mask R-CNN (arXiv:1703.06870) with two
-convolutions in the proposal network, four in the box head and a LayerNorm after each convolution
-of the heads (arXiv:2203.16527, A.2).
+ViTDet's, as mmdet and Detectron2 have it: Mask R-CNN (arXiv:1703.06870) with two convolutions in
+the proposal network, four in the box head and a LayerNorm after each convolution of the heads
+(arXiv:2203.16527, A.2). ``steps.detection.heads`` has the heads.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import FunctionType
+from typing import Any, cast
 
 from mmengine.dataset import DefaultSampler, pseudo_collate
+from torch import nn
 
 from steps.detection.backbone import ViTDet
 from steps.detection.dataset import Detections
 from steps.detection.evaluation import CocoAP
-from steps.detection.pyramid import ChannelNorm, SimplePyramid, pyramid_scales
+from steps.detection.heads import (
+    NORMS,
+    Config,
+    box_coder,
+    inference,
+    l1,
+    matching,
+    roi_head,
+    stages,
+)
+from steps.detection.pyramid import BlockPyramid, SimplePyramid, pyramid_scales
 from steps.detection.resnet import ResNetMaps
+from steps.params.base import Params
 from steps.params.detection import (
     CosineDecay,
     Detection,
     DetectionOptimizer,
-    Heads,
-    Inference,
     Proposals,
 )
-
-Config = dict[str, Any]
-NORM: Config = {"type": ChannelNorm, "eps": 1e-6}
 
 
 def detector(
@@ -48,22 +57,20 @@ def detector(
     """
     neck, strides = _pyramid(params, backbone)
     return {
-        "type": "MaskRCNN",
+        "type": "MaskRCNN" if params.heads.cascade is None else "CascadeRCNN",
         "data_preprocessor": {
             "type": "DetDataPreprocessor",
             "mean": [255 * value for value in mean],
             "std": [255 * value for value in std],
             "pad_mask": True,
-            # No image is larger, so all are padded to this square.
-            "pad_size_divisor": params.image_size,
+            "pad_size_divisor": padding(params, backbone),
         },
-        # mmdet calls what it builds from; this hands it the module that is loaded already.
-        "backbone": {"type": lambda: backbone},
+        "backbone": {"type": handed_over(backbone)},
         "neck": neck,
         "rpn_head": _rpn_head(params, strides),
-        "roi_head": _roi_head(params, strides, classes),
+        "roi_head": roi_head(params, strides, classes),
         "train_cfg": {
-            "rpn": _matching(
+            "rpn": matching(
                 params.proposals.positive_iou,
                 params.proposals.negative_iou,
                 params.proposals.samples,
@@ -75,44 +82,61 @@ def detector(
                 params.proposals.train_before_nms,
                 params.proposals.train_after_nms,
             ),
-            "rcnn": {
-                **_matching(
-                    params.heads.positive_iou,
-                    params.heads.positive_iou,
-                    params.heads.samples,
-                    params.heads.positive_share,
-                    with_truth=True,
-                ),
-                "mask_size": 2 * params.heads.mask_roi,
-            },
+            "rcnn": stages(params.heads),
         },
         "test_cfg": {
             "rpn": _proposals(
                 params.proposals, params.proposals.test_before_nms, params.proposals.test_after_nms
             ),
-            "rcnn": _inference(params.inference),
+            "rcnn": inference(params.inference),
         },
     }
 
 
+def handed_over(module: nn.Module) -> FunctionType:
+    """What mmdet calls to build a module: gives the one that is loaded already."""
+
+    def loaded() -> nn.Module:
+        return module
+
+    loaded.__module__, loaded.__qualname__ = type(module).__module__, type(module).__qualname__
+    return cast(FunctionType, loaded)
+
+
+def padding(params: Detection, backbone: ViTDet | ResNetMaps) -> int:
+    """A multiple of what height and width of a batch are padded to."""
+    if params.short_side is None:
+        # No image is larger, so all are padded to this square.
+        return params.image_size
+    coarsest = params.pyramid.strides[-2]
+    return coarsest if isinstance(backbone, ResNetMaps) else math.lcm(coarsest, backbone.patch_size)
+
+
 def _pyramid(params: Detection, backbone: ViTDet | ResNetMaps) -> tuple[Config, list[float]]:
     """The neck that a backbone's maps need, and the strides of its levels."""
-    channels, strides = params.pyramid.channels, params.pyramid.strides
+    pyramid = params.pyramid
+    channels, strides = pyramid.channels, pyramid.strides
+    fpn: Config = {"type": "FPN", "out_channels": channels, "num_outs": len(strides)}
     if isinstance(backbone, ResNetMaps):
-        neck = {
-            "type": "FPN",
-            "in_channels": backbone.channels,
-            "out_channels": channels,
-            "num_outs": len(strides),
-        }
+        neck = {**fpn, "in_channels": backbone.channels}
         return neck, [float(stride) for stride in strides]
     scales = pyramid_scales(backbone.patch_size, strides)
-    neck = {
-        "type": SimplePyramid,
-        "embed_dim": backbone.embed_dim,
-        "scales": scales,
-        "channels": channels,
-    }
+    if pyramid.kind == "simple":
+        neck = {
+            "type": SimplePyramid,
+            "embed_dim": backbone.embed_dim,
+            "scales": scales,
+            "channels": channels,
+        }
+    else:
+        maps = [backbone.embed_dim] * (len(strides) - 1)
+        neck = {
+            "type": BlockPyramid,
+            "embed_dim": backbone.embed_dim,
+            "scales": scales[:-1],
+            "norm": pyramid.upsampling_norm,
+            "fpn": {**fpn, "in_channels": maps, "norm_cfg": NORMS[pyramid.norm]},
+        }
     return neck, [backbone.patch_size / scale for scale in scales]
 
 
@@ -128,93 +152,9 @@ def _rpn_head(params: Detection, strides: Sequence[float]) -> Config:
             "ratios": params.proposals.anchor_ratios,
             "strides": list(strides),
         },
-        "bbox_coder": _box_coder([1.0, 1.0, 1.0, 1.0]),
+        "bbox_coder": box_coder(1.0, 1.0),
         "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0},
-        "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
-    }
-
-
-def _roi_head(params: Detection, strides: Sequence[float], classes: int) -> Config:
-    heads = params.heads
-    return {
-        "type": "StandardRoIHead",
-        "bbox_roi_extractor": _roi_align(heads, heads.box_roi, params.pyramid.channels, strides),
-        "bbox_head": {
-            "type": "ConvFCBBoxHead",
-            "num_shared_convs": heads.box_convs,
-            "num_shared_fcs": 1,
-            "in_channels": params.pyramid.channels,
-            "conv_out_channels": heads.box_channels,
-            "fc_out_channels": heads.box_fc,
-            "roi_feat_size": heads.box_roi,
-            "num_classes": classes,
-            "norm_cfg": NORM,
-            "bbox_coder": _box_coder([0.1, 0.1, 0.2, 0.2]),
-            "reg_class_agnostic": False,
-            "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
-            "loss_bbox": {"type": "L1Loss", "loss_weight": 1.0},
-        },
-        "mask_roi_extractor": _roi_align(heads, heads.mask_roi, params.pyramid.channels, strides),
-        "mask_head": {
-            "type": "FCNMaskHead",
-            "num_convs": heads.mask_convs,
-            "in_channels": params.pyramid.channels,
-            "conv_out_channels": heads.mask_channels,
-            "num_classes": classes,
-            "norm_cfg": NORM,
-            "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True, "loss_weight": 1.0},
-        },
-    }
-
-
-def _roi_align(heads: Heads, size: int, channels: int, strides: Sequence[float]) -> Config:
-    return {
-        "type": "SingleRoIExtractor",
-        # torchvision's kernel computes the same, on a CPU in a fraction of the time.
-        "roi_layer": {
-            "type": "RoIAlign",
-            "output_size": size,
-            "sampling_ratio": 0,
-            "use_torchvision": True,
-        },
-        "out_channels": channels,
-        "featmap_strides": list(strides[:-1]),
-        "finest_scale": heads.finest_scale,
-    }
-
-
-def _box_coder(stds: list[float]) -> Config:
-    return {
-        "type": "DeltaXYWHBBoxCoder",
-        "target_means": [0.0, 0.0, 0.0, 0.0],
-        "target_stds": stds,
-    }
-
-
-def _matching(
-    positive_iou: float, negative_iou: float, samples: int, share: float, *, with_truth: bool
-) -> Config:
-    """Which boxes count as objects and which of them the loss is taken over."""
-    return {
-        "assigner": {
-            "type": "MaxIoUAssigner",
-            "pos_iou_thr": positive_iou,
-            "neg_iou_thr": negative_iou,
-            "min_pos_iou": negative_iou,
-            # Each object is to have an anchor, however bad; a proposal has to be good.
-            "match_low_quality": not with_truth,
-            "ignore_iof_thr": -1,
-        },
-        "sampler": {
-            "type": "RandomSampler",
-            "num": samples,
-            "pos_fraction": share,
-            "neg_pos_ub": -1,
-            "add_gt_as_proposals": with_truth,
-        },
-        "allowed_border": -1,
-        "pos_weight": -1,
-        "debug": False,
+        "loss_bbox": l1(params.proposals.box_loss_beta),
     }
 
 
@@ -224,15 +164,6 @@ def _proposals(proposals: Proposals, before: int, after: int) -> Config:
         "max_per_img": after,
         "nms": {"type": "nms", "iou_threshold": proposals.nms_iou},
         "min_bbox_size": 0,
-    }
-
-
-def _inference(inference: Inference) -> Config:
-    return {
-        "score_thr": inference.score_threshold,
-        "nms": {"type": "nms", "iou_threshold": inference.nms_iou},
-        "max_per_img": inference.max_per_image,
-        "mask_thr_binary": inference.mask_threshold,
     }
 
 
@@ -248,6 +179,7 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "folder": data,
             "split": "train",
             "image_size": params.image_size,
+            "short_side": params.short_side,
             "seed": seed,
             "augmentation": params.augmentation,
             "keep_empty": params.keep_empty,
@@ -264,6 +196,7 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "folder": data,
             "split": "val",
             "image_size": params.image_size,
+            "short_side": params.short_side,
         },
     }
     return train, val
@@ -314,3 +247,19 @@ def schedulers(optimizer: DetectionOptimizer, iterations: int) -> list[Config]:
             }
         )
     return every
+
+
+def described(value: Any) -> Any:
+    """A configuration as JSON: classes by name, a module that was handed over by its class."""
+    match value:
+        case dict():
+            return {key: described(item) for key, item in value.items()}
+        case list() | tuple():
+            return [described(item) for item in value]
+        case Params():
+            return value.resolved()
+        case type() | FunctionType():
+            return f"{value.__module__}.{value.__qualname__}"
+        case Path():
+            return value.name
+    return value

@@ -24,18 +24,19 @@ from steps.command import UserError
 from steps.data.annotations import bitmap, read_annotations, usable
 from steps.data.shards import Images
 from steps.engine.seeds import derive
-from steps.params.detection import Augmentation
+from steps.params.detection import Augmentation, RangeCrop
 
 Pixels = npt.NDArray[np.uint8]
 
 
 class Detections(Dataset[dict[str, Any]]):
-    """A split: images resized to fit a square, with boxes and masks where it is for training.
+    """A split: images resized to fit a size, with boxes and masks where it is for training.
 
     Args:
         folder: the prepared dataset.
         split: train or val.
-        image_size: the square's side; padding to it is left to mmdet.
+        image_size: side of a square that images fit into; padding is left to mmdet.
+        short_side: images have this short side instead, and ``image_size`` limits the long one.
         seed: of the augmentation.
         augmentation: of the training split; ``None``: no targets, all images in order.
         keep_empty: keep training images without annotations.
@@ -51,6 +52,7 @@ class Detections(Dataset[dict[str, Any]]):
         split: str,
         *,
         image_size: int,
+        short_side: int | None = None,
         seed: int = 0,
         augmentation: Augmentation | None = None,
         keep_empty: bool = True,
@@ -58,6 +60,7 @@ class Detections(Dataset[dict[str, Any]]):
     ) -> None:
         self.images = Images(folder, split)
         self.image_size = image_size
+        self.short_side = short_side
         self.seed = seed
         self.epoch = 0
         """Set before each epoch; it decides the draws."""
@@ -106,29 +109,48 @@ class Detections(Dataset[dict[str, Any]]):
         image: Pixels = np.asarray(self.images.image(row))
         meta = {"img_id": image_id, "ori_shape": image.shape[:2]}
         if self.augmentation is None:
-            image = _resize(image, self._size(image))
+            image = _resize(image, self._size(image, short_side=self.short_side))
             return _pack(image, meta, None)
         rng = np.random.default_rng(derive(self.seed, "augment", self.epoch, image_id))
         found = Targets.of(json.loads(targets), *image.shape[:2])
-        jitter = self.augmentation.scale_jitter
-        size = self._size(image, 1.0 if jitter is None else rng.uniform(jitter[0], jitter[1]))
-        image, found = _resize(image, size), found.resized(size)
-        if rng.random() < self.augmentation.flip:
-            image, found = image[:, ::-1], found.flipped()
-        if max(size) > self.image_size:
-            top, left = (int(rng.integers(0, max(side - self.image_size, 0) + 1)) for side in size)
-            bottom, right = (
-                min(top + self.image_size, size[0]),
-                min(left + self.image_size, size[1]),
-            )
-            image = image[top:bottom, left:right]
-            found = found.cropped(top, left, bottom, right)
+        image, found = self._augment(self.augmentation, image, found, rng)
         return _pack(image, meta, found.at_least(self.augmentation.min_box))
 
-    def _size(self, image: Pixels, factor: float = 1.0) -> tuple[int, int]:
-        """Height and width that fit ``factor`` times the square, aspect kept."""
+    def _augment(
+        self,
+        augmentation: Augmentation,
+        image: Pixels,
+        found: Targets,
+        rng: np.random.Generator,
+    ) -> tuple[Pixels, Targets]:
+        short_side, factor = self.short_side, 1.0
+        if augmentation.short_sides:
+            if augmentation.crop is not None and rng.random() < 0.5:
+                image, found = _cut(augmentation.crop, image, found, rng)
+            short_side = int(rng.choice(augmentation.short_sides))
+        elif augmentation.scale_jitter is not None:
+            low, high = augmentation.scale_jitter
+            factor = float(rng.uniform(low, high))
+        size = self._size(image, factor, short_side)
+        image, found = _resize(image, size), found.resized(size)
+        if rng.random() < augmentation.flip:
+            image, found = image[:, ::-1], found.flipped()
+        if max(size) > self.image_size:
+            window = (min(self.image_size, size[0]), min(self.image_size, size[1]))
+            image, found = _window(image, found, window, rng)
+        return image, found
+
+    def _size(
+        self, image: Pixels, factor: float = 1.0, short_side: int | None = None
+    ) -> tuple[int, int]:
+        """Height and width that fit ``factor`` times the square, aspect kept.
+
+        With ``short_side``: that has it, but for images that would be too long.
+        """
         height, width = image.shape[:2]
         scale = factor * self.image_size / max(height, width)
+        if short_side is not None:
+            scale = min(scale, short_side / min(height, width))
         return max(1, round(height * scale)), max(1, round(width * scale))
 
 
@@ -203,6 +225,32 @@ def _resize(image: Pixels, size: tuple[int, int]) -> Pixels:
         return image
     resized = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
     return np.asarray(resized, np.uint8)
+
+
+def _window(
+    image: Pixels, found: Targets, size: tuple[int, int], rng: np.random.Generator
+) -> tuple[Pixels, Targets]:
+    """A part of the image of this height and width, anywhere."""
+    top, left = (
+        int(rng.integers(0, whole - side + 1))
+        for whole, side in zip(image.shape, size, strict=False)
+    )
+    bottom, right = top + size[0], left + size[1]
+    return image[top:bottom, left:right], found.cropped(top, left, bottom, right)
+
+
+def _cut(
+    crop: RangeCrop, image: Pixels, found: Targets, rng: np.random.Generator
+) -> tuple[Pixels, Targets]:
+    """Resize to one of the short sides, then keep a part whose sides are drawn too."""
+    scale = int(rng.choice(crop.short_sides)) / min(image.shape[:2])
+    size = round(image.shape[0] * scale), round(image.shape[1] * scale)
+    image, found = _resize(image, size), found.resized(size)
+    least, most = crop.sides
+    height, width = (
+        int(rng.integers(min(side, least), min(side, most) + 1)) for side in image.shape[:2]
+    )
+    return _window(image, found, (height, width), rng)
 
 
 def _pack(image: Pixels, meta: dict[str, Any], targets: Targets | None) -> dict[str, Any]:

@@ -1,11 +1,17 @@
-"""The simple feature pyramid of ViTDet (arXiv:2203.16527, section 3): every level from one map."""
+"""Feature pyramids on a plain transformer.
+
+ViTDet's simple one (arXiv:2203.16527, section 3): every level from one map. The older one, of BEiT,
+iBOT and MAE: maps of several blocks, resampled to a level each, then FPN (arXiv:1612.03144).
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
+from mmdet.registry import MODELS
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -92,6 +98,52 @@ def _resize(dim: int, scale: float, eps: float) -> tuple[nn.Module, int]:
         layers.append(nn.ConvTranspose2d(dim, dim // 2, 2, stride=2))
         dim //= 2
     return nn.Sequential(*layers), dim
+
+
+class BlockPyramid(nn.Module):
+    """Levels of different strides from the maps of as many blocks (arXiv:2111.11429, section 2.2).
+
+    A map is brought to a level's resolution by transposed convolutions (a norm and GELU between
+    two) or max pooling, at the transformer's width; what FPN makes of them are the levels.
+
+    Args:
+        embed_dim: channels of each map.
+        scales: a level's resolution over the maps', each a power of two.
+        norm: between two transposed convolutions: over the batch (BEiT, iBOT) or in 32 groups.
+        fpn: mmdet's configuration of FPN.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        scales: Sequence[float],
+        norm: Literal["batch", "group"],
+        fpn: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.scale = nn.ModuleList(_resample(embed_dim, scale, norm) for scale in scales)
+        self.fpn = MODELS.build(fpn)
+
+    def init_weights(self) -> None:
+        """FPN's weights as mmdet starts them; mmengine calls this."""
+        self.fpn.init_weights()
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """(B, D, H, W), one a level but the last -> (B, channels, H * scale, W * scale) a level."""
+        resampled = [scale(x) for scale, x in zip(self.scale, maps, strict=True)]
+        return tuple(level.contiguous() for level in self.fpn(resampled))
+
+
+def _resample(dim: int, scale: float, norm: Literal["batch", "group"]) -> nn.Module:
+    if scale < 1:
+        factor = round(1 / scale)
+        return nn.MaxPool2d(factor, factor)
+    layers: list[nn.Module] = []
+    for k in range(round(math.log2(scale))):
+        if k:
+            layers += [nn.BatchNorm2d(dim) if norm == "batch" else nn.GroupNorm(32, dim), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(dim, dim, 2, stride=2))
+    return nn.Sequential(*layers)
 
 
 def pyramid_scales(patch_size: int, strides: Sequence[int]) -> list[float]:

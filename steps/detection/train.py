@@ -24,6 +24,7 @@ from steps.data.annotations import class_names
 from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
 from steps.detection.evaluation import METRICS
+from steps.detection.heads import Config
 from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw
 from steps.detection.resnet import ResNetMaps, load_resnet_maps
@@ -50,6 +51,9 @@ class QuietRunner(Runner):  # type: ignore[misc]
     The manifest of the record file holds both.
     """
 
+    parts: Config
+    """What the run was built from, as JSON."""
+
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         pass
 
@@ -65,7 +69,7 @@ def train_and_evaluate(
     seed: int,
     scratch: Path,
 ) -> Outcome:
-    """Train Mask R-CNN on the train split and measure it on the val split.
+    """Train a detector on the train split and measure it on the val split.
 
     Continues from the last whole epoch in ``scratch``, and ends with the same weights as a run
     that was never stopped.
@@ -101,6 +105,7 @@ def train_and_evaluate(
         "iterations": runner.max_iters,
         "metrics_without_ground_truth": [name for name in METRICS if name not in metrics],
         "resumed": resumed,
+        "mmengine": runner.parts,
     }
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
     return Outcome(metrics, cast(nn.Module, model), facts, runner.rank == 0)
@@ -113,7 +118,7 @@ def build_runner(
     data: Path,
     seed: int,
     scratch: Path,
-) -> tuple[Runner, Progress]:
+) -> tuple[QuietRunner, Progress]:
     """The runner of :func:`train_and_evaluate`, which has the arguments' meanings."""
     # Made before mmengine makes it: it logs each parameter that it initialises.
     MMLogger.get_instance("mmengine", logger_name="mmengine", log_level="ERROR")
@@ -135,12 +140,14 @@ def build_runner(
                 remedy="run the step in a single process",
             )
         init_dist("pytorch", backend="nccl")
-    model = build_detector(params, backbone=backbone, classes=len(class_names(data)), seed=seed)
+    parts = _parts(params, backbone, len(class_names(data)))
+    model = _build(parts, seed)
     depth = cast(ViTDet | ResNetMaps, model.backbone).depth
     train, val = config.dataloaders(params, data, seed, processes)
     wrapper = AmpOptimWrapper if params.precision == "fp16" else OptimWrapper
     clip = params.optimizer.clip_grad
     loader = QuietRunner.build_dataloader(train, seed=seed)
+    schedulers = config.schedulers(params.optimizer, params.epochs * len(loader))
     progress = Progress()
     last = scratch / CHECKPOINT
     runner = QuietRunner(
@@ -159,16 +166,25 @@ def build_runner(
             adamw(model, depth, params.optimizer),
             clip_grad=None if clip is None else {"max_norm": clip},
         ),
-        param_scheduler=config.schedulers(params.optimizer, params.epochs * len(loader)),
+        param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
         custom_hooks=[SeedEpoch(), progress, SaveEpoch()],
         load_from=str(last) if last.is_file() else None,
         resume=last.is_file(),
         launcher="pytorch" if processes > 1 else "none",
+        cfg={"sync_bn": "torch"},
         log_level="ERROR",
         default_scope="mmengine",
         randomness={"seed": seed},
         experiment_name="detect",
+    )
+    runner.parts = config.described(
+        {
+            "model": parts,
+            "train_dataloader": train,
+            "val_dataloader": val,
+            "param_scheduler": schedulers,
+        }
     )
     return runner, progress
 
@@ -180,13 +196,19 @@ def build_detector(
     classes: int,
     seed: int,
 ) -> nn.Module:
-    """Mask R-CNN with a pretrained backbone and all else initialised from ``seed``."""
-    trunk = _trunk(params, backbone)
+    """A detector with a pretrained backbone and all else initialised from ``seed``."""
+    return _build(_parts(params, backbone, classes), seed)
+
+
+def _parts(params: Detection, backbone: Path, classes: int) -> Config:
     mean, std = pretraining_normalisation(backbone)
+    return config.detector(params, _trunk(params, backbone), mean=mean, std=std, classes=classes)
+
+
+def _build(parts: Config, seed: int) -> nn.Module:
     # In mmdet's scope for the building alone: in it, a hook's name would import all of mmdet's
     # datasets, which takes seconds.
     with seeded(seed, "detect", "init"), DefaultScope.overwrite_default_scope("mmdet"):
-        parts = config.detector(params, trunk, mean=mean, std=std, classes=classes)
         model = MODELS.build(ConfigDict(parts))
         model.init_weights()
     return cast(nn.Module, model)
@@ -201,4 +223,12 @@ def _trunk(params: Detection, backbone: Path) -> ViTDet | ResNetMaps:
             drop_path=params.backbone.drop_path,
             checkpoint_activations=params.backbone.checkpoint_activations,
         )
-    return load_vitdet(backbone, image_size=params.image_size, **params.backbone.model_dump())
+    pyramid = params.pyramid
+    return load_vitdet(
+        backbone,
+        image_size=params.image_size,
+        square=params.short_side is None,
+        maps=1 if pyramid.kind == "simple" else len(pyramid.strides) - 1,
+        outputs=pyramid.blocks,
+        **params.backbone.model_dump(),
+    )

@@ -1,5 +1,5 @@
-"""Params of detection: Mask R-CNN on a plain vision transformer (ViTDet, arXiv:2203.16527), or on a
-ResNet.
+"""Params of detection: Mask R-CNN or Cascade Mask R-CNN on a plain vision transformer (ViTDet,
+arXiv:2203.16527), or on a ResNet.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from steps.params.numbers import (
 )
 
 Share = Annotated[float, Gt(0), Lt(1)]
+Norm = Literal["layer", "batch", "none"]
+"""layer: over the channels of each place (ViTDet); batch: over the batch of all devices."""
 
 
 class DetectionBackbone(Params):
@@ -41,17 +43,36 @@ class DetectionBackbone(Params):
 
 
 class Pyramid(Params):
-    """The simple feature pyramid; a ResNet has FPN's (arXiv:1612.03144)."""
+    """The maps that a detector works on. A ResNet always has FPN's (arXiv:1612.03144)."""
 
+    kind: Literal["simple", "blocks"] = "simple"
+    """simple: every level from the last block (ViTDet). blocks: a level each from several blocks,
+    resampled, then FPN (BEiT, iBOT, MAE; arXiv:2111.11429)."""
     channels: Count
     strides: Annotated[list[Count], Len(2)] = [4, 8, 16, 32, 64]
     """For a patch of a power of two; with any other patch size the nearest that power-of-two
     scaling of its map reaches. The last level serves proposals alone."""
+    blocks: list[Annotated[int, Ge(0)]] | None = None
+    """For kind blocks: one for each level but the last, from 0, finest level first; null: evenly
+    spaced, the last one among them."""
+    upsampling_norm: Literal["batch", "group"] = "batch"
+    """For kind blocks: between two transposed convolutions; group: in 32 groups."""
+    norm: Norm = "none"
+    """For kind blocks: after each convolution of FPN."""
 
     @model_validator(mode="after")
-    def _doubles(self) -> Pyramid:
+    def _consistent(self) -> Pyramid:
         if any(after != 2 * before for before, after in pairwise(self.strides)):
             raise ValueError(f"strides {self.strides}: each is to be twice the one before")
+        if self.kind == "simple" and self.model_fields_set & {"blocks", "upsampling_norm", "norm"}:
+            raise ValueError("blocks, upsampling_norm and norm are for kind blocks")
+        if self.blocks is not None:
+            if len(self.blocks) != len(self.strides) - 1:
+                raise ValueError(
+                    f"blocks {self.blocks}: one for each of strides {self.strides} but the last"
+                )
+            if any(after <= before for before, after in pairwise(self.blocks)):
+                raise ValueError(f"blocks {self.blocks}: each is to come after the one before")
         return self
 
 
@@ -67,6 +88,8 @@ class Proposals(Params):
     samples: Count = 256
     """Anchors an image that the loss is taken over."""
     positive_share: Share = 0.5
+    box_loss_beta: NotNegative = 0.0
+    """Below this error of an offset the loss is quadratic (smooth L1); 0: L1."""
     nms_iou: Share = 0.7
     train_before_nms: Count = 2000
     """For each level; likewise ``test_before_nms``."""
@@ -75,8 +98,36 @@ class Proposals(Params):
     test_after_nms: Count = 1000
 
 
+class Cascade(Params):
+    """Box heads one after another, each on the boxes of the one before (arXiv:1712.00726)."""
+
+    positive_ious: Annotated[list[Share], Len(2)] = [0.5, 0.6, 0.7]
+    """The overlap with an object from which a proposal counts as one, for each stage."""
+    offset_weights: Annotated[list[Positive], Len(2)] = [10.0, 20.0, 30.0]
+    """What a stage multiplies offsets of centres by; offsets of sides by half of it."""
+    loss_weights: Annotated[list[Positive], Len(2)] = [1.0, 1.0, 1.0]
+    shared_gradient: bool = True
+    """Divide what reaches the features from a box head by the number of stages (Detectron2)."""
+    resample: bool = False
+    """Draw each stage's proposals anew, with the objects' own boxes (mmdet); else later stages take
+    all boxes of the one before (Detectron2)."""
+    masks: Literal["first", "each"] = "first"
+    """first: one mask head, trained on the first stage's proposals (Detectron2); each: one a stage,
+    their masks averaged (mmdet)."""
+
+    @model_validator(mode="after")
+    def _stages(self) -> Cascade:
+        lengths = {len(self.positive_ious), len(self.offset_weights), len(self.loss_weights)}
+        if len(lengths) > 1:
+            raise ValueError("positive_ious, offset_weights, loss_weights: one value a stage each")
+        return self
+
+
 class Heads(Params):
     """The box and the mask head on RoI-aligned features."""
+
+    cascade: Cascade | None = None
+    """null: Mask R-CNN (arXiv:1703.06870); else Cascade Mask R-CNN."""
 
     box_convs: Annotated[int, Ge(0)] = 4
     box_channels: Count
@@ -92,6 +143,15 @@ class Heads(Params):
     """Proposals an image that the loss is taken over."""
     positive_share: Share = 0.25
     positive_iou: Share = 0.5
+    """Of the one box head; a cascade has one of its own for each stage."""
+    class_agnostic_boxes: bool = False
+    """One box a proposal, not one for each class."""
+    box_loss: Literal["l1", "giou"] = "l1"
+    """giou: of the boxes themselves (arXiv:1902.09630), not of offsets."""
+    box_loss_weight: Positive = 1.0
+    box_norm: Norm = "layer"
+    """After each convolution of the box head; likewise ``mask_norm``."""
+    mask_norm: Norm = "layer"
 
 
 class Inference(Params):
@@ -103,13 +163,26 @@ class Inference(Params):
     mask_threshold: Probability = 0.5
 
 
+class RangeCrop(Params):
+    """Before resizing, half the images are cut (DETR, arXiv:2005.12872, section A.4)."""
+
+    short_sides: Annotated[list[Count], Len(1)]
+    """The image is resized to one of these first, whatever its long side."""
+    sides: Annotated[list[Count], Len(2, 2)]
+    """[least, most] of the cut's height and of its width in pixels, where the image has them."""
+
+
 class Augmentation(Params):
-    """What is done to a training image besides resizing and padding to ``image_size``."""
+    """What is done to a training image besides resizing and padding."""
 
     flip: Probability = 0.5
     scale_jitter: Interval | None = None
     """Large-scale jitter: resize by a factor uniform in [low, high] of ``image_size``, then crop
     to it."""
+    short_sides: list[Count] = []
+    """Multi-scale training: the short side is one of these, drawn for each image."""
+    crop: RangeCrop | None = None
+    """With ``short_sides``."""
     min_box: NotNegative = 0.01
     """Boxes left with a narrower side in pixels after the crop are no targets."""
 
@@ -117,7 +190,20 @@ class Augmentation(Params):
     def _ordered(self) -> Augmentation:
         if self.scale_jitter is not None and self.scale_jitter[0] > self.scale_jitter[1]:
             raise ValueError(f"scale_jitter: {self.scale_jitter} is not low, high")
+        if self.scale_jitter is not None and self.short_sides:
+            raise ValueError("scale_jitter and short_sides: one of them")
+        if self.crop is not None and not self.short_sides:
+            raise ValueError("crop needs short_sides")
         return self
+
+
+class Pictures(Params):
+    """The sheet of detections; it changes no number."""
+
+    images: Count = 6
+    """Validation images with objects, evenly spaced."""
+    min_score: Probability = 0.5
+    """Detections with a lower score are not drawn."""
 
 
 class StepDecay(Params):
@@ -142,6 +228,9 @@ class DetectionOptimizer(Params):
     """Peak learning rate, for ``batch_size`` as it is."""
     betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2)] = [0.9, 0.999]
     weight_decay: NotNegative
+    undecayed: Literal["backbone_norms", "vectors"] = "backbone_norms"
+    """What has no weight decay besides positions: norms and layer scales of the blocks (ViTDet), or
+    all that has one axis, biases among it (BEiT, iBOT)."""
     layer_decay: Annotated[float, Gt(0), Le(1)]
     """The learning rate's factor from one layer to the one below it."""
     warmup_iterations: Annotated[int, Ge(0)]
@@ -156,7 +245,11 @@ class Detection(Params):
     """``params/protocols/<protocol>.yaml`` of the task detect."""
 
     image_size: Count
-    """Images are resized (aspect kept) and padded to a square of this side."""
+    """Images are resized (aspect kept) and padded to a square of this side; with ``short_side`` it
+    is the longest that a long side may be."""
+    short_side: Count | None = None
+    """Images are resized to this short side and padded to a multiple of the pyramid's coarsest map;
+    null: they are fit into the square."""
     epochs: Count
     batch_size: Count
     """Of all devices together."""
@@ -173,9 +266,18 @@ class Detection(Params):
     inference: Inference = Inference()
     augmentation: Augmentation = Augmentation()
     optimizer: DetectionOptimizer
+    pictures: Pictures = Pictures()
     eval_batch_size: Count = 1
     """For each device."""
     eval_epochs: Count | None = None
     """Evaluate every so many epochs as well; null: after the last one alone."""
     workers: Annotated[int, Ge(0)] = 0
     """Processes that load images for each device; they do not change what is loaded."""
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Detection:
+        if self.augmentation.short_sides and self.short_side is None:
+            raise ValueError("augmentation.short_sides needs short_side, for the validation images")
+        if self.augmentation.scale_jitter is not None and self.short_side is not None:
+            raise ValueError("augmentation.scale_jitter fills the square: leave out short_side")
+        return self

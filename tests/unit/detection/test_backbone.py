@@ -73,6 +73,28 @@ def test_global_attention_gives_the_patch_features_of_timm(arguments: dict[str, 
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("arguments", [{}, {"init_values": 0.1, "pre_norm": True}])
+def test_maps_of_several_blocks_are_timm_s_features_of_these(arguments: dict[str, Any]) -> None:
+    vit = transformer(depth=6, **arguments)
+    images, blocks = torch.randn(2, 3, 64, 64), [0, 2, 3, 5]
+    with torch.no_grad():
+        expected = without_class_token(vit, depth=6, **arguments).forward_intermediates(
+            images, indices=blocks, norm=False, intermediates_only=True
+        )
+        maps = ViTDet(vit, window_size=None, global_blocks=6, outputs=blocks)(images)
+    assert len(maps) == 4
+    for found, wanted in zip(maps, expected, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_blocks_above_the_last_map_are_left_out(backbone: Path) -> None:
+    vitdet = load_vitdet(backbone, image_size=64, outputs=[0, 2], **PLAIN)
+    assert (len(vitdet.blocks), vitdet.depth) == (3, 4)
+    assert load_vitdet(backbone, image_size=64, maps=2, **PLAIN).outputs == (1, 3)
+    with pytest.raises(UserError, match=r"maps of blocks \[1, 4\].* has blocks 0 to 3"):
+        load_vitdet(backbone, image_size=64, outputs=[1, 4], **PLAIN)
+
+
 def test_other_sizes_are_resized_as_timm_does_without_antialiasing(backbone: Path) -> None:
     vitdet = load_vitdet(backbone, image_size=96, **PLAIN)
     assert vitdet.pos_embed is not None

@@ -15,7 +15,7 @@ import torch
 from steps.command import UserError
 from steps.data.annotations import class_names
 from steps.detection.dataset import Detections, Targets
-from steps.params.detection import Augmentation
+from steps.params.detection import Augmentation, RangeCrop
 
 
 def corners(samples: Any) -> np.ndarray[Any, Any]:
@@ -50,6 +50,46 @@ def test_boxes_stay_around_their_masks(
             np.testing.assert_allclose(corners(sample["data_samples"]), expected, atol=3)
             seen += len(expected)
     assert seen >= 5
+
+
+@pytest.mark.parametrize("crop", [None, {"short_sides": [40, 60], "sides": [20, 40]}])
+def test_multi_scale_images_have_one_of_the_short_sides(
+    scenes: Path, crop: dict[str, Any] | None
+) -> None:
+    augmentation = Augmentation(
+        short_sides=[50, 70], crop=None if crop is None else RangeCrop(**crop), min_box=1.0
+    )
+    data = Detections(scenes, "train", image_size=80, short_side=60, augmentation=augmentation)
+    shorts, shapes, seen = set(), set(), 0
+    for epoch in range(4):
+        data.epoch = epoch
+        for index in range(len(data)):
+            sample = data[index]
+            height, width = sample["inputs"].shape[1:]
+            shorts.add(min(height, width))
+            shapes.add(round(max(height, width) / min(height, width), 1))
+            assert max(height, width) <= 80
+            objects = sample["data_samples"].gt_instances
+            if len(objects.bboxes):
+                expected = boxes_of_masks(objects.masks.masks)
+                np.testing.assert_allclose(corners(sample["data_samples"]), expected, atol=4)
+                seen += len(expected)
+    assert seen >= 5
+    # A long image is smaller: its long side is the limit then.
+    assert {50, 70} <= shorts
+    assert max(shorts) == 70
+    # Cut images have other proportions.
+    assert (max(shapes) > 1.5) is (crop is not None)
+
+
+def test_validation_images_have_the_short_side_within_the_longest(scenes: Path) -> None:
+    for longest in (60, 200):
+        data = Detections(scenes, "val", image_size=longest, short_side=60)
+        for index in range(len(data)):
+            height, width = data[index]["inputs"].shape[1:]
+            before = data[index]["data_samples"].metainfo["ori_shape"]
+            assert max(height, width) == 60 if longest == 60 else min(height, width) == 60
+            assert height / width == pytest.approx(before[0] / before[1], abs=0.03)
 
 
 def test_flipping_mirrors_pixels_boxes_and_masks(scenes: Path) -> None:

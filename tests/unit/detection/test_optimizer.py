@@ -64,3 +64,13 @@ def test_every_parameter_has_one_group_and_its_layer_s_rate() -> None:
 def test_layers_and_decay(name: str, layer: int, decayed: bool) -> None:
     assert layer_of(name, depth=4) == layer
     assert decays(name) is decayed
+
+
+def test_vectors_without_decay() -> None:
+    # Reference: BEiT's and iBOT's layer-wise decay in mmdet: one axis, or the positions.
+    model = Detector()
+    groups = parameter_groups(model, 4, 1e-4, 0.1, 0.7, undecayed="vectors")
+    decayed = {id(p) for group in groups if group["weight_decay"] > 0 for p in group["params"]}
+    for name, parameter in model.named_parameters():
+        expected = parameter.ndim > 1 and name != "backbone.pos_embed"
+        assert (id(parameter) in decayed) is expected, name

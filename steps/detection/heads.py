@@ -1,0 +1,172 @@
+"""mmengine's configuration of a detector's box and mask heads, of one stage or of a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from steps.detection.cascade import CascadeHeads
+from steps.detection.pyramid import ChannelNorm
+from steps.params.detection import Detection, Heads, Inference
+
+Config = dict[str, Any]
+
+NORMS: dict[str, Config | None] = {
+    "layer": {"type": ChannelNorm, "eps": 1e-6},
+    "batch": {"type": "BN"},
+    "none": None,
+}
+"""What mmcv builds for each name of a norm."""
+
+
+def roi_head(params: Detection, strides: Sequence[float], classes: int) -> Config:
+    """The heads on RoI-aligned features.
+
+    Args:
+        strides: of the pyramid's levels; the last one gives proposals alone.
+        classes: how many the dataset has.
+    """
+    heads, channels = params.heads, params.pyramid.channels
+    parts = {
+        "bbox_roi_extractor": _roi_align(heads, heads.box_roi, channels, strides),
+        "mask_roi_extractor": _roi_align(heads, heads.mask_roi, channels, strides),
+        "mask_head": _mask_head(heads, channels, classes),
+    }
+    if heads.cascade is None:
+        box_head = _box_head(heads, channels, classes, OFFSET_WEIGHT)
+        return {"type": "StandardRoIHead", "bbox_head": box_head, **parts}
+    return {
+        "type": CascadeHeads,
+        "num_stages": len(heads.cascade.positive_ious),
+        "stage_loss_weights": heads.cascade.loss_weights,
+        "shared_gradient": heads.cascade.shared_gradient,
+        "masks": heads.cascade.masks,
+        "bbox_head": [
+            _box_head(heads, channels, classes, weight) for weight in heads.cascade.offset_weights
+        ],
+        **parts,
+    }
+
+
+OFFSET_WEIGHT = 10.0
+"""Of Mask R-CNN's offsets of centres; those of sides have half of it (arXiv:1506.01497)."""
+
+
+def _box_head(heads: Heads, channels: int, classes: int, weight: float) -> Config:
+    loss = l1() if heads.box_loss == "l1" else {"type": "GIoULoss"}
+    return {
+        "type": "ConvFCBBoxHead",
+        "num_shared_convs": heads.box_convs,
+        "num_shared_fcs": 1,
+        "in_channels": channels,
+        "conv_out_channels": heads.box_channels,
+        "fc_out_channels": heads.box_fc,
+        "roi_feat_size": heads.box_roi,
+        "num_classes": classes,
+        "norm_cfg": NORMS[heads.box_norm],
+        "bbox_coder": box_coder(1 / weight, 2 / weight),
+        "reg_class_agnostic": heads.class_agnostic_boxes,
+        # A loss of boxes takes them decoded, one of offsets takes offsets.
+        "reg_decoded_bbox": heads.box_loss == "giou",
+        "loss_cls": {"type": "CrossEntropyLoss", "use_sigmoid": False, "loss_weight": 1.0},
+        "loss_bbox": {**loss, "loss_weight": heads.box_loss_weight},
+    }
+
+
+def _mask_head(heads: Heads, channels: int, classes: int) -> Config:
+    return {
+        "type": "FCNMaskHead",
+        "num_convs": heads.mask_convs,
+        "in_channels": channels,
+        "conv_out_channels": heads.mask_channels,
+        "num_classes": classes,
+        "norm_cfg": NORMS[heads.mask_norm],
+        "loss_mask": {"type": "CrossEntropyLoss", "use_mask": True, "loss_weight": 1.0},
+    }
+
+
+def _roi_align(heads: Heads, size: int, channels: int, strides: Sequence[float]) -> Config:
+    return {
+        "type": "SingleRoIExtractor",
+        # torchvision's kernel computes the same, on a CPU in a fraction of the time.
+        "roi_layer": {
+            "type": "RoIAlign",
+            "output_size": size,
+            "sampling_ratio": 0,
+            "use_torchvision": True,
+        },
+        "out_channels": channels,
+        "featmap_strides": list(strides[:-1]),
+        "finest_scale": heads.finest_scale,
+    }
+
+
+def l1(beta: float = 0.0) -> Config:
+    """L1, or below an error of ``beta`` quadratic."""
+    if beta:
+        return {"type": "SmoothL1Loss", "beta": beta, "loss_weight": 1.0}
+    return {"type": "L1Loss", "loss_weight": 1.0}
+
+
+def box_coder(centre: float, side: float) -> Config:
+    """Boxes as offsets from others, over a standard deviation of centres and one of sides."""
+    return {
+        "type": "DeltaXYWHBBoxCoder",
+        "target_means": [0.0, 0.0, 0.0, 0.0],
+        "target_stds": [centre, centre, side, side],
+    }
+
+
+def stages(heads: Heads) -> Config | list[Config]:
+    """How the heads are trained; of a cascade a list, one for each stage."""
+    if heads.cascade is None:
+        return _stage(heads, heads.positive_iou)
+    found = [_stage(heads, iou) for iou in heads.cascade.positive_ious]
+    if not heads.cascade.resample:
+        for stage in found[1:]:
+            stage["sampler"] = {"type": "PseudoSampler"}
+    return found
+
+
+def _stage(heads: Heads, iou: float) -> Config:
+    return {
+        **matching(iou, iou, heads.samples, heads.positive_share, with_truth=True),
+        "mask_size": 2 * heads.mask_roi,
+    }
+
+
+def matching(
+    positive_iou: float, negative_iou: float, samples: int, share: float, *, with_truth: bool
+) -> Config:
+    """Which boxes count as objects and which of them the loss is taken over."""
+    return {
+        "assigner": {
+            "type": "MaxIoUAssigner",
+            "pos_iou_thr": positive_iou,
+            "neg_iou_thr": negative_iou,
+            "min_pos_iou": negative_iou,
+            # Each object is to have an anchor, however bad; a proposal has to be good.
+            "match_low_quality": not with_truth,
+            "ignore_iof_thr": -1,
+        },
+        "sampler": {
+            "type": "RandomSampler",
+            "num": samples,
+            "pos_fraction": share,
+            "neg_pos_ub": -1,
+            "add_gt_as_proposals": with_truth,
+        },
+        "allowed_border": -1,
+        "pos_weight": -1,
+        "debug": False,
+    }
+
+
+def inference(params: Inference) -> Config:
+    """From scores to detections."""
+    return {
+        "score_thr": params.score_threshold,
+        "nms": {"type": "nms", "iou_threshold": params.nms_iou},
+        "max_per_img": params.max_per_image,
+        "mask_thr_binary": params.mask_threshold,
+    }
