@@ -1,9 +1,11 @@
-"""Train Mask R-CNN on a pretrained backbone and measure box and mask AP.
+"""Train a detector on a pretrained backbone and measure box and mask AP.
 
     python -m steps.detect --protocol params/protocols/mask_rcnn_small.yaml \\
-        --backbone …/backbone --data results/data/shapes_scenes --out …/detect/mask_rcnn_small.json
+        --backbone …/backbone --data results/data/shapes_scenes \\
+        --out …/detect/mask_rcnn_small.json --pictures …/detect/mask_rcnn_small
 
-A run that was killed continues after its last whole epoch when the command is given again.
+The picture is ``detections.png``, a row an image: its objects, and what was found. A run that was
+killed continues after its last whole epoch when the command is given again.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import read_manifest, write_scores
+from torch import nn
+
+from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
 from steps.command import UserError, run_step
@@ -50,7 +54,23 @@ def main(arguments: list[str] | None = None) -> None:
             scratch=place.folder,
         )
         if outcome.main_process:
+            if options.pictures is not None:
+                picture(options, params, outcome.model, seed)
             write(options, params, data.facts, outcome.metrics, outcome.facts, started)
+
+
+def picture(options: argparse.Namespace, params: Detection, model: nn.Module, seed: int) -> None:
+    """Publish a sheet of detections."""
+    from steps.detection.drawing import draw
+
+    with publish(
+        options.pictures,
+        node="detect",
+        params=params.resolved(),
+        inputs={"backbone": options.backbone, "data": options.data},
+        seed=seed,
+    ) as draft:
+        (draft.path / "detections.png").write_bytes(draw(model, params, options.data))
 
 
 def write(
@@ -82,6 +102,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backbone", type=Path, required=True, help="backbone artifact")
     parser.add_argument("--data", type=Path, required=True, help="prepared detection dataset")
     parser.add_argument("--out", type=Path, required=True, help="the record file to write")
+    parser.add_argument("--pictures", type=Path, help="a folder for detections on images")
     return parser.parse_args(arguments)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from steps.artifacts import read_manifest, read_records
 from steps.artifacts.provenance import ROOT
@@ -34,8 +35,14 @@ def test_command_writes_records_and_leaves_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     backbone: Path = request.getfixturevalue(kind)
-    out = tmp_path / "results" / "detect.json"
-    arguments = {"protocol": protocol, "backbone": backbone, "data": scenes, "out": out}
+    out, pictures = tmp_path / "results" / "detect.json", tmp_path / "pictures"
+    arguments = {
+        "protocol": protocol,
+        "backbone": backbone,
+        "data": scenes,
+        "out": out,
+        "pictures": pictures,
+    }
     flags = [text for key, path in arguments.items() for text in (f"--{key}", str(path))]
     main(flags)
     records, manifest = read_records(out)
@@ -52,8 +59,18 @@ def test_command_writes_records_and_leaves_nothing_else(
     }
     assert records[0].artifact == read_manifest(backbone).digest
     assert manifest.facts["train_images"] == 8
+    parts = manifest.facts["mmengine"]
+    assert parts["model"]["backbone"] == {"type": "steps.detection.backbone.ViTDet"}
+    assert parts["model"]["roi_head"]["bbox_head"]["conv_out_channels"] == 8
+    assert parts["train_dataloader"]["dataset"]["augmentation"]["scale_jitter"] == [0.5, 1.5]
+    assert parts["param_scheduler"][0]["type"] == "LinearLR"
     assert [path.name for path in out.parent.iterdir()] == ["detect.json"]
     assert capsys.readouterr().out == ""
+    assert list(read_manifest(pictures, "detect").files) == ["detections.png"]
+    sheet = Image.open(pictures / "detections.png")
+    # Four validation images of at least 420 pixels, each twice.
+    assert sheet.width > 840
+    assert sheet.height > 840
 
 
 def test_a_classification_dataset_is_refused(
@@ -69,7 +86,15 @@ def test_a_classification_dataset_is_refused(
         main([str(flag) for flag in flags])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "params" / "protocols").glob("*mask_rcnn*.yaml")))
+@pytest.mark.parametrize(
+    "path",
+    [
+        path
+        for kind in ("mask_rcnn", "cascade")
+        for path in sorted((ROOT / "params" / "protocols").glob(f"*{kind}*.yaml"))
+    ],
+    ids=lambda path: path.stem,
+)
 def test_protocols_of_the_repository(path: Path) -> None:
     params = load(path, Detection)
     assert path.read_text().startswith("#"), "a protocol opens with what to expect of it"
