@@ -69,7 +69,7 @@ class CascadeHeads(CascadeRoIHead):  # type: ignore[misc]
                 mask_thr_binary=self.test_cfg.mask_thr_binary,
             )
         masks = self._mask_forward(0, x, rois)["mask_preds"]
-        return self.mask_head[0].predict_by_feat(  # type: ignore[no-any-return]
+        return self.mask_head[0].predict_by_feat(  # type: ignore[no-any-return, operator]
             masks.split([len(found) for found in results_list]),
             results_list,
             batch_img_metas,

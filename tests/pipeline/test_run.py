@@ -190,7 +190,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     assert {path for path in files if path.startswith("results/")} == {
         f"{LAST}/{name}"
         for name in (
-            *("backbone", "features", "layout/layout"),
+            *("backbone", "features", "layout/layout", "detect/mask_rcnn_small"),
             *(f"{task}/{protocol}.json" for task, protocol in EVALUATIONS),
         )
     }

@@ -3,8 +3,14 @@ rule detect:
         backbone=f"{ROW}/backbone",
         data=SCENES,
     output:
-        report(
+        records=report(
             f"{ROW}/detect/{{protocol}}.json",
+            caption="../report/detect.rst",
+            category="Detection",
+        ),
+        pictures=report(
+            directory(f"{ROW}/detect/{{protocol}}"),
+            patterns=["{name}.png"],
             caption="../report/detect.rst",
             category="Detection",
         ),
@@ -20,4 +26,4 @@ rule detect:
         file=protocol_file,
     shell:
         "python -m steps.detect --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        " --data {input.data} --out {output.records} --pictures {output.pictures} 2> {log}"
