@@ -12,8 +12,10 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
+from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
@@ -23,7 +25,7 @@ from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
 from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
-from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.params.plan import load_checked
 from steps.params.protocols import Layout
 
@@ -47,7 +49,9 @@ def main() -> None:
             allowed="a vision transformer",
             remedy="leave the task layout out",
         )
-    views = EvaluationViews(arguments.data, "val", image_size(vit), protocol.crop_fraction)
+    size = protocol.image_size or image_size(vit)
+    vit = sized(vit, arguments.backbone, size, f"{arguments.protocol}: image_size")
+    views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
     masks = objects(arguments.data, "val")
     claim_gpu()
     vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -69,6 +73,7 @@ def main() -> None:
         inputs=inputs,
         seed=read_manifest(arguments.backbone, "pretrain").seed,
     ) as draft:
+        draft.facts.update(head=head, size=size)
         picture = draw(vit, seen, head, protocol, mean=mean, std=std)
         (draft.path / "layout.png").write_bytes(picture)
     write_scores(
@@ -80,8 +85,29 @@ def main() -> None:
         inputs=inputs,
         dataset=facts.name,
         started=started,
-        facts={"head": head},
+        facts={"head": head, "size": size},
     )
+
+
+def sized(vit: Transformer, artifact: Path, size: int, where: str) -> Transformer:
+    """The backbone for images of a size.
+
+    A transformer with a position table resizes it to the image; a BEiT, whose relative positions
+    are tied to a grid, is read anew.
+
+    Raises:
+        UserError: the size does not divide into patches; ``where`` names it.
+    """
+    patch = vit.patch_embed.patch_size[0]
+    if size % patch:
+        raise UserError(
+            where,
+            f"{size} px does not divide into the {patch} px patches of {artifact}",
+            allowed=f"a multiple of {patch}",
+        )
+    if isinstance(vit, Beit) and size != image_size(vit):
+        return cast(Beit, load_backbone(artifact, img_size=size))
+    return vit
 
 
 if __name__ == "__main__":

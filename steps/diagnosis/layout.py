@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from matplotlib import colormaps
 from torch import Tensor
 
 from steps.data.views import normalise
@@ -31,6 +32,9 @@ def draw(
 ) -> bytes:
     """A PNG, a row an image: itself, a head's attention, its mask, the patch tokens as colours.
 
+    Attention is stretched from each image's least to its most, as DINO's figures are, so that its
+    colours say where and not how much.
+
     Args:
         vit: in evaluation mode.
         seen: where it looks.
@@ -47,12 +51,19 @@ def draw(
     tokens = vit.norm(encode(vit, embed(vit, normalise(images.to(device), mean, std))))
     colours = principal_colours(tokens[:, vit.num_prefix_tokens :].float().cpu())
     pixels = images.float() / 255
-    bright = to_pixels(attention / attention.amax(dim=1, keepdim=True), side)
+    low, high = attention.amin(dim=1, keepdim=True), attention.amax(dim=1, keepdim=True)
+    bright = to_pixels((attention - low) / (high - low).clamp(min=1e-12), side)
     inside = to_pixels(heaviest(attention, protocol.mass), side).unsqueeze(1)
     columns: tuple[Tensor, ...] = (
         pixels,
-        bright.unsqueeze(1).expand(-1, 3, -1, -1),
+        heat(bright),
         torch.where(inside, pixels, pixels * _OUTSIDE),
         to_pixels(colours.transpose(1, 2), side),
     )
     return png(sheet(list(zip(*columns, strict=True))))
+
+
+def heat(values: Tensor) -> Tensor:
+    """Values in 0 to 1 (B, H, W) as colours (B, 3, H, W), dark to bright."""
+    colours = colormaps["viridis"](values.numpy())[..., :3]
+    return torch.from_numpy(colours).permute(0, 3, 1, 2).float()

@@ -6,23 +6,26 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from steps.artifacts import read_manifest
+from steps.artifacts import Manifest, read_manifest
 from steps.command import UserError
 from steps.methods import Method, Surroundings, build_method
 from steps.methods.build import backbone_for
-from steps.models.backbones import HEADS, WEIGHTS, create_backbone
+from steps.models.backbones import HEADS, WEIGHTS, create_backbone, normalisation
 from steps.params.backbone import Backbone
 from steps.params.recipe import Recipe
+from steps.tokenizers import load_tokenizer
 
 
-def restore(artifact: Path) -> Method:
+def restore(artifact: Path, tokenizer: Path | None = None) -> Method:
     """The trained method, on the CPU, in eval mode.
 
     Args:
         artifact: of a method whose exported backbone is the one that it trains.
+        tokenizer: whose tokens it was trained to predict, if it was.
 
     Raises:
-        UserError: the artifact is none of a pretraining, or has no heads beside its backbone.
+        UserError: the artifact is none of a pretraining, or has no heads beside its backbone, or
+            was trained with another tokenizer.
     """
     manifest = read_manifest(artifact, "pretrain")
     if not (artifact / HEADS).is_file():
@@ -36,10 +39,27 @@ def restore(artifact: Path) -> Method:
             "imported from an official file, whose heads are not restored",
             allowed="an artifact that steps.pretrain made",
         )
+    _check_tokenizer(artifact, manifest, tokenizer)
     recipe = Recipe.model_validate(manifest.params["recipe"])
     backbone = Backbone.model_validate(manifest.params["backbone"])
     vit = create_backbone(backbone_for(recipe.method, backbone))
-    method = build_method(recipe.method, vit, Surroundings(views=1))
+    around = Surroundings(views=1)
+    if tokenizer is not None:
+        mean, std = normalisation(artifact)
+        around = Surroundings(views=1, tokenizer=load_tokenizer(tokenizer, mean=mean, std=std))
+    method = build_method(recipe.method, vit, around)
     weights = {f"backbone.{name}": w for name, w in load_file(artifact / WEIGHTS).items()}
     method.load_state_dict({**weights, **load_file(artifact / HEADS)})
     return method.eval()
+
+
+def _check_tokenizer(artifact: Path, manifest: Manifest, tokenizer: Path | None) -> None:
+    """The tokenizer is the one that stood behind the training, or none stood there."""
+    wanted = manifest.inputs.get("tokenizer")
+    found = None if tokenizer is None else read_manifest(tokenizer, "tokenizer").digest
+    if wanted != found:
+        raise UserError(
+            "--tokenizer" if tokenizer is None else str(tokenizer),
+            "missing" if found is None else f"is {found[:12]}",
+            allowed="none" if wanted is None else f"the tokenizer {wanted[:12]} of {artifact}",
+        )

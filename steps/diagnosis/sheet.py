@@ -14,14 +14,15 @@ _LEAST = 128
 _PAPER = (255, 255, 255)
 
 
-def sheet(rows: Sequence[Sequence[Tensor]]) -> Image.Image:
+def sheet(rows: Sequence[Sequence[Tensor]], least: int = _LEAST) -> Image.Image:
     """Pictures side by side, enlarged by whole pixels.
 
     Args:
         rows: of (3, H, W) pictures of one size, values in 0 to 1 (others are clipped).
+        least: pixels a side of a picture on the sheet, at least.
     """
     height, width = rows[0][0].shape[1:]
-    scale = max(1, -(-_LEAST // height))
+    scale = max(1, -(-least // height))
     wide, tall = width * scale + _GAP, height * scale + _GAP
     paper = Image.new("RGB", (len(rows[0]) * wide + _GAP, len(rows) * tall + _GAP), _PAPER)
     for row, pictures in enumerate(rows):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method, check_fit
+from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone, check_fit
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
@@ -77,3 +77,7 @@ class BEiT(Method):
     def exported(self) -> Beit:
         """The encoder."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """The mask token and the output layer, for pictures."""
+        return besides_backbone(self)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method, check_fit
+from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone, check_fit
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone, shrink_branches
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
@@ -142,3 +142,7 @@ class BEiT2(Method):
     def exported(self) -> Beit:
         """The encoder; the head is thrown away."""
         return self.backbone
+
+    def heads(self) -> dict[str, Tensor]:
+        """The mask token, the head and the output layers, for pictures."""
+        return besides_backbone(self)

@@ -110,6 +110,9 @@ class Layout(Params):
 
     mass: Share
     """A head's mask is the fewest patches that hold this share of its attention."""
+    image_size: Count | None = None
+    """Side in pixels to look at; null: what the backbone was trained at. Positions are resized to
+    it. (DINO draws at 480 px what was trained at 224.)"""
     crop_fraction: CropFraction
     batch_size: Count = 64
     shown: Count = 8
