@@ -28,7 +28,7 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    """knn, linear, finetune, detect, layout, zeroshot, retrieval: the node that measured it."""
+    """The node that measured it: knn, linear, finetune, detect, segment, layout, zeroshot, ..."""
     protocol: str
     metric: str
     """top1, top5, box_AP, mask_AP50, text_R@1, ..."""

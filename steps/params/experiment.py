@@ -24,7 +24,7 @@ class Experiment(Params):
     dataset: str
     """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
     detection_dataset: str | None = None
-    """Images with boxes and masks: detection, object layout."""
+    """Images with boxes and masks: detection, segmentation, object layout."""
     regime: str
     """``params/recipes/<regime>/``."""
     methods: Names

@@ -24,6 +24,7 @@ from steps.params.methods import CLIPParams
 from steps.params.probes import LinearProtocol
 from steps.params.protocols import KNN, Features, Finetune, Layout, Retrieval, ZeroShot
 from steps.params.recipe import Recipe
+from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
 from steps.params.stages import chain_of, check_chain, check_tasks
 from steps.params.tasks import FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
@@ -36,6 +37,7 @@ PROTOCOLS: dict[str, Any] = {
     "linear": LinearProtocol,
     "finetune": Finetune,
     "detect": Detection,
+    "segment": Segment,
     "layout": Layout,
     "zeroshot": ZeroShot,
     "retrieval": Retrieval,
@@ -186,14 +188,14 @@ class Plan:
 
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
-        if "layout" in self.experiment.protocols:
-            for name in self.experiment.backbones:
+        for task, reads in (("layout", "looks from a class token"), ("segment", "reads patches")):
+            for name in self.experiment.backbones if task in self.experiment.protocols else ():
                 if self.backbones[name].is_resnet:
                     raise UserError(
                         f"{experiment_file(self.name, self.root)}: tasks",
-                        f"layout looks from a class token, and backbone {name} is a ResNet",
+                        f"{task} {reads}, and backbone {name} is a ResNet",
                         allowed="vision transformers, such as vit_s16",
-                        remedy="leave layout out, or train the ResNet in an experiment of its own",
+                        remedy=f"leave {task} out, or train the ResNet in an experiment of its own",
                     )
         for node, behind in self.needs.items():
             if isinstance(node, Pretraining):

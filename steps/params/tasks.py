@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Task = Literal["knn", "linear", "finetune", "detect", "layout", "zeroshot", "retrieval"]
+Task = Literal["knn", "linear", "finetune", "detect", "segment", "layout", "zeroshot", "retrieval"]
 TASKS: tuple[Task, ...] = get_args(Task)
 FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
 """Tasks that read frozen features."""
-OBJECT_TASKS: tuple[Task, ...] = ("detect", "layout")
+OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
 """Tasks that read ``detection_dataset``."""
 TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
 """Tasks that need a text tower: methods without one have no row in their tables."""

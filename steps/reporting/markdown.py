@@ -34,6 +34,11 @@ _TASKS = {
     "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
     "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
     "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
+    "segment": (
+        "Segmentation",
+        "a linear layer on frozen patch tokens says the class of every pixel; miou: intersection "
+        "over union, the mean of classes, in miou_objects without background; accuracy: of pixels",
+    ),
     "layout": (
         "Object layout",
         "jaccard: the patches that hold most of the class token's attention in the last block, by "

@@ -16,6 +16,7 @@ HEADLINES = {
     "linear": "top1",
     "knn": "top1",
     "detect": "box_AP",
+    "segment": "miou",
     "layout": "jaccard",
     "zeroshot": "top1",
     "retrieval": "text_R@1",

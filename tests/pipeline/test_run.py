@@ -32,6 +32,7 @@ PROTOCOLS = {
     "linear": ("linear", "logreg"),
     "finetune": ("finetune",),
     "detect": ("mask_rcnn_small",),
+    "segment": ("segment",),
     "layout": ("layout",),
 }
 EVALUATIONS = [(task, protocol) for task, names in PROTOCOLS.items() for protocol in names]
@@ -122,6 +123,12 @@ def _tiny(scenery: Scenery) -> Project:
             "method": {"name": "supervised", "pooling": "mean"},
             "training": training,
             "crop_fraction": 1.0,
+        },
+        "protocols/segment.yaml": {
+            "epochs": 1,
+            "batch_size": 4,
+            "lr": 0.01,
+            "weight_decay": 0.0,
         },
         "experiments/quickstart.yaml": {
             "title": "Tiny",

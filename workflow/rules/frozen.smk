@@ -70,6 +70,30 @@ rule linear:
         " --features {input.features} --data {input.data} --out {output} 2> {log}"
 
 
+rule segment:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=SCENES,
+    output:
+        report(
+            f"{ROW}/segment/{{protocol}}.json",
+            caption="../report/segment.rst",
+            category="Segmentation",
+        ),
+    log:
+        f"{ROW_LOG}-segment-{{protocol}}.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    params:
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
+    shell:
+        "python -m steps.segment --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"
+
+
 rule layout:
     input:
         backbone=f"{ROW}/backbone",

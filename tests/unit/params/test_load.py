@@ -305,6 +305,16 @@ def test_masks_that_hide_nothing(scenery: Scenery) -> None:
     )
 
 
+def test_segmentation_needs_patches(scenery: Scenery) -> None:
+    protocol = {"epochs": 1, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0}
+    scenery.write("protocols/segment.yaml", protocol)
+    tasks = {"segment": ["segment"]}
+    experiment = {"methods": ["random"], "detection_dataset": "noise", "tasks": tasks}
+    _experiment(scenery, **experiment)
+    with pytest.raises(UserError, match="segment reads patches, and backbone resnet_test"):
+        _experiment(scenery, **experiment, backbones=["resnet_test"])
+
+
 def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
     scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
     layout = {"methods": ["random"], "detection_dataset": "noise", "tasks": {"layout": ["layout"]}}

@@ -1,0 +1,236 @@
+"""Semantic segmentation with a linear head on frozen patch tokens.
+
+Batch norm and a 1x1 convolution on the map of patch tokens, logits enlarged to the image's pixels
+(DINOv2, arXiv:2304.07193, section 7.4; iBOT's linear protocol is the same without the norm).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from steps.command import UserError
+from steps.data.annotations import Mask
+from steps.data.semantic import IGNORED, SemanticMasks
+from steps.data.shards import Images
+from steps.data.views import centre_crop, normalise, to_tensor
+from steps.engine.checkpoint import Scratch
+from steps.engine.seeds import derive, generator, seeded
+from steps.models.backbones import Transformer
+from steps.models.features import last_blocks
+from steps.params.segmentation import Segment
+
+Place = tuple[int, int]
+
+
+class Scenes(Dataset[tuple[Tensor, Tensor]]):
+    """Images (3, S, S) uint8 with their classes (S, S) int64, by (epoch, index).
+
+    Args:
+        folder: the prepared dataset.
+        split: train or val.
+        size: S.
+        protocol: the params.
+        seed: of the views.
+    """
+
+    def __init__(self, folder: Path, split: str, size: int, protocol: Segment, seed: int) -> None:
+        self.images = Images(folder, split)
+        self.masks = SemanticMasks(folder, split)
+        if len(self.images) != len(self.masks):
+            raise UserError(
+                str(folder / f"{split}.json"),
+                f"{len(self.masks)} images, and {split}.arrow has {len(self.images)}",
+                remedy="prepare the dataset again",
+            )
+        self.size, self.protocol, self.seed = size, protocol, seed
+        self.training = split == "train"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, place: Place) -> tuple[Tensor, Tensor]:
+        epoch, index = place
+        image = self.images.image(index)
+        mask = self.masks[index]
+        if not self.training:
+            view = centre_crop(image, self.size, self.protocol.crop_fraction)
+            classes = _nearest_crop(mask, self.size, self.protocol.crop_fraction)
+            return to_tensor(view), torch.from_numpy(classes).long()
+        rng = np.random.default_rng(derive(self.seed, "views", epoch, index))
+        scale = float(rng.uniform(self.protocol.scale[0], self.protocol.scale[1]))
+        factor = scale * self.size / min(image.size)
+        width, height = (max(round(side * factor), self.size) for side in image.size)
+        left = int(rng.integers(0, width - self.size + 1))
+        top = int(rng.integers(0, height - self.size + 1))
+        box = (left, top, left + self.size, top + self.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
+        grey = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop(box)
+        pixels, classes = to_tensor(image), np.array(grey)
+        if rng.random() < self.protocol.flip:
+            pixels, classes = pixels.flip(2), classes[:, ::-1].copy()
+        return pixels, torch.from_numpy(classes).long()
+
+
+def _nearest_crop(mask: Mask, size: int, crop_fraction: float) -> Mask:
+    """What ``centre_crop`` keeps of the image, each pixel the nearest one's class."""
+    height, width = mask.shape
+    short = round(size / crop_fraction)
+    scale = short / min(height, width)
+    resized = (max(round(width * scale), short), max(round(height * scale), short))
+    grey = Image.fromarray(mask).resize(resized, Image.Resampling.NEAREST)
+    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
+    return np.array(grey.crop((left, top, left + size, top + size)))
+
+
+class Head(nn.Module):
+    """Batch norm and a 1x1 convolution.
+
+    Args:
+        width: channels of the map.
+        classes: C, background among them.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.linear = nn.Conv2d(width, classes, 1)
+        for name, values in self.linear.named_parameters():
+            nn.init.normal_(values, std=0.01) if name == "weight" else nn.init.zeros_(values)
+
+    def forward(self, map_BDHW: Tensor, size: int) -> Tensor:
+        """(B, D, H, W) to logits (B, C, size, size)."""
+        logits = self.linear(self.norm(map_BDHW))
+        return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+
+
+class Frozen:
+    """The map of patch tokens that a frozen transformer makes of images.
+
+    Args:
+        vit: in evaluation mode, on the device to use.
+        blocks: how many of the last ones.
+        mean, std: of the input that it expects.
+    """
+
+    def __init__(self, vit: Transformer, blocks: int, mean: list[float], std: list[float]) -> None:
+        self.vit, self.blocks, self.mean, self.std = vit, blocks, mean, std
+        self.device = next(vit.parameters()).device
+        self.width = blocks * vit.embed_dim
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (B, 3, S, S) to (B, blocks * D, S / patch, S / patch)."""
+        inputs = normalise(images.to(self.device), self.mean, self.std)
+        side = images.shape[-1] // self.vit.patch_embed.patch_size[0]
+        tokens_BND = torch.cat(last_blocks(self.vit, inputs, self.blocks), dim=2)
+        patches = tokens_BND[:, self.vit.num_prefix_tokens :]
+        grid: Tensor = patches.transpose(1, 2).unflatten(2, (side, side))
+        return grid
+
+
+def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: Scratch) -> Head:
+    """A head trained on the scenes, from a checkpoint where there is one.
+
+    Raises:
+        UserError: fewer images than a batch.
+    """
+    per_epoch = len(scenes) // protocol.batch_size
+    if not per_epoch:
+        raise UserError(
+            "segmentation protocol: batch_size",
+            f"{protocol.batch_size}, but there are {len(scenes)} images to train on",
+        )
+    total = protocol.epochs * per_epoch
+    with seeded(seed, "segment"):
+        head = Head(frozen.width, len(scenes.masks.classes)).to(frozen.device)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), betas=(protocol.betas[0], protocol.betas[1]),
+        weight_decay=protocol.weight_decay,
+    )  # fmt: skip
+    start = 0
+    if (state := place.load()) is not None:
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+    batches = iter(
+        DataLoader(
+            scenes,
+            batch_sampler=list(_places(len(scenes), protocol.batch_size, seed, start, total)),
+            num_workers=protocol.workers,
+            generator=torch.Generator().manual_seed(0),
+        )
+    )
+    saved = time.monotonic()
+    for step in range(start, total):
+        images, classes = next(batches)
+        for group in optimizer.param_groups:
+            group["lr"] = protocol.lr * rate(step, total, protocol.warmup_iterations)
+        logits = head(frozen(images), scenes.size)
+        loss = F.cross_entropy(logits, classes.to(frozen.device), ignore_index=IGNORED)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if time.monotonic() - saved > protocol.checkpoint_seconds:
+            weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
+            place.save({**weights, "step": step + 1})
+            saved = time.monotonic()
+    return head.eval()
+
+
+def rate(step: int, total: int, warmup: int) -> float:
+    """The share of the peak: linear up over ``warmup`` steps, on a line from 1 to 0 over all."""
+    return min((step + 1) / max(warmup, 1), 1.0) * (1 - step / total)
+
+
+def _places(images: int, batch: int, seed: int, start: int, stop: int) -> Iterator[list[Place]]:
+    """Each epoch is one permutation, cut into batches; what is left over is dropped."""
+    per_epoch = images // batch
+    for epoch in range(start // per_epoch, math.ceil(stop / per_epoch)):
+        order = torch.randperm(images, generator=generator(seed, "order", epoch)).tolist()
+        for k in range(max(start - epoch * per_epoch, 0), per_epoch):
+            yield [(epoch, index) for index in order[k * batch : (k + 1) * batch]]
+
+
+@torch.no_grad()
+def confusion(frozen: Frozen, head: Head, scenes: Scenes, batch_size: int) -> Tensor:
+    """Pixels by true and by predicted class over all scenes, (C, C) int64; ignored ones nowhere."""
+    classes = len(scenes.masks.classes)
+    counts = torch.zeros(classes * classes, dtype=torch.int64)
+    places = [(0, index) for index in range(len(scenes))]
+    batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
+    for images, truth in DataLoader(scenes, batch_sampler=batches):
+        found = head(frozen(images), scenes.size).argmax(dim=1).cpu()
+        known = truth != IGNORED
+        counts += torch.bincount(truth[known] * classes + found[known], minlength=classes**2)
+    return counts.view(classes, classes)
+
+
+def scores(counts: Tensor) -> dict[str, float]:
+    """Shares from a confusion matrix (C, C), rows the truth; class 0 is the background.
+
+    ``miou``: intersection over union of a class's pixels, true and predicted, over all images,
+    the mean of classes that there are in either; ``miou_objects``: without the background;
+    ``accuracy``: of pixels that are right.
+    """
+    counts = counts.double()
+    hits = counts.diagonal()
+    union = counts.sum(dim=0) + counts.sum(dim=1) - hits
+    there = union > 0
+    overlap = hits / union.clamp(min=1)
+    objects = there.clone()
+    objects[0] = False
+    return {
+        "miou": float(overlap[there].mean()),
+        "miou_objects": float(overlap[objects].mean()) if objects.any() else 0.0,
+        "accuracy": float(hits.sum() / counts.sum()),
+    }

@@ -1,0 +1,111 @@
+"""Train a linear head on frozen patch tokens for semantic segmentation, and measure it.
+
+    python -m steps.segment --protocol params/protocols/segment.yaml --backbone .../backbone \\
+        --data results/data/shapes_scenes --out .../segment/segment.json
+
+A run that was killed goes on where it was when the command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from timm.models.beit import Beit
+from timm.models.resnet import ResNet
+
+from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.digest import digest_value
+from steps.artifacts.provenance import code_version
+from steps.command import UserError, run_step
+from steps.data.loader import dataset_facts
+from steps.engine.checkpoint import scratch
+from steps.engine.devices import claim_gpu
+from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
+from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
+from steps.params.plan import load_checked
+from steps.params.segmentation import Segment
+
+
+def main(arguments: list[str] | None = None) -> None:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--protocol", type=Path, required=True)
+    parser.add_argument("--backbone", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="a prepared set with masks")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    protocol = load_checked(options.protocol, Segment)
+    facts = dataset_facts(options.data)
+    manifest = read_manifest(options.backbone, "pretrain")
+    seed = manifest.seed or 0
+    inputs = {"backbone": options.backbone, "data": options.data}
+    claim_gpu()
+    vit = _transformer(options.backbone, protocol)
+    size = protocol.image_size or image_size(vit)
+    frozen = Frozen(vit, protocol.blocks, *normalisation(options.backbone))
+    key = digest_value(
+        {
+            "params": protocol.resolved(),
+            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
+            "code": code_version().digest,
+        }
+    )
+    with scratch("segment", key) as place:
+        scenes = Scenes(options.data, "train", size, protocol, seed)
+        head = train(frozen, scenes, protocol, seed, place)
+        val = Scenes(options.data, "val", size, protocol, seed)
+        counts = confusion(frozen, head, val, protocol.eval_batch_size)
+        write_scores(
+            options.out,
+            {metric: (100 * value, len(val)) for metric, value in scores(counts).items()},
+            task="segment",
+            protocol=options.protocol,
+            params=protocol.resolved(),
+            inputs=inputs,
+            dataset=facts.name,
+            started=started,
+            facts={"classes": list(val.masks.classes), "confusion": counts.tolist()},
+        )
+
+
+def _transformer(artifact: Path, protocol: Segment) -> Transformer:
+    """The frozen backbone, on the device to use.
+
+    Raises:
+        UserError: it has no patch tokens, or none of images of the protocol's size.
+    """
+    vit = load_backbone(artifact)
+    if isinstance(vit, ResNet):
+        raise UserError(
+            str(artifact),
+            "a ResNet, which has no patch tokens",
+            allowed="a vision transformer",
+            remedy="leave the task segment out",
+        )
+    size, patch = protocol.image_size or image_size(vit), int(vit.patch_embed.patch_size[0])
+    if isinstance(vit, Beit) and size != image_size(vit):
+        raise UserError(
+            "segmentation protocol: image_size",
+            f"{size}, and relative positions of {artifact} are for one size",
+            allowed=f"{image_size(vit)}",
+        )
+    if size % patch:
+        raise UserError(
+            "segmentation protocol: image_size",
+            f"{size}",
+            allowed=f"a multiple of {patch}, the patch size of {artifact}",
+        )
+    if protocol.blocks > len(vit.blocks):
+        raise UserError(
+            "segmentation protocol: blocks",
+            f"{protocol.blocks}",
+            allowed=f"up to {len(vit.blocks)}, those of {artifact}",
+        )
+    return vit.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+if __name__ == "__main__":
+    run_step(main)
