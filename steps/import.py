@@ -6,6 +6,8 @@ Files are read as data: one that holds pickled objects is refused and not opened
 must be those of the method's backbone, all of them. The result is a folder that
 ``timm.create_model("local-dir:DIR", pretrained=True)`` loads, as ``steps.pretrain`` makes it;
 ``--format dalle`` takes encoder and decoder and gives a tokenizer, as ``steps.tokenizer`` does.
+An experiment's ``imported: {...}`` comes here with ``--official``, a path below the data root, and
+``--backbone``, the params that the file must fit.
 """
 
 from __future__ import annotations
@@ -18,13 +20,16 @@ from typing import Any, get_args
 from steps.artifacts import publish
 from steps.artifacts.digest import digest_file
 from steps.command import UserError, run_step
+from steps.data.sources.source import ENVIRONMENT, data_root
 from steps.engine.loop import Outcome
 from steps.engine.monitor import METRICS
 from steps.models.backbones import save_backbone
 from steps.models.official.layouts import LAYOUTS, NORMALISE
 from steps.models.official.reading import read_backbone
-from steps.models.official.sizes import params_name
+from steps.models.official.sizes import check_size, heads_of, params_name
+from steps.params.backbone import Backbone
 from steps.params.methods import MethodParams
+from steps.params.plan import load_checked
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
 
@@ -36,12 +41,17 @@ DALLE_SIDE = 112
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--format", choices=[*LAYOUTS, DALLE], required=True)
-    parser.add_argument(
+    files = parser.add_mutually_exclusive_group(required=True)
+    files.add_argument(
         "--checkpoint",
         type=Path,
         nargs="+",
-        required=True,
         help="the official file; of dalle the encoder's and the decoder's",
+    )
+    files.add_argument("--official", help="the file below the data root ($PRETEXT_DATA, else data)")
+    parser.add_argument("--source", help="where the file is to be had, if it is missing")
+    parser.add_argument(
+        "--backbone", type=Path, help="params that it must fit; positions are resized to their size"
     )
     parser.add_argument(
         "--network", help="teacher or student, base or momentum, of a file with both"
@@ -59,6 +69,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.name is None:
         arguments.name = f"{arguments.format}_official"
+    if arguments.official is not None:
+        arguments.checkpoint = [_official(arguments)]
     if arguments.format == DALLE:
         import_tokenizer(arguments)
     else:
@@ -74,13 +86,20 @@ def import_backbone(arguments: argparse.Namespace) -> None:
             f"--network {network}", f"none of {kind}'s", allowed=", ".join(layout.networks)
         )
     (path,) = _files(arguments, 1)
+    named = None if arguments.backbone is None else load_checked(arguments.backbone, Backbone)
     imported = read_backbone(
         path,
         kind,
         network=network,
-        heads=arguments.heads,
+        heads=arguments.heads or (None if named is None else heads_of(named)),
         image_size=arguments.image_size,
     )
+    if named is not None:
+        check_size(path, imported.backbone, named, str(arguments.backbone))
+        if imported.backbone.image_size != named.image_size and not named.is_resnet:
+            imported = read_backbone(
+                path, kind, network=network, heads=heads_of(named), image_size=named.image_size
+            )
     if imported.left_out:
         logging.info("%s: left out %s", path, ", ".join(imported.left_out))
     normalise = NORMALISE[arguments.normalise or layout.normalise]
@@ -105,8 +124,8 @@ def import_backbone(arguments: argparse.Namespace) -> None:
             method=kind,
             recipe=arguments.name,
             kind=_kinds()[kind],
-            backbone=params_name(backbone),
-            scale=backbone.scale,
+            backbone=params_name(backbone) if named is None else arguments.backbone.stem,
+            scale=backbone.scale if named is None else named.scale,
             pretrain_dataset=arguments.trained_on or layout.trained_on,
             left_out=imported.left_out,
             # What a file does not say of its training is 0.
@@ -129,6 +148,22 @@ def import_tokenizer(arguments: argparse.Namespace) -> None:
             pretrain_dataset=arguments.trained_on or "text-image pairs of DALL-E",
             **vars(Outcome(arguments.epochs, images_seen=0, flops=0, device_seconds=0)),
         )
+
+
+def _official(arguments: argparse.Namespace) -> Path:
+    """The file below the data root."""
+    path: Path = data_root() / arguments.official
+    if not path.is_file():
+        size = "" if arguments.backbone is None else f", of a {arguments.backbone.stem}"
+        source = "" if arguments.source is None else f" (from {arguments.source})"
+        raise UserError(
+            str(path),
+            "no such file",
+            allowed=f"the official checkpoint of {arguments.format}{size}",
+            remedy=f"put it there{source}, or point {ENVIRONMENT} at the folder that holds "
+            f"{arguments.official}",
+        )
+    return path
 
 
 def _files(arguments: argparse.Namespace, count: int) -> list[Path]:

@@ -75,13 +75,14 @@ def make(experiment: Path, results: Path, out: Path) -> None:
     heading = Heading(
         title=params.title,
         question=params.question,
-        methods=tuple(params.methods),
+        methods=tuple(params.names),
         backbones=tuple(params.backbones),
         seeds=tuple(params.seeds),
         tasks={str(task): tuple(protocols) for task, protocols in params.protocols.items()},
         only={
             str(task): tuple(params.text_methods) for task in params.protocols if task in TEXT_TASKS
         },
+        imported={name: each.backbone for name, each in params.imported.items()},
         experiment=_printed(experiment),
         results=_printed(results),
         out=_printed(out),

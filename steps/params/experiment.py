@@ -9,6 +9,7 @@ from annotated_types import Ge, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.stages import Chain
 from steps.params.tasks import OBJECT_TASKS, TEXT_TASKS, Task
 
@@ -27,8 +28,8 @@ class Experiment(Params):
     """Images with boxes and masks: detection, segmentation, object layout."""
     regime: str
     """``params/recipes/<regime>/``."""
-    methods: Names
-    """Recipes of the regime, each a row."""
+    methods: Annotated[list[Method], Len(1)]
+    """Recipes of the regime, each a row; or ``imported: {...}``, an official checkpoint."""
     text_methods: list[str] = []
     """Those of ``methods`` that have a text tower, where a task needs one; else none. (DVC's
     templates cannot ask a recipe what it is; the plan checks the list.)"""
@@ -43,6 +44,22 @@ class Experiment(Params):
     """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
 
     @property
+    def recipes(self) -> list[str]:
+        """The methods that are pretrained here."""
+        return [method for method in self.methods if isinstance(method, str)]
+
+    @property
+    def imported(self) -> dict[str, Imported]:
+        """The official checkpoints, by their names."""
+        found = [m.imported for m in self.methods if isinstance(m, ImportedMethod)]
+        return {each.name: each for each in found}
+
+    @property
+    def names(self) -> list[str]:
+        """Every method as tables call it, in the experiment's order."""
+        return [m if isinstance(m, str) else m.imported.name for m in self.methods]
+
+    @property
     def protocols(self) -> dict[Task, list[str]]:
         """The protocols of each task that is not left out."""
         return {task: protocols for task, protocols in self.tasks.items() if protocols}
@@ -55,12 +72,17 @@ class Experiment(Params):
 
     def methods_of(self, task: str) -> list[str]:
         """The methods that a task applies to."""
-        return self.text_methods if task in TEXT_TASKS else self.methods
+        return self.text_methods if task in TEXT_TASKS else self.names
+
+    def has_row(self, method: str, backbone: str) -> bool:
+        """Whether a method has a row on a backbone: an official checkpoint has its own alone."""
+        checkpoint = self.imported.get(method)
+        return checkpoint is None or checkpoint.backbone == backbone
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
         lists: dict[str, Sequence[object]] = {
-            "methods": self.methods,
+            "methods": self.names,
             "backbones": self.backbones,
             "seeds": self.seeds,
             **{f"tasks.{task}": protocols for task, protocols in self.tasks.items()},
@@ -69,6 +91,12 @@ class Experiment(Params):
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 raise ValueError(f"{key} names {', '.join(twice)} twice")
+        for name, checkpoint in self.imported.items():
+            if checkpoint.backbone not in self.backbones:
+                raise ValueError(
+                    f"methods: {name} is on backbone {checkpoint.backbone}, which is not among "
+                    f"backbones {self.backbones}"
+                )
         if not self.protocols:
             raise ValueError("tasks names no protocol, so there is nothing to measure")
         for task in OBJECT_TASKS:

@@ -26,7 +26,7 @@ from steps.params.protocols import KNN, Features, Finetune, Layout, Retrieval, Z
 from steps.params.recipe import Recipe
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
-from steps.params.stages import chain_of, check_chain, check_tasks
+from steps.params.stages import chain_of, check_chain, check_rows, check_tasks
 from steps.params.tasks import FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
 
@@ -71,19 +71,27 @@ class Plan:
         self.backbones = {
             n: load(self.backbone_file(n), Backbone) for n in self.experiment.backbones
         }
-        self.recipes = {n: load(self.recipe_file(n), Recipe) for n in self.experiment.methods}
+        self.recipes = {n: load(self.recipe_file(n), Recipe) for n in self.experiment.recipes}
         self.tokenizers: dict[str, TokenizerRecipe] = {}
-        rows = [Pretraining(backbone, recipe) for backbone, recipe, _ in self.rows()]
+        self._check_imported()
+        rows = [
+            Pretraining(backbone, recipe)
+            for backbone, recipe, _ in self.rows()
+            if recipe not in self.experiment.imported
+        ]
         self.needs = follow(rows, self._read, lambda node: str(self._file(node)))
         """Every pretraining and tokenizer, with the nodes right behind it."""
         if self.experiment.chain is not None:
             where = str(experiment_file(name, root))
             check_tasks(where, self.experiment.tasks)
+            check_rows(where, self.experiment.imported, self.experiment.backbones)
             derived = chain_of(
                 rows,
                 self.needs,
                 datasets=self.dataset_names(),
                 features=self.tasks().get("features", []),
+                names=self.experiment.names,
+                imported=self.experiment.imported.values(),
             )
             check_chain(where, self.experiment.chain, derived)
         self.protocols: dict[str, Params] = {
@@ -127,12 +135,17 @@ class Plan:
         return self.root / "protocols" / f"{name}.yaml"
 
     def rows(self, task: str | None = None) -> Iterator[tuple[str, str, int]]:
-        """Every row of the experiment, or those of a task: (backbone, recipe, seed)."""
-        recipes = self.experiment.methods if task is None else self.experiment.methods_of(task)
-        for backbone in self.experiment.backbones:
+        """Every row of the experiment, or those of a task: (backbone, recipe, seed).
+
+        In the place of the recipe stands the name of an official checkpoint.
+        """
+        experiment = self.experiment
+        recipes = experiment.names if task is None else experiment.methods_of(task)
+        for backbone in experiment.backbones:
             for recipe in recipes:
-                for seed in self.experiment.seeds:
-                    yield backbone, recipe, seed
+                if experiment.has_row(recipe, backbone):
+                    for seed in experiment.seeds:
+                        yield backbone, recipe, seed
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.
@@ -186,6 +199,16 @@ class Plan:
             known[name] = load(path, model)
         return known[name]
 
+    def _check_imported(self) -> None:
+        """A checkpoint's name is not a recipe's: a teacher of that name would have its folder."""
+        for index, name in enumerate(self.experiment.names):
+            if name in self.experiment.imported and self.recipe_file(name).is_file():
+                raise UserError(
+                    f"{experiment_file(self.name, self.root)}: methods[{index}].imported.name",
+                    f"'{name}' is the name of a recipe, {self.recipe_file(name)}",
+                    remedy=f"call it {name}_official, say",
+                )
+
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
         for task, reads in (("layout", "looks from a class token"), ("segment", "reads patches")):
@@ -214,11 +237,11 @@ class Plan:
         """Text tasks need methods with a text tower, and those need captions."""
         experiment, file = self.experiment, experiment_file(self.name, self.root)
         tasks = [task for task in experiment.protocols if task in TEXT_TASKS]
-        with_text = [name for name in experiment.methods if self.recipes[name].method.text]
+        with_text = [name for name in experiment.recipes if self.recipes[name].method.text]
         if tasks and not with_text:
             raise UserError(
                 f"{file}: tasks",
-                f"{tasks[0]} needs a text tower, and no method of {experiment.methods} has one",
+                f"{tasks[0]} needs a text tower, and no recipe of {experiment.recipes} has one",
                 remedy="add a method that has one, such as clip, or leave the task out",
             )
         if experiment.text_methods != (with_text if tasks else []):

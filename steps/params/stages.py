@@ -15,6 +15,7 @@ import yaml
 from steps.command import UserError
 from steps.params.base import Params
 from steps.params.chain import Node, Pretraining, Tokenizer
+from steps.params.imported import Imported
 from steps.params.tasks import TASKS, Task
 from steps.params.teacher import Teacher
 
@@ -38,6 +39,14 @@ class DistilledTokenizer(Params):
     teacher: Teacher
 
 
+class ImportedStage(Params):
+    """An official checkpoint with what ``steps.import`` is told of it."""
+
+    name: str
+    backbone: str
+    options: str
+
+
 class Chain(Params):
     """Every node of an experiment down to the backbones and their features, by the stage of
     dvc.yaml that makes it."""
@@ -46,6 +55,10 @@ class Chain(Params):
     """The prepared sets that are read."""
     features: list[str]
     """The protocol of the frozen features, where a task takes them."""
+    rows: list[str]
+    """Every method as tables call it."""
+    imported: list[ImportedStage]
+    """Official checkpoints that are rows."""
     plain: list[str]
     """Methods that need nothing but the data."""
     teachers: list[Teacher]
@@ -62,6 +75,8 @@ def chain_of(
     *,
     datasets: Sequence[str],
     features: Sequence[str],
+    names: Sequence[str] = (),
+    imported: Iterable[Imported] = (),
 ) -> Chain:
     """The chain as the experiment and its recipes give it.
 
@@ -70,9 +85,19 @@ def chain_of(
         needs: every node with those right behind it.
         datasets: the sets that are read.
         features: the protocol of the frozen features, or none.
+        names: the methods as tables call them.
+        imported: the official checkpoints among them.
     """
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    chain |= {"datasets": list(datasets), "features": list(features)}
+    chain |= {
+        "datasets": list(datasets),
+        "features": list(features),
+        "rows": list(names),
+        "imported": [
+            {"name": each.name, "backbone": each.backbone, "options": each.options}
+            for each in imported
+        ],
+    }
     for node, behind in needs.items():
         (other,) = behind or (None,)
         if isinstance(node, Tokenizer):
@@ -90,6 +115,22 @@ def chain_of(
         elif node.recipe not in chain["plain"]:
             chain["plain"].append(node.recipe)
     return Chain.model_validate(chain)
+
+
+def check_rows(where: str, imported: Mapping[str, Imported], backbones: Sequence[str]) -> None:
+    """dvc.yaml has a row of every method on every backbone, so a checkpoint needs one backbone.
+
+    Raises:
+        UserError: there are several.
+    """
+    if imported and len(backbones) > 1:
+        raise UserError(
+            f"{where}: backbones",
+            f"{len(backbones)} of them, but {next(iter(imported))} is a checkpoint of one, and "
+            "dvc.yaml, for which the experiment has a 'chain', has rows of all methods on all",
+            allowed="one backbone",
+            remedy="make an experiment for each backbone, or remove the key 'chain'",
+        )
 
 
 def check_tasks(where: str, tasks: Mapping[Task, Sequence[str]]) -> None:

@@ -48,7 +48,11 @@ def collect(heading: Heading, results: Path) -> Source:
         UserError: a file is missing, holds another experiment's records, or was measured on a
             backbone artifact other than the one that stands beside it.
     """
-    cells = [_Cell(*names) for names in product(heading.backbones, heading.methods, heading.seeds)]
+    cells = [
+        _Cell(*names)
+        for names in product(heading.backbones, heading.methods, heading.seeds)
+        if heading.has_row(names[1], names[0])
+    ]
     _require_all(heading, results, cells)
     traced: list[Traced] = []
     curves: list[pl.DataFrame] = []
@@ -85,7 +89,10 @@ def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
         (step, results / cell.folder / name)
         for cell in cells
         for step, name in [
-            ("pretrain", f"backbone/{MANIFEST}"),
+            (
+                "import" if cell.recipe in heading.imported else "pretrain",
+                f"backbone/{MANIFEST}",
+            ),
             *((each.task, f"{each}.json") for each in cell.evaluations(heading)),
         ]
     ]

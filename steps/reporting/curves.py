@@ -11,7 +11,7 @@ import polars as pl
 from steps.artifacts import Manifest
 from steps.artifacts.digest import digest_file
 from steps.command import UserError
-from steps.reporting.source import CURVES_SCHEMA
+from steps.reporting.source import CURVES_SCHEMA, OFFICIAL
 
 METRICS = "metrics.jsonl"
 MOST_POINTS = 200
@@ -23,15 +23,16 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
     Lines with a k-NN accuracy are kept besides; ``knn_top1`` is null in the others.
 
     Returns:
-        a frame with the columns of ``CURVES_SCHEMA``; no rows for a backbone that was not trained.
+        a frame with the columns of ``CURVES_SCHEMA``; none for what was not trained here.
 
     Raises:
         UserError: the file is missing, is not the one that was published, or holds no loss.
     """
     path = artifact / METRICS
     facts = manifest.facts
+    untrained = facts["kind"] == "Random" or OFFICIAL in manifest.params
     if not path.is_file():
-        if facts["kind"] == "Random":
+        if untrained:
             return CURVES_SCHEMA.to_frame()
         raise UserError(str(path), "missing", remedy="run python -m steps.pretrain again")
     if METRICS in manifest.files and digest_file(path) != manifest.files[METRICS]:
@@ -53,7 +54,7 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
         if not all(map(math.isfinite, point)):
             raise UserError(f"{path}: line {number}", f"loss is {point[2]} at step {point[0]}")
         points.append((*point, knn))
-    if not points and facts["kind"] != "Random":
+    if not points and not untrained:
         raise UserError(str(path), "holds no loss", remedy="run python -m steps.pretrain again")
     row = (facts["recipe"], facts["backbone"], manifest.seed)
     kept = set(thinned(len(points)))

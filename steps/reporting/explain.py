@@ -84,6 +84,7 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
         f"{significant(record.flops / divisor)} {unit}",
         duration(record.device_seconds),
     )
+    epochs = "unknown" if item.imported and not record.epochs else f"{record.epochs:g}"
     lines = [
         f"{record.recipe} / {record.backbone} / {record.task} / seed {record.seed}",
         *values,
@@ -93,8 +94,8 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
         f"  record file      {results}/{item.source}",
         f"  method           {record.method} ({record.kind})",
         f"  backbone         {record.backbone} ({record.scale})",
-        f"  pretraining      {record.epochs:g} epochs of {record.pretrain_dataset}",
-        f"  compute          {', '.join(compute)}",
+        f"  pretraining      {epochs} epochs of {record.pretrain_dataset}",
+        *([] if item.imported else [f"  compute          {', '.join(compute)}"]),
         *(
             ["  collapsed        the embeddings, at the end of pretraining"]
             if item.collapsed
@@ -104,7 +105,12 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
         "",
         *_provenance(f"measured by python -m steps.{item.measured.node}", item.measured),
         "",
-        *_provenance(f"pretrained by python -m steps.{item.pretrained.node}", item.pretrained),
+        *_provenance(
+            "imported by python -m steps.import from an official file"
+            if item.imported
+            else f"pretrained by python -m steps.{item.pretrained.node}",
+            item.pretrained,
+        ),
     ]
     return "\n".join(lines) + "\n"
 

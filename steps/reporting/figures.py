@@ -142,7 +142,7 @@ def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
     )
 
 
-def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes | None:
+def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes:
     """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
 
     The last panel is there where a recipe measures k-NN along the way.
@@ -152,11 +152,11 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
         kinds: each recipe's type.
 
     Returns:
-        nothing where nothing was trained.
+        a picture that says so where nothing was trained: engines expect the file.
     """
     trained = [recipe for recipe in heading.methods if recipe in set(curves["recipe"])]
     if not trained:
-        return None
+        return _nothing_trained()
     measured = curves.drop_nulls("knn_top1")
     count = len(trained) + (not measured.is_empty())
     rows = math.ceil(count / 4)
@@ -177,6 +177,14 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
         figure.supylabel("training loss", fontsize=8.5, color=_SOFT)
         if len(heading.backbones) > 1:
             _backbone_legend(figure, heading)
+        return _png(figure)
+
+
+def _nothing_trained() -> bytes:
+    with _style():
+        figure = Figure(figsize=(_WIDTH, 0.6))
+        FigureCanvasAgg(figure)
+        figure.text(0.5, 0.5, "Nothing was trained here.", ha="center", va="center", color=_SOFT)
         return _png(figure)
 
 

@@ -19,6 +19,7 @@ from steps.reporting.source import (
 from steps.reporting.tables import (
     ABSENT,
     COLLAPSED,
+    IMPORTED,
     Table,
     cells_of,
     evaluation_table,
@@ -80,6 +81,7 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
         f"{heading.question.strip()}\n",
         ranking_table(summary, heading).markdown(),
         _under_ranking(source, summary),
+        *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
     ]
     for evaluation in heading.evaluations():
@@ -121,6 +123,18 @@ def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
         f"Sorted by {headline(summary, best)} of {_section(heading, best)}; {spread}. "
         f"Epochs, images, FLOPs and device time are those of pretraining on {datasets}.\n"
     )
+
+
+def _imported_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
+    """The footnote to the rows that are official checkpoints; nothing where none is."""
+    rows = ranked(summary, heading).filter("imported").iter_rows(named=True)
+    names = [model_name(row["recipe"], row["backbone"], heading) for row in rows]
+    if not names:
+        return []
+    return [
+        f"{IMPORTED} Imported: {', '.join(names)}. The weights are the authors' own, pretrained by "
+        f"them and measured here; what their files do not say of the training is {ABSENT}.\n"
+    ]
 
 
 def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:

@@ -31,20 +31,16 @@ def render_figures(source: Source) -> dict[str, bytes]:
     summary = summarize(source.records())
     files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
-    curves = curves_figure(source.curves, kinds, source.heading)
-    if curves is not None:
-        files[CURVES_FIGURE] = curves
+    files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading)
     return files
 
 
 def write_report(source: Source, out: Path) -> None:
-    """Render a source into ``out``, each file whole or as it was; older files of it go."""
+    """Render a source into ``out``, each file whole or as it was."""
     files = {**source_files(source), **render_tables(source), **render_figures(source)}
     out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(out / name, content)
-    if CURVES_FIGURE not in files:
-        (out / CURVES_FIGURE).unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

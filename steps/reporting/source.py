@@ -19,6 +19,8 @@ from steps.artifacts.provenance import CodeVersion
 from steps.command import UserError
 
 HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
+OFFICIAL = "official"
+"""The key in a backbone's params that names the file which ``steps.import`` read."""
 CURVES_SCHEMA = pl.Schema(
     {
         "recipe": pl.String,
@@ -56,6 +58,8 @@ class Heading(BaseModel):
     """Each task's protocols, in the order of the tables."""
     only: dict[str, tuple[str, ...]] = {}
     """Tasks that apply to some of the methods alone, with these."""
+    imported: dict[str, str] = {}
+    """Official checkpoints among the methods, with the backbone that each is."""
     experiment: str
     """The params file, and likewise the folders: as paths to print in commands."""
     results: str
@@ -73,6 +77,10 @@ class Heading(BaseModel):
         """A short name: the task, or the protocol where the task has several."""
         alone = len(self.tasks[evaluation.task]) == 1
         return evaluation.task if alone else evaluation.protocol
+
+    def has_row(self, method: str, backbone: str) -> bool:
+        """Whether a method has a row on a backbone: an official checkpoint has its own alone."""
+        return self.imported.get(method, backbone) == backbone
 
     def methods_of(self, task: str) -> tuple[str, ...]:
         """The methods that have a row in a task's table."""
@@ -114,6 +122,11 @@ class Traced(BaseModel):
     """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
     @property
+    def imported(self) -> bool:
+        """Whether the authors' weights were measured, and not a pretraining of ours."""
+        return OFFICIAL in self.pretrained.params
+
+    @property
     def evaluation(self) -> Evaluation:
         """What was measured."""
         return Evaluation(self.records[0].task, self.records[0].protocol)
@@ -128,9 +141,10 @@ class Source:
     curves: pl.DataFrame
 
     def records(self) -> pl.DataFrame:
-        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, collapsed."""
+        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, and whether
+        its backbone is collapsed or imported."""
         rows = [
-            {**record.model_dump(), "collapsed": item.collapsed}
+            {**record.model_dump(), "collapsed": item.collapsed, "imported": item.imported}
             for item in self.traced
             for record in item.records
         ]

@@ -24,6 +24,8 @@ HEADLINES = {
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
 COLLAPSED = "†"
 """The mark of a row whose embeddings were collapsed."""
+IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
+"""The mark of a row whose weights are the authors' own."""
 DECIMALS = 6
 ABSENT = "\N{EN DASH}"
 """In the place of a number that there cannot be."""
@@ -66,7 +68,8 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
     Returns:
         the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
         ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
-        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining).
+        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining) and
+        ``imported`` (whether the weights are their authors').
 
     Raises:
         UserError: what stands in one cell, or in one column of a table, cannot be compared.
@@ -91,6 +94,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         pl.col("flops").mean(),
         pl.col("device_seconds").mean().round(3),
         pl.col("seed").filter("collapsed").alias("collapsed"),
+        pl.col("imported").first(),
     )
 
 
@@ -144,9 +148,10 @@ def model_name(recipe: str, backbone: str, heading: Heading) -> str:
 
 
 def row_name(row: dict[str, Any], heading: Heading) -> str:
-    """A row's name, marked where the embeddings of a seed were collapsed."""
+    """A row's name, marked where it was imported, or the embeddings of a seed were collapsed."""
     name = model_name(row["recipe"], row["backbone"], heading)
-    return f"{name} {COLLAPSED}" if row["collapsed"] else name
+    marks = [IMPORTED] * row["imported"] + [COLLAPSED] * bool(row["collapsed"])
+    return " ".join([name, *marks])
 
 
 def score(row: dict[str, Any]) -> str:
@@ -171,14 +176,24 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
                 row["kind"],
                 row["scale"],
                 score(row),
-                f"{row['epochs']:.1f}".removesuffix(".0"),
-                f"{row['images_seen']:,}",
-                significant(row["flops"] / divisor),
-                duration(row["device_seconds"]),
+                ABSENT if row["imported"] and not row["epochs"] else _epochs(row["epochs"]),
+                *(
+                    [ABSENT] * 3
+                    if row["imported"]
+                    else [
+                        f"{row['images_seen']:,}",
+                        significant(row["flops"] / divisor),
+                        duration(row["device_seconds"]),
+                    ]
+                ),
             ]
             for row in rows.iter_rows(named=True)
         ],
     )
+
+
+def _epochs(epochs: float) -> str:
+    return f"{epochs:.1f}".removesuffix(".0")
 
 
 def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Table:
@@ -235,4 +250,4 @@ def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
 
 def results_csv(summary: pl.DataFrame) -> bytes:
     """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
-    return summary.drop("collapsed").write_csv().encode()
+    return summary.drop("collapsed", "imported").write_csv().encode()

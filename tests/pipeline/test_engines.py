@@ -42,7 +42,14 @@ def _without_log(command: str) -> str:
 
 @pytest.fixture(
     scope="module",
-    params=["as it is", "with a chain", "with text", "with protocols", "with finetuning"],
+    params=[
+        "as it is",
+        "with a chain",
+        "with text",
+        "with protocols",
+        "with finetuning",
+        "with imports",
+    ],
 )
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The repository, or a folder whose experiment is of another kind."""
@@ -57,6 +64,8 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         _chain(Scenery(folder), experiment)
     elif request.param == "with text":
         _text(experiment)
+    elif request.param == "with imports":
+        _imports(experiment)
     else:
         _few_tasks(experiment, request.param)
     file.write_text(yaml.safe_dump(experiment))
@@ -80,6 +89,7 @@ def _chain(scenery: Scenery, experiment: dict[str, Any]) -> None:
         seeds=[0, 1],
         chain=experiment["chain"]
         | {
+            "rows": ["random", "dino", "dino_distilled", "beit", "beit2"],
             "plain": ["random", "dino"],
             "teachers": [large],
             "students": [
@@ -100,8 +110,37 @@ def _chain(scenery: Scenery, experiment: dict[str, Any]) -> None:
 def _text(experiment: dict[str, Any]) -> None:
     """Tasks that one of two methods alone has rows of."""
     experiment |= {"methods": ["mae", "clip"], "text_methods": ["clip"], "seeds": [0, 1]}
-    experiment["chain"]["plain"] = experiment["methods"]
+    experiment["chain"]["plain"] = experiment["chain"]["rows"] = experiment["methods"]
     experiment["tasks"] |= {"zeroshot": ["zeroshot_shapes"], "retrieval": ["retrieval"]}
+
+
+def _imports(experiment: dict[str, Any]) -> None:
+    """Official checkpoints beside a row of our own."""
+    official = [
+        {"name": "mae_official", "format": "mae", "checkpoint": "official/mae.pth", "epochs": 800},
+        {
+            "name": "dino_official",
+            "format": "dino",
+            "checkpoint": "a dino.pth",
+            "network": "student",
+        },
+    ]
+    for each in official:
+        each["backbone"] = "vit_pico"
+    experiment["methods"] = ["random", *({"imported": each} for each in official)]
+    experiment["seeds"] = [0, 1]
+    options = [
+        "--format mae --official official/mae.pth --epochs 800",
+        "--format dino --official 'a dino.pth' --network student",
+    ]
+    experiment["chain"] |= {
+        "rows": ["random", "mae_official", "dino_official"],
+        "plain": ["random"],
+        "imported": [
+            {"name": each["name"], "backbone": "vit_pico", "options": words}
+            for each, words in zip(official, options, strict=True)
+        ],
+    }
 
 
 def _few_tasks(experiment: dict[str, Any], kind: str) -> None:
@@ -156,13 +195,15 @@ def test_same_commands(
 ) -> None:
     # Two sets and the page; seven nodes a row. With a chain: ten rows, and twice a teacher that is
     # none and two tokenizers. With text: four rows, two of which have two nodes more. With
-    # protocols: one set, and five nodes a row. With finetuning: two nodes a row.
+    # protocols: one set, and five nodes a row. With finetuning: two nodes a row. With imports: six
+    # rows, as many nodes as ever.
     counts = {
         REPOSITORY.name: 3 + 4 * 7,
         "chain": 3 + 10 * 7 + 2 * 3,
         "text": 3 + 4 * 7 + 2 * 2,
         "protocols": 2 + 4 * 5,
         "finetuning": 2 + 4 * 2,
+        "imports": 3 + 6 * 7,
     }
     assert len(dvc_nodes) == counts[project.name.rstrip("0")]
     assert snakemake_nodes.keys() == dvc_nodes.keys()

@@ -142,7 +142,7 @@ def _tiny(scenery: Scenery) -> Project:
             "features": "features",
             "tasks": {task: list(PROTOCOLS.get(task, ())) for task in TASKS},
             "text_methods": [],
-            "chain": {**NO_CHAIN, "plain": ["random", "mae"]},
+            "chain": {**NO_CHAIN, "rows": ["random", "mae"], "plain": ["random", "mae"]},
         },
     }.items():
         scenery.write(name, content)
@@ -256,6 +256,7 @@ def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scen
     path = scenery.params / "experiments/quickstart.yaml"
     chain = {
         **NO_CHAIN,
+        "rows": ["beit2"],
         "teachers": [mae],
         "tokenized": [{"recipe": "beit2", "backbone": "vit_test", "tokenizer": "vqkd"}],
         "distilled_tokenizers": [{"tokenizer": "vqkd", "teacher": mae}],

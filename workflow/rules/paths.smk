@@ -6,6 +6,8 @@ LOGS = f"logs/{EXPERIMENT}"
 ROW_LOG = f"{LOGS}/{{backbone}}-{{recipe}}-seed{{seed}}"
 TOKENIZER = f"{RESULTS}/tokenizers/{{tokenizer}}/seed{{seed}}"
 DATA = f"results/data/{PLAN.experiment.dataset}"
+IMPORTED = PLAN.experiment.imported
+OFFICIAL = "|".join(map(re.escape, IMPORTED))
 SCENES = f"results/data/{PLAN.experiment.detection_dataset}"
 
 

@@ -10,6 +10,9 @@ rule pretrain:
         directory(f"{ROW}/backbone"),
     log:
         f"{ROW_LOG}-pretrain.log",
+    # Rows of that name are made by the rule imported.
+    wildcard_constraints:
+        recipe=rf"(?!(?:{OFFICIAL})/)[^/]+",
     # The longest way through the DAG starts here.
     priority: 10
     conda:

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
+from timm.models.resnet import ResNet
 from torch import Tensor
 
+from steps.command import UserError
+from steps.models.backbones import BackboneModel, create_backbone, depth
 from steps.models.beit import as_beit
 from steps.models.relative_positions import grid_of
 from steps.models.token_layout import GATED, mlp_ratio
@@ -87,6 +92,52 @@ def params_name(backbone: Backbone) -> str:
     if backbone.is_resnet:
         return backbone.architecture
     return f"{backbone.scale.lower().replace('-', '_')}{backbone.patch_size}"
+
+
+def heads_of(named: Backbone) -> int | None:
+    """The attention heads of a backbone that params describe; a ResNet has none."""
+    model = _without_weights(named)
+    return None if isinstance(model, ResNet) else int(model.blocks[0].attn.num_heads)
+
+
+def check_size(path: Path, found: Backbone, named: Backbone, where: str) -> None:
+    """Hold a file's backbone to the size that params describe.
+
+    Args:
+        path: the file.
+        found: what is in it.
+        named: what it should be, less its method's own (layer scale, relative positions).
+        where: the params file.
+
+    Raises:
+        UserError: width, depth, heads or patches differ.
+    """
+    ours, theirs = _size(named), _size(found)
+    if ours != theirs:
+        raise UserError(
+            str(path),
+            f"a backbone of {_said(theirs)}",
+            allowed=f"{_said(ours)}, as {where} says",
+            remedy="name the backbone that the file holds, or another file",
+        )
+
+
+def _without_weights(backbone: Backbone) -> BackboneModel:
+    with torch.device("meta"):
+        return create_backbone(backbone)
+
+
+def _size(backbone: Backbone) -> dict[str, int]:
+    model = _without_weights(backbone)
+    size = {"channels": model.num_features, "layers": depth(model)}
+    if isinstance(model, ResNet):
+        return {**size, "tensors": len(model.state_dict())}
+    heads = int(model.blocks[0].attn.num_heads)
+    return {**size, "heads": heads, "px a patch": backbone.patch_size or 0}
+
+
+def _said(size: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in size.items())
 
 
 def _need(weights: Mapping[str, Tensor], name: str) -> Tensor:

@@ -17,9 +17,6 @@ from steps.reporting.published.data import MatchedMethod, Matching, Pair, Place
 from steps.reporting.quantities import measured
 from steps.reporting.source import HEADING, Traced, read_source
 
-OFFICIAL = "official"
-"""The param of a backbone that was imported from its authors' file."""
-
 
 @dataclass(frozen=True)
 class Measurement:
@@ -33,7 +30,7 @@ class Measurement:
     @property
     def official(self) -> bool:
         """Whether the authors' weights were measured, and not a pretraining of ours."""
-        return OFFICIAL in self.traced.pretrained.params
+        return self.traced.imported
 
 
 @dataclass(frozen=True)

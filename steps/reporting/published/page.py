@@ -18,9 +18,9 @@ from steps.reporting.published.match import (
 )
 from steps.reporting.quantities import plural
 from steps.reporting.render import PAGE, write_file
-from steps.reporting.tables import ABSENT, COLLAPSED, Table
+from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
 
-GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", "◐"
+GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED
 """The marks of a number: as given in the ranking, published, measured here, measured here on the
 authors' weights."""
 _MARKS = f"""\

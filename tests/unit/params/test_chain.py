@@ -80,6 +80,8 @@ def test_the_chain_names_every_node_once() -> None:
     assert chain == {
         "datasets": ["shapes"],
         "features": ["features"],
+        "rows": [],
+        "imported": [],
         "plain": ["dino"],
         "teachers": [large],
         "students": [{"recipe": "distilled", "backbone": "small", "teacher": large}],
@@ -206,12 +208,39 @@ def test_how_a_tokenizer_is_made(scenery: Scenery, changes: dict[str, Any], mess
 
 def test_an_experiment_whose_chain_is_out_of_step(scenery: Scenery) -> None:
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    right = {**chain, "datasets": ["noise"], "features": ["features"], "plain": ["mae"]}
+    right = {**chain, "datasets": ["noise"], "features": ["features"], "rows": ["mae"]}
+    right["plain"] = ["mae"]
     tasks = {task: ["knn"] if task == "knn" else [] for task in TASKS}
     _plan(scenery, "mae", chain=right, tasks=tasks)
     message = _error(scenery, "mae", "dino", chain=right, tasks=tasks)
-    assert message.startswith("experiments/test.yaml: chain.plain: [mae] | allowed: [mae, dino]")
+    assert message.startswith("experiments/test.yaml: chain.rows: [mae] | allowed: [mae, dino]")
     assert "remedy: write that, or remove the key 'chain'" in message
+
+
+def test_dvc_takes_checkpoints_of_one_backbone(scenery: Scenery) -> None:
+    scenery.write("backbones/vit_other.yaml", BACKBONE)
+    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
+    official = {"name": "m", "format": "mae", "checkpoint": "m.pth", "backbone": "vit_test"}
+    changes = {
+        "methods": [{"imported": official}],
+        "tasks": {task: ["knn"] if task == "knn" else [] for task in TASKS},
+        "chain": {
+            **chain,
+            "datasets": ["noise"],
+            "features": ["features"],
+            "rows": ["m"],
+            "imported": [
+                {
+                    "name": "m",
+                    "backbone": "vit_test",
+                    "options": "--format mae --official m.pth",
+                }
+            ],
+        },
+    }
+    _plan(scenery, **changes)
+    message = _error(scenery, **changes, backbones=["vit_test", "vit_other"])
+    assert message.startswith("experiments/test.yaml: backbones: 2 of them, but m is a checkpoint")
 
 
 def test_dvc_needs_every_task_be_it_left_out(scenery: Scenery) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from steps.command import UserError
+from steps.models.official.layouts import LAYOUTS
+from steps.params.chain import Pretraining
 from steps.params.experiment import Experiment
+from steps.params.imported import Format
 from steps.params.load import load, read_yaml
 from steps.params.plan import Plan, load_checked
 from steps.params.recipe import Recipe
-from tests.scenery import RECIPES, Scenery
+from tests.scenery import BACKBONE, RECIPES, Scenery
 
 MAE, DINO = RECIPES["mae"], RECIPES["dino"]
 
@@ -321,3 +324,62 @@ def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
     _experiment(scenery, **layout)
     with pytest.raises(UserError, match="class token, and backbone resnet_test is a ResNet"):
         _experiment(scenery, **layout, backbones=["resnet_test"])
+
+
+OFFICIAL = {
+    "name": "mae_official",
+    "format": "mae",
+    "checkpoint": "official/mae.pth",
+    "backbone": "vit_test",
+}
+
+
+def test_an_official_checkpoint_is_a_row_of_its_backbone(scenery: Scenery) -> None:
+    scenery.write("backbones/vit_other.yaml", BACKBONE)
+    methods = ["random", {"imported": OFFICIAL}]
+    plan = _experiment(scenery, methods=methods, backbones=["vit_test", "vit_other"])
+    assert list(plan.rows()) == [
+        ("vit_test", "random", 0),
+        ("vit_test", "mae_official", 0),
+        ("vit_other", "random", 0),
+    ]
+    assert [node.recipe for node in plan.needs if isinstance(node, Pretraining)] == ["random"] * 2
+    assert plan.experiment.imported["mae_official"].options == (
+        "--format mae --official official/mae.pth"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": "may"}, "'methods[0].imported.format' is 'may' (str), but: Input should be"),
+        ({"format": "dalle"}, "'methods[0].imported.format' is 'dalle'"),
+        ({"weights": "x"}, "unknown key 'methods[0].imported.weights'"),
+        ({"checkpoint": "/official/mae.pth"}, "a path below the data root"),
+        ({"checkpoint": "../mae.pth"}, "a path below the data root"),
+        ({"name": "mae official"}, "'methods[0].imported.name' is 'mae official'"),
+        ({"backbone": "vit_b16"}, "mae_official is on backbone vit_b16, which is not among"),
+    ],
+)
+def test_an_official_checkpoint_that_cannot_be(
+    scenery: Scenery, changes: dict[str, Any], message: str
+) -> None:
+    content = {**_EXPERIMENT, "methods": [{"imported": {**OFFICIAL, **changes}}]}
+    assert message in _error(scenery.write("experiments/x.yaml", content), Experiment)
+
+
+def test_a_method_that_is_neither_recipe_nor_checkpoint(scenery: Scenery) -> None:
+    content = {**_EXPERIMENT, "methods": ["mae", {"import": OFFICIAL}]}
+    message = _error(scenery.write("experiments/x.yaml", content), Experiment)
+    assert "key 'methods[1].imported' is missing; unknown key 'methods[1].import'" in message
+
+
+def test_an_official_checkpoint_by_the_name_of_a_recipe(scenery: Scenery) -> None:
+    with pytest.raises(
+        UserError, match=r"methods\[0\].imported.name: 'mae' is the name of a recipe"
+    ):
+        _experiment(scenery, methods=[{"imported": {**OFFICIAL, "name": "mae"}}])
+
+
+def test_formats_are_those_that_can_be_read() -> None:
+    assert set(get_args(Format)) == set(LAYOUTS)

@@ -38,6 +38,18 @@ def protocols(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     )
 
 
+@pytest.fixture(scope="session")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """A method of ours on two backbones, and an official checkpoint of one."""
+    return build(
+        tmp_path_factory.mktemp("official"),
+        methods=("dino", "mae"),
+        backbones=("vit_pico", "vit_nano"),
+        tasks=("knn",),
+        imported=("mae",),
+    )
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Synthetic:
     """Two methods and k-NN, for a test to damage."""

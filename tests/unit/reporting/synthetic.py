@@ -84,19 +84,32 @@ def build(
     collapsed: Sequence[tuple[str, int]] = (),
     text_methods: Sequence[str] = (),
     protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    imported: Sequence[str] = (),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
     ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining,
-    ``protocols`` those of tasks that have not the one of PROTOCOLS.
+    ``protocols`` those of tasks that have not the one of PROTOCOLS, ``imported`` the recipes that
+    are official checkpoints of the first backbone.
     """
     measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
     only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
     results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
+    official = dict.fromkeys(imported, backbones[0])
     for backbone, recipe, seed in product(backbones, methods, seeds):
+        if official.get(recipe, backbone) != backbone:
+            continue
         folder = results / backbone / recipe / f"seed{seed}"
         flat = (recipe, seed) in collapsed
-        write_backbone(folder / "backbone", recipe, backbone, seed, steps, collapsed=flat)
+        write_backbone(
+            folder / "backbone",
+            recipe,
+            backbone,
+            seed,
+            steps,
+            collapsed=flat,
+            imported=recipe in official,
+        )
         for task, names in measured.items():
             if recipe in only.get(task, methods):
                 for place, name in enumerate(names):
@@ -123,6 +136,7 @@ def build(
         seeds=tuple(seeds),
         tasks=measured,
         only=only,
+        imported=official,
         experiment="params/experiments/made_up.yaml",
         results="results/made_up",
         out="reports/made_up",
@@ -131,11 +145,20 @@ def build(
 
 
 def write_backbone(
-    out: Path, recipe: str, backbone: str, seed: int, steps: int = 40, *, collapsed: bool = False
+    out: Path,
+    recipe: str,
+    backbone: str,
+    seed: int,
+    steps: int = 40,
+    *,
+    collapsed: bool = False,
+    imported: bool = False,
 ) -> None:
     """A backbone artifact without weights that anyone could load."""
-    trained = recipe != "random"
-    params = {"recipe": recipe, "backbone": backbone}
+    trained = recipe != "random" and not imported
+    params: dict[str, Any] = {"recipe": recipe, "backbone": backbone}
+    if imported:
+        params["official"] = {"mae.pth": "0" * 64}
     with publish(out, node="pretrain", params=params, inputs={}, seed=seed) as draft:
         (draft.path / "config.json").write_text(json.dumps([recipe, backbone, seed]))
         if trained:

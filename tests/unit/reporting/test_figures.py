@@ -74,7 +74,6 @@ def test_curves_show_what_was_trained(
 ) -> None:
     source = single.source()
     png = curves_figure(source.curves.filter(recipe=recipe), KINDS, source.heading)
-    assert png is not None
     assert _has(png, drawn)
     assert not _has(png, absent)
 
@@ -86,5 +85,7 @@ def test_a_panel_of_zeros_can_be_drawn(small: Synthetic) -> None:
     assert _has(ranking_figure(summarize(source.records()), source.heading), "#D55E00")
 
 
-def test_no_training_no_figure(single: Synthetic) -> None:
-    assert curves_figure(CURVES_SCHEMA.to_frame(), KINDS, single.heading) is None
+def test_no_training_no_curves(single: Synthetic) -> None:
+    png = curves_figure(CURVES_SCHEMA.to_frame(), KINDS, single.heading)
+    assert _pixels(png).shape == (120, 1800, 3)
+    assert not any(_has(png, colour) for colour in ("#0072B2", "#D55E00", "#009E73"))

@@ -61,6 +61,17 @@ def test_the_protocol_is_in_the_heading_where_a_task_has_several(protocols: Synt
     assert "Score (linear top1, %)" in text
 
 
+def test_an_official_checkpoint_gets_a_footnote(official: Synthetic, tmp_path: Path) -> None:
+    write_report(official.source(), tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert "◐ Imported: mae (vit_pico). The weights are the authors' own" in text
+    assert "README.md and results.csv follow" in check_report(tmp_path)
+    said = explain(tmp_path / "mae/vit_pico/knn")
+    assert "imported by python -m steps.import from an official file" in said
+    assert "unknown epochs" in said
+    assert "compute" not in said
+
+
 def test_links_lead_to_the_files_of_the_report_and_to_the_params(single: Synthetic) -> None:
     links = set(re.findall(r"\]\(([^)]+)\)", _page(single.source())))
     assert links == {

@@ -87,6 +87,20 @@ def test_each_protocol_has_a_table_and_the_first_one_ranks(protocols: Synthetic)
     assert [table.rows[0][2] for table in tables] == ["**68.2**", "**67.2**", "**66.2**"]
 
 
+def test_an_official_checkpoint_is_marked_and_has_no_compute(official: Synthetic) -> None:
+    source = official.source()
+    assert len(source.traced) == 3
+    summary = summarize(source.records())
+    rows = {row[0]: row[1:] for row in ranking_table(summary, source.heading).rows}
+    assert list(rows) == ["dino (vit_nano)", "dino (vit_pico)", "mae (vit_pico) ◐"]
+    assert rows["mae (vit_pico) ◐"] == ["Generative", "ViT-Pico", "64.2", *["–"] * 4]  # noqa: RUF001
+    assert rows["dino (vit_pico)"][3:5] == ["50", "200,000"]
+    known = source.records().with_columns(epochs=pl.when("imported").then(800.0).otherwise(50.0))
+    row = ranking_table(summarize(known), source.heading).rows[2]
+    assert row[4:] == ["800", *["–"] * 3]  # noqa: RUF001
+    assert b"imported" not in results_csv(summary)
+
+
 def test_one_seed_shows_no_spread(single: Synthetic) -> None:
     source = single.source()
     table = evaluation_table(

@@ -1,0 +1,83 @@
+"""Params of a row whose backbone is an official checkpoint, and no pretraining of ours."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from annotated_types import Gt
+from pydantic import Discriminator, StringConstraints, Tag, model_validator
+
+from steps.params.base import Params
+
+Format = Literal["mae", "mocov3", "dino", "ibot", "dinov2", "beit", "beit2", "droppos", "clip"]
+"""Official files that ``steps.import`` makes a backbone of."""
+Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Imported(Params):
+    """What ``steps.import`` is told."""
+
+    name: Name
+    """How tables call the row; its folder in the results."""
+    format: Format
+    """The method whose official file it is."""
+    checkpoint: Text
+    """The file, below the data root."""
+    backbone: str
+    """``params/backbones/<backbone>.yaml``: what the file must hold; positions are resized to its
+    image size as the method does it."""
+    network: Text | None = None
+    """Of a file with two: teacher or student, base or momentum; null: what evaluations take."""
+    epochs: Annotated[float, Gt(0)] | None = None
+    """Of its training, for the tables; null: not known."""
+    trained_on: Text | None = None
+    """The data set of its training, for the tables; null: that of the method's publication."""
+    normalise: Literal["imagenet", "inception", "clip"] | None = None
+    """What images are given by; null: as the method's code does."""
+    source: Text | None = None
+    """Where the file is to be had, for the message where it is missing."""
+
+    @model_validator(mode="after")
+    def _below(self) -> Imported:
+        path = PurePosixPath(self.checkpoint)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(
+                f"checkpoint {self.checkpoint}: a path below the data root ($PRETEXT_DATA, else "
+                "data/), such as official/mae_pretrain_vit_base.pth"
+            )
+        return self
+
+    @property
+    def options(self) -> str:
+        """The options of ``steps.import`` that say the same, less name and backbone."""
+        given = {
+            "format": self.format,
+            "official": self.checkpoint,
+            "network": self.network,
+            "epochs": None if self.epochs is None else f"{self.epochs:g}",
+            "trained-on": self.trained_on,
+            "normalise": self.normalise,
+            "source": self.source,
+        }
+        words = [(f"--{key}", value) for key, value in given.items() if value is not None]
+        return shlex.join(word for pair in words for word in pair)
+
+
+class ImportedMethod(Params):
+    """A row of an experiment's ``methods`` that is no recipe."""
+
+    imported: Imported
+
+
+def _kind(value: object) -> str:
+    """A word is a recipe, anything else should be ``imported: {...}``."""
+    return "a recipe" if isinstance(value, str) else "a checkpoint"
+
+
+Method = Annotated[
+    Annotated[str, Tag("a recipe")] | Annotated[ImportedMethod, Tag("a checkpoint")],
+    Discriminator(_kind),
+]
