@@ -53,6 +53,8 @@ bench: install
 	$(RUN) python -m benchmarks.knn
 	$(RUN) python -m benchmarks.probes
 	$(RUN) python -m benchmarks.plan
+	$(RUN) python -m benchmarks.data
+	$(UV) run --frozen --with lightly==1.6.0 python -m benchmarks.lightly
 
 dvc: install
 	$(RUN) dvc commit --force

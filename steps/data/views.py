@@ -1,4 +1,4 @@
-"""Views: random parameters first, then their application to a PIL image.
+"""Views: random parameters first, then their application to a Pillow image, or to a tensor.
 
 Every choice comes from the generator handed in, so a sample's views depend on its seed alone and
 not on which process draws them or what it drew before.
@@ -10,16 +10,16 @@ import functools
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageFilter, ImageOps, ImageStat
 from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
-from torch.nn.functional import conv2d, pad
 from torchvision.transforms import functional as F
 
+from steps.data import tensor_pixels
 from steps.params.views import Interpolation, Jitter, Operation, SecondImage, View
 
 RESAMPLING = {
@@ -27,6 +27,8 @@ RESAMPLING = {
     "bicubic": Image.Resampling.BICUBIC,
     "lanczos": Image.Resampling.LANCZOS,
 }
+
+Pixels = TypeVar("Pixels", Image.Image, Tensor)
 
 
 def make_views(
@@ -43,18 +45,31 @@ def make_views(
     Returns:
         One (3, S, S) uint8 tensor a view, or two where it has a second image.
     """
-    return [
-        to_tensor(made)
-        for view in views
-        for _ in range(view.count)
-        for made in _images(image, view, view.size or size, rng)
-    ]
+    tensor = None
+    if any(view.engine == "tensor" for view in views):
+        tensor = tensor_pixels.of_image(image)
+    made: list[Tensor] = []
+    for view in views:
+        side = view.size or size
+        for _ in range(view.count):
+            if view.engine == "tensor" and tensor is not None:
+                made.append(tensor_pixels.finished(make_view(tensor, view, side, rng)))
+            else:
+                made += [to_tensor(one) for one in _images(image, view, side, rng)]
+    return made
 
 
-def make_view(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
-    """One view: crop, flip, colours, blur, solarisation, in the view's order."""
+def make_view(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
+    """One view: crop, flip, colours, blur, solarisation, in the view's order.
+
+    Args:
+        image: a Pillow image, or a tensor (3, H, W), whose view is float32 where colours changed.
+        view: its params.
+        size: its side.
+        rng: decides the same of both kinds of image.
+    """
     for operation in view.order:
-        image = _OPERATIONS[operation](image, view, size, rng)
+        image = cast(Pixels, _OPERATIONS[operation](image, view, size, rng))
     return image
 
 
@@ -64,7 +79,7 @@ def make_pair(
     """One view and its second image: the same rectangle, resized twice (BEiT, arXiv:2106.08254)."""
     *before, _ = view.order
     for operation in before:
-        image = _OPERATIONS[operation](image, view, size, rng)
+        image = cast(Image.Image, _OPERATIONS[operation](image, view, size, rng))
     cropped = _cut(image, view, rng)
     return (
         _resize(cropped, size, view.interpolation),
@@ -130,7 +145,11 @@ def _images(
     return make_pair(image, view, view.second, size, rng)
 
 
-def _crop(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+def _crop(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
+    if isinstance(image, Tensor):
+        height, width = image.shape[1:]
+        rectangle = tensor_pixels.cut(image, *sample_crop(width, height, view, rng))
+        return tensor_pixels.resize(rectangle, size, view.interpolation)
     return _resize(_cut(image, view, rng), size, view.interpolation)
 
 
@@ -143,79 +162,96 @@ def _resize(image: Image.Image, size: int, interpolation: Interpolation) -> Imag
     return image.resize((size, size), RESAMPLING[interpolation])
 
 
-def _flip(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
-    return ImageOps.mirror(image) if rng.random() < view.flip else image
+def _flip(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
+    if rng.random() >= view.flip:
+        return image
+    return tensor_pixels.mirror(image) if isinstance(image, Tensor) else ImageOps.mirror(image)
 
 
-def _jitter(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+def _jitter(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
     if view.jitter is None or rng.random() >= view.jitter.probability:
         return image
     return jitter_colours(image, view.jitter, rng)
 
 
-def _grayscale(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
-    return image.convert("L").convert("RGB") if rng.random() < view.grayscale else image
+def _grayscale(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
+    if rng.random() >= view.grayscale:
+        return image
+    if isinstance(image, Tensor):
+        return tensor_pixels.grayscale(image)
+    return image.convert("L").convert("RGB")
 
 
-def _blur(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+def _blur(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
     if view.blur is None or rng.random() >= view.blur.probability:
         return image
-    sigma = _uniform(view.blur.sigma, rng)
-    if view.blur.kernel is None:
-        return image.filter(ImageFilter.GaussianBlur(sigma))
-    if view.blur.kernel == "tenth":
-        return gaussian_blur(image, sigma, radius=image.height // 10 // 2, edge="constant")
-    return gaussian_blur(image, sigma, radius=view.blur.kernel // 2, edge="reflect")
+    sigma, kernel = _uniform(view.blur.sigma, rng), view.blur.kernel
+    if kernel is None:
+        if not isinstance(image, Tensor):
+            return image.filter(ImageFilter.GaussianBlur(sigma))
+        reach = min(math.ceil(4 * sigma), min(image.shape[1:]) - 1)
+        return tensor_pixels.gaussian_blur(image, sigma, radius=reach, edge="replicate")
+    edge = "constant" if kernel == "tenth" else "reflect"
+    height = image.shape[1] if isinstance(image, Tensor) else image.height
+    radius = height // 10 // 2 if kernel == "tenth" else kernel // 2
+    if isinstance(image, Tensor):
+        return tensor_pixels.gaussian_blur(image, sigma, radius=radius, edge=edge)
+    return gaussian_blur(image, sigma, radius=radius, edge=edge)
 
 
 def gaussian_blur(image: Image.Image, sigma: float, *, radius: int, edge: str) -> Image.Image:
-    """Blur by a Gaussian cut off at ``radius`` pixels.
-
-    Args:
-        image: RGB.
-        sigma: standard deviation in pixels.
-        radius: the kernel has 2 * radius + 1 taps, which add up to 1.
-        edge: "reflect" mirrors the image beyond its edge, "constant" puts black there.
-    """
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    taps = (-(offsets**2) / (2 * sigma**2)).softmax(dim=0).float()
-    pixels = pad(to_tensor(image).float(), [radius] * 4, mode=edge).unsqueeze(1)
-    pixels = conv2d(conv2d(pixels, taps.view(1, 1, -1, 1)), taps.view(1, 1, 1, -1)).squeeze(1)
-    return Image.fromarray(pixels.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
+    """``tensor_pixels.gaussian_blur`` of an RGB image, halves rounded to even."""
+    blurred = tensor_pixels.gaussian_blur(to_tensor(image), sigma, radius=radius, edge=edge)
+    return Image.fromarray(blurred.round().clamp(0, 255).byte().permute(1, 2, 0).numpy())
 
 
-def _solarize(image: Image.Image, view: View, size: int, rng: np.random.Generator) -> Image.Image:
+def _solarize(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
     if rng.random() >= view.solarize:
         return image
+    if isinstance(image, Tensor):
+        return tensor_pixels.solarize(image, view.solarize_threshold)
     return ImageOps.solarize(image, threshold=view.solarize_threshold)
 
 
-def jitter_colours(image: Image.Image, jitter: Jitter, rng: np.random.Generator) -> Image.Image:
+def jitter_colours(image: Pixels, jitter: Jitter, rng: np.random.Generator) -> Pixels:
     """Change brightness, contrast, saturation and hue by random amounts in random order."""
-    changes: list[Callable[[Image.Image], Image.Image]] = []
-    for strength, adjust in (
-        (jitter.brightness, F.adjust_brightness),
-        (jitter.contrast, F.adjust_contrast),
-        (jitter.saturation, F.adjust_saturation),
-    ):
-        factor = rng.uniform(max(0.0, 1 - strength), 1 + strength)
-        changes.append(functools.partial(_adjust, adjust, factor))
-    shift = rng.uniform(-jitter.hue, jitter.hue)
-    # To hue, values and back rounds: without a shift the image stays as it is.
-    changes.append(functools.partial(_adjust, F.adjust_hue, shift) if jitter.hue else _unchanged)
-    for place in rng.permutation(len(changes)):
-        image = changes[place](image)
+    strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
+    amounts = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
+    amounts.append(rng.uniform(-jitter.hue, jitter.hue))
+    for place in rng.permutation(len(amounts)):
+        # To hue, values and back rounds: without a shift the image stays as it is.
+        if place == _HUE and not jitter.hue:
+            continue
+        if isinstance(image, Tensor):
+            image = tensor_pixels.JITTER[place](image, amounts[place])
+        else:
+            image = _JITTER[place](image, amounts[place])
     return image
 
 
-def _adjust(
-    adjust: Callable[[Image.Image, float], Image.Image], factor: float, image: Image.Image
-) -> Image.Image:
-    return adjust(image, factor)
+def _brightness(image: Image.Image, factor: float) -> Image.Image:
+    return _by_value(image, 0, factor)
 
 
-def _unchanged(image: Image.Image) -> Image.Image:
-    return image
+def _contrast(image: Image.Image, factor: float) -> Image.Image:
+    mean = int(ImageStat.Stat(image.convert("L")).mean[0] + 0.5)
+    return _by_value(image, mean, factor)
+
+
+def _by_value(image: Image.Image, gray: int, factor: float) -> Image.Image:
+    """Each value blended with one gray: Pillow's blend of the 256 values, looked up."""
+    table = Image.blend(Image.new("L", _VALUES.size, gray), _VALUES, factor)
+    return image.point(list(table.tobytes()) * 3)
+
+
+_VALUES = Image.frombytes("L", (256, 1), bytes(range(256)))
+_JITTER: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
+    _brightness,
+    _contrast,
+    F.adjust_saturation,
+    F.adjust_hue,
+)
+_HUE = 3
 
 
 def _rand_augment(
@@ -241,9 +277,7 @@ def _rand_augment_ops(config: str, size: int) -> Callable[[Image.Image], Image.I
     return cast(Callable[[Image.Image], Image.Image], rand_augment_transform(config, settings))
 
 
-_OPERATIONS: Mapping[
-    Operation, Callable[[Image.Image, View, int, np.random.Generator], Image.Image]
-] = {
+_OPERATIONS: Mapping[Operation, Callable[..., Image.Image | Tensor]] = {
     "crop": _crop,
     "flip": _flip,
     "rand_augment": _rand_augment,

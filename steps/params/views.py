@@ -13,6 +13,7 @@ from steps.params.numbers import Count, Interval, Positive, Probability
 
 Operation = Literal["crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+Engine = Literal["pillow", "tensor"]
 
 
 class Jitter(Params):
@@ -70,6 +71,9 @@ class View(Params):
     interpolation: Interpolation = "bicubic"
     second: SecondImage | None = None
     """A second image of the same crop, which the method gets right after the first."""
+    engine: Engine = "pillow"
+    """What computes the pixels. pillow: the references' own numbers. tensor: the same operations on
+    tensors, faster, with pixels that differ by a few of 255; benchmarks/data.py measures both."""
     flip: Probability = 0.5
     rand_augment: str | None = None
     """timm's notation of RandAugment, such as rand-m9-mstd0.5-inc1."""
@@ -106,6 +110,19 @@ class View(Params):
                 f"order ends with {self.order[-1]}: it has to end with crop where a second image "
                 "is made, such as [jitter, flip, crop]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _tensor_operations(self) -> View:
+        if self.engine == "pillow":
+            return self
+        for name, used in (
+            ("rand_augment", self.rand_augment is not None),
+            ("second", self.second is not None),
+            ("interpolation: lanczos", self.interpolation == "lanczos"),
+        ):
+            if used:
+                raise ValueError(f"engine: tensor has no {name}; take pillow")
         return self
 
     @model_validator(mode="after")
