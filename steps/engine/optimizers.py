@@ -71,9 +71,9 @@ def build_optimizer(module: nn.Module, params: Optimizer, depth: int, lr: float)
     groups = parameter_groups(module, params, depth)
     if params.name == "adamw":
         betas = (params.betas[0], params.betas[1])
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=params.eps)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=params.eps, fused=True)
     if params.name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum)
+        return torch.optim.SGD(groups, lr=lr, momentum=params.momentum, fused=True)
     return LARS(groups, lr=lr, momentum=params.momentum, trust=params.trust_coefficient)
 
 

@@ -121,16 +121,17 @@ class DINOv2(JointMethod):
         return draws
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
-        """Class tokens of all crops and patch tokens of the global ones, of both networks."""
+        """Class tokens of all crops and masked patches of the global ones, of both networks."""
         chosen = {name: by_view(draw) for name, draw in draws.items()}
+        mask = chosen.get("mask")
         crops = torch.cat(batch.views[:_GLOBAL])
         with torch.no_grad():
-            targets = self.source.tokens(self.renormalise(crops))
-        student = self.student.tokens(crops, chosen.get("mask"), chosen.get("gates_global"))
+            targets = self.source.tokens(self.renormalise(crops), read_RN=mask)
+        student = self.student.tokens(crops, mask, chosen.get("gates_global"), read_RN=mask)
         classes = [by_sample(student[0], _GLOBAL)]
         if local := batch.views[_GLOBAL:]:
-            seen = self.student.tokens(torch.cat(local), gates=chosen.get("gates_local"))
-            classes.append(by_sample(seen[0], len(local)))
+            seen = self.student.classes(torch.cat(local), chosen.get("gates_local"))
+            classes.append(by_sample(seen, len(local)))
         return {
             "student_class": torch.cat(classes, dim=1),
             "student_patches": by_sample(student[1], _GLOBAL),
@@ -233,7 +234,7 @@ class DINOv2(JointMethod):
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
-        return self.student.tokens(batch.views[0])[0]
+        return self.student.classes(batch.views[0])
 
     def exported(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""

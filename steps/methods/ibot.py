@@ -92,17 +92,17 @@ class IBOT(JointMethod):
         return draws
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
-        """Class tokens of all views and patches of the global ones, by student and teacher."""
+        """Class tokens of all views; patches of the global ones, of the student's the masked."""
         first = self.params.global_views
         views, local = batch.views[:first], batch.views[first:]
         keep = draws.get("keep")
         with torch.no_grad():
             teacher_class, teacher_patches = self.teacher.tokens(views)
+        mask = self.mask(draws, progress)
         classes, patches = self.student.tokens(
             views,
             None if keep is None else keep[:, :first],
-            self.mask(draws, progress),
-            self.mask_token,
+            *(mask, self.mask_token, mask),
         )
         if local:
             seen = self.student.classes(local, None if keep is None else keep[:, first:])

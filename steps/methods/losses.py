@@ -37,14 +37,13 @@ def self_distillation(
     targets = [
         F.softmax((logits.detach().float() - center) / teacher_temp, dim=-1) for logits in teacher
     ]
-    pairs = [
-        -(target * log_p_b).sum(dim=-1).mean()
-        for a, target in enumerate(targets)
-        for b, log_p_b in enumerate(log_p)
-        if a != b
-    ]
+    # Cross entropy is linear in its target: all pairs of a student's view are one, with the sum.
+    total = torch.stack(targets).sum(dim=0)
+    others = [total - target for target in targets] + [total] * (len(log_p) - len(targets))
+    across = [-(target * log_p_b).sum() for target, log_p_b in zip(others, log_p, strict=True)]
+    pairs = len(targets) * (len(log_p) - 1) * len(total)
     entropy = torch.stack([-torch.xlogy(target, target).sum(dim=-1).mean() for target in targets])
-    return torch.stack(pairs).mean(), entropy.mean()
+    return torch.stack(across).sum() / pairs, entropy.mean()
 
 
 def pixel_error(prediction_BNP: Tensor, target_BNP: Tensor, removed_BN: Tensor) -> Tensor:
@@ -79,8 +78,11 @@ def all_pairs(student: Sequence[Tensor], targets: Sequence[Tensor], temperature:
         student: logits (B, K) of each view.
         targets: probabilities (B, K) of each view.
     """
-    pairs = [cross_entropy(s, t, temperature).mean() for s in student for t in targets]
-    return torch.stack(pairs).sum()
+    # Cross entropy is linear in its target: all pairs of a student's view are one, with the sum.
+    total = torch.stack(list(targets)).sum(dim=0)
+    return torch.stack(
+        [cross_entropy(logits, total, temperature).mean() for logits in student]
+    ).sum()
 
 
 def patch_weights(mask_RN: Tensor) -> Tensor:

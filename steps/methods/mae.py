@@ -55,7 +55,7 @@ class MAE(Method):
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
         (images,) = batch.views
         latent, masking = self.encode(images, draws["noise"])
-        prediction = self.decoder(latent, masking.restore)
+        prediction = self.decoder(latent, masking.restore, masking.removed)
         return {"loss": pixel_error(prediction, self.targets(images), masking.removed).mean()}
 
     def exported(self) -> VisionTransformer:

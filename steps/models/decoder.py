@@ -8,9 +8,11 @@ from typing import cast
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from steps.models.positions import sincos_table
 from steps.models.random_masking import take
+from steps.models.reading import block_read
 from steps.params.methods import decoder
 
 _norm = functools.partial(nn.LayerNorm, eps=1e-6)
@@ -54,12 +56,16 @@ class PixelDecoder(Decoder):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, params.embed_dim))
         self.pos_embed = nn.Parameter(sincos_table(params.embed_dim, grid), requires_grad=False)
 
-    def forward(self, latent_BKD: Tensor, restore_BN: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, latent_BKD: Tensor, restore_BN: Tensor, read_BN: Tensor | None = None
+    ) -> Tensor:
         """Predict every patch's values.
 
         Args:
             latent_BKD: the class token and the kept patches as the encoder gave them.
             restore_BN: each patch's place in the order kept first, removed last.
+            read_BN: True for patches whose values are read; the others are predicted as 0. None:
+                all are read.
 
         Returns:
             (B, N, patch * patch * 3), raster order.
@@ -68,4 +74,13 @@ class PixelDecoder(Decoder):
         batch, patches = restore_BN.shape
         masks = self.mask_token.expand(batch, patches + 1 - tokens.shape[1], -1)
         places = take(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
-        return self.decode(torch.cat([tokens[:, :1], places], dim=1) + self.pos_embed)[:, 1:]
+        tokens = torch.cat([tokens[:, :1], places], dim=1) + self.pos_embed
+        if read_BN is None:
+            return self.decode(tokens)[:, 1:]
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        read = F.pad(read_BN, (1, 0))
+        predicted = self.pred(self.norm(block_read(self.blocks[-1], tokens, read)))
+        values: Tensor = predicted.new_zeros(*read_BN.shape, predicted.shape[1])
+        values[read_BN] = predicted
+        return values

@@ -61,6 +61,17 @@ def sample(stack: Stack, batch: int, generator: torch.Generator) -> Tensor:
     return torch.rand(batch, len(rates), generator=generator) >= rates
 
 
+def gates(stack: Stack, keep: Tensor) -> Tensor:
+    """What each sample's branches are multiplied by, 0 or 1 / (1 - p): float32, as ``keep``."""
+    rates = torch.tensor([module.rate for module in _modules(stack)], device=keep.device)
+    return torch.where(rates > 0, keep.float() / (1 - rates), 1.0)
+
+
+def is_complete(stack: Stack) -> bool:
+    """Whether every branch of every block has our drop path."""
+    return len(_modules(stack)) == sum(len(names) for _, names in _branches(stack))
+
+
 @contextmanager
 def dropping(stack: Stack, keep: Tensor | None) -> Iterator[None]:
     """Within the context the blocks drop their branches by ``keep``, as ``sample`` draws it."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from steps.models.backbones import BackboneModel, Transformer
 from steps.models.drop_path import dropping
+from steps.models.reading import encode_read
 from steps.models.tokens import embed, encode
 
 
@@ -23,8 +24,8 @@ def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None 
     """
     if isinstance(backbone, ResNet):
         return _global_average(backbone, images, keep)
-    tokens_BND = encode(backbone, embed(backbone, images), keep)
-    return cast(Tensor, backbone.norm(tokens_BND[:, 0]))
+    classes_BD = encode_read(backbone, embed(backbone, images), keep=keep)
+    return cast(Tensor, backbone.norm(classes_BD))
 
 
 def mean_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -51,6 +52,9 @@ def frozen_features(
     if isinstance(backbone, ResNet):
         average = _global_average(backbone, images)
         return dict.fromkeys(poolings, average)
+    poolings = tuple(poolings)
+    if all(pooling == "cls" for pooling in poolings):
+        return dict.fromkeys(poolings, global_feature(backbone, images))
     tokens_BND = backbone.norm(encode(backbone, embed(backbone, images)))
     return {pooling: _pool(backbone, tokens_BND, pooling) for pooling in poolings}
 

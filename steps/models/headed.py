@@ -11,6 +11,7 @@ from steps.models import row_drop, token_layout
 from steps.models.backbones import Transformer
 from steps.models.positions import Resizing
 from steps.models.prototypes import PrototypeHead, head_of
+from steps.models.reading import encode_read, normed_read
 from steps.models.teacher import Teacher
 from steps.models.tokens import embed, encode
 
@@ -32,7 +33,11 @@ class Headed(nn.Module):
         self.resizing = resizing
 
     def tokens(
-        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
+        self,
+        images: Tensor,
+        mask_RN: Tensor | None = None,
+        gates: Tensor | None = None,
+        read_RN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normed class tokens (R, D) and patch tokens (R, N, D) of R crops of one size.
 
@@ -40,19 +45,31 @@ class Headed(nn.Module):
             images: (R, 3, H, W).
             mask_RN: True where the mask token stands for a patch.
             gates: drop path (R, 2 * depth), see ``row_drop``.
+            read_RN: True for patches that are read, the others come as zeros; None: all.
         """
-        tokens = self.all_tokens(images, mask_RN, gates)
+        if read_RN is None:
+            tokens = self.all_tokens(images, mask_RN, gates)
+        else:
+            embedded = self._embedded(images, mask_RN)
+            tokens = normed_read(self.backbone, embedded, read_RN, gates=gates)
         return tokens[:, 0], tokens[:, self.backbone.num_prefix_tokens :]
 
     def all_tokens(
         self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
     ) -> Tensor:
         """The same with the registers between them: (R, 1 + registers + N, D)."""
-        vit = self.backbone
-        token = None if mask_RN is None else token_layout.mask_token(vit)
-        tokens = embed(vit, images, mask_RN, token, self.resizing)
+        vit, tokens = self.backbone, self._embedded(images, mask_RN)
         tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
         return cast(Tensor, vit.norm(tokens))
+
+    def classes(self, images: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Normed class tokens alone: (R, D). Arguments as for ``tokens``."""
+        classes = encode_read(self.backbone, self._embedded(images, None), gates=gates)
+        return cast(Tensor, self.backbone.norm(classes))
+
+    def _embedded(self, images: Tensor, mask_RN: Tensor | None) -> Tensor:
+        token = None if mask_RN is None else token_layout.mask_token(self.backbone)
+        return embed(self.backbone, images, mask_RN, token, self.resizing)
 
     def patch_head(self, patches_MD: Tensor) -> Tensor:
         """Logits of patch tokens: (M, K)."""

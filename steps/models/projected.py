@@ -13,6 +13,7 @@ from steps.models.backbones import Transformer
 from steps.models.crops import by_sample, by_view
 from steps.models.features import global_feature
 from steps.models.prototypes import PrototypeHead
+from steps.models.reading import normed_read
 from steps.models.tokens import embed, encode
 
 H = TypeVar("H", bound=PrototypeHead)
@@ -52,6 +53,7 @@ class Projected(nn.Module, Generic[H]):
         keep: Tensor | None = None,
         mask_BVN: Tensor | None = None,
         mask_token: Tensor | None = None,
+        read_BVN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normed class tokens (B, V, D) and patch tokens (B, V, N, D) of views of one size.
 
@@ -60,11 +62,15 @@ class Projected(nn.Module, Generic[H]):
             keep: drop-path draws (B, V, 2 * depth), or None to keep every branch.
             mask_BVN: True where ``mask_token`` stands for a patch.
             mask_token: broadcast to (B, N, D).
+            read_BVN: True for patches that are read, the others come as zeros; None: all.
         """
         mask = None if mask_BVN is None else by_view(mask_BVN)
         rows = None if keep is None else by_view(keep)
         embedded = embed(self.backbone, torch.cat(list(views)), mask, mask_token)
-        tokens = self.backbone.norm(encode(self.backbone, embedded, rows))
+        if read_BVN is None:
+            tokens = self.backbone.norm(encode(self.backbone, embedded, rows))
+        else:
+            tokens = normed_read(self.backbone, embedded, by_view(read_BVN), rows)
         tokens = by_sample(cast(Tensor, tokens), len(views))
         return tokens[:, :, 0], tokens[:, :, self.backbone.num_prefix_tokens :]
 

@@ -8,6 +8,7 @@ unlike there, the dropped rows cost nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,22 +51,30 @@ def sample(block_rates: Sequence[float], rows: int, generator: torch.Generator) 
     return gates
 
 
-def encode(vit: Transformer, tokens_BND: Tensor, gates: Tensor) -> Tensor:
+def encode(
+    vit: Transformer, tokens_BND: Tensor, gates: Tensor, *, stop: int | None = None
+) -> Tensor:
     """All blocks of the transformer, without its final norm, each branch on its rows alone.
 
     Args:
         tokens_BND: (B, N, D).
         gates: (B, 2 * depth), see ``sample``.
+        stop: the block that comes no more.
 
     Returns:
         (B, N, D).
     """
     tokens_BND = vit.norm_pre(tokens_BND)
-    for index, block in enumerate(vit.blocks):
-        attention, mlp = (block.norm1, block.attn, block.ls1), (block.norm2, block.mlp, block.ls2)
-        tokens_BND = _add(tokens_BND, attention, gates[:, 2 * index])
-        tokens_BND = _add(tokens_BND, mlp, gates[:, 2 * index + 1])
+    for index, block in enumerate(vit.blocks[:stop]):
+        tokens_BND = through_block(block, tokens_BND, gates[:, 2 * index : 2 * index + 2])
     return tokens_BND
+
+
+def through_block(block: Any, tokens_BND: Tensor, gates_B2: Tensor) -> Tensor:
+    """One block, its attention and its MLP each on the rows whose gate is open."""
+    attention, mlp = (block.norm1, block.attn, block.ls1), (block.norm2, block.mlp, block.ls2)
+    tokens_BND = _add(tokens_BND, attention, gates_B2[:, 0])
+    return _add(tokens_BND, mlp, gates_B2[:, 1])
 
 
 def _add(tokens: Tensor, branch: Sequence[nn.Module], gate_B: Tensor) -> Tensor:

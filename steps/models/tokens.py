@@ -6,10 +6,11 @@ from typing import cast
 
 import torch
 from timm.models.beit import Beit
+from timm.models.vision_transformer import Block
 from torch import Tensor
 
+from steps.models import drop_path, row_drop
 from steps.models.backbones import Transformer, own_resizing
-from steps.models.drop_path import dropping
 from steps.models.positions import Resizing, resize_table
 
 
@@ -93,7 +94,17 @@ def encode(
         (B, N, D).
     """
     blocks = vit.blocks[start:stop]
-    with dropping(vit, keep):
+    # On a CPU dropped branches are left out. Elsewhere the device would have to wait for the host
+    # to learn which they are, and they are computed and multiplied by 0.
+    if keep is not None and _can_leave_out(vit, tokens_BND):
+        gates = drop_path.gates(vit, keep)
+        tokens_BND = vit.norm_pre(tokens_BND) if start == 0 else tokens_BND
+        for index, block in enumerate(blocks, start):
+            tokens_BND = row_drop.through_block(
+                block, tokens_BND, gates[:, 2 * index : 2 * index + 2]
+            )
+        return tokens_BND
+    with drop_path.dropping(vit, keep):
         if isinstance(vit, Beit):
             bias = relative_bias(vit)
             for block in blocks:
@@ -109,3 +120,9 @@ def encode(
 def relative_bias(beit: Beit) -> Tensor | None:
     """What all blocks add to their logits, (heads, query, key), where they share a table."""
     return None if beit.rel_pos_bias is None else cast(Tensor, beit.rel_pos_bias())
+
+
+def _can_leave_out(vit: Transformer, tokens_BND: Tensor) -> bool:
+    """Whether the branches of dropped samples need not be computed."""
+    plain = all(type(block) is Block for block in vit.blocks)
+    return tokens_BND.device.type == "cpu" and plain and drop_path.is_complete(vit)
