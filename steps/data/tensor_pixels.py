@@ -101,9 +101,10 @@ def hue(image: Tensor, shift: float) -> Tensor:
         ),
     ).div_(distance.clamp(min=1e-6))
     places = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + 6 * (shift % 1)
-    turned = (sixths + places).remainder_(6)
-    share = torch.minimum(turned, 4 - turned).clamp_(0, 1)
-    return largest - share * distance
+    place = (sixths + places).remainder_(6)
+    share = torch.minimum(place, 4 - place).clamp_(0, 1)
+    turned: Tensor = largest - share * distance
+    return turned
 
 
 def gaussian_blur(image: Tensor, sigma: float, *, radius: int, edge: str) -> Tensor:

@@ -108,7 +108,7 @@ def _last(
     attended = block.attn.proj_drop(block.attn.proj(block.attn.norm(attended)))
     gates_M2 = None if gates_B2 is None else gates_B2[samples]
     read = read + _gated(block.ls1(attended), gates_M2, 0)
-    return cast(Tensor, read + _gated(block.ls2(block.mlp(block.norm2(read))), gates_M2, 1))
+    return read + _gated(block.ls2(block.mlp(block.norm2(read))), gates_M2, 1)
 
 
 def _gated(branch_MD: Tensor, gates_M2: Tensor | None, index: int) -> Tensor:
