@@ -145,4 +145,5 @@ def _floats(image: Tensor) -> Tensor:
 
 def _luma(values: Tensor) -> Tensor:
     red, green, blue = values
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    luma: Tensor = (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    return luma
