@@ -17,6 +17,7 @@ from steps.params.tasks import TEXT_TASKS
 from steps.reporting.check import check_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
+from steps.reporting.pictures import collect_pictures
 from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
 from steps.reporting.published.page import check_published, write_published
@@ -87,7 +88,8 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         results=_printed(results),
         out=_printed(out),
     )
-    write_report(collect(heading, results), out)
+    source = collect(heading, results)
+    write_report(source, out, *collect_pictures(heading, results, params.pictures))
 
 
 def _printed(path: Path) -> str:

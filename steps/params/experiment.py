@@ -40,6 +40,9 @@ class Experiment(Params):
     tasks: dict[Task, list[str]]
     """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
     for it in the ranking. A task without any is left out."""
+    pictures: list[str] = []
+    """Those of ``methods`` whose pictures the page shows, with the first seed: where they look,
+    what they detect, and what ``steps.diagnose`` drew of them and of their tokenizers."""
     chain: Chain | None = None
     """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
 
@@ -85,6 +88,7 @@ class Experiment(Params):
             "methods": self.names,
             "backbones": self.backbones,
             "seeds": self.seeds,
+            "pictures": self.pictures,
             **{f"tasks.{task}": protocols for task, protocols in self.tasks.items()},
         }
         for key, values in lists.items():
@@ -97,6 +101,9 @@ class Experiment(Params):
                     f"methods: {name} is on backbone {checkpoint.backbone}, which is not among "
                     f"backbones {self.backbones}"
                 )
+        for name in self.pictures:
+            if name not in self.names:
+                raise ValueError(f"pictures names {name}, which is none of methods")
         if not self.protocols:
             raise ValueError("tasks names no protocol, so there is nothing to measure")
         for task in OBJECT_TASKS:

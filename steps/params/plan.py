@@ -92,6 +92,7 @@ class Plan:
                 features=self.tasks().get("features", []),
                 names=self.experiment.names,
                 imported=self.experiment.imported.values(),
+                drawn=self.drawn(),
             )
             check_chain(where, self.experiment.chain, derived)
         self.protocols: dict[str, Params] = {
@@ -146,6 +147,15 @@ class Plan:
                 if experiment.has_row(recipe, backbone):
                     for seed in experiment.seeds:
                         yield backbone, recipe, seed
+
+    def drawn(self) -> list[Pretraining]:
+        """The pretrainings that ``steps.diagnose`` draws for the page, with the first seed."""
+        return [
+            Pretraining(backbone, recipe)
+            for backbone in self.experiment.backbones
+            for recipe in self.experiment.pictures
+            if recipe in self.recipes and self.recipes[recipe].method.drawn
+        ]
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.

@@ -67,6 +67,12 @@ class Chain(Params):
     tokenized: list[Tokenized]
     tokenizers: list[str]
     distilled_tokenizers: list[DistilledTokenizer]
+    drawn: list[Teacher]
+    """Pretrainings that ``steps.diagnose`` draws for the page."""
+    drawn_tokens: list[Tokenized]
+    """Likewise, of those that predict the tokens of a tokenizer."""
+    drawn_tokenizers: list[str]
+    """The tokenizers of these."""
 
 
 def chain_of(
@@ -77,6 +83,7 @@ def chain_of(
     features: Sequence[str],
     names: Sequence[str] = (),
     imported: Iterable[Imported] = (),
+    drawn: Sequence[Pretraining] = (),
 ) -> Chain:
     """The chain as the experiment and its recipes give it.
 
@@ -87,6 +94,7 @@ def chain_of(
         features: the protocol of the frozen features, or none.
         names: the methods as tables call them.
         imported: the official checkpoints among them.
+        drawn: those of the rows that are drawn for the page.
     """
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
     chain |= {
@@ -114,6 +122,13 @@ def chain_of(
             chain["teachers"].append(_teacher(node))
         elif node.recipe not in chain["plain"]:
             chain["plain"].append(node.recipe)
+    for node in drawn:
+        tokenizers = [other.name for other in needs[node] if isinstance(other, Tokenizer)]
+        if tokenizers:
+            chain["drawn_tokens"].append({**_teacher(node), "tokenizer": tokenizers[0]})
+        else:
+            chain["drawn"].append(_teacher(node))
+        chain["drawn_tokenizers"] += [n for n in tokenizers if n not in chain["drawn_tokenizers"]]
     return Chain.model_validate(chain)
 
 

@@ -12,6 +12,8 @@ from PIL import Image, UnidentifiedImageError
 
 from steps.command import UserError
 from steps.reporting.figures import DRAWN_WITH
+from steps.reporting.pictures import check_pictures, read_pictures
+from steps.reporting.quantities import plural
 from steps.reporting.render import render_figures, render_tables
 from steps.reporting.source import read_source
 
@@ -30,8 +32,9 @@ def check_report(folder: Path) -> str:
     Raises:
         UserError: naming the first file that differs, and its first line that does.
     """
-    source = read_source(folder)
-    for name, content in render_tables(source).items():
+    source, pictures = read_source(folder), read_pictures(folder)
+    check_pictures(folder, pictures)
+    for name, content in render_tables(source, pictures).items():
         path = folder / name
         _require(path)
         if path.read_bytes() != content:
@@ -56,6 +59,8 @@ def check_report(folder: Path) -> str:
     said = f"{folder}: README.md and results.csv follow from {source.records().height:,} records"
     if len(skipped) < len(figures):
         said += f", and so do {len(figures) - len(skipped)} pictures"
+    if pictures:
+        said += f"; {plural(len(pictures), 'picture')} of methods as listed"
     return said + (f"; not compared: {', '.join(skipped)}" if skipped else "")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import polars as pl
 
+from steps.reporting.gallery import gallery
+from steps.reporting.pictures import Picture
 from steps.reporting.quantities import plural
 from steps.reporting.source import (
     CURVES,
@@ -72,7 +75,13 @@ _ABOUT_TIME = (
 )
 
 
-def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
+def page(
+    source: Source,
+    summary: pl.DataFrame,
+    pictures: Sequence[Picture] = (),
+    *,
+    with_curves: bool,
+) -> str:
     """The whole README.md of a report."""
     heading = source.heading
     parts = [
@@ -98,6 +107,7 @@ def page(source: Source, summary: pl.DataFrame, *, with_curves: bool) -> str:
         if source.curves["knn_top1"].is_not_null().any():
             about += _ABOUT_KNN
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
+    parts += gallery(pictures)
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
 

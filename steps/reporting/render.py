@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
+from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.source import Source, source_files
 from steps.reporting.tables import results_csv, summarize
 
@@ -19,10 +21,10 @@ PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
 )
 
 
-def render_tables(source: Source) -> dict[str, bytes]:
-    """README.md and results.csv: a pure function of the source."""
+def render_tables(source: Source, pictures: Sequence[Picture] = ()) -> dict[str, bytes]:
+    """README.md and results.csv: a pure function of the source and the list of pictures."""
     summary = summarize(source.records())
-    text = page(source, summary, with_curves=not source.curves.is_empty())
+    text = page(source, summary, pictures, with_curves=not source.curves.is_empty())
     return {PAGE: text.encode(), RESULTS: results_csv(summary)}
 
 
@@ -35,12 +37,34 @@ def render_figures(source: Source) -> dict[str, bytes]:
     return files
 
 
-def write_report(source: Source, out: Path) -> None:
-    """Render a source into ``out``, each file whole or as it was."""
-    files = {**source_files(source), **render_tables(source), **render_figures(source)}
-    out.mkdir(parents=True, exist_ok=True)
+def write_report(
+    source: Source,
+    out: Path,
+    pictures: Sequence[Picture] = (),
+    drawn: Mapping[str, bytes] | None = None,
+) -> None:
+    """Render a source into ``out``, each file whole or as it was; older pictures go.
+
+    Args:
+        source: the records.
+        out: the report's folder.
+        pictures: the list of its pictures.
+        drawn: their files' content by name.
+    """
+    drawn = drawn or {}
+    files = {
+        **source_files(source),
+        PICTURES: pictures_json(pictures),
+        **{f"{FOLDER}/{name}": content for name, content in drawn.items()},
+        **render_tables(source, pictures),
+        **render_figures(source),
+    }
+    (out / FOLDER).mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(out / name, content)
+    for old in (out / FOLDER).iterdir():
+        if old.name not in drawn:
+            old.unlink()
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -142,7 +142,13 @@ def _tiny(scenery: Scenery) -> Project:
             "features": "features",
             "tasks": {task: list(PROTOCOLS.get(task, ())) for task in TASKS},
             "text_methods": [],
-            "chain": {**NO_CHAIN, "rows": ["random", "mae"], "plain": ["random", "mae"]},
+            "pictures": ["mae"],
+            "chain": {
+                **NO_CHAIN,
+                "rows": ["random", "mae"],
+                "plain": ["random", "mae"],
+                "drawn": [{"recipe": "mae", "backbone": "vit_test"}],
+            },
         },
     }.items():
         scenery.write(name, content)
@@ -173,6 +179,8 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
         assert all(0 <= record.value <= 100 for record in records)
     assert "mae" in page
     assert "random" in page
+    for title in ("Where the class token looks", "Detections", "Reconstructions"):
+        assert f"### {title}\n" in page
     assert timm.create_model(f"local-dir:{root / LAST / 'backbone'}", pretrained=True) is not None
     assert read_manifest(root / LAST / "backbone").facts["flops"] > 0
 
@@ -192,12 +200,13 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     _replace(recipe, "mask_ratio: 0.75", "mask_ratio: 0.5")
     stages = {f"{task}@vit_test-mae-0-{protocol}" for task, protocol in EVALUATIONS}
     stages |= {"pretrain@vit_test-mae-0", "features@vit_test-mae-0-features", "page"}
+    stages |= {"diagnose@drawn0"}
     assert project.dvc_plans() == stages
     files = project.snakemake_plans()
     assert {path for path in files if path.startswith("results/")} == {
         f"{LAST}/{name}"
         for name in (
-            *("backbone", "features", "layout/layout", "detect/mask_rcnn_small"),
+            *("backbone", "features", "layout/layout", "detect/mask_rcnn_small", "diagnose"),
             *(f"{task}/{protocol}.json" for task, protocol in EVALUATIONS),
         )
     }
@@ -205,7 +214,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
         f"reports/quickstart/{name}"
         for name in (
             *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json"),
-            *("ranking.png", "curves.png"),
+            *("ranking.png", "curves.png", "pictures.json", "pictures"),
         )
     }
 
@@ -263,7 +272,7 @@ def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scen
     }
     scenery.write(
         "experiments/quickstart.yaml",
-        {**read_yaml(path), "methods": ["beit2"], "chain": chain},
+        {**read_yaml(path), "methods": ["beit2"], "pictures": [], "chain": chain},
     )
     results = project.root / "results/quickstart"
     folders = (

@@ -1,7 +1,7 @@
 """The page of the experiment. `snakemake report` builds it and everything behind it."""
 
 REPORT = f"reports/{EXPERIMENT}"
-TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json"]
+TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"]
 PICTURES = ["ranking.png", "curves.png"]
 BACKBONES = rows(f"{ROW}/backbone")
 RECORDS = [
@@ -15,11 +15,13 @@ rule page:
     input:
         backbones=BACKBONES,
         records=RECORDS,
+        drawn=DRAWN,
     output:
         page=report(
             f"{REPORT}/README.md", caption="../report/page.rst", category="Report"
         ),
         tables=[f"{REPORT}/{name}" for name in TABLES],
+        shown=directory(f"{REPORT}/pictures"),
         pictures=report(
             [f"{REPORT}/{name}" for name in PICTURES],
             caption="../report/pictures.rst",
@@ -46,4 +48,5 @@ rule report:
     input:
         BACKBONES,
         RECORDS,
+        DRAWN,
         rules.page.output,

@@ -25,6 +25,7 @@ class BEiT2Params(Method):
     """Prediction of a vector-quantised teacher's tokens (arXiv:2208.06366)."""
 
     kind = "Generative"
+    drawn = True
     takes_tokenizer = "required"
     takes_second_image = True
     name: Literal["beit2"]

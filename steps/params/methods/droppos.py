@@ -25,6 +25,7 @@ class DropPosParams(Method):
     """Reconstructing dropped positions (arXiv:2309.03576)."""
 
     kind = "Generative"
+    drawn = True
     name: Literal["droppos"]
     mask_ratio: MaskRatio
     """Share of the patches that the encoder does not see."""

@@ -26,6 +26,8 @@ class Method(Params):
     """Whether its views have a ``second`` image, for the tokenizer."""
     text: ClassVar[bool] = False
     """Whether the method has a text tower, which zero-shot classification and retrieval need."""
+    drawn: ClassVar[bool] = False
+    """Whether ``steps.diagnose`` has pictures of it."""
     final_phase: ClassVar[bool] = False
     """Whether its recipe may have ``training.final_phase``."""
     name: str

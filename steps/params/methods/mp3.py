@@ -12,6 +12,7 @@ class MP3Params(Method):
     """Position prediction (arXiv:2207.07611)."""
 
     kind = "Position"
+    drawn = True
     name: Literal["mp3"]
     mask_ratio: MaskRatio
     """Share of the patches that are neither key nor value in any block."""

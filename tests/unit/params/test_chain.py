@@ -74,7 +74,9 @@ def test_the_chain_names_every_node_once() -> None:
         rows[3]: {"tokenizer": "dalle"},
     }
     needs = _follow(rows, names)
-    chain = chain_of(rows, needs, datasets=["shapes"], features=["features"]).resolved()
+    chain = chain_of(
+        rows, needs, datasets=["shapes"], features=["features"], drawn=[DINO, BEIT2]
+    ).resolved()
     dino = {"recipe": "dino", "backbone": "small"}
     large = {"recipe": "dinov2", "backbone": "large"}
     assert chain == {
@@ -91,6 +93,9 @@ def test_the_chain_names_every_node_once() -> None:
         ],
         "tokenizers": ["dalle"],
         "distilled_tokenizers": [{"tokenizer": "vqkd", "teacher": dino}],
+        "drawn": [dino],
+        "drawn_tokens": [{"recipe": "beit2", "backbone": "small", "tokenizer": "vqkd"}],
+        "drawn_tokenizers": ["vqkd"],
     }
 
 
@@ -264,3 +269,12 @@ def test_every_tokenizer_of_the_project(path: Path) -> None:
         assert part in head, f"{path}: no '{part}' in its head comment"
     if recipe.training is not None and recipe.tokenizer.name == "vqkd":
         assert recipe.training.optimizer.undecayed == ["cls_token", "pos_embed"]
+
+
+def test_methods_with_pictures_are_drawn(scenery: Scenery) -> None:
+    names = ["dino", "mae", "beit"]
+    drawn = _plan(scenery, *names, pictures=["beit", "dino"]).drawn()
+    assert drawn == [Pretraining("vit_test", "beit")]
+    assert _plan(scenery, *names).drawn() == []
+    message = _error(scenery, "dino", pictures=["mae"])
+    assert "pictures names mae, which is none of methods" in message

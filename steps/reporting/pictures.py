@@ -1,0 +1,204 @@
+"""Pictures on a page: what tasks drew of chosen methods, made small, with what drew them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from steps.artifacts import Manifest, read_manifest
+from steps.command import UserError
+from steps.reporting.source import Heading, Provenance
+
+PICTURES, FOLDER = "pictures.json", "pictures"
+LIMIT = 150_000
+"""Bytes of a picture at most: a repository keeps every version of it."""
+_COLOURS = 256
+_QUALITIES = (90, 80, 70, 60, 50)
+
+
+class Picture(BaseModel):
+    """A picture of one method or tokenizer, and what drew it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    file: str
+    """Below ``pictures/``."""
+    sha256: str
+    """Of the file."""
+    name: str
+    """As its step calls it, such as layout.png."""
+    protocol: str | None
+    """Of a task that has one."""
+    recipe: str
+    """The method's, or the tokenizer's name."""
+    backbone: str | None
+    """None: of a tokenizer."""
+    seed: int
+    facts: dict[str, Any]
+    """What the step says of it in numbers."""
+    made: Provenance
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """The step, or tokenizer for a tokenizer's, and the name: equal kinds show the same."""
+        return ("tokenizer" if self.backbone is None else self.made.node, self.name)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A folder of pictures below the results, and the artifact that they are to be of."""
+
+    folder: Path
+    role: str
+    of: Path
+    recipe: str
+    backbone: str | None = None
+    protocol: str | None = None
+
+
+def collect_pictures(
+    heading: Heading, results: Path, methods: Sequence[str]
+) -> tuple[list[Picture], dict[str, bytes]]:
+    """The pictures of some methods with the first seed, by kind in the order of ``methods``.
+
+    Args:
+        heading: the experiment.
+        results: its results folder.
+        methods: some of its methods.
+
+    Returns:
+        The pictures, and their files' content by name.
+
+    Raises:
+        UserError: a picture is of another artifact than the one that stands beside it.
+    """
+    pictures: list[Picture] = []
+    content: dict[str, bytes] = {}
+    seed = heading.seeds[0]
+    for drawn in _drawn(heading, results, methods, seed):
+        manifest = read_manifest(drawn.folder)
+        _check_of(drawn, manifest)
+        for name in sorted(each for each in manifest.files if each.endswith(".png")):
+            parts = [drawn.recipe, drawn.backbone, drawn.protocol, Path(name).stem]
+            if len(heading.backbones) == 1:
+                parts.remove(drawn.backbone)
+            suffix, small = reduced((drawn.folder / name).read_bytes())
+            file = "-".join(part for part in parts if part) + suffix
+            content[file] = small
+            pictures.append(
+                Picture(
+                    file=file,
+                    sha256=hashlib.sha256(small).hexdigest(),
+                    name=name,
+                    protocol=drawn.protocol,
+                    recipe=drawn.recipe,
+                    backbone=drawn.backbone,
+                    seed=seed,
+                    facts=manifest.facts,
+                    made=Provenance.of(manifest),
+                )
+            )
+    return pictures, content
+
+
+def _drawn(heading: Heading, results: Path, methods: Sequence[str], seed: int) -> Iterator[_Drawn]:
+    tokenizers = {
+        read_manifest(folder, "tokenizer").digest: folder
+        for folder in sorted(results.glob(f"tokenizers/*/seed{seed}"))
+    }
+    for recipe in methods:
+        for backbone in heading.backbones:
+            row = results / backbone / recipe / f"seed{seed}"
+            of = row / "backbone"
+            if not of.is_dir():  # an official checkpoint has a backbone of its own
+                continue
+            for task in ("layout", "detect"):
+                for protocol in heading.tasks.get(task, ()):
+                    folder = row / task / protocol
+                    if folder.is_dir():
+                        yield _Drawn(folder, "backbone", of, recipe, backbone, protocol)
+            if (row / "diagnose").is_dir():
+                yield _Drawn(row / "diagnose", "backbone", of, recipe, backbone)
+            behind = tokenizers.pop(read_manifest(of).inputs.get("tokenizer", ""), None)
+            if behind is not None and (folder := behind.parent / "diagnose" / behind.name).is_dir():
+                yield _Drawn(folder, "tokenizer", behind, behind.parent.name)
+
+
+def _check_of(drawn: _Drawn, manifest: Manifest) -> None:
+    wanted = read_manifest(drawn.of).digest
+    found = manifest.inputs.get(drawn.role, "nothing")
+    if found != wanted:
+        raise UserError(
+            str(drawn.folder),
+            f"drawn of the {drawn.role} {found[:12]}, but {drawn.of} is now {wanted[:12]}",
+            remedy=f"run python -m steps.{manifest.node} again",
+        )
+
+
+def reduced(png: bytes, limit: int = LIMIT) -> tuple[str, bytes]:
+    """A picture of at most ``limit`` bytes: with a palette, else as JPEG.
+
+    Returns:
+        Its suffix and its bytes.
+    """
+    with Image.open(BytesIO(png)) as image:
+        plain = image.convert("RGB")
+    small = BytesIO()
+    plain.quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    if len(small.getvalue()) <= limit:
+        return ".png", small.getvalue()
+    for quality in _QUALITIES:
+        small = BytesIO()
+        plain.save(small, "JPEG", quality=quality, optimize=True)
+        if len(small.getvalue()) <= limit:
+            break
+    return ".jpg", small.getvalue()
+
+
+def pictures_json(pictures: Sequence[Picture]) -> bytes:
+    """The file that lists them; :func:`read_pictures` reads it back."""
+    content = [picture.model_dump(mode="json") for picture in pictures]
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def read_pictures(folder: Path) -> tuple[Picture, ...]:
+    """The pictures of a report; none where it has no list of any.
+
+    Raises:
+        UserError: the list is not what the report wrote.
+    """
+    path = folder / PICTURES
+    if not path.is_file():
+        return ()
+    try:
+        return TypeAdapter(tuple[Picture, ...]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = str(error).splitlines()[0]
+        raise UserError(str(path), f"not what a report holds ({problem})") from error
+
+
+def check_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+    """The files below a report's ``pictures/`` are those that its list names, byte by byte.
+
+    Raises:
+        UserError: naming the first that is not.
+    """
+    remedy = "make the report anew with the commands at the end of its page"
+    listed = {picture.file: picture.sha256 for picture in pictures}
+    there = {path.name for path in (folder / FOLDER).glob("*")}
+    for name in sorted(there - listed.keys()):
+        raise UserError(str(folder / FOLDER / name), f"not in {PICTURES}", remedy=remedy)
+    for name, digest in listed.items():
+        path = folder / FOLDER / name
+        if not path.is_file():
+            raise UserError(str(path), "missing", remedy=remedy)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise UserError(str(path), f"differs from its digest in {PICTURES}", remedy=remedy)
