@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ PICTURES, FOLDER = "pictures.json", "pictures"
 LIMIT = 150_000
 """Bytes of a picture at most: a repository keeps every version of it."""
 _COLOURS = 256
-_QUALITIES = (90, 80, 70, 60, 50)
+_QUALITIES = (90, 80, 70, 60)
+_SCALES = (1.0, 0.7, 0.5, 0.35)
 
 
 class Picture(BaseModel):
@@ -144,7 +146,7 @@ def _check_of(drawn: _Drawn, manifest: Manifest) -> None:
 
 
 def reduced(png: bytes, limit: int = LIMIT) -> tuple[str, bytes]:
-    """A picture of at most ``limit`` bytes: with a palette, else as JPEG.
+    """A picture of at most ``limit`` bytes: with a palette, else as JPEG, else smaller.
 
     Returns:
         Its suffix and its bytes.
@@ -155,9 +157,10 @@ def reduced(png: bytes, limit: int = LIMIT) -> tuple[str, bytes]:
     plain.quantize(_COLOURS, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     if len(small.getvalue()) <= limit:
         return ".png", small.getvalue()
-    for quality in _QUALITIES:
+    for scale, quality in product(_SCALES, _QUALITIES):
         small = BytesIO()
-        plain.save(small, "JPEG", quality=quality, optimize=True)
+        size = (round(plain.width * scale), round(plain.height * scale))
+        plain.resize(size).save(small, "JPEG", quality=quality, optimize=True)
         if len(small.getvalue()) <= limit:
             break
     return ".jpg", small.getvalue()

@@ -176,6 +176,11 @@ def test_pictures_are_made_small() -> None:
     suffix, small = reduced(noise)
     assert suffix == ".jpg"
     assert len(small) <= LIMIT < len(noise)
+    suffix, small = reduced(png(noise=1, side=900))
+    assert suffix == ".jpg"
+    assert len(small) <= LIMIT
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.width < 900
 
 
 def test_side_by_side_are_three_at_most(made: tuple[Synthetic, Heading]) -> None:
