@@ -5,6 +5,7 @@ ROW = f"{RESULTS}/{{backbone}}/{{recipe}}/seed{{seed}}"
 LOGS = f"logs/{EXPERIMENT}"
 ROW_LOG = f"{LOGS}/{{backbone}}-{{recipe}}-seed{{seed}}"
 TOKENIZER = f"{RESULTS}/tokenizers/{{tokenizer}}/seed{{seed}}"
+TOKENIZER_DRAWN = f"{RESULTS}/tokenizers/{{tokenizer}}/diagnose/seed{{seed}}"
 DATA = f"results/data/{PLAN.experiment.dataset}"
 IMPORTED = PLAN.experiment.imported
 OFFICIAL = "|".join(map(re.escape, IMPORTED))
@@ -55,3 +56,24 @@ def resolved(**roles):
         return PLAN.resolved(**names)
 
     return values
+
+
+def drawn():
+    """The folders of pictures that the page shows."""
+    seed = PLAN.experiment.seeds[0]
+    folders = []
+    for node in PLAN.drawn():
+        row = ROW.format(backbone=node.backbone, recipe=node.recipe, seed=seed)
+        folders.append(f"{row}/diagnose")
+        folders += [
+            TOKENIZER_DRAWN.format(tokenizer=other.name, seed=seed)
+            for other in PLAN.needs[node]
+            if isinstance(other, Tokenizer)
+        ]
+    return list(dict.fromkeys(folders))
+
+
+def tokenizer_of(wildcards):
+    """The tokenizer whose tokens a pretraining predicts, if it does, by role."""
+    found = behind(Pretraining(wildcards.backbone, wildcards.recipe), wildcards.seed)
+    return {role: path for role, path in found.items() if role == "tokenizer"}
