@@ -55,13 +55,16 @@ def write_report(
     files = {
         **source_files(source),
         PICTURES: pictures_json(pictures),
-        **{f"{FOLDER}/{name}": content for name, content in drawn.items()},
         **render_tables(source, pictures),
         **render_figures(source),
     }
-    (out / FOLDER).mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         write_file(out / name, content)
+    # Engines are promised the folder, be there pictures or not.
+    (out / FOLDER).mkdir(exist_ok=True)
+    for name, content in drawn.items():
+        write_file(out / FOLDER / name, content)
     for old in (out / FOLDER).iterdir():
         if old.name not in drawn:
             old.unlink()

@@ -7,10 +7,12 @@ import pytest
 from steps.reporting.render import write_report
 from tests.unit.reporting.synthetic import Synthetic, build
 
+PICTURES = "pictures"
 FILES = {
     "README.md",
     "curves.csv",
     "curves.png",
+    "pictures.json",
     "ranking.png",
     "records.jsonl",
     "report.json",
@@ -21,7 +23,7 @@ FILES = {
 def test_same_records_give_the_same_bytes(single: Synthetic, tmp_path: Path) -> None:
     write_report(single.source(), tmp_path / "a")
     write_report(single.source(), tmp_path / "b")
-    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {*FILES, PICTURES}
     for name in FILES:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -32,10 +34,13 @@ def test_older_files_are_replaced_and_engines_get_every_file(tmp_path: Path) -> 
     out.mkdir()
     for name in FILES:
         (out / name).write_text("old")
+    (out / PICTURES).mkdir()
+    (out / PICTURES / "mae-reconstructions.png").write_text("old")
     write_report(untrained.source(), out)
-    assert {path.name for path in out.iterdir()} == FILES
+    assert {path.name for path in out.iterdir()} == {*FILES, PICTURES}
     assert "curves.png" not in (out / "README.md").read_text()
-    assert all(path.read_bytes() != b"old" for path in out.iterdir())
+    assert all((out / name).read_bytes() != b"old" for name in FILES)
+    assert list((out / PICTURES).iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_older_file_whole(
