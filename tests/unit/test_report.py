@@ -37,11 +37,16 @@ def test_make_check_and_explain(made: Synthetic, capsys: pytest.CaptureFixture[s
     assert "record file      results/made_up/vit_pico/mae/seed0/linear/linear.json" in printed
 
 
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
 def test_making_twice_changes_no_byte(made: Synthetic) -> None:
     _make(made)
-    first = {path.name: path.read_bytes() for path in Path("reports/a").iterdir()}
+    first = _contents(Path("reports/a"))
     _make(made)
-    assert {path.name: path.read_bytes() for path in Path("reports/a").iterdir()} == first
+    assert _contents(Path("reports/a")) == first
+    assert "README.md" in first
 
 
 def test_a_missing_record_writes_nothing(made: Synthetic) -> None:
