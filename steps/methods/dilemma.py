@@ -24,22 +24,32 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.engine.schedules import Progress
-from steps.methods.method import Batch, Draws, Encoded, Losses
-from steps.methods.momentum_contrast import MomentumContrast
+from steps.methods.losses import momentum_contrast
+from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models.features import global_feature
+from steps.models.momentum_encoder import MomentumPair
 from steps.models.tokens import encode, patch_tokens_at
 from steps.params.methods.dilemma import DILEMMAParams
 
 
-class DILEMMA(MomentumContrast):
-    """Momentum contrast, and detection of misplaced tokens."""
+class DILEMMA(JointMethod):
+    """Momentum contrast, and detection of misplaced tokens.
+
+    Args:
+        params: of the method.
+        backbone: of learnt positions, one a patch.
+
+    Raises:
+        UserError: the drop rate leaves no patch.
+    """
 
     def __init__(self, params: DILEMMAParams, backbone: VisionTransformer) -> None:
+        super().__init__()
+        self.params = params
         # The class token has no position here: its row is zero and, since the student passes over
         # it, stays zero.
         backbone.pos_embed.data[:, : backbone.num_prefix_tokens] = 0
-        super().__init__(params, backbone)
-        self.params = params
+        self.pair = MomentumPair(backbone, params)
         self.patches: int = backbone.patch_embed.num_patches
         # In floating point, as in the reference: 100 patches at rate 0.9 keep 9.
         self.kept = int(self.patches * (1.0 - params.drop_rate))
@@ -57,6 +67,10 @@ class DILEMMA(MomentumContrast):
             "order": torch.rand(batch, 2, self.patches, generator=generator),
             "label": torch.rand(batch, 2, self.kept, generator=generator),
         }
+
+    def before_step(self, progress: Progress) -> None:
+        """Move the momentum encoder, ahead of the keys of the same step, as MoCo v3 does."""
+        self.pair.move(progress)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the student (q1, q2) and the momentum encoder
@@ -85,7 +99,10 @@ class DILEMMA(MomentumContrast):
             )
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
-        contrastive = self.symmetric(encoded)
+        q1, q2 = self.pair.queries(encoded["q1"]), self.pair.queries(encoded["q2"])
+        k1, k2 = self.pair.keys(encoded["k1"]), self.pair.keys(encoded["k2"])
+        tau = self.params.temperature
+        contrastive = momentum_contrast(q1, k2, tau) + momentum_contrast(q2, k1, tau)
         if self.detector is None:
             return {"loss": contrastive}
         wrong = self.misplaced(draws["label"]).float()
@@ -100,6 +117,9 @@ class DILEMMA(MomentumContrast):
             "detection1": detection[0],
             "detection2": detection[1],
         }
+
+    def after_step(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": self.pair.momentum(progress)}
 
     def misplaced(self, label_noise: Tensor) -> Tensor:
         """Which tokens get the position of another place: True in the shape of the noise."""
@@ -130,3 +150,11 @@ class DILEMMA(MomentumContrast):
         cls = vit.cls_token.expand(len(images), -1, -1)
         normed = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return normed[:, 0], normed[:, 1:]
+
+    def embeddings(self, batch: Batch) -> Tensor:
+        """Class tokens (B, D) of the first view: whole, at its right positions."""
+        return global_feature(self.pair.encoder.backbone, batch.views[0])
+
+    def exported(self) -> VisionTransformer:
+        """The student's backbone, not its average (as MoCo v3's is probed)."""
+        return self.pair.encoder.backbone

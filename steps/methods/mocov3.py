@@ -20,24 +20,38 @@ import math
 
 import torch
 from timm.models.resnet import ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from steps.engine.schedules import Progress
-from steps.methods.method import Batch, Draws, Encoded, Losses
-from steps.methods.momentum_contrast import MomentumContrast
+from steps.methods.losses import momentum_contrast
+from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models.backbones import BackboneModel, Transformer
 from steps.models.features import global_feature
+from steps.models.momentum_encoder import MomentumPair
 from steps.models.positions import sincos_table
 from steps.params.methods.mocov3 import MoCoV3Params
 
 
-class MoCoV3(MomentumContrast):
-    """Momentum contrast with a predictor and a symmetric loss."""
+class MoCoV3(JointMethod):
+    """Momentum contrast with a predictor and a symmetric loss.
+
+    Args:
+        params: of the method.
+        backbone: its initial values become the reference's, if it is a vision transformer.
+    """
 
     def __init__(self, params: MoCoV3Params, backbone: BackboneModel) -> None:
+        super().__init__()
+        self.params = params
         if not isinstance(backbone, ResNet):
             _prepare(backbone, params.frozen_patch_embed)
-        super().__init__(params, backbone)
+        self.pair = MomentumPair(backbone, params)
+
+    def before_step(self, progress: Progress) -> None:
+        """Move the momentum encoder, ahead of the keys of the same step: it averages the weights
+        from before this step's update, as in algorithm 1.
+        """
+        self.pair.move(progress)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the encoder (q1, q2) and its average (k1, k2)."""
@@ -49,7 +63,21 @@ class MoCoV3(MomentumContrast):
         return {"q1": q1, "q2": q2, "k1": k1, "k2": k2}
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
-        return {"loss": self.symmetric(encoded)}
+        q1, q2 = self.pair.queries(encoded["q1"]), self.pair.queries(encoded["q2"])
+        k1, k2 = self.pair.keys(encoded["k1"]), self.pair.keys(encoded["k2"])
+        tau = self.params.temperature
+        return {"loss": momentum_contrast(q1, k2, tau) + momentum_contrast(q2, k1, tau)}
+
+    def after_step(self, progress: Progress) -> dict[str, float]:
+        return {"momentum": self.pair.momentum(progress)}
+
+    def embeddings(self, batch: Batch) -> Tensor:
+        """Features (B, D) of the first view, by the encoder that learns."""
+        return global_feature(self.pair.encoder.backbone, batch.views[0])
+
+    def exported(self) -> BackboneModel:
+        """The backbone that learns, not its average (as the reference probes it)."""
+        return self.pair.encoder.backbone
 
 
 def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:

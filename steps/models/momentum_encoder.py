@@ -7,10 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from steps.engine.schedules import Progress, cosine
 from steps.models import ema
 from steps.models.backbones import BackboneModel
 from steps.models.mlp import LastNorm, mlp
-from steps.params.methods.contrast import Predictor, Projector
+from steps.params.methods.contrast import MomentumContrast
 
 
 class Encoder(nn.Module):
@@ -29,10 +30,16 @@ class MomentumPair(nn.Module):
 
     Each call of ``queries`` or ``keys`` is one view, with batch statistics of its own. The copy
     keeps running statistics of its own too: only parameters are averaged.
+
+    Args:
+        backbone: prepared; the pair takes it over.
+        params: of a method on momentum contrast.
     """
 
-    def __init__(self, backbone: BackboneModel, projector: Projector, predictor: Predictor) -> None:
+    def __init__(self, backbone: BackboneModel, params: MomentumContrast) -> None:
         super().__init__()
+        self.params = params
+        projector, predictor = params.projector, params.predictor
         dim = projector.out_dim
         self.encoder = Encoder(
             backbone,
@@ -57,6 +64,10 @@ class MomentumPair(nn.Module):
         """Momentum features of a view (B, D) to keys (B, out_dim), not normalised."""
         return cast(Tensor, self.momentum_encoder.projector(features_BD))
 
-    def move(self, momentum: float) -> None:
-        """momentum encoder <- momentum * itself + (1 - momentum) * encoder."""
-        ema.update(self.momentum_encoder, self.encoder, momentum)
+    def move(self, progress: Progress) -> None:
+        """momentum encoder <- m * itself + (1 - m) * encoder."""
+        ema.update(self.momentum_encoder, self.encoder, self.momentum(progress))
+
+    def momentum(self, progress: Progress) -> float:
+        """m: a cosine over all steps (section 3)."""
+        return cosine(progress, self.params.momentum, self.params.momentum_end)

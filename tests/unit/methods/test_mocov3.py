@@ -86,7 +86,7 @@ def test_the_momentum_encoder_moves_before_the_step_and_only_then() -> None:
     assert torch.equal(theirs, start)
     method.before_step(progress)
     assert torch.allclose(theirs, start + 0.25)
-    assert method.momentum(Progress(5, 1, 10)) == pytest.approx(0.875)
+    assert method.pair.momentum(Progress(5, 1, 10)) == pytest.approx(0.875)
 
 
 def test_encoding_in_parts_is_encoding_the_whole() -> None:
