@@ -28,13 +28,13 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    """The node that measured it: knn, linear, finetune, detect, segment, layout, zeroshot, ..."""
+    """The node that measured it: knn, linear, finetune, geometry, detect, segment, layout, ..."""
     protocol: str
     metric: str
     """top1, top5, box_AP, mask_AP50, text_R@1, ..."""
     value: float
     unit: str
-    """"%" for shares given as 0 to 100."""
+    """"%" for shares given as 0 to 100; empty for pure numbers, of which more may be worse."""
     n: int
     """How many validation samples the value is a mean over."""
     seed: int
@@ -145,18 +145,20 @@ def write_scores(
     inputs: Mapping[str, Path],
     dataset: str,
     started: float,
+    unit: str = "%",
     facts: Mapping[str, Any] | None = None,
 ) -> None:
     """Write what a task measured of a backbone.
 
     Args:
         out: the JSON file.
-        scores: by metric, in percent, with the number of samples that each is a mean over.
+        scores: by metric, in ``unit``, with the number of samples that each is a mean over.
         task: the node that measured.
         protocol: its params file, whose name the records have.
         params: the protocol's values.
         inputs: artifacts that were read by role, ``backbone`` among them.
         dataset: where it was measured.
+        unit: of all scores.
         started, facts: as for :func:`write_records`.
     """
     records = [
@@ -166,7 +168,7 @@ def write_scores(
             protocol=protocol.stem,
             metric=metric,
             value=value,
-            unit="%",
+            unit=unit,
             n=n,
             dataset=dataset,
         )

@@ -22,7 +22,15 @@ from steps.params.experiment import Experiment
 from steps.params.load import closest, load
 from steps.params.methods import CLIPParams
 from steps.params.probes import LinearProtocol
-from steps.params.protocols import KNN, Features, Finetune, Layout, Retrieval, ZeroShot
+from steps.params.protocols import (
+    KNN,
+    Features,
+    Finetune,
+    Geometry,
+    Layout,
+    Retrieval,
+    ZeroShot,
+)
 from steps.params.recipe import Recipe
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
@@ -36,6 +44,7 @@ PROTOCOLS: dict[str, Any] = {
     "knn": KNN,
     "linear": LinearProtocol,
     "finetune": Finetune,
+    "geometry": Geometry,
     "detect": Detection,
     "segment": Segment,
     "layout": Layout,

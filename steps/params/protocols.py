@@ -13,6 +13,7 @@ from steps.params.numbers import Count, Positive
 from steps.params.probes import CropFraction, Pooling, Poolings
 from steps.params.text import Prompts
 from steps.params.training import Training
+from steps.params.views import View
 
 Share = Annotated[float, Gt(0), Le(1)]
 
@@ -117,3 +118,28 @@ class Layout(Params):
     batch_size: Count = 64
     shown: Count = 8
     """Images on the sheet."""
+
+
+class Geometry(Params):
+    """Effective rank (arXiv:2210.02885), alignment and uniformity (arXiv:2005.10242)."""
+
+    pooling: Pooling
+    view: View
+    """Of two such views of each validation image alignment is measured."""
+    alpha: Positive = 2.0
+    """The power of the distance in the alignment."""
+    t: Positive = 2.0
+    """Of the potential exp(-t d^2) in the uniformity."""
+    crop_fraction: CropFraction
+    """Of the whole images, whose effective rank and uniformity are measured."""
+    batch_size: Count = 256
+
+    @model_validator(mode="after")
+    def _one_view(self) -> Geometry:
+        if self.view.count != 1:
+            raise ValueError(f"view.count {self.view.count}: two views are made of this one")
+        if self.view.second is not None:
+            raise ValueError("view.second: there is no tokenizer here to look at it")
+        if self.view.size is not None:
+            raise ValueError("view.size: views have the backbone's size, as the whole images do")
+        return self

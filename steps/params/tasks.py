@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Task = Literal["knn", "linear", "finetune", "detect", "segment", "layout", "zeroshot", "retrieval"]
+Task = Literal[
+    "knn",
+    "linear",
+    "finetune",
+    "geometry",
+    "detect",
+    "segment",
+    "layout",
+    "zeroshot",
+    "retrieval",
+]
 TASKS: tuple[Task, ...] = get_args(Task)
 FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
 """Tasks that read frozen features."""

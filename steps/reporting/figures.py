@@ -74,7 +74,8 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             cells = cells_of(summary, evaluation, metric=metric)
             _score_panel(panel, order, cells)
             # Seven panels side by side leave no room for a line.
-            title = f"{heading.label(evaluation)}\n{metric} ({cells['unit'][0]})"
+            unit = cells["unit"][0]
+            title = f"{heading.label(evaluation)}\n{metric}" + (f" ({unit})" if unit else "")
             panel.set_title(title, **_TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=_STEPS))
         for panel in panels[len(evaluations) :]:

@@ -37,6 +37,13 @@ _TASKS = {
     "knn": ("k-NN", "each image takes the weighted vote of its nearest training images"),
     "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
     "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
+    "geometry": (
+        "Geometry of features",
+        "nothing is trained; effective_rank: of the class token over all images, at most its "
+        "width; alignment: how far apart two views of an image lie; uniformity: how evenly images "
+        "are spread. Both are better the lower they are, yet alignment alone is best where all "
+        "features are the same",
+    ),
     "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
     "segment": (
         "Segmentation",
@@ -166,14 +173,15 @@ def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
 
 
 def _caption(source: Source, summary: pl.DataFrame, evaluation: Evaluation) -> str:
-    first = cells_of(summary, evaluation).row(0, named=True)
-    heading = source.heading
+    cells = cells_of(summary, evaluation)
+    first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: without a text tower ({', '.join(others)})." if others else ""
+    best = " Best of each column in bold." if (cells["unit"] == "%").any() else ""
     return (
         f"Protocol `{evaluation.protocol}` on {first['dataset']}, "
-        f"{plural(first['n'], 'validation image')}. Best of each column in bold.{lacking}\n"
+        f"{plural(first['n'], 'validation image')}.{best}{lacking}\n"
     )
 
 

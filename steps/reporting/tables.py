@@ -20,6 +20,7 @@ HEADLINES = {
     "layout": "jaccard",
     "zeroshot": "top1",
     "retrieval": "text_R@1",
+    "geometry": "effective_rank",
 }
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
 COLLAPSED = "†"
@@ -245,7 +246,7 @@ def _best(cells: pl.DataFrame) -> str | None:
 
 def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
     unit = cells_of(summary, evaluation, metric=metric)["unit"][0]
-    return metric if unit == "%" else f"{metric} ({unit})"
+    return f"{metric} ({unit})" if unit not in ("", "%") else metric
 
 
 def results_csv(summary: pl.DataFrame) -> bytes:

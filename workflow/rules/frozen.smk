@@ -70,6 +70,30 @@ rule linear:
         " --features {input.features} --data {input.data} --out {output} 2> {log}"
 
 
+rule geometry:
+    input:
+        backbone=f"{ROW}/backbone",
+        data=DATA,
+    output:
+        report(
+            f"{ROW}/geometry/{{protocol}}.json",
+            caption="../report/geometry.rst",
+            category="Geometry of features",
+        ),
+    log:
+        f"{ROW_LOG}-geometry-{{protocol}}.log",
+    conda:
+        "../envs/pretext.yaml"
+    resources:
+        gpus=1,
+    params:
+        values=resolved(protocol="{protocol}"),
+        file=protocol_file,
+    shell:
+        "python -m steps.geometry --protocol {params.file} --backbone {input.backbone}"
+        " --data {input.data} --out {output} 2> {log}"
+
+
 rule segment:
     input:
         backbone=f"{ROW}/backbone",

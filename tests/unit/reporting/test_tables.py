@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from steps.command import UserError
+from steps.reporting.markdown import page
 from steps.reporting.source import Evaluation, Source
 from steps.reporting.tables import (
     Table,
@@ -123,6 +124,19 @@ def test_equals_share_the_bold_and_nothing_is_bold_where_all_are_equal(
     )
     # Equal scores keep the experiment's order.
     assert ranked(summary, source.heading)["recipe"].to_list() == ["random", "mae"]
+
+
+def test_pure_numbers_have_no_unit_and_no_best(small: Synthetic) -> None:
+    """More of a number that is no share may be worse."""
+    write_task(small.row("random"), "knn", value=-1.23456, unit="")
+    write_task(small.row("mae"), "knn", value=12.0, unit="")
+    source = small.source()
+    summary = summarize(source.records())
+    table = evaluation_table(summary, source.heading, Evaluation("knn", "knn"))
+    assert table.columns == ["Model", "Seeds", "top1", "top5", "top1_k10"]
+    assert {row[2] for row in table.rows} == {"-1.235", "12"}
+    with_tables = page(source, summary, with_curves=False)
+    assert "Best of each column in bold." not in with_tables.split("## k-NN")[1].split("##")[0]
 
 
 @pytest.mark.parametrize(

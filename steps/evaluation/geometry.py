@@ -1,0 +1,89 @@
+"""How features lie on the sphere: effective rank, alignment and uniformity.
+
+Alignment and uniformity are those of "Understanding contrastive representation learning through
+alignment and uniformity on the hypersphere" (arXiv:2005.10242, section 4.1), of l2-normalised
+features f:
+
+    alignment  = mean over images of |f(x) - f(y)|^alpha,  x and y two random views of an image
+    uniformity = log mean over pairs of images of exp(-t |f(x) - f(y)|^2)
+
+Both are better the lower they are, and neither says much alone: features that are all the same
+are perfectly aligned. The effective rank is that of RankMe (arXiv:2210.02885, equation 1), of
+features as they are, with singular values s:
+
+    effective rank = exp(-sum_k p_k log p_k),  p_k = s_k / sum(s) + 1e-7
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from steps.data.shards import Images
+from steps.data.views import make_views
+from steps.engine.seeds import derive
+from steps.params.views import View
+
+_EPSILON = 1e-7
+"""That of RankMe."""
+
+
+class Pairs(Dataset[tuple[Tensor, int]]):
+    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its place."""
+
+    def __init__(self, dataset: Path, split: str, view: View, size: int, seed: int) -> None:
+        self.images = Images(dataset, split)
+        self.view, self.size, self.seed = view, size, seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        rng = np.random.Generator(np.random.Philox(derive(self.seed, "geometry", index)))
+        views = make_views(self.images.image(index), [self.view, self.view], self.size, rng)
+        return torch.stack(views), index
+
+
+def effective_rank(features_ND: Tensor) -> float:
+    """RankMe, at most the smaller of N and D. Computed in float64."""
+    features = features_ND.double()
+    rows, dim = features.shape
+    # The singular values are the roots of the eigenvalues of the smaller of the two products.
+    product = features.T @ features if dim <= rows else features @ features.T
+    singular = torch.linalg.eigvalsh(product.cpu()).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=_EPSILON) + _EPSILON
+    return torch.exp(-(share * share.log()).sum()).item()
+
+
+def alignment(first_ND: Tensor, second_ND: Tensor, alpha: float = 2.0) -> float:
+    """Of two views of each image, a row an image; at least 0, and at most 2^alpha."""
+    first, second = (F.normalize(each.double(), dim=1) for each in (first_ND, second_ND))
+    return float((first - second).norm(dim=1).pow(alpha).mean())
+
+
+def uniformity(features_ND: Tensor, t: float = 2.0, chunk: int = 1024) -> float:
+    """Of one view of each of at least two images; at most 0, where all features are the same.
+
+    Args:
+        features_ND: features, a row an image.
+        t: of the Gaussian potential.
+        chunk: rows whose distances to all others are in memory at a time.
+
+    Raises:
+        ValueError: there is no pair.
+    """
+    rows = len(features_ND)
+    if rows < 2:
+        raise ValueError(f"{rows} images make no pair")
+    unit = F.normalize(features_ND.float(), dim=1)
+    total = torch.zeros((), dtype=torch.float64, device=unit.device)
+    for part in unit.split(chunk):
+        # |a - b|^2 = 2 - 2 a b on the sphere.
+        total += torch.exp(2 * t * (part @ unit.T - 1)).sum(dtype=torch.float64)
+    # Each image's pair with itself has a potential of 1 and is no pair.
+    return ((total - rows) / (rows * (rows - 1))).clamp(min=1e-300).log().item()

@@ -1,0 +1,113 @@
+"""Effective rank, alignment and uniformity: by hand, at their ends, and the step as a command."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pydantic import ValidationError
+from torch.nn import functional as F
+
+from steps.artifacts import read_records
+from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
+from steps.geometry import main
+from steps.params.plan import load_checked
+from steps.params.protocols import Geometry
+from steps.params.views import View
+from tests.conftest import REPOSITORY
+from tests.scenery import Scenery
+from tests.unit.detection.conftest import make_backbone
+
+
+def test_the_effective_rank_counts_directions() -> None:
+    basis = torch.linalg.qr(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)))[0]
+    for rank in (1, 3, 8):
+        features = basis[:, :rank] @ torch.eye(rank, 8)
+        assert effective_rank(features) == pytest.approx(rank, rel=1e-4)
+        assert effective_rank(7 * features.T) == pytest.approx(rank, rel=1e-4), "any scale, wide"
+    weights = torch.tensor([8.0, 4.0, 2.0, 2.0])
+    share = weights / weights.sum()
+    expected = math.exp(-(share * share.log()).sum().item())
+    assert effective_rank(basis[:, :4] * weights) == pytest.approx(expected, rel=1e-4)
+
+
+def test_features_of_nothing_have_no_rank_to_speak_of() -> None:
+    assert math.isfinite(effective_rank(torch.zeros(5, 4)))
+
+
+def test_alignment_by_hand() -> None:
+    first = torch.tensor([[3.0, 0.0], [0.0, 2.0]])
+    second = torch.tensor([[0.0, 1.0], [0.0, 9.0]])
+    assert alignment(first, first) == 0
+    assert alignment(first, second) == pytest.approx((2 + 0) / 2)
+    assert alignment(first, second, alpha=1) == pytest.approx(math.sqrt(2) / 2)
+    assert alignment(first[:1], -first[:1]) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_uniformity_is_the_log_of_the_mean_potential_of_pairs(chunk: int) -> None:
+    features = torch.randn(23, 6, generator=torch.Generator().manual_seed(1))
+    unit = F.normalize(features.double(), dim=1)
+    expected = torch.pdist(unit).pow(2).mul(-2).exp().mean().log().item()
+    assert uniformity(features, chunk=chunk) == pytest.approx(expected, rel=1e-5)
+    expected = torch.pdist(unit).pow(2).mul(-0.5).exp().mean().log().item()
+    assert uniformity(5 * features, t=0.5, chunk=chunk) == pytest.approx(expected, rel=1e-5)
+
+
+def test_uniformity_of_one_point_is_the_worst() -> None:
+    same = torch.ones(9, 4)
+    assert uniformity(same) == pytest.approx(0, abs=1e-6)
+    assert uniformity(torch.randn(9, 4, generator=torch.Generator().manual_seed(0))) < -0.5
+    with pytest.raises(ValueError, match="1 images make no pair"):
+        uniformity(same[:1])
+
+
+def test_pairs_are_two_views_of_each_image_and_of_the_seed_alone(scenery: Scenery) -> None:
+    data = scenery.images()
+    view = View(area=[0.2, 0.5])
+    pairs = Pairs(data, "val", view, 16, seed=3)
+    views, place = pairs[2]
+    assert views.shape == (2, 3, 16, 16)
+    assert place == 2
+    assert not torch.equal(*views), "the two views differ"
+    assert torch.equal(views, Pairs(data, "val", view, 16, seed=3)[2][0])
+    assert not torch.equal(views, Pairs(data, "val", view, 16, seed=4)[2][0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"count": 2}, "two views are made of this one"),
+        ({"size": 32}, "the backbone's size"),
+        ({"second": {}, "order": ["flip", "crop"]}, "no tokenizer"),
+    ],
+)
+def test_the_view_is_one_of_the_backbones_size(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Geometry(pooling="cls", view=View(area=[0.2, 1.0], **changed), crop_fraction=1.0)
+
+
+def test_the_protocol_on_the_shelf_is_the_papers() -> None:
+    protocol = load_checked(REPOSITORY / "params/protocols/geometry.yaml", Geometry)
+    assert (protocol.alpha, protocol.t, protocol.view.grayscale) == (2, 2, 0.2)
+
+
+def test_command(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(scenery.root)
+    protocol, out = scenery.root / "tiny.yaml", scenery.root / "results/tiny.json"
+    content = {"pooling": "mean", "view": {"area": [0.3, 1.0]}, "crop_fraction": 1.0}
+    protocol.write_text(yaml.safe_dump({**content, "batch_size": 5}))
+    flags = {"protocol": protocol, "data": scenery.images(val=12), "out": out}
+    flags["backbone"] = make_backbone(scenery.root / "backbone")
+    main([text for name, path in flags.items() for text in (f"--{name}", str(path))])
+    records, manifest = read_records(out)
+    assert {(r.task, r.protocol, r.unit, r.n) for r in records} == {("geometry", "tiny", "", 12)}
+    values = {record.metric: record.value for record in records}
+    assert set(values) == {"effective_rank", "alignment", "uniformity"}
+    assert 1 < values["effective_rank"] <= 12
+    assert 0 < values["alignment"] < 4
+    assert -8 < values["uniformity"] < 0
+    assert manifest.facts["width"] == 32
