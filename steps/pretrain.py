@@ -28,7 +28,7 @@ from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.evaluation.online import KNNWatch
-from steps.methods import Surroundings, backbone_for, build_method
+from steps.methods import Surroundings, backbone_for, build_method, initialise_untrained
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
@@ -123,6 +123,8 @@ def pretrain(
     with seeded(arguments.seed, "init"):
         model = create_backbone(backbone)
         method = None if around is None else build_method(recipe.method, model, around)
+        if method is None:
+            initialise_untrained(recipe.method, model)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
     if method is None or training is None:
         with _publishing(params, arguments) as draft:

@@ -1,6 +1,11 @@
 """One file a method; each reads like its paper."""
 
-from steps.methods.build import Surroundings, backbone_for, build_method
+from steps.methods.build import (
+    Surroundings,
+    backbone_for,
+    build_method,
+    initialise_untrained,
+)
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, Method
 
 __all__ = [
@@ -13,4 +18,5 @@ __all__ = [
     "Surroundings",
     "backbone_for",
     "build_method",
+    "initialise_untrained",
 ]

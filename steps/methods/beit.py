@@ -48,9 +48,9 @@ class BEiT(Method):
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
         self.lm_head = nn.Linear(backbone.embed_dim, tokenizer.vocab_size)
-        initialise_backbone(backbone, params.init_std)
-        initialise(self.lm_head, params.init_std)
-        cut_normal(self.mask_token, params.init_std)
+        initialise_backbone(backbone, params.backbone.init_std)
+        initialise(self.lm_head, params.backbone.init_std)
+        cut_normal(self.mask_token, params.backbone.init_std)
         drop_path.install(backbone, params.drop_path)
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:

@@ -84,13 +84,13 @@ class BEiT2(Method):
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
         self.lm_head = nn.Linear(backbone.embed_dim, tokenizer.vocab_size)
         self.aggregation = Aggregation(head, backbone, tokenizer.vocab_size)
-        initialise_backbone(backbone, params.init_std)
-        initialise(self.lm_head, params.init_std)
-        cut_normal(self.mask_token, params.init_std)
+        initialise_backbone(backbone, params.backbone.init_std)
+        initialise(self.lm_head, params.backbone.init_std)
+        cut_normal(self.mask_token, params.backbone.init_std)
         # As in the reference, the head's blocks keep the framework's initialisation.
         shrink_branches(self.aggregation.blocks, first=head.early_layers)
         if self.aggregation.lm_head is not None:
-            initialise(self.aggregation.lm_head, params.init_std)
+            initialise(self.aggregation.lm_head, params.backbone.init_std)
         points = max(depth, head.early_layers + head.layers)
         drop_path.install(backbone, params.drop_path, points=points)
         drop_path.install(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
+
+from timm.models.beit import Beit
 
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
@@ -19,7 +22,7 @@ from steps.methods.mp3 import MP3
 from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import BackboneModel
-from steps.models.beit import as_beit
+from steps.models.beit import as_beit, initialise_backbone
 from steps.models.teacher import Teacher
 from steps.models.token_layout import as_dinov2
 from steps.params.backbone import Backbone
@@ -77,6 +80,14 @@ def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
         case DINOv2Params():
             return as_dinov2(backbone, params.backbone)
     return backbone
+
+
+def initialise_untrained(params: MethodParams, backbone: BackboneModel) -> None:
+    """Give an untrained backbone the initial values of the methods whose floor it is, drawn from
+    torch's global generator. A plain one has timm's already.
+    """
+    if isinstance(params, RandomParams) and params.backbone is not None:
+        initialise_backbone(cast(Beit, backbone), params.backbone.init_std)
 
 
 def build_method(params: MethodParams, backbone: BackboneModel, around: Surroundings) -> Method:

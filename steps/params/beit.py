@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steps.params.base import Params
-from steps.params.numbers import NotNegative
+from steps.params.numbers import NotNegative, Positive
 
 
 class BEiTBackbone(Params):
@@ -18,3 +18,6 @@ class BEiTBackbone(Params):
     one a block (fine-tuning), or the sum of both."""
     absolute_positions: bool = False
     """A learnt position table besides."""
+    init_std: Positive = 0.02
+    """Deviation of the initial weights, the head's too, which are cut at it. Of few channels D it
+    leaves the branches silent: 0.55 / sqrt(D) is to them what the published value is to ViT-B."""

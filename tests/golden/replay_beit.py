@@ -149,6 +149,7 @@ def _method(case: Case) -> BEiT | BEiT2:
         layer_scale=float(model["layer_scale_init_value"] or 0.0),
         relative_positions=TABLES.get(tables, "none"),
         absolute_positions=model["use_abs_pos_emb"],
+        init_std=model["init_std"],
     )
     patches = (model["img_size"] // model["patch_size"]) ** 2
     common: dict[str, Any] = {
@@ -160,7 +161,6 @@ def _method(case: Case) -> BEiT | BEiT2:
             max_block=options["max_num_patches"],
             min_aspect=options["min_aspect"],
         ),
-        "init_std": model["init_std"],
         "drop_path": model["drop_path"],
     }
     params = as_beit(plain, changes)

@@ -274,7 +274,7 @@ def _beit(published: Published) -> None:
     facts.equal("block-wise", "masking.kind")
     facts.equal(BEiT.exact_masks, "masking.count_is_exact")
     facts.equal(method.drop_path, f"{room}.drop_path")
-    facts.equal(method.init_std, f"{room}.init_std")
+    facts.equal(method.backbone.init_std, f"{room}.init_std")
     facts.equal("same as weight_decay", f"{room}.weight_decay_end")
     facts.equal(published.training.schedule.warmup_lr, f"{room}.warmup_start_lr")
     facts.equal("one shared table", f"{room}.relative_position_bias")

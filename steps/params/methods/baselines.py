@@ -18,7 +18,7 @@ class RandomParams(Method):
     reads = "features"
     name: Literal["random"]
     backbone: BEiTBackbone | None = None
-    """Initialise a BEiT: the floor of the methods that train one."""
+    """Initialise a BEiT as those methods do that train one: their floor."""
 
 
 class SupervisedParams(Method):

@@ -7,7 +7,7 @@ from typing import Literal
 from steps.params.beit import BEiTBackbone
 from steps.params.masks import BlockMasks
 from steps.params.methods.method import Method
-from steps.params.numbers import DropPath, Positive
+from steps.params.numbers import DropPath
 
 
 class BEiTParams(Method):
@@ -20,8 +20,6 @@ class BEiTParams(Method):
     name: Literal["beit"]
     backbone: BEiTBackbone = BEiTBackbone()
     masks: BlockMasks
-    init_std: Positive = 0.02
-    """Deviation of the initial weights, which are cut at it."""
     drop_path: DropPath = 0.0
 
     def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:

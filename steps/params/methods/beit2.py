@@ -8,7 +8,7 @@ from steps.params.base import Params
 from steps.params.beit import BEiTBackbone
 from steps.params.masks import BlockMasks
 from steps.params.methods.method import Method
-from steps.params.numbers import Count, DropPath, Positive
+from steps.params.numbers import Count, DropPath
 
 
 class PatchAggregation(Params):
@@ -32,8 +32,6 @@ class BEiT2Params(Method):
     backbone: BEiTBackbone = BEiTBackbone()
     masks: BlockMasks
     aggregation: PatchAggregation
-    init_std: Positive = 0.02
-    """Deviation of the initial weights, which are cut at it."""
     drop_path: DropPath = 0.0
 
     def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:

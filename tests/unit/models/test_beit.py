@@ -12,6 +12,7 @@ from timm.models.beit import Beit
 from steps.artifacts import publish
 from steps.command import UserError
 from steps.engine.optimizers import layer_of
+from steps.methods.build import backbone_for, initialise_untrained
 from steps.models import drop_path
 from steps.models.backbones import create_backbone, load_backbone, save_backbone
 from steps.models.beit import as_beit, initialise_backbone, separate_tables
@@ -19,6 +20,7 @@ from steps.models.tokens import embed, encode, relative_bias
 from steps.params.backbone import Backbone
 from steps.params.beit import BEiTBackbone
 from steps.params.load import validate
+from steps.params.methods import RandomParams
 from tests.scenery import BACKBONE
 
 
@@ -117,6 +119,15 @@ def test_initialisation() -> None:
         limit = 0.02 / (2 * (index + 1)) ** 0.5
         assert limit * 0.9 < block.mlp.fc2.weight.abs().max() <= limit
         assert limit * 0.9 < block.attn.proj.weight.abs().max() <= limit
+
+
+def test_the_floor_has_the_initial_values_of_the_methods_above_it() -> None:
+    floor = RandomParams(name="random", backbone=BEiTBackbone(init_std=0.05))
+    model = create_backbone(backbone_for(floor, Backbone.model_validate(BACKBONE)))
+    assert model.blocks[0].mlp.fc1.weight.abs().max() > 0.05, "timm's, not cut"
+    initialise_untrained(floor, model)
+    assert 0.045 < model.blocks[0].mlp.fc1.weight.abs().max() <= 0.05
+    assert 0.045 < model.patch_embed.proj.weight.abs().max() <= 0.05
 
 
 def test_params_files_name_plain_transformers() -> None:
