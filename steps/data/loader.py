@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -180,6 +181,7 @@ def training_batches(
             batch_sampler=places,
             num_workers=workers,
             collate_fn=_collate,
+            worker_init_fn=_outlast_sigterm,
             generator=_worker_seeds(),
         )
     )
@@ -195,6 +197,15 @@ def evaluation_batches(
 def _worker_seeds() -> torch.Generator:
     """Without one of its own, a loader advances torch's global generator. Nothing depends on it."""
     return torch.Generator().manual_seed(0)
+
+
+def _outlast_sigterm(worker: int) -> None:
+    """Ignore the first SIGTERM of a process that loads.
+
+    A scheduler sends it to all processes of a job. The training process finishes its step and writes
+    a checkpoint; without its loaders it would fail before. A second one is the loader's own.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:

@@ -95,15 +95,16 @@ def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, ste
     assert config["pretrained_cfg"]["input_size"] == [3, 40, 40]
 
 
-def test_sigterm_leaves_a_checkpoint(scenery: Scenery) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_sigterm_leaves_a_checkpoint(workers: int, scenery: Scenery) -> None:
     data = scenery.images(train=64)
     # Never by the clock, so that only the signal can have written it.
-    path = scenery.recipe("mae", epochs=2000, checkpoint_seconds=1e6)
+    path = scenery.recipe("mae", epochs=2000, checkpoint_seconds=1e6, workers=workers)
     process = _start(scenery, scenery.pretrain_arguments(path, data, scenery.root / "out"))
     while _lines(scenery) < 3:
         assert process.poll() is None
         time.sleep(0.01)
-    process.terminate()
+    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's processes too
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(scenery.root.glob(".scratch/*/checkpoint.pt"))
 
