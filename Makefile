@@ -2,6 +2,7 @@
 #
 #   make quickstart   pretrain, evaluate, detect: reports/quickstart/README.md
 #   make test         all tests            make lint   what CI checks
+#   make test-slurm   the DAG through sbatch, on a Slurm started here (as root)
 #   make bench        speed, side by side  make dvc    after a Snakemake run: hand it to DVC
 #   make pull         results from the DVC remote, in a state that Snakemake takes for its own
 
@@ -16,7 +17,7 @@ ARGS ?=
 export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export UV_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 
-.PHONY: quickstart install test lint format bench dvc pull
+.PHONY: quickstart install test test-slurm lint format bench dvc pull
 
 quickstart: install
 	$(SNAKEMAKE) report $(ARGS)
@@ -33,6 +34,11 @@ $(UV):
 # A test is one process of one thread, as many side by side as there are cores.
 test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
+
+# A quarter of an hour. Slurm's packages are installed where they are missing.
+test-slurm: install
+	tests/slurm/install
+	OMP_NUM_THREADS=1 $(RUN) --group cluster pytest tests/slurm $(ARGS)
 
 lint: install
 	$(RUN) ruff check .

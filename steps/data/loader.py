@@ -202,8 +202,8 @@ def _worker_seeds() -> torch.Generator:
 def _outlast_sigterm(worker: int) -> None:
     """Ignore the first SIGTERM of a process that loads.
 
-    A scheduler sends it to all processes of a job. The training process finishes its step and writes
-    a checkpoint; without its loaders it would fail before. A second one is the loader's own.
+    A scheduler sends it to all processes of a job. The training process goes on to its next
+    checkpoint; without its loaders it would fail before. A second one is the loader's own.
     """
     signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 

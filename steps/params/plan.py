@@ -32,6 +32,7 @@ from steps.params.protocols import (
     ZeroShot,
 )
 from steps.params.recipe import Recipe
+from steps.params.resources import ResourceTable
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
 from steps.params.stages import chain_of, check_chain, check_rows, check_tasks
@@ -110,6 +111,8 @@ class Plan:
             for name in names
         }
         """The params of each protocol by its name."""
+        self.resources = self._resources()
+        """What the jobs ask of a scheduler."""
         self._check_kinds()
         check_sizes(self)
         self._check_text()
@@ -179,6 +182,11 @@ class Plan:
             "protocol": self.protocols,
         }
         return {role: groups[role][name].resolved() for role, name in names.items()}
+
+    def _resources(self) -> ResourceTable:
+        """The regime's table; a regime without one asks for nothing."""
+        file = self.root / "resources" / f"{self.experiment.regime}.yaml"
+        return load(file, ResourceTable) if file.is_file() else ResourceTable()
 
     def _file(self, node: Node) -> Path:
         if isinstance(node, Tokenizer):

@@ -2,169 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 
 from steps.artifacts import read_manifest, read_records
 from steps.params.load import read_yaml
-from steps.params.stages import Chain
-from steps.params.tasks import TASKS
-from tests.conftest import REPOSITORY
+from tests.project import EVALUATIONS, LAST, NO_CHAIN, Project, tiny
 from tests.scenery import TOKENIZERS, Scenery
-
-BIN = Path(sys.executable).parent
-LAST = "results/quickstart/vit_test/mae/seed0"
-NO_CHAIN: dict[str, list[Any]] = {
-    **{key: [] for key in Chain.model_fields},
-    "datasets": ["shapes", "shapes_scenes"],
-    "features": ["features"],
-}
-PROTOCOLS = {
-    "knn": ("knn",),
-    "linear": ("linear", "logreg"),
-    "finetune": ("finetune",),
-    "geometry": ("geometry",),
-    "detect": ("mask_rcnn_small",),
-    "segment": ("segment",),
-    "layout": ("layout",),
-}
-EVALUATIONS = [(task, protocol) for task, names in PROTOCOLS.items() for protocol in names]
-
-
-class Project:
-    """A folder with params, dvc.yaml and results of its own; the code is the repository's."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def run(self, *command: str, status: int = 0) -> str:
-        env = {
-            **os.environ,
-            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(REPOSITORY),
-            "CUDA_VISIBLE_DEVICES": "",
-            "DVC_NO_ANALYTICS": "1",
-            # Both engines with a thread a job, so that they compute the same bits.
-            "OMP_NUM_THREADS": "1",
-        }
-        done = subprocess.run(command, cwd=self.root, env=env, capture_output=True, text=True)
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def snakemake(self, *arguments: str, target: str = "report") -> str:
-        return self.run(
-            *("snakemake", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
-            *("--profile", str(REPOSITORY / "workflow/profiles/default")),
-            *(target, *arguments),
-        )
-
-    def snakemake_plans(self) -> set[str]:
-        """(rule, files) that Snakemake would make."""
-        plan = self.snakemake("-n", "--quiet", "host")
-        return {
-            output
-            for line in re.findall(r"^    output: (.*)$", plan, flags=re.M)
-            for output in line.split(", ")
-        }
-
-    def dvc_plans(self) -> set[str]:
-        """Stages that DVC would run."""
-        # A dry run does not follow a change downstream by itself: it knows no new outputs.
-        said = self.run("dvc", "repro", "--dry", "--force-downstream")
-        return set(re.findall(r"^Running stage '(.*?)':", said, flags=re.M))
-
-
-def _tiny(scenery: Scenery) -> Project:
-    params = scenery.params
-    for name in ("datasets/shapes", "datasets/shapes_scenes", "protocols/mask_rcnn_small"):
-        shutil.copytree(
-            (REPOSITORY / "params" / name).parent, (params / name).parent, dirs_exist_ok=True
-        )
-    for name, counts in (("shapes", (96, 32)), ("shapes_scenes", (8, 4))):
-        path = params / f"datasets/{name}.yaml"
-        text = re.sub(r"^train: .*$", f"train: {counts[0]}", path.read_text(), flags=re.M)
-        path.write_text(re.sub(r"^val: .*$", f"val: {counts[1]}", text, flags=re.M))
-    path = params / "protocols/mask_rcnn_small.yaml"
-    path.write_text(re.sub(r"^epochs: .*$", "epochs: 1", path.read_text(), flags=re.M))
-    scenery.recipe("mae", checkpoint_seconds=60.0, epochs=1)
-    training = {**_mae(scenery)["training"], "epochs": 0.2, "batch_size": 16}
-    training["max_batch_per_device"] = 16
-    training["schedule"] = {"warmup_epochs": 0.1}
-    for name, content in {
-        "protocols/features.yaml": {"poolings": ["cls", "mean"], "crop_fraction": 1.0},
-        "protocols/knn.yaml": {
-            "k": [5, 20],
-            "headline_k": 20,
-            "temperature": 0.07,
-            "pooling": "cls",
-        },
-        "protocols/linear.yaml": {
-            "kind": "cached",
-            "poolings": ["cls"],
-            "epochs": 2,
-            "batch_size": 32,
-            "lr": [0.1],
-        },
-        "protocols/logreg.yaml": {
-            "kind": "logreg",
-            "poolings": ["cls"],
-            "c": [1.0],
-            "max_iterations": 20,
-            "tolerance": 1e-3,
-        },
-        "protocols/finetune.yaml": {
-            "method": {"name": "supervised", "pooling": "mean"},
-            "training": training,
-            "crop_fraction": 1.0,
-        },
-        "protocols/geometry.yaml": {
-            "pooling": "cls",
-            "view": {"area": [0.2, 1.0]},
-            "crop_fraction": 1.0,
-        },
-        "protocols/segment.yaml": {
-            "epochs": 1,
-            "batch_size": 4,
-            "lr": 0.01,
-            "weight_decay": 0.0,
-        },
-        "experiments/quickstart.yaml": {
-            "title": "Tiny",
-            "question": "Does everything run?",
-            "dataset": "shapes",
-            "detection_dataset": "shapes_scenes",
-            "regime": "test",
-            "methods": ["random", "mae"],
-            "backbones": ["vit_test"],
-            "seeds": [0],
-            "features": "features",
-            "tasks": {task: list(PROTOCOLS.get(task, ())) for task in TASKS},
-            "text_methods": [],
-            "pictures": ["mae"],
-            "chain": {
-                **NO_CHAIN,
-                "rows": ["random", "mae"],
-                "plain": ["random", "mae"],
-                "drawn": [{"recipe": "mae", "backbone": "vit_test"}],
-            },
-        },
-    }.items():
-        scenery.write(name, content)
-    shutil.copy(REPOSITORY / "dvc.yaml", scenery.root)
-    shutil.copy(REPOSITORY / ".dvcignore", scenery.root)
-    return Project(scenery.root)
-
-
-def _mae(scenery: Scenery) -> dict:
-    return read_yaml(scenery.params / "recipes/test/mae.yaml")
 
 
 def _replace(path: Path, old: str, new: str) -> None:
@@ -175,7 +22,7 @@ def _replace(path: Path, old: str, new: str) -> None:
 
 @pytest.mark.slow
 def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Path) -> None:
-    project = _tiny(scenery)
+    project = tiny(scenery)
     root = project.root
     project.snakemake()
     page = (root / "reports/quickstart/README.md").read_text()
@@ -265,7 +112,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
 
 @pytest.mark.slow
 def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scenery) -> None:
-    project = _tiny(scenery)
+    project = tiny(scenery)
     mae = {"recipe": "mae", "backbone": "vit_test"}
     scenery.write("tokenizers/test/vqkd.yaml", {**TOKENIZERS["vqkd"], "teacher": mae})
     path = scenery.params / "experiments/quickstart.yaml"

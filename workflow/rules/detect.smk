@@ -18,9 +18,9 @@ rule detect:
         f"{ROW_LOG}-detect-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
-    threads: 1
+    threads: ASKS.of("detect").threads
     resources:
-        gpus=1,
+        **ASKS.of("detect").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,

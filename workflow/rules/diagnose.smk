@@ -19,6 +19,9 @@ rule diagnose:
         f"{ROW_LOG}-diagnose.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("diagnose").threads
+    resources:
+        **ASKS.of("diagnose").asked(),
     params:
         behind=options,
     shell:
@@ -40,6 +43,9 @@ rule diagnose_tokenizer:
         f"{LOGS}/tokenizer-{{tokenizer}}-seed{{seed}}-diagnose.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("diagnose").threads
+    resources:
+        **ASKS.of("diagnose").asked(),
     shell:
         "python -m steps.diagnose --tokenizer {input.tokenizer} --data {input.data}"
         " --out {output} 2> {log}"

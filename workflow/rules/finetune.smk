@@ -12,9 +12,9 @@ rule finetune:
         f"{ROW_LOG}-finetune-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
-    threads: 1
+    threads: ASKS.of("finetune").threads
     resources:
-        gpus=1,
+        **ASKS.of("finetune").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,

@@ -11,8 +11,9 @@ rule features:
         f"{ROW_LOG}-features.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("features").threads
     resources:
-        gpus=1,
+        **ASKS.of("features").asked(),
     params:
         values=resolved(protocol=PLAN.experiment.features),
         file=PLAN.protocol_file(PLAN.experiment.features),
@@ -35,8 +36,9 @@ rule knn:
         f"{ROW_LOG}-knn-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("knn").threads
     resources:
-        gpus=1,
+        **ASKS.of("knn").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
@@ -60,8 +62,9 @@ rule linear:
         f"{ROW_LOG}-linear-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("linear").threads
     resources:
-        gpus=1,
+        **ASKS.of("linear").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
@@ -84,8 +87,9 @@ rule geometry:
         f"{ROW_LOG}-geometry-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("geometry").threads
     resources:
-        gpus=1,
+        **ASKS.of("geometry").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
@@ -108,8 +112,9 @@ rule segment:
         f"{ROW_LOG}-segment-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("segment").threads
     resources:
-        gpus=1,
+        **ASKS.of("segment").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
@@ -133,8 +138,9 @@ rule layout:
         f"{ROW_LOG}-layout-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("layout").threads
     resources:
-        gpus=1,
+        **ASKS.of("layout").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,

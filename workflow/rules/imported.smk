@@ -10,6 +10,9 @@ rule imported:
         recipe=OFFICIAL or "(?!)",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("imported").threads
+    resources:
+        **ASKS.of("imported").asked(),
     params:
         values=resolved(backbone="{backbone}"),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),

@@ -5,6 +5,9 @@ rule prepare:
         "logs/data/{dataset}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("prepare").threads
+    resources:
+        **ASKS.of("prepare").asked(),
     params:
         values=resolved(dataset="{dataset}"),
         file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),

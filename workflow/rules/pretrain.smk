@@ -17,9 +17,9 @@ rule pretrain:
     priority: 10
     conda:
         "../envs/pretext.yaml"
-    threads: 1
+    threads: ASKS.of("pretrain").threads
     resources:
-        gpus=1,
+        **ASKS.of("pretrain").asked(),
     params:
         values=resolved(recipe="{recipe}", backbone="{backbone}"),
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),

@@ -31,6 +31,9 @@ rule page:
         f"{LOGS}/report.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("page").threads
+    resources:
+        **ASKS.of("page").asked(),
     params:
         values=PLAN.experiment.resolved(),
         file=PARAMS / "experiments" / f"{EXPERIMENT}.yaml",

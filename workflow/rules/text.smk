@@ -15,8 +15,9 @@ rule zeroshot:
         f"{ROW_LOG}-zeroshot-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("zeroshot").threads
     resources:
-        gpus=1,
+        **ASKS.of("zeroshot").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
@@ -39,8 +40,9 @@ rule retrieval:
         f"{ROW_LOG}-retrieval-{{protocol}}.log",
     conda:
         "../envs/pretext.yaml"
+    threads: ASKS.of("retrieval").threads
     resources:
-        gpus=1,
+        **ASKS.of("retrieval").asked(),
     params:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,

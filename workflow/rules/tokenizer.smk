@@ -9,9 +9,9 @@ rule tokenizer:
     priority: 10
     conda:
         "../envs/pretext.yaml"
-    threads: 1
+    threads: ASKS.of("tokenizer").threads
     resources:
-        gpus=1,
+        **ASKS.of("tokenizer").asked(),
     params:
         values=resolved(tokenizer="{tokenizer}"),
         file=lambda wildcards: PLAN.tokenizer_file(wildcards.tokenizer),
