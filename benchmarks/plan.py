@@ -2,9 +2,8 @@
 
     python -m benchmarks.plan
 
-Times `snakemake -n` on an experiment of 13 methods x 3 backbones x 5 tasks (nothing made yet), and
-a run of the default experiment, whose results are expected to be there and up to date: its no-op.
-Each is the median of five runs after one that warms the disk cache.
+Times `snakemake -n` on an experiment of every method x 3 backbones x 7 tasks (nothing made yet), and a
+run of the default experiment, whose results are expected to be there and up to date: its no-op. Each is the median of five runs after one that warms the disk cache.
 """
 
 from __future__ import annotations
@@ -20,15 +19,18 @@ from pathlib import Path
 import yaml
 
 from benchmarks.result import Result
+from steps.params.plan import Plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-METHODS, BACKBONES, RUNS = 13, 3, 5
+BACKBONES, RUNS = 3, 5
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         params = Path(folder) / "params"
         experiment = write_experiment(params)
+        wide = Plan(experiment, params).experiment
+        methods, tasks = len(wide.methods), len(wide.protocols)
         plan = timed(
             ["-n", "report", "--config", f"params={params}", f"experiment={experiment}"],
             expected="total",
@@ -36,7 +38,7 @@ def main() -> None:
     noop = timed(["report"], expected="Nothing to be done")
     result = Result("plan", [sys.executable, "-m", "benchmarks.plan"])
     result.add(
-        what=f"plan {METHODS} methods x {BACKBONES} backbones x 5 tasks",
+        what=f"plan {methods} methods x {BACKBONES} backbones x {tasks} tasks",
         seconds=plan,
         target="under 5 s",
     )
@@ -45,17 +47,14 @@ def main() -> None:
 
 
 def write_experiment(params: Path) -> str:
-    """A params tree with 13 recipes and 3 backbones, made of the project's own."""
+    """A params tree with every method, tokenizers and teachers included, on three backbones."""
     shutil.copytree(REPOSITORY / "params", params)
-    recipes = [f"mae_{index:02d}" for index in range(METHODS)]
     backbones = [f"vit_{index}" for index in range(BACKBONES)]
-    for recipe in recipes:
-        shutil.copy(params / "recipes/small/mae.yaml", params / f"recipes/small/{recipe}.yaml")
     for backbone in backbones:
         shutil.copy(params / "backbones/vit_pico.yaml", params / f"backbones/{backbone}.yaml")
-    content = yaml.safe_load((params / "experiments/quickstart.yaml").read_text())
-    content.update(methods=recipes, backbones=backbones)
-    content.pop("chain")  # for DVC, and of the quickstart's methods
+    content = yaml.safe_load((params / "experiments/all_methods.yaml").read_text())
+    content.update(backbones=backbones, seeds=[0])
+    content.pop("chain")  # for DVC, and of other backbones
     (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content))
     return "wide"
 
