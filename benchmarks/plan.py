@@ -2,8 +2,9 @@
 
     python -m benchmarks.plan
 
-Times `snakemake -n` on an experiment of every method x 3 backbones x 7 tasks (nothing made yet), and a
-run of the default experiment, whose results are expected to be there and up to date: its no-op. Each is the median of five runs after one that warms the disk cache.
+Times `snakemake -n` on an experiment of every method x 3 backbones x 7 tasks (nothing made yet),
+and a run of the default experiment, whose results are expected to be there and up to date: its
+no-op. Each is the median of five runs after one that warms the disk cache.
 """
 
 from __future__ import annotations
