@@ -23,7 +23,7 @@ from steps.command import run_step
 from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
 from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
-from steps.engine.checkpoint import scratch
+from steps.engine.checkpoint import decisive, scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.engine.seeds import seeded
@@ -49,13 +49,13 @@ def main() -> None:
     backbone = read_manifest(arguments.backbone, "pretrain")
     seed = backbone.seed or 0
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    fabric = launch(protocol.training.precision, protocol.training.deterministic)
+    training = protocol.training
+    fabric = launch(training.precision, training.deterministic, training.strategy)
     key = digest_value(
         {
-            "params": protocol.resolved(),
+            "params": decisive(protocol.resolved()),
             "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
             "code": code_version().digest,
-            "world": fabric.world_size,
         }
     )
     model = load_backbone(arguments.backbone).train()

@@ -22,7 +22,7 @@ from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
 from steps.data.text import TOKENIZER, Captions
-from steps.engine.checkpoint import scratch
+from steps.engine.checkpoint import decisive, scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
@@ -132,15 +132,15 @@ def pretrain(
             (draft.path / METRICS).touch()
             draft.facts.update(about, **vars(outcome))
         return
-    fabric = launch(training.precision, training.deterministic)
+    fabric = launch(training.precision, training.deterministic, training.strategy)
     inputs = {role: read_manifest(path).digest for role, path in _inputs(arguments).items()}
     key = digest_value(
         {
             **params,
+            "recipe": decisive(params["recipe"]),
             "inputs": inputs,
             "seed": arguments.seed,
             "code": code_version().digest,
-            "world": fabric.world_size,
             # A vocabulary's params may name a file, which can change.
             "vocabulary": captions.tokenizer.digest if captions is not None else None,
         }

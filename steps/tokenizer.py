@@ -20,7 +20,7 @@ from steps.artifacts.named import check_named
 from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
-from steps.engine.checkpoint import scratch
+from steps.engine.checkpoint import decisive, scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
@@ -77,15 +77,14 @@ def train(
         teacher = load_teacher(arguments.teacher, mean=facts.mean, std=facts.std)
     with seeded(arguments.seed, "init"):
         method = build_training(recipe.tokenizer, teacher)
-    fabric = launch(training.precision, training.deterministic)
+    fabric = launch(training.precision, training.deterministic, training.strategy)
     inputs = {role: read_manifest(path).digest for role, path in _inputs(arguments).items()}
     key = digest_value(
         {
-            "tokenizer": recipe.resolved(),
+            "tokenizer": decisive(recipe.resolved()),
             "inputs": inputs,
             "seed": arguments.seed,
             "code": code_version().digest,
-            "world": fabric.world_size,
         }
     )
     size = recipe.tokenizer.image_size

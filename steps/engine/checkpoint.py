@@ -1,21 +1,100 @@
-"""Checkpoints of a running step: in a scratch folder keyed by all that decides its outcome."""
+"""Checkpoints of a running step: in a scratch folder keyed by all that decides its outcome.
+
+One process writes a whole checkpoint into a file; those of a sharded training write one together,
+each its own shards (torch's distributed checkpoints, as safetensors). Either can be read in any
+layout.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from steps.command import UserError
+from steps.engine.distributed import rank
 
 SCRATCH = Path(".scratch")
 FILE = "checkpoint.pt"
+SHARDS = "shards-"
+"""How the name of a sharded checkpoint's folder begins; the time follows, so that none is alike."""
+_FACTS = "checkpoint.json"
+
+Kind = tuple[torch.Size, torch.dtype]
+
+
+class Tensors(Protocol):
+    """The tensors of a checkpoint by name."""
+
+    def kinds(self) -> dict[str, Kind]:
+        """Size and type of each."""
+
+    def fill(self, targets: dict[str, Tensor]) -> None:
+        """Copy each into its target, of which a process may hold some rows only."""
+
+
+class WholeTensors:
+    """Tensors of a file that one process wrote."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def kinds(self) -> dict[str, Kind]:
+        return {name: (tensor.shape, tensor.dtype) for name, tensor in self._tensors.items()}
+
+    @torch.no_grad()
+    def fill(self, targets: dict[str, Tensor]) -> None:
+        for name, target in targets.items():
+            whole = self._tensors[name]
+            if isinstance(target, DTensor):
+                # Every process has read the file, and takes its rows without asking the others.
+                whole = distribute_tensor(
+                    whole.to(target.device),
+                    target.device_mesh,
+                    target.placements,
+                    src_data_rank=None,
+                )
+            target.copy_(whole)
+
+
+class ShardedTensors:
+    """Tensors of a folder that several processes wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def kinds(self) -> dict[str, Kind]:
+        found = self._reader().read_metadata().state_dict_metadata
+        return {
+            name: (one.size, one.properties.dtype)
+            for name, one in found.items()
+            if isinstance(one, TensorStorageMetadata)
+        }
+
+    def fill(self, targets: dict[str, Tensor]) -> None:
+        load(dict(targets), storage_reader=self._reader(), no_dist=not dist.is_initialized())
+
+    def _reader(self) -> HuggingFaceStorageReader:
+        # Not torch's own format: that has pickled objects, which run code when they are read.
+        return HuggingFaceStorageReader(str(self._folder))
 
 
 class Scratch:
@@ -26,42 +105,108 @@ class Scratch:
         self.key = key
 
     @property
-    def checkpoint(self) -> Path:
-        """Where the last good checkpoint stands, if there is one."""
-        return self.folder / FILE
+    def checkpoint(self) -> Path | None:
+        """The last good checkpoint, a file or a folder, if there is one."""
+        found = [path for path in (self.folder / FILE, *self._folders()) if path.exists()]
+        # There are two of them only after a kill between writing one and removing another.
+        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
-        draft = self.checkpoint.with_suffix(".new")
+        final = self.folder / FILE
+        draft = final.with_suffix(".new")
         with draft.open("wb") as file:
             torch.save({"key": self.key, **state}, file)
             file.flush()
             os.fsync(file.fileno())
-        draft.replace(self.checkpoint)
+        draft.replace(final)
+        self._remove(self._folders())
+
+    def save_shards(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Write a checkpoint from all processes, each its own rows; whole or absent likewise.
+
+        Args:
+            facts: of JSON; the first process's count.
+            tensors: of any layout, the same names in all processes.
+        """
+        draft = self.folder / "shards.new"
+        if rank() == 0:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        dist.barrier()
+        writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
+        # Returns when all processes have written theirs to the disk.
+        save(dict(tensors), storage_writer=writer)
+        if rank() > 0:
+            return
+        with (draft / _FACTS).open("w") as file:
+            json.dump({"key": self.key, **facts}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        before = [*self._folders(), self.folder / FILE]
+        draft.rename(self.folder / f"{SHARDS}{time.time_ns()}")
+        self._remove(before)
 
     def load(self, path: Path | None = None) -> dict[str, Any] | None:
-        """The last checkpoint, or None; ``path`` names another file to continue from.
+        """The last checkpoint, or None; ``path`` names another one to continue from.
+
+        Its "tensors", where it has some, are ``Tensors``.
 
         Raises:
-            UserError: the file is unreadable, or belongs to another recipe, data set or code.
+            UserError: it is unreadable, or belongs to another recipe, data set or code.
         """
-        file = path or self.checkpoint
-        if path is None and not file.is_file():
+        source = path or self.checkpoint
+        if source is None:
             return None
         try:
-            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+            state = _read(source)
         except Exception as error:  # torch raises a dozen kinds for a file that is not its own
             raise UserError(
-                str(file), f"not a readable checkpoint: {error}", remedy="remove it and run again"
+                str(source), f"not a readable checkpoint: {error}", remedy="remove it and run again"
             ) from error
-        if not isinstance(state, dict) or state.get("key") != self.key:
+        if state.get("key") != self.key:
             raise UserError(
-                str(file),
+                str(source),
                 "a checkpoint of another recipe, backbone, data set, seed or code version",
                 allowed="one that the same command wrote",
                 remedy="leave out --checkpoint, or restore what it was made with",
             )
         return state
+
+    def _folders(self) -> list[Path]:
+        return [*self.folder.glob(f"{SHARDS}*")]
+
+    @staticmethod
+    def _remove(paths: list[Path]) -> None:
+        for path in paths:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _read(source: Path) -> dict[str, Any]:
+    state: Any
+    if source.is_dir():
+        state = json.loads((source / _FACTS).read_text())
+        return {**state, "tensors": ShardedTensors(source)}
+    state = torch.load(source, map_location="cpu", weights_only=True)
+    if not isinstance(state, dict):
+        return {}
+    if "tensors" in state:
+        state["tensors"] = WholeTensors(state["tensors"])
+    return state
+
+
+def decisive(params: dict[str, Any]) -> dict[str, Any]:
+    """Resolved params without what says how devices share the work, which decides no outcome.
+
+    A run can go on in another layout, as many processes of either strategy.
+    """
+    if not params.get("training"):
+        return params
+    training = {key: value for key, value in params["training"].items() if key != "strategy"}
+    return {**params, "training": training}
 
 
 @contextmanager
@@ -70,7 +215,7 @@ def scratch(node: str, key: str, *, owner: bool = True) -> Iterator[Scratch]:
 
     Args:
         node: the step.
-        key: digest of params, inputs, seed, code and process count.
+        key: digest of params, inputs, seed and code.
         owner: False on all processes but the first.
 
     Raises:

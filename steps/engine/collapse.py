@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from steps.engine.distributed import gather
 from steps.methods.method import Batch, Method
+from steps.models.hooked import run_hooked
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class CollapseWatch:
     def see(self, method: Method, batch: Batch) -> None:
         """Take in a micro-batch. Nothing of the run changes: no draw, no gradient, no buffer."""
         with _evaluating(method):
-            embeddings = method.embeddings(batch)
+            embeddings = run_hooked(method, type(method).embeddings, batch)
         if embeddings is not None:
             self._seen.append(embeddings.float())
 

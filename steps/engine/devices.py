@@ -11,6 +11,9 @@ from typing import IO
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.strategy import Strategy
+
+from steps.engine import sharding
 
 _claimed: list[IO[str]] = []
 
@@ -37,12 +40,13 @@ def claim_gpu() -> None:
         return
 
 
-def launch(precision: str, deterministic: bool) -> Fabric:
-    """A launched Fabric: one device, or those that torchrun gave (DDP, nccl or gloo).
+def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric:
+    """A launched Fabric: one device, or those that torchrun gave (nccl or gloo).
 
     Args:
         precision: "fp32" or "bf16" (mixed: weights stay in float32).
         deterministic: refuse operations whose result varies between runs.
+        strategy: "ddp" or "fsdp", of several devices; one has nothing to share.
     """
     # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -56,10 +60,18 @@ def launch(precision: str, deterministic: bool) -> Fabric:
         accelerator="cuda" if torch.cuda.is_available() else "cpu",
         devices=local,
         num_nodes=world // local,
-        # Buffers are equal on all processes by construction; what a method accumulates between
-        # two updates must not be overwritten by the first process's.
-        strategy=DDPStrategy(broadcast_buffers=False) if world > 1 else "auto",
+        strategy=_strategy(strategy, world),
         precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
     fabric.launch()
     return fabric
+
+
+def _strategy(name: str, world: int) -> Strategy | str:
+    if world == 1:
+        return "auto"
+    if name == "fsdp":
+        return sharding.strategy(world)
+    # Buffers are equal on all processes by construction; what a method accumulates between two
+    # updates must not be overwritten by the first process's.
+    return DDPStrategy(broadcast_buffers=False)

@@ -19,6 +19,11 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set in some process. All must ask."""
+    return bool(sum_over_processes(torch.tensor(float(flag), device=device)) > 0)
+
+
 @torch.no_grad()
 def mean_over_processes(value: Tensor) -> Tensor:
     """The mean of a tensor over all processes, without gradient."""

@@ -19,9 +19,10 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from steps.engine.batching import refusing_batch_norm
-from steps.engine.distributed import mean_over_processes
 from steps.engine.schedules import Progress
+from steps.engine.sharding import reduce_the_rest
 from steps.methods.method import Batch, Draws, JointMethod, Losses
+from steps.models.hooked import run_hooked
 
 Chunk = tuple[Batch, Draws]
 """A part of a process's batch, with the draws of its samples."""
@@ -39,7 +40,7 @@ def cached_backward(
 
     The same as one forward and one backward pass over the whole batch; with several processes the
     mean over them, as DDP leaves it. DDP itself is not asked: it reduces a gradient once, at the
-    first backward pass that reaches it, and here they come in parts.
+    first backward pass that reaches it, and here they come in parts. FSDP sums such parts up.
 
     Args:
         fabric: for its precision.
@@ -57,27 +58,28 @@ def cached_backward(
     sizes = [len(batch.labels) for batch, _ in chunks]
     refusing = refusing_batch_norm(method, max(sizes), sum(sizes), where)
     with torch.no_grad(), fabric.autocast(), refusing:
-        parts = [method.encode(batch, draws, progress) for batch, draws in chunks]
+        parts = [
+            run_hooked(method, type(method).encode, batch, draws, progress)
+            for batch, draws in chunks
+        ]
     encoded = {name: _leaf([part[name] for part in parts]) for name in parts[0]}
     all_draws = {name: torch.cat([draws[name] for _, draws in chunks]) for name in chunks[0][1]}
     with fabric.autocast():
-        losses = method.losses(encoded, all_draws, progress)
+        losses: Losses = run_hooked(method, type(method).losses, encoded, all_draws, progress)
     fabric.backward(losses["loss"])
     wanted = {name: leaf.grad for name, leaf in encoded.items() if leaf.grad is not None}
     first = 0
     for size, (batch, draws) in zip(sizes, chunks, strict=True):
         rows = slice(first, first + size)
         with fabric.autocast():
-            again = method.encode(batch, draws, progress)
+            again = run_hooked(method, type(method).encode, batch, draws, progress)
         # What momentum networks made carries no gradient on, though the loss has one for it.
         names = [name for name in wanted if again[name].requires_grad]
         torch.autograd.backward(
             [again[name] for name in names], [wanted[name][rows] for name in names]
         )
         first = rows.stop
-    for parameter in method.parameters():
-        if parameter.grad is not None:
-            parameter.grad = mean_over_processes(parameter.grad)
+    reduce_the_rest(method)
     return {name: value.detach() for name, value in losses.items()}
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 from lightning.fabric import Fabric
 from torch import Tensor
-from torch.optim import Optimizer as TorchOptimizer
 
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
@@ -28,16 +27,20 @@ from steps.data.views import normalise
 from steps.engine.batching import refusing_batch_norm
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
-from steps.engine.distributed import mean_over_processes
+from steps.engine.distributed import any_process, mean_over_processes
 from steps.engine.flops import flops_per_image
 from steps.engine.gradient_cache import Chunk, cached_backward
 from steps.engine.monitor import Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.phases import Phase, plan_phases
+from steps.engine.placement import Placement
+from steps.engine.saving import restore, tensors_of
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
+from steps.engine.sharding import reduce_the_rest
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
+from steps.models.hooked import run_hooked
 from steps.params.training import Training
 
 
@@ -118,7 +121,7 @@ class _Run:
         title: str,
         knn: KNNWatch | None,
     ) -> None:
-        self.fabric, self.method, self.facts = fabric, method, facts
+        self.fabric, self.facts = fabric, facts
         self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
         self.knn = knn
         self.steps_per_epoch = facts.train_images // training.batch_size
@@ -139,6 +142,7 @@ class _Run:
         self.total_steps = self.phases[-1].stop
         self.depth = depth
         self.phase = self.phases[0]
+        self.placed = Placement(fabric, method)
         self._set_up()
         self.monitor = Monitor(
             scratch.folder, title, self.total_steps, quiet=fabric.global_rank > 0
@@ -160,6 +164,7 @@ class _Run:
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.monitor.stop()
+        self.placed.finish()
         images = self.total_steps * self.training.batch_size
         return Outcome(
             epochs=images / self.facts.train_images,
@@ -171,22 +176,21 @@ class _Run:
 
     def _set_up(self) -> None:
         """A fresh optimiser at the phase's learning rate, over the parameters as they are now."""
-        optimizer = build_optimizer(
+        self.method, self.module = self.placed.set_up()
+        self.optimizer = build_optimizer(
             self.method, self.training.optimizer, self.depth, self.phase.peak_lr
         )
-        self.module, self.optimizer = self.fabric.setup(self.method, optimizer)
-        self.raw_optimizer: TorchOptimizer = optimizer
 
     def _enter(self, phase: Phase) -> None:
         """Go over to the next phase, in which parameters may have other shapes."""
         self.phase = phase
-        self.method.enter_final_phase(phase.views.sides)
+        self.placed.gather(everywhere=True).enter_final_phase(phase.views.sides)
         self._set_up()
         self.state.flops_per_image = 0.0
 
     def _steps(self) -> None:
         if self.state.step == 0:
-            self.method.start(self._first_parts())
+            run_hooked(self.method, type(self.method).start, self._first_parts())
         for phase in self.phases:
             if self.state.step >= phase.stop:
                 continue
@@ -216,11 +220,15 @@ class _Run:
             if not self._logs(state.step):
                 continue
             self._log(values)
+            if last:
+                continue
+            # Clocks and signals differ between processes, and a sharded checkpoint needs all.
+            terminated = any_process(self.terminated, self.fabric.device)
             due = time.monotonic() - saved > self.training.checkpoint_seconds
-            if not last and (due or self.terminated):
+            if any_process(due or terminated, self.fabric.device):
                 self._save()
                 saved = time.monotonic()
-            if not last and self.terminated:
+            if terminated:
                 raise SystemExit(128 + signal.SIGTERM)
 
     def _first_parts(self) -> Iterator[Chunk]:
@@ -250,7 +258,7 @@ class _Run:
         decay = optimizer_params.weight_decay
         if optimizer_params.weight_decay_end is not None:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
-        set_rates(self.raw_optimizer, lr, decay, self.method.held(progress))
+        set_rates(self.optimizer, lr, decay, self.method.held(progress))
         self.method.before_step(progress)
         self.waited = 0.0
         chunks = self._chunks(batches, self._draws(self.state.step))
@@ -299,10 +307,14 @@ class _Run:
         size, count = self.phase.plan.micro_batch, self.phase.plan.accumulation
         with refusing_batch_norm(self.method, size, size * count, self.where):
             for index, (batch, draws) in enumerate(chunks):
-                with self.fabric.no_backward_sync(self.module, enabled=index + 1 < count):
+                # Gradients that wait are whole; those of shards are summed up as shards.
+                wait = index + 1 < count and not self.placed.sharded
+                with self.fabric.no_backward_sync(self.module, enabled=wait):
                     losses = self.module(batch, draws, progress)
                     self.fabric.backward(losses["loss"] / count)
                 self._remember(losses, 1 / count)
+        if self.placed.sharded:
+            reduce_the_rest(self.method)
 
     def _batch(self, samples: Samples) -> Batch:
         views = [
@@ -346,28 +358,30 @@ class _Run:
                 f"the loss is not finite in steps {self.window_start} to {self.state.step}: "
                 f"{shown}",
                 remedy="lower the learning rate or clip gradients; the last good checkpoint is "
-                + (str(last) if last.is_file() else "none yet, the run was too young"),
+                + (str(last) if last else "none yet, the run was too young"),
             )
         numbers = {name: float(value) for name, value in rates.items()}
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
         values.update(self.watch.judge(self.state.step, means))
-        if self.knn is not None and self._measures(self.state.step) and not self.monitor.quiet:
-            values["knn_top1"] = self.knn.measure(self.method.exported())
+        if self.knn is not None and self._measures(self.state.step):
+            backbone = self.placed.gather().exported()
+            if not self.monitor.quiet:
+                values["knn_top1"] = self.knn.measure(backbone.to(self.fabric.device))
+            self.placed.release()
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 
     def _save(self) -> None:
         """Write a checkpoint, between two windows so that none is torn."""
-        if self.fabric.global_rank > 0:
-            return
-        self.scratch.save(
-            {
-                "state": dataclasses.asdict(self.state),
-                "method": self.method.state_dict(),
-                "optimizer": self.raw_optimizer.state_dict(),
-                "metrics_bytes": self.monitor.metrics_bytes,
-            }
-        )
+        facts = {
+            "state": dataclasses.asdict(self.state),
+            "metrics_bytes": self.monitor.metrics_bytes,
+        }
+        if self.placed.sharded:
+            self.scratch.save_shards(facts, tensors_of(self.method, self.optimizer))
+        elif self.fabric.global_rank == 0:
+            tensors = tensors_of(self.method, self.optimizer)
+            self.scratch.save({**facts, "tensors": tensors})
 
     def _restore(self, checkpoint: dict[str, Any]) -> int:
         state = _State(**checkpoint["state"])
@@ -376,8 +390,7 @@ class _Run:
             if state.step > phase.first:
                 self._enter(phase)
         self.state, self.window_start = state, state.step
-        self.method.load_state_dict(checkpoint["method"])
-        self.raw_optimizer.load_state_dict(checkpoint["optimizer"])
+        restore(self.method, self.optimizer, checkpoint["tensors"])
         metrics_bytes: int = checkpoint["metrics_bytes"]
         return metrics_bytes
 

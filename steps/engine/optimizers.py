@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 
+from steps.engine.sharding import local, norms
 from steps.params.training import ClipGrad, Optimizer
 
 Group = dict[str, object]
@@ -111,19 +112,20 @@ class LARS(TorchOptimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update; parameters without a gradient stay as they are."""
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                update = parameter.grad
-                if parameter.ndim > 1:
-                    update = update.add(parameter, alpha=group["weight_decay"])
-                    length, size = parameter.norm(), update.norm()
-                    adapted = group["trust"] * length / size
-                    both = (length > 0) & (size > 0)
-                    update = update * torch.where(both, adapted, torch.ones_like(adapted))
+            moving = [parameter for parameter in group["params"] if parameter.grad is not None]
+            matrices = [parameter for parameter in moving if parameter.ndim > 1]
+            decay = group["weight_decay"]
+            updates = {each: each.grad.add(each, alpha=decay) for each in matrices}
+            lengths, sizes = norms(matrices), norms([*updates.values()])
+            for parameter, length, size in zip(matrices, lengths, sizes, strict=True):
+                adapted = group["trust"] * length / size
+                both = (length > 0) & (size > 0)
+                local(updates[parameter]).mul_(torch.where(both, adapted, torch.ones_like(adapted)))
+            for parameter in moving:
                 state = self.state[parameter]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(parameter)
+                update = updates.get(parameter, parameter.grad)
                 state["momentum"].mul_(group["momentum"]).add_(update)
                 parameter.sub_(state["momentum"], alpha=group["lr"])
 
@@ -136,8 +138,8 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    norms: list[Tensor] = list(torch._foreach_norm(gradients))
+    sizes = norms(gradients)
     if clip.scope != "tensor":
-        norms = [torch.stack(norms).norm()] * len(gradients)
-    factors = [(clip.max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in norms]
-    torch._foreach_mul_(gradients, factors)
+        sizes = [torch.stack(sizes).norm()] * len(gradients)
+    factors = [(clip.max_norm / (size + 1e-6)).clamp(max=1.0) for size in sizes]
+    torch._foreach_mul_([local(gradient) for gradient in gradients], factors)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from timm.layers.attention import Attention
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.models.hooked import run_hooked
 from steps.models.random_masking import take
 
 
@@ -28,10 +29,15 @@ def encode_in_context(vit: VisionTransformer, tokens_BND: Tensor, context_BC: Te
     """
     tokens_BND = vit.norm_pre(tokens_BND)
     for block in vit.blocks:
-        attended = _attend(block.attn, block.norm1(tokens_BND), context_BC)
-        tokens_BND = tokens_BND + block.drop_path1(block.ls1(attended))
-        tokens_BND = tokens_BND + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens_BND))))
+        tokens_BND = run_hooked(block, _through, tokens_BND, context_BC)
     return tokens_BND
+
+
+def _through(block: Any, tokens_BND: Tensor, context_BC: Tensor) -> Tensor:
+    attended = _attend(block.attn, block.norm1(tokens_BND), context_BC)
+    tokens_BND = tokens_BND + block.drop_path1(block.ls1(attended))
+    mlp: Tensor = block.mlp(block.norm2(tokens_BND))
+    return tokens_BND + cast(Tensor, block.drop_path2(block.ls2(mlp)))
 
 
 def _attend(attention: Attention, tokens_BND: Tensor, context_BC: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from steps.models import drop_path, row_drop
 from steps.models.backbones import Transformer
+from steps.models.hooked import run_hooked
 from steps.models.tokens import encode
 
 
@@ -48,7 +49,8 @@ def encode_read(
         tokens = row_drop.encode(vit, tokens_BND, gates, stop=stop)
     if not plain:
         return tokens[:, 0] if read_BN is None else tokens[read_BN]
-    return _last(vit.blocks[-1], tokens, read_BN, None if gates is None else gates[:, -2:])
+    last = None if gates is None else gates[:, -2:]
+    return run_hooked(vit.blocks[-1], _last, tokens, read_BN, last)
 
 
 def normed_read(
@@ -80,13 +82,13 @@ def block_read(block: Any, tokens_BND: Tensor, read_BN: Tensor) -> Tensor:
     """One block's tokens (M, D), the M that are read alone."""
     if not _is_plain(block):
         return cast(Tensor, block(tokens_BND)[read_BN])
-    return _last(block, tokens_BND, read_BN, None)
+    return run_hooked(block, _last, tokens_BND, read_BN, None)
 
 
 def _is_plain(block: Any) -> bool:
     """Whether a block does what ``_last`` repeats, and nothing else."""
     return bool(
-        type(block) is Block
+        isinstance(block, Block)
         and type(block.attn) is Attention
         and block.attn.gate is None
         and not (block.training and block.attn.attn_drop.p > 0)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from steps.models.backbones import Transformer
+from steps.models.hooked import run_hooked
 
 
 def rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
@@ -72,6 +73,10 @@ def encode(
 
 def through_block(block: Any, tokens_BND: Tensor, gates_B2: Tensor) -> Tensor:
     """One block, its attention and its MLP each on the rows whose gate is open."""
+    return run_hooked(block, _through, tokens_BND, gates_B2)
+
+
+def _through(block: Any, tokens_BND: Tensor, gates_B2: Tensor) -> Tensor:
     attention, mlp = (block.norm1, block.attn, block.ls1), (block.norm2, block.mlp, block.ls2)
     tokens_BND = _add(tokens_BND, attention, gates_B2[:, 0])
     return _add(tokens_BND, mlp, gates_B2[:, 1])

@@ -124,5 +124,5 @@ def relative_bias(beit: Beit) -> Tensor | None:
 
 def _can_leave_out(vit: Transformer, tokens_BND: Tensor) -> bool:
     """Whether the branches of dropped samples need not be computed."""
-    plain = all(type(block) is Block for block in vit.blocks)
+    plain = all(isinstance(block, Block) for block in vit.blocks)
     return tokens_BND.device.type == "cpu" and plain and drop_path.is_complete(vit)

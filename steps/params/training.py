@@ -106,6 +106,9 @@ class Training(Params):
     max_batch_per_device: Annotated[int, Ge(1)]
     """The most images that go through a device at a time; gradients accumulate over the rest."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How several devices share a network: each has all of it (ddp), or its rows of every weight,
+    gradient and optimiser state (fsdp), for what is too large for one. The losses are the same."""
     optimizer: Optimizer
     schedule: Schedule
     clip_grad: ClipGrad | None = None

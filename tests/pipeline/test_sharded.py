@@ -1,0 +1,105 @@
+"""FSDP trains to what one process trains to, and a run goes on in another layout."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.pipeline.runs import Run, run_all
+from tests.scenery import RUNS, Scenery
+
+LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
+    "one": (1, {"strategy": "ddp", "max_batch_per_device": 8}),
+    # The two processes accumulate over two micro-batches.
+    "ddp": (2, {"strategy": "ddp", "max_batch_per_device": 2}),
+    "fsdp": (2, {"strategy": "fsdp", "max_batch_per_device": 2}),
+}
+"""How many processes, and the changes to a recipe's training."""
+
+
+def _compare(out: Path, one: Path, name: str, steps: int) -> None:
+    """What was logged at each step, and the artifact."""
+    ours, theirs = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").open()] for folder in (out, one)
+    )
+    assert len(ours) == len(theirs) == steps
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine.keys() == other.keys()
+        for key, value in other.items():
+            assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, mine["step"], key)
+    mine, other = (load_file(folder / "model.safetensors") for folder in (out, one))
+    assert mine.keys() == other.keys()
+    for key, tensor in other.items():
+        assert (mine[key] - tensor).abs().max() < 1e-5, (name, key)
+
+
+@pytest.mark.slow
+def test_fsdp_equals_one_process(scenery: Scenery) -> None:
+    """Every recipe: all optimisers, ways of clipping, averages, heads held still, phases."""
+    data = scenery.images(train=80)
+    names = [(name, "vit_test") for name in RUNS]
+    names += [("simclr", "resnet_test"), ("supervised", "resnet_test")]
+    for layout in ("one", "fsdp"):
+        processes, changes = LAYOUTS[layout]
+        runs = []
+        for name, backbone in names:
+            scenery.backbone_name = backbone
+            out = scenery.root / f"{name}-{backbone}-{layout}"
+            if backbone == "resnet_test":  # batch norm needs a process's batch together
+                changes = {**changes, "max_batch_per_device": 8}
+            node, arguments = scenery.training(name, data, out, checkpoint_seconds=1e6, **changes)
+            params = Path(arguments[1])
+            own = params.rename(params.with_stem(f"{params.stem}-{backbone}-{layout}"))
+            arguments[1] = str(own)
+            runs.append(Run(str(scenery.root), node, arguments))
+        run_all(runs, scenery.root, processes)
+    for name, backbone in names:
+        one, out = (scenery.root / f"{name}-{backbone}-{layout}" for layout in ("one", "fsdp"))
+        _compare(out, one, name, steps=20)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_another_layout(scenery: Scenery) -> None:
+    data, names = scenery.images(train=80), ["mae", "dino", "simclr"]
+    sceneries = {layout: Scenery(scenery.root / layout) for layout in LAYOUTS}
+
+    def run(name: str, layout: str, folder: str, stop: int | None = None) -> Run:
+        out = scenery.root / folder / "out"
+        changes = {**LAYOUTS[layout][1], "epochs": 1.2, "checkpoint_seconds": 1e6}
+        node, arguments = sceneries[layout].training(name, data, out, **changes)
+        return Run(str(out.parent), node, arguments, stop)
+
+    def go(layouts: list[str], runs: list[Run]) -> None:
+        (processes,) = {LAYOUTS[layout][0] for layout in layouts}
+        run_all(runs, scenery.root, processes)
+
+    go(["one"], [run(name, "one", f"{name}-whole") for name in names])
+    go(["one"], [run(name, "one", f"{name}-one", stop=5) for name in names])
+    several = ["ddp", "fsdp"]
+    pairs = itertools.product(names, several)
+    go(several, [run(name, layout, f"{name}-{layout}", stop=5) for name, layout in pairs])
+    ways = [way for way in itertools.permutations(LAYOUTS, 2)]
+    for name, (source, target) in itertools.product(names, ways):
+        start = scenery.root / f"{name}-{source}"
+        assert not (start / "out").exists()
+        shutil.copytree(start, scenery.root / f"{name}-{source}-{target}")
+    for targets in (["one"], several):
+        go(
+            targets,
+            [
+                run(name, target, f"{name}-{source}-{target}")
+                for name in names
+                for source, target in ways
+                if target in targets
+            ],
+        )
+    for name, (source, target) in itertools.product(names, ways):
+        folder = scenery.root / f"{name}-{source}-{target}"
+        _compare(folder / "out", scenery.root / f"{name}-whole/out", folder.name, steps=12)
+        assert not list(folder.glob(".scratch/*")), "scratch was left behind"
