@@ -37,6 +37,8 @@ FILE = "checkpoint.pt"
 SHARDS = "shards-"
 """How the name of a sharded checkpoint's folder begins; the time follows, so that none is alike."""
 _FACTS = "checkpoint.json"
+_LAYOUT = ("strategy", "max_batch_per_device", "workers")
+"""Keys of training params that a run may change when it goes on."""
 
 Kind = tuple[torch.Size, torch.dtype]
 
@@ -201,12 +203,13 @@ def _read(source: Path) -> dict[str, Any]:
 def decisive(params: dict[str, Any]) -> dict[str, Any]:
     """Resolved params without what says how devices share the work, which decides no outcome.
 
-    A run can go on in another layout, as many processes of either strategy.
+    A run can go on in another layout: more or fewer processes, of either strategy.
     """
-    if not params.get("training"):
-        return params
-    training = {key: value for key, value in params["training"].items() if key != "strategy"}
-    return {**params, "training": training}
+    training = params.get("training") or {}
+    return {
+        **params,
+        "training": {key: value for key, value in training.items() if key not in _LAYOUT},
+    }
 
 
 @contextmanager

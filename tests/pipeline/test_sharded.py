@@ -79,12 +79,12 @@ def test_a_run_goes_on_in_another_layout(scenery: Scenery) -> None:
         (processes,) = {LAYOUTS[layout][0] for layout in layouts}
         run_all(runs, scenery.root, processes)
 
-    go(["one"], [run(name, "one", f"{name}-whole") for name in names])
-    go(["one"], [run(name, "one", f"{name}-one", stop=5) for name in names])
+    whole = [run(name, "one", f"{name}-whole") for name in names]
+    go(["one"], whole + [run(name, "one", f"{name}-one", stop=5) for name in names])
     several = ["ddp", "fsdp"]
     pairs = itertools.product(names, several)
     go(several, [run(name, layout, f"{name}-{layout}", stop=5) for name, layout in pairs])
-    ways = [way for way in itertools.permutations(LAYOUTS, 2)]
+    ways = list(itertools.permutations(LAYOUTS, 2))
     for name, (source, target) in itertools.product(names, ways):
         start = scenery.root / f"{name}-{source}"
         assert not (start / "out").exists()
