@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +55,8 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest")
+    # Processes are torchrun's, also where Slurm's commands are installed.
+    warnings.filterwarnings("ignore", message="The `srun` command is available")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(

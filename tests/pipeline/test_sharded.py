@@ -33,7 +33,7 @@ def _compare(out: Path, one: Path, name: str, steps: int) -> None:
         assert mine.keys() == other.keys()
         for key, value in other.items():
             # A small difference of two losses is as exact as they are.
-            least = 1e-5 * other["loss"] if key == "kl" else 1e-7
+            least = 1e-5 * abs(other["loss"]) if key == "kl" else 1e-7
             close = pytest.approx(value, rel=1e-5, abs=least)
             assert mine[key] == close, (name, mine["step"], key)
     mine, other = (load_file(folder / "model.safetensors") for folder in (out, one))
