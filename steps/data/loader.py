@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
+import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -175,7 +177,7 @@ def training_batches(
     ``workers`` processes decode; what they give does not depend on their number.
     """
     places = _Places(len(views), plan, seed, start, stop)
-    return iter(
+    batches = iter(
         DataLoader(
             views,
             batch_sampler=places,
@@ -185,6 +187,9 @@ def training_batches(
             generator=_worker_seeds(),
         )
     )
+    if workers:
+        atexit.register(_kill_loaders)  # after, so before, what torch registers
+    return batches
 
 
 def evaluation_batches(
@@ -200,12 +205,19 @@ def _worker_seeds() -> torch.Generator:
 
 
 def _outlast_sigterm(worker: int) -> None:
-    """Ignore the first SIGTERM of a process that loads.
+    """Ignore SIGTERM in a process that loads.
 
-    A scheduler sends it to all processes of a job. The training process goes on to its next
-    checkpoint; without its loaders it would fail before. A second one is the loader's own.
+    A scheduler sends it to all processes of a job, Slurm twice. The training process goes on to its
+    next checkpoint; without its loaders it would fail before.
     """
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def _kill_loaders() -> None:
+    """End loaders that an error has left, for which SIGTERM does not do."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:

@@ -139,7 +139,8 @@ def test_sigterm_leaves_a_checkpoint(workers: int, scenery: Scenery) -> None:
     while _lines(scenery) < 3:
         assert process.poll() is None
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's processes too
+    for _ in range(2):  # as Slurm does at a time limit: the loader's processes too
+        os.killpg(process.pid, signal.SIGTERM)
     assert process.wait(timeout=60) == 128 + signal.SIGTERM
     assert list(scenery.root.glob(".scratch/*/checkpoint.pt"))
 
