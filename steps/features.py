@@ -6,13 +6,10 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 import torch
 
 from steps.artifacts import publish, read_manifest
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.extract import extract
@@ -23,12 +20,7 @@ from steps.params.protocols import Features
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
     protocol = load_checked(arguments.protocol, Features)
     facts = dataset_facts(arguments.data, labels=True)
     backbone = load_backbone(arguments.backbone)

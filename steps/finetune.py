@@ -8,10 +8,8 @@ Like pretraining it runs under torchrun too, and a killed run goes on where it w
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
@@ -19,7 +17,7 @@ from lightning.fabric import Fabric
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
 from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
@@ -37,12 +35,7 @@ from steps.params.protocols import Finetune
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
     protocol = load_checked(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
     mean, std = normalisation(arguments.backbone)

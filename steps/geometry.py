@@ -6,15 +6,13 @@
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
 from steps.engine.devices import claim_gpu
@@ -28,12 +26,7 @@ from steps.params.protocols import Geometry
 @torch.inference_mode()
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    options = task_parser(__doc__, data="a prepared dataset").parse_args(arguments)
     protocol = load_checked(options.protocol, Geometry)
     facts = dataset_facts(options.data)
     seed = read_manifest(options.backbone, "pretrain").seed or 0

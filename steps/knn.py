@@ -6,16 +6,14 @@
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import defaultdict
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
 from steps.evaluation.features import FrozenFeatures, read_features
@@ -26,12 +24,7 @@ from steps.params.protocols import KNN
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(__doc__, features="a features artifact").parse_args()
     protocol = load_checked(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     poolings = [protocol.pooling, *protocol.more_poolings]

@@ -9,7 +9,6 @@ and the main directions of the patch tokens as colours.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 from typing import cast
@@ -19,7 +18,7 @@ from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
-from steps.command import UserError, run_step
+from steps.command import UserError, run_step, task_parser
 from steps.data.annotations import objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
@@ -32,13 +31,9 @@ from steps.params.protocols import Layout
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared set with masks")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--pictures", type=Path, required=True, help="a folder")
-    arguments = parser.parse_args()
+    arguments = task_parser(
+        __doc__, data="a prepared set with masks", pictures="a folder"
+    ).parse_args()
     protocol = load_checked(arguments.protocol, Layout)
     facts = dataset_facts(arguments.data)
     vit = load_backbone(arguments.backbone)

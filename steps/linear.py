@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ import torch
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
@@ -36,13 +35,9 @@ from steps.params.probes import Linear, LinearProtocol, LogReg, Probe
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--features", type=Path, required=True, help="of cached and logreg")
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(
+        __doc__, features="of cached and logreg", data="a prepared dataset"
+    ).parse_args()
     any_protocol: Any = LinearProtocol
     protocol: Linear | LogReg | Probe = load_checked(arguments.protocol, any_protocol)
     if isinstance(protocol, Probe):

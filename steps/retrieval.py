@@ -8,14 +8,12 @@ The backbone is one of a method with a text tower: its artifact keeps that too.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 
 from steps.artifacts import write_scores
-from steps.command import UserError, run_step
+from steps.command import UserError, run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import percent
@@ -28,12 +26,7 @@ from steps.params.protocols import Retrieval
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset with captions")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(__doc__, data="a prepared dataset with captions").parse_args()
     protocol = load_checked(arguments.protocol, Retrieval)
     facts = dataset_facts(arguments.data)
     towers = Towers(arguments.backbone)

@@ -8,7 +8,6 @@ A run that was killed goes on where it was when the command is given again.
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from timm.models.resnet import ResNet
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import code_version
-from steps.command import UserError, run_step
+from steps.command import UserError, run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
@@ -31,12 +30,7 @@ from steps.params.segmentation import Segment
 
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared set with masks")
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(arguments)
+    options = task_parser(__doc__, data="a prepared set with masks").parse_args(arguments)
     protocol = load_checked(options.protocol, Segment)
     facts = dataset_facts(options.data)
     manifest = read_manifest(options.backbone, "pretrain")

@@ -8,15 +8,13 @@ The backbone is one of a method with a text tower: its artifact keeps that too.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from steps.artifacts import read_manifest, write_scores
-from steps.command import run_step
+from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.text import fill
 from steps.engine.devices import claim_gpu
@@ -29,12 +27,7 @@ from steps.params.protocols import ZeroShot
 
 def main() -> None:
     started = time.monotonic()
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True)
-    parser.add_argument("--backbone", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="a prepared dataset with labels")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
+    arguments = task_parser(__doc__, data="a prepared dataset with labels").parse_args()
     protocol = load_checked(arguments.protocol, ZeroShot)
     facts = dataset_facts(arguments.data, labels=True)
     classes = read_manifest(arguments.data, "prepare").facts["classes"]
