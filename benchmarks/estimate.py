@@ -94,6 +94,9 @@ def downstream(size: Size = VIT_B) -> str:
         "`linear_mae`": hours(90 * IMAGES * frozen),
         "`linear_dino`": hours(100 * IMAGES * frozen),
         "`linear_dinov2`": hours(12_500 * 1024 * frozen),
+        "`geometry`": hours(3 * 50_000 * frozen),
+        # Images of COCO 2017, seen six times and once, as 32 x 32 patches and a class token.
+        "`segment_512`": hours((6 * 118_287 + 5_000) * size.forward(32 * 32 + 1)),
         "`finetune_mae`": hours(100 * IMAGES * 3 * frozen),
         "`vitdet_mask_rcnn_100ep`, `vitdet_cascade_100ep`, each": 184_000
         * 64

@@ -10,11 +10,8 @@ and the main directions of the patch tokens as colours.
 from __future__ import annotations
 
 import time
-from pathlib import Path
-from typing import cast
 
 import torch
-from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
@@ -24,7 +21,8 @@ from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
 from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
-from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
+from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.models.sized import sized
 from steps.params.plan import load_checked
 from steps.params.protocols import Layout
 
@@ -82,27 +80,6 @@ def main() -> None:
         started=started,
         facts={"head": head, "size": size},
     )
-
-
-def sized(vit: Transformer, artifact: Path, size: int, where: str) -> Transformer:
-    """The backbone for images of a size.
-
-    A transformer with a position table resizes it to the image; a BEiT, whose relative positions
-    are tied to a grid, is read anew.
-
-    Raises:
-        UserError: the size does not divide into patches; ``where`` names it.
-    """
-    patch = vit.patch_embed.patch_size[0]
-    if size % patch:
-        raise UserError(
-            where,
-            f"{size} px does not divide into the {patch} px patches of {artifact}",
-            allowed=f"a multiple of {patch}",
-        )
-    if isinstance(vit, Beit) and size != image_size(vit):
-        return cast(Beit, load_backbone(artifact, img_size=size))
-    return vit
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, write_scores
@@ -24,6 +23,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
 from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
+from steps.models.sized import sized
 from steps.params.plan import load_checked
 from steps.params.segmentation import Segment
 
@@ -79,19 +79,8 @@ def _transformer(artifact: Path, protocol: Segment) -> Transformer:
             allowed="a vision transformer",
             remedy="leave the task segment out",
         )
-    size, patch = protocol.image_size or image_size(vit), int(vit.patch_embed.patch_size[0])
-    if isinstance(vit, Beit) and size != image_size(vit):
-        raise UserError(
-            "segmentation protocol: image_size",
-            f"{size}, and relative positions of {artifact} are for one size",
-            allowed=f"{image_size(vit)}",
-        )
-    if size % patch:
-        raise UserError(
-            "segmentation protocol: image_size",
-            f"{size}",
-            allowed=f"a multiple of {patch}, the patch size of {artifact}",
-        )
+    size = protocol.image_size or image_size(vit)
+    vit = sized(vit, artifact, size, "segmentation protocol: image_size")
     if protocol.blocks > len(vit.blocks):
         raise UserError(
             "segmentation protocol: blocks",

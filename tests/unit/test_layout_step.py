@@ -16,6 +16,7 @@ from steps.artifacts import read_manifest, read_records
 from steps.command import UserError
 from steps.models.attention import class_attention
 from steps.models.backbones import Transformer, image_size, load_backbone
+from steps.models.sized import sized
 from steps.params.beit import BEiTBackbone
 from tests.scenery import Scenery
 from tests.unit.detection.conftest import make_backbone, make_scenes
@@ -47,10 +48,10 @@ def test_a_larger_image_has_a_finer_map(beit: bool, scenery: Scenery, tmp_path: 
     backbone = make_backbone(tmp_path / "backbone", beit=BEiTBackbone() if beit else None)
     vit = cast(Transformer, load_backbone(backbone))
     side, patch = image_size(vit), vit.patch_embed.patch_size[0]
-    larger = layout.sized(vit, backbone, 2 * side, "here")
+    larger = sized(vit, backbone, 2 * side, "here")
     attention = class_attention(larger, torch.rand(2, 3, 2 * side, 2 * side))
     assert attention.shape[-1] == (2 * side // patch) ** 2
-    assert layout.sized(vit, backbone, side, "here") is vit
+    assert sized(vit, backbone, side, "here") is vit
     protocol = scenery.write("protocols/layout.yaml", {**PROTOCOL, "image_size": 2 * side})
     arguments = ["--protocol", protocol, "--backbone", backbone]
     arguments += ["--data", make_scenes(tmp_path / "scenes", train=3, val=5)]
@@ -63,7 +64,7 @@ def test_a_size_that_patches_do_not_fill_is_named(tmp_path: Path) -> None:
     backbone = make_backbone(tmp_path / "backbone")
     vit = cast(Transformer, load_backbone(backbone))
     with pytest.raises(UserError, match=r"here: 33 px does not divide .* a multiple of"):
-        layout.sized(vit, backbone, 33, "here")
+        sized(vit, backbone, 33, "here")
 
 
 def _run(arguments: list[object]) -> None:

@@ -21,6 +21,7 @@ from steps.evaluation import segmentation
 from steps.evaluation.segmentation import Frozen, Head, Scenes, confusion, rate, scores, train
 from steps.models.backbones import load_backbone
 from steps.models.features import last_blocks
+from steps.params.beit import BEiTBackbone
 from steps.params.load import load
 from steps.params.segmentation import Segment
 from steps.segment import main
@@ -188,10 +189,23 @@ def test_command(
     assert records[0].value == pytest.approx(100 * scores(counted)["miou"])
 
 
+def test_a_beit_is_looked_at_in_another_size(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    beit = make_backbone(tmp_path / "beit", beit=BEiTBackbone())
+    protocol, out = tmp_path / "tiny.yaml", tmp_path / "tiny.json"
+    protocol.write_text(yaml.safe_dump({**SMALL, "epochs": 1, "image_size": 96}))
+    flags = {"protocol": protocol, "backbone": beit, "data": scenes, "out": out}
+    main([text for name, path in flags.items() for text in (f"--{name}", str(path))])
+    counted = torch.tensor(read_records(out)[1].facts["confusion"])
+    assert 64 * 64 * 4 < counted.sum() <= 4 * 96 * 96
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": 60}, r"image_size: 60 .* a multiple of 8"),
+        ({"image_size": 60}, r"image_size: 60 px does not divide .* a multiple of 8"),
         ({"blocks": 5}, r"blocks: 5 .* up to 4"),
         ({"batch_size": 11}, r"batch_size: 11, but there are 10 images"),
     ],
