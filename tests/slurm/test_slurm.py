@@ -152,7 +152,7 @@ def untrained(trained: Trained) -> Trained:
     ("minutes", "options", "ends"),
     [
         # The profile's SIGTERM, two minutes before the limit.
-        (4, [], "FAILED"),
+        (3, [], "FAILED"),
         # The limit itself: SIGTERM, and KillWait later SIGKILL.
         (1, ["pretrain:slurm_extra=''"], "TIMEOUT"),
     ],
