@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +32,10 @@ from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.engine.seeds import seeded
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
+
+# mmengine keeps loggers, message hubs and visualizers by the run's name and the second of its start:
+# two runs of one process in one second would share them, and the folder of the first.
+_RUNS = count()
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ def build_runner(
         log_level="ERROR",
         default_scope="mmengine",
         randomness={"seed": seed},
-        experiment_name="detect",
+        experiment_name=f"detect_{next(_RUNS)}",
     )
     runner.parts = config.described(
         {

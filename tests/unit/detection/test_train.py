@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,24 @@ def test_the_detector_starts_from_the_pretrained_weights(
     assert torch.equal(found["blocks.3.mlp.fc2.weight"], vit["blocks.3.mlp.fc2.weight"])
     assert torch.equal(found["proj.weight"], vit["patch_embed.proj.weight"])
     assert torch.equal(found["pos_embed"], vit["pos_embed"][:, 1:])
+
+
+def test_runs_that_start_in_the_same_second_share_nothing(
+    small: Small, scenes: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmengine.runner.runner.time.time", lambda: 1e9)
+    runners = []
+    for name in ("first", "second"):
+        scratch = tmp_path / name
+        scratch.mkdir()
+        runner, _ = build_runner(small(), backbone=backbone, data=scenes, seed=0, scratch=scratch)
+        shutil.rmtree(scratch)
+        runners.append(runner)
+    first, second = runners
+    assert first.timestamp == second.timestamp
+    assert first.visualizer is not second.visualizer
+    assert first.message_hub is not second.message_hub
+    assert first.logger is not second.logger
 
 
 def test_new_parts_are_initialised_from_the_seed(small: Small, backbone: Path) -> None:
