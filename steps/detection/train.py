@@ -33,8 +33,8 @@ from steps.engine.seeds import seeded
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
 
-# mmengine keeps loggers, message hubs and visualizers by the run's name and the second of its start:
-# two runs of one process in one second would share them, and the folder of the first.
+# mmengine keeps loggers, message hubs and visualizers by the run's name and the second of its
+# start: two runs of one process in one second would share them, and the folder of the first.
 _RUNS = count()
 
 
