@@ -9,7 +9,6 @@ Like pretraining it runs under torchrun too, and a killed run goes on where it w
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 import torch
 from lightning.fabric import Fabric
@@ -60,7 +59,7 @@ def main() -> None:
     if protocol.label_share < 1.0:
         labels = torch.from_numpy(views.labels)
         views = views.only(labelled_rows(labels, protocol.label_share, seed))
-        facts = replace(facts, train_images=len(views))
+        facts = facts.of(len(views))
     with scratch("finetune", key, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         fit(

@@ -15,12 +15,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from steps.artifacts import publish, read_manifest
 from steps.artifacts.digest import digest_value
 from steps.artifacts.named import check_named
 from steps.artifacts.provenance import code_version
-from steps.command import run_step
+from steps.command import UserError, run_step
 from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
+from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
 from steps.engine.checkpoint import decisive, scratch
 from steps.engine.devices import launch
@@ -37,6 +40,7 @@ from steps.params.load import load
 from steps.params.methods import CLIPParams
 from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
+from steps.params.scaling import Grown, Scaling
 from steps.params.training import Training
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
@@ -49,6 +53,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--teacher", type=Path, help="the backbone that the recipe names, frozen")
     parser.add_argument("--tokenizer", type=Path, help="the tokenizer that the recipe names")
+    parser.add_argument("--length", type=float, help="factor on the recipe's epochs")
+    parser.add_argument("--data-share", type=float, help="share of the training images, up to 1")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=Path, required=True)
@@ -57,9 +63,34 @@ def main() -> None:
     backbone = load(arguments.backbone, Backbone)
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
     check_behind(recipe, arguments)
+    recipe, name = grown(recipe, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
-    pretrain(recipe, backbone, facts, arguments)
+    pretrain(recipe, name, backbone, facts, arguments)
+
+
+def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
+    """The recipe as the options change it, and how tables call the row.
+
+    Raises:
+        UserError: it trains nothing, or an option is out of its range.
+    """
+    given, name = (arguments.length, arguments.data_share), str(arguments.recipe.stem)
+    if given == (None, None):
+        return recipe, name
+    length, share = (1.0 if value is None else value for value in given)
+    try:
+        # Checked as the same two keys of a recipe are.
+        Scaling(methods=[name], lengths=[length], data_shares=[share])
+        return recipe.grown(length, share), Grown(name, length, share).name
+    except ValidationError as error:
+        raise UserError(
+            "--length, --data-share",
+            f"{length:g} and {share:g}",
+            allowed="a length above 0, a share above 0 and at most 1",
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{arguments.recipe}: training", str(error)) from error
 
 
 def check_behind(recipe: Recipe, arguments: argparse.Namespace) -> None:
@@ -100,13 +131,17 @@ def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions 
 
 
 def pretrain(
-    recipe: Recipe, backbone: Backbone, facts: DatasetFacts, arguments: argparse.Namespace
+    recipe: Recipe,
+    name: str,
+    backbone: Backbone,
+    facts: DatasetFacts,
+    arguments: argparse.Namespace,
 ) -> None:
-    """Train (or only initialise) and publish from the first process."""
+    """Train (or only initialise) and publish from the first process. ``name``: of the row."""
     params = {"recipe": recipe.resolved(), "backbone": backbone.resolved()}
     about: dict[str, Any] = {
         "method": recipe.method.name,
-        "recipe": arguments.recipe.stem,
+        "recipe": name,
         "kind": recipe.method.kind,
         "backbone": arguments.backbone.stem,
         "scale": backbone.scale,
@@ -149,20 +184,23 @@ def pretrain(
     watch = None
     if training.knn is not None:
         watch = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
+    views = TrainingViews(arguments.data, training.views, size, arguments.seed, captions)
+    if recipe.data_share < 1:
+        views = views.only(training_rows(len(views), recipe.data_share, arguments.seed))
     with scratch("pretrain", key, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         resume = place.load(arguments.checkpoint)
         outcome = fit(
             fabric,
             method,
-            TrainingViews(arguments.data, training.views, size, arguments.seed, captions),
-            facts,
+            views,
+            facts.of(len(views)),
             training,
             depth=depth(model),
             seed=arguments.seed,
             scratch=place,
             where=str(arguments.recipe),
-            title=f"{arguments.recipe.stem} {arguments.backbone.stem} seed {arguments.seed}",
+            title=f"{name} {arguments.backbone.stem} seed {arguments.seed}",
             knn=watch,
             resume=resume,
         )

@@ -39,6 +39,10 @@ class DatasetFacts:
     mean: list[float]
     std: list[float]
 
+    def of(self, images: int) -> DatasetFacts:
+        """The same set, of which so many training images are used."""
+        return replace(self, train_images=images)
+
     def normalised_by(self, mean: list[float], std: list[float]) -> DatasetFacts:
         """The same set, fed to a network that expects another normalisation."""
         return replace(self, mean=mean, std=std)

@@ -1,4 +1,4 @@
-"""Parts of a training set whose labels may be used: the same images for every method."""
+"""Parts of a training set, of its images or its labels: the same ones for every method."""
 
 from __future__ import annotations
 
@@ -28,3 +28,20 @@ def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
         count = max(round(share * len(members)), 1)
         rows.append(members[torch.randperm(len(members), generator=draw)[:count]])
     return torch.cat(rows).sort().values
+
+
+def training_rows(images: int, share: float, seed: int) -> Tensor:
+    """Rows of a share of a training set, at least one, drawn without a look at its labels.
+
+    They depend on the arguments alone. Those of a share are among those of a larger one.
+
+    Args:
+        images: N, of the whole set.
+        share: of them, above 0 and at most 1.
+        seed: of the draw.
+
+    Returns:
+        (K,) int64, ascending.
+    """
+    order = torch.randperm(images, generator=generator(seed, "training rows"))
+    return order[: max(round(share * images), 1)].sort().values

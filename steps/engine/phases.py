@@ -21,7 +21,8 @@ class Phase:
     plan: BatchPlan
     peak_lr: float
     schedule_epoch: float
-    """Steps in an epoch of the schedules: a shorter phase has the same epochs, in fewer steps."""
+    """Steps in an epoch of the schedules: a shorter phase, or a run of another length, has the same
+    epochs in other steps."""
 
     @property
     def stop(self) -> int:
@@ -51,18 +52,22 @@ def plan_phases(
     def batches(limit: int) -> BatchPlan:
         return plan_batch(training.batch_size, limit, rank=rank, world=world, where=where)
 
+    def steps_of(epochs: float) -> int:
+        return max(round(epochs * training.length * steps_per_epoch), 1)
+
+    steps = steps_of(training.epochs)
     main = Phase(
         first=0,
-        steps=max(round(training.epochs * steps_per_epoch), 1),
+        steps=steps,
         views=views,
         plan=batches(training.max_batch_per_device),
         peak_lr=training.optimizer.peak_lr(training.batch_size),
-        schedule_epoch=steps_per_epoch,
+        schedule_epoch=steps_per_epoch if training.length == 1 else steps / training.epochs,
     )
     final = training.final_phase
     if final is None:
         return [main]
-    steps = max(round(final.epochs * steps_per_epoch), 1)
+    steps = steps_of(final.epochs)
     return [
         main,
         Phase(

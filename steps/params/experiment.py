@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.imported import Imported, ImportedMethod, Method
+from steps.params.scaling import Grown, Scaling
 from steps.params.stages import Chain
 from steps.params.tasks import OBJECT_TASKS, TEXT_TASKS, Task
 
@@ -35,6 +36,8 @@ class Experiment(Params):
     templates cannot ask a recipe what it is; the plan checks the list.)"""
     backbones: Names
     seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
+    scaling: Scaling | None = None
+    """A study of scale: each of its methods has a row for every length and share of the images."""
     features: str = "features"
     """The protocol of the frozen features that knn and linear take."""
     tasks: dict[Task, list[str]]
@@ -48,8 +51,16 @@ class Experiment(Params):
 
     @property
     def recipes(self) -> list[str]:
-        """The methods that are pretrained here."""
-        return [method for method in self.methods if isinstance(method, str)]
+        """The rows that are pretrained here: methods, or their points in a study of scale."""
+        return [name for name in self.names if name not in self.imported]
+
+    @property
+    def grown(self) -> dict[str, Grown]:
+        """The rows of a study of scale, by their names."""
+        if self.scaling is None:
+            return {}
+        grown = [each for name in self.scaling.methods for each in self.scaling.grown(name)]
+        return {each.name: each for each in grown}
 
     @property
     def imported(self) -> dict[str, Imported]:
@@ -59,8 +70,13 @@ class Experiment(Params):
 
     @property
     def names(self) -> list[str]:
-        """Every method as tables call it, in the experiment's order."""
-        return [m if isinstance(m, str) else m.imported.name for m in self.methods]
+        """Every row as tables call it, in the experiment's order."""
+        names: list[str] = []
+        for method in self.methods:
+            name = method if isinstance(method, str) else method.imported.name
+            points = [each.name for each in self.grown.values() if each.recipe == name]
+            names += points or [name]
+        return names
 
     @property
     def protocols(self) -> dict[Task, list[str]]:
@@ -101,6 +117,9 @@ class Experiment(Params):
                     f"methods: {name} is on backbone {checkpoint.backbone}, which is not among "
                     f"backbones {self.backbones}"
                 )
+        for name in self.scaling.methods if self.scaling else ():
+            if name not in self.methods:
+                raise ValueError(f"scaling.methods names {name}, which is no recipe among methods")
         for name in self.pictures:
             if name not in self.names:
                 raise ValueError(f"pictures names {name}, which is none of methods")

@@ -81,7 +81,7 @@ class Plan:
         self.backbones = {
             n: load(self.backbone_file(n), Backbone) for n in self.experiment.backbones
         }
-        self.recipes = {n: load(self.recipe_file(n), Recipe) for n in self.experiment.recipes}
+        self.recipes = {n: self._recipe(n) for n in self.experiment.recipes}
         self.tokenizers: dict[str, TokenizerRecipe] = {}
         self._check_imported()
         rows = [
@@ -103,6 +103,7 @@ class Plan:
                 names=self.experiment.names,
                 imported=self.experiment.imported.values(),
                 drawn=self.drawn(),
+                grown=self.experiment.grown,
             )
             check_chain(where, self.experiment.chain, derived)
         self.protocols: dict[str, Params] = {
@@ -139,7 +140,15 @@ class Plan:
         return self.root / "backbones" / f"{name}.yaml"
 
     def recipe_file(self, name: str) -> Path:
-        return self.root / "recipes" / self.experiment.regime / f"{name}.yaml"
+        """Of a recipe, or of a row in a study of scale."""
+        grown = self.experiment.grown.get(name)
+        stem = name if grown is None else grown.recipe
+        return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
+
+    def recipe_options(self, name: str) -> str:
+        """What ``steps.pretrain`` is told of a row besides its recipe's file."""
+        grown = self.experiment.grown.get(name)
+        return "" if grown is None else grown.options
 
     def tokenizer_file(self, name: str) -> Path:
         return self.root / "tokenizers" / self.experiment.regime / f"{name}.yaml"
@@ -182,6 +191,21 @@ class Plan:
             "protocol": self.protocols,
         }
         return {role: groups[role][name].resolved() for role, name in names.items()}
+
+    def _recipe(self, name: str) -> Recipe:
+        """The recipe of a row, at its length and on its share in a study of scale."""
+        recipe = load(self.recipe_file(name), Recipe)
+        grown = self.experiment.grown.get(name)
+        if grown is None:
+            return recipe
+        try:
+            return recipe.grown(grown.length, grown.data_share)
+        except ValueError as error:
+            raise UserError(
+                f"{experiment_file(self.name, self.root)}: scaling.methods",
+                f"{grown.recipe}: {error}",
+                allowed="methods that train",
+            ) from error
 
     def _resources(self) -> ResourceTable:
         """The regime's table; a regime without one asks for nothing."""

@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import MethodParams, RandomParams
+from steps.params.scaling import Share
 from steps.params.teacher import Teacher, check_needs
 from steps.params.training import Training
 
@@ -19,6 +20,20 @@ class Recipe(Params):
     tokenizer: str | None = None
     """``params/tokenizers/<regime>/<tokenizer>.yaml``, whose tokens the method predicts."""
     training: Training | None = None
+    data_share: Share = 1.0
+    """Of the training images, drawn without a look at labels, by the seed: the same ones for all
+    methods, those of a smaller share among those of a larger."""
+
+    def grown(self, length: float, data_share: float) -> Recipe:
+        """The same at another length, on another share of the images.
+
+        Raises:
+            ValueError: nothing is trained by it.
+        """
+        if self.training is None:
+            raise ValueError(f"method {self.method.name} is initialisation only: no run to grow")
+        training = self.training.model_copy(update={"length": length})
+        return self.model_copy(update={"training": training, "data_share": data_share})
 
     @model_validator(mode="after")
     def _consistent(self) -> Recipe:
@@ -32,6 +47,8 @@ class Recipe(Params):
         if isinstance(self.method, RandomParams):
             if self.training is not None:
                 raise ValueError("method random is initialisation only: remove 'training'")
+            if self.data_share != 1:
+                raise ValueError("method random is initialisation only: remove 'data_share'")
             return self
         if self.training is None:
             raise ValueError(f"method {self.method.name} needs the key 'training'")

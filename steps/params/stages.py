@@ -16,6 +16,7 @@ from steps.command import UserError
 from steps.params.base import Params
 from steps.params.chain import Node, Pretraining, Tokenizer
 from steps.params.imported import Imported
+from steps.params.scaling import Grown
 from steps.params.tasks import TASKS, Task
 from steps.params.teacher import Teacher
 
@@ -47,6 +48,14 @@ class ImportedStage(Params):
     options: str
 
 
+class GrownStage(Params):
+    """A row of a study of scale with what ``steps.pretrain`` is told of it."""
+
+    name: str
+    recipe: str
+    options: str
+
+
 class Chain(Params):
     """Every node of an experiment down to the backbones and their features, by the stage of
     dvc.yaml that makes it."""
@@ -61,6 +70,8 @@ class Chain(Params):
     """Official checkpoints that are rows."""
     plain: list[str]
     """Methods that need nothing but the data."""
+    grown: list[GrownStage]
+    """Rows of a study of scale."""
     teachers: list[Teacher]
     """Pretrainings that need nothing but the data, and are no rows themselves."""
     students: list[Student]
@@ -84,6 +95,7 @@ def chain_of(
     names: Sequence[str] = (),
     imported: Iterable[Imported] = (),
     drawn: Sequence[Pretraining] = (),
+    grown: Mapping[str, Grown] | None = None,
 ) -> Chain:
     """The chain as the experiment and its recipes give it.
 
@@ -95,7 +107,9 @@ def chain_of(
         names: the methods as tables call them.
         imported: the official checkpoints among them.
         drawn: those of the rows that are drawn for the page.
+        grown: rows of a study of scale, by their names.
     """
+    grown = grown or {}
     chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
     chain |= {
         "datasets": list(datasets),
@@ -104,6 +118,10 @@ def chain_of(
         "imported": [
             {"name": each.name, "backbone": each.backbone, "options": each.options}
             for each in imported
+        ],
+        "grown": [
+            {"name": name, "recipe": each.recipe, "options": each.options}
+            for name, each in grown.items()
         ],
     }
     for node, behind in needs.items():
@@ -120,7 +138,7 @@ def chain_of(
             chain["tokenized"].append({**_teacher(node), "tokenizer": other.name})
         elif node not in rows:
             chain["teachers"].append(_teacher(node))
-        elif node.recipe not in chain["plain"]:
+        elif node.recipe not in [*chain["plain"], *grown]:
             chain["plain"].append(node.recipe)
     for node in drawn:
         tokenizers = [other.name for other in needs[node] if isinstance(other, Tokenizer)]

@@ -102,6 +102,9 @@ class Training(Params):
     """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
 
     epochs: Annotated[float, Gt(0)]
+    length: Positive = 1.0
+    """Factor on ``epochs``, all schedules stretched with them: what is given in epochs, such as
+    warm-up, keeps its part of the run."""
     batch_size: Annotated[int, Ge(1)]
     max_batch_per_device: Annotated[int, Ge(1)]
     """The most images that go through a device at a time; gradients accumulate over the rest."""

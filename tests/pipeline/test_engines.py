@@ -49,6 +49,7 @@ def _without_log(command: str) -> str:
         "with protocols",
         "with finetuning",
         "with imports",
+        "with scaling",
     ],
 )
 def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -67,6 +68,8 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         _text(experiment)
     elif request.param == "with imports":
         _imports(experiment)
+    elif request.param == "with scaling":
+        _scaling(experiment)
     else:
         _few_tasks(experiment, request.param)
     file.write_text(yaml.safe_dump(experiment))
@@ -153,6 +156,26 @@ def _imports(experiment: dict[str, Any]) -> None:
     }
 
 
+def _scaling(experiment: dict[str, Any]) -> None:
+    """A method at two lengths, on two shares of the images, beside one as it is."""
+    experiment |= {"methods": ["random", "mae"], "seeds": [0, 1], "pictures": []}
+    experiment["scaling"] = {"methods": ["mae"], "lengths": [0.5, 2], "data_shares": [0.25, 1]}
+    grown = {
+        "mae-x0.5-d25": "--length 0.5 --data-share 0.25",
+        "mae-x0.5-d100": "--length 0.5 --data-share 1",
+        "mae-x2-d25": "--length 2 --data-share 0.25",
+        "mae-x2-d100": "--length 2 --data-share 1",
+    }
+    experiment["chain"] |= {
+        "rows": ["random", *grown],
+        "plain": ["random"],
+        "grown": [
+            {"name": name, "recipe": "mae", "options": words} for name, words in grown.items()
+        ],
+        "drawn": [],
+    }
+
+
 def _few_tasks(experiment: dict[str, Any], kind: str) -> None:
     """One task: by several protocols on frozen features, or without these."""
     del experiment["detection_dataset"]
@@ -207,6 +230,7 @@ def test_same_commands(
     # teacher that is none and two tokenizers; two methods and both tokenizers are drawn. With text:
     # four rows, two of which have two nodes more. With protocols: one set, and five nodes a row.
     # With finetuning: two nodes a row. With imports: six rows, as many nodes as ever.
+    # With scaling: ten rows.
     counts = {
         REPOSITORY.name: 3 + 4 * 7 + 1,
         "chain": 3 + 10 * 7 + 2 * 3 + 4,
@@ -214,6 +238,7 @@ def test_same_commands(
         "protocols": 2 + 4 * 5 + 1,
         "finetuning": 2 + 4 * 2 + 1,
         "imports": 3 + 6 * 7,
+        "scaling": 3 + 10 * 7,
     }
     assert len(dvc_nodes) == counts[project.name]
     assert snakemake_nodes.keys() == dvc_nodes.keys()

@@ -25,6 +25,7 @@ rule pretrain:
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
         behind=options,
+        grown=lambda wildcards: PLAN.recipe_options(wildcards.recipe),
     shell:
-        "python -m steps.pretrain --recipe {params.recipe} --backbone {params.backbone}"
+        "python -m steps.pretrain --recipe {params.recipe} {params.grown} --backbone {params.backbone}"
         " --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"

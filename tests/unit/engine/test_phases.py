@@ -57,6 +57,22 @@ def test_schedules_are_compressed(scenery: Scenery) -> None:
     assert temps == pytest.approx([0.04, 0.055, 0.07, 0.07])
 
 
+def test_a_run_of_another_length_has_the_same_schedules(scenery: Scenery) -> None:
+    final_phase = {**RECIPES["dinov2"]["training"]["final_phase"], "epochs": 1}
+    common = {"epochs": 6, "final_phase": final_phase, "schedule": {"warmup_epochs": 1}}
+    (main, final), (long, long_final) = (
+        _phases(scenery, _training(length=length, **common)) for length in (1.0, 1.5)
+    )
+    assert (main.steps, final.steps, long.steps, long_final.steps) == (36, 6, 54, 9)
+    schedule = _training(**common).schedule
+    for step in range(0, 36, 2):
+        ours, theirs = long.progress(3 * step // 2), main.progress(step)
+        assert ours.epoch == theirs.epoch
+        assert learning_rate(ours, schedule, 1.0) == pytest.approx(
+            learning_rate(theirs, schedule, 1.0)
+        )
+
+
 def test_a_smaller_limit_for_larger_images(scenery: Scenery) -> None:
     final_phase = {**RECIPES["dinov2"]["training"]["final_phase"], "max_batch_per_device": 2}
     main, final = _phases(scenery, _training(final_phase=final_phase))

@@ -85,6 +85,7 @@ def test_the_chain_names_every_node_once() -> None:
         "rows": [],
         "imported": [],
         "plain": ["dino"],
+        "grown": [],
         "teachers": [large],
         "students": [{"recipe": "distilled", "backbone": "small", "teacher": large}],
         "tokenized": [

@@ -1,0 +1,59 @@
+"""Params of a scaling study: recipes at several lengths, on several shares of the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Gt, Le, Len
+from pydantic import model_validator
+
+from steps.params.base import Params
+from steps.params.numbers import Positive
+
+Share = Annotated[float, Gt(0), Le(1)]
+
+
+class Scaling(Params):
+    """A grid: every method named, at every length, on every share; the other axis of scale is
+    the experiment's ``backbones``."""
+
+    methods: Annotated[list[str], Len(1)]
+    """Those of the experiment's methods that have a row for every point of the grid."""
+    lengths: Annotated[list[Positive], Len(1)]
+    """Factors on the recipe's epochs (``training.length``)."""
+    data_shares: Annotated[list[Share], Len(1)] = [1.0]
+    """Of the training images (``data_share``); an epoch goes over these."""
+
+    @model_validator(mode="after")
+    def _once(self) -> Scaling:
+        for key, values in self.resolved().items():
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} names a value twice")
+        return self
+
+    def grown(self, recipe: str) -> Iterator[Grown]:
+        """The rows of a method, from the shortest to the longest."""
+        for length in self.lengths:
+            for share in self.data_shares:
+                yield Grown(recipe, length, share)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """A recipe at another length, on a share of the images."""
+
+    recipe: str
+    length: float
+    data_share: float
+
+    @property
+    def name(self) -> str:
+        """How tables call the row: mae-x0.5-d25, half as many epochs on 25 % of the images."""
+        return f"{self.recipe}-x{self.length:g}-d{100 * self.data_share:g}"
+
+    @property
+    def options(self) -> str:
+        """The options of ``steps.pretrain`` that say so."""
+        return f"--length {self.length:g} --data-share {self.data_share:g}"
