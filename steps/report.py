@@ -22,7 +22,7 @@ from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
 from steps.reporting.published.page import check_published, write_published
 from steps.reporting.render import write_report
-from steps.reporting.source import Heading
+from steps.reporting.source import Grown, Heading
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,6 +82,10 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         tasks={str(task): tuple(protocols) for task, protocols in params.protocols.items()},
         only={
             str(task): tuple(params.text_methods) for task in params.protocols if task in TEXT_TASKS
+        },
+        scaling={
+            name: Grown(recipe=each.recipe, length=each.length, data_share=each.data_share)
+            for name, each in params.grown.items()
         },
         imported={name: each.backbone for name, each in params.imported.items()},
         experiment=_printed(experiment),

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from steps.command import UserError
-from steps.reporting.figures import DRAWN_WITH
+from steps.reporting.canvas import DRAWN_WITH
 from steps.reporting.pictures import check_pictures, read_pictures
 from steps.reporting.quantities import plural
 from steps.reporting.render import render_figures, render_tables
@@ -33,7 +33,8 @@ def check_report(folder: Path) -> str:
         UserError: naming the first file that differs, and its first line that does.
     """
     source, pictures = read_source(folder), read_pictures(folder)
-    check_pictures(folder, pictures)
+    figures = render_figures(source)
+    check_pictures(folder, pictures, figures)
     for name, content in render_tables(source, pictures).items():
         path = folder / name
         _require(path)
@@ -43,7 +44,6 @@ def check_report(folder: Path) -> str:
                 f"differs from its records, first in {first_difference(path, content)}",
                 remedy=_REMEDY,
             )
-    figures = render_figures(source)
     skipped = []
     for name, content in figures.items():
         path = folder / name

@@ -1,15 +1,11 @@
-"""The two figures of a report. The same source and the same matplotlib give the same bytes."""
+"""The two figures of every report."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from io import BytesIO
-from typing import Any, Literal
+from collections.abc import Sequence
 
-import matplotlib as mpl
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,55 +14,38 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
+from steps.reporting.canvas import (
+    COLOURS,
+    GRID,
+    INK,
+    LINE_STYLES,
+    OTHER,
+    SOFT,
+    STEPS,
+    TITLE,
+    WIDTH,
+    finish,
+    png,
+    styled,
+)
 from steps.reporting.quantities import measured
 from steps.reporting.source import Heading
 from steps.reporting.tables import cells_of, headline, ranked, row_name
 
-DRAWN_WITH = "Drawn with"
-"""The PNG text entry that names the matplotlib version."""
-_COLOURS = {
-    # Okabe and Ito's palette, told apart with every common colour vision deficiency.
-    "Contrastive": "#0072B2",
-    "Generative": "#D55E00",
-    "Hybrid": "#E69F00",
-    "Position": "#56B4E9",
-    "Supervised": "#009E73",
-    "Random": "#7A7A7A",
-}
-_OTHER = "#CC79A7"
-_INK, _SOFT, _GRID = "#24292F", "#6E7781", "#E3E6EA"
-_WIDTH = 9.0
 _PANELS = 7
 """Side by side at most."""
-_STEPS = [1, 2, 5, 10]
-_TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}
-_LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9.0,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _SOFT,
-    "axes.linewidth": 0.8,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.labelsize": 8.0,
-    "ytick.labelsize": 8.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
 
 
 def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
     """A panel a protocol with the headline metric of each row, best of the ranking on top. PNG."""
     order = ranked(summary, heading)
     names = [row_name(row, heading) for row in order.iter_rows(named=True)]
-    with _style():
+    with styled():
         evaluations = heading.evaluations()
         rows = math.ceil(len(evaluations) / _PANELS)
         columns = math.ceil(len(evaluations) / rows)
         height = (0.27 * len(names) + 0.7) * rows + 0.35
-        figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False).flatten()
         for panel, evaluation in zip(panels, evaluations, strict=False):
@@ -76,15 +55,15 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
             title = f"{heading.label(evaluation)}\n{metric}" + (f" ({unit})" if unit else "")
-            panel.set_title(title, **_TITLE)
-            panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=_STEPS))
+            panel.set_title(title, **TITLE)
+            panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=STEPS))
         for panel in panels[len(evaluations) :]:
             panel.set_visible(False)
         for panel in panels[::columns]:
-            panel.set_yticks(range(len(names)), names, fontsize=9, color=_INK)
+            panel.set_yticks(range(len(names)), names, fontsize=9, color=INK)
         panels[0].set_ylim(len(names) - 0.4, -0.6)
         _type_legend(figure, order["kind"].unique(maintain_order=True).to_list())
-        return _png(figure)
+        return png(figure)
 
 
 def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
@@ -95,7 +74,7 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
         cell = found.get((row["recipe"], row["backbone"]))
         if cell is None:
             continue
-        colour = _COLOURS.get(cell["kind"], _OTHER)
+        colour = COLOURS.get(cell["kind"], OTHER)
         mean, std = cell["mean"], cell["std"] or 0.0
         panel.hlines(place, 0, mean, color=colour, linewidth=2.0, alpha=0.35)
         panel.errorbar(
@@ -104,7 +83,7 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
             xerr=std or None,
             fmt="o",
             color=colour,
-            ecolor=_INK,
+            ecolor=INK,
             markersize=6,
             elinewidth=1.2,
             barsabove=True,
@@ -117,12 +96,12 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
             textcoords="offset points",
             va="center_baseline",
             fontsize=8.5,
-            color=_INK,
+            color=INK,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
     # A third of the panel beyond the longest row is for the number beside it.
     panel.set_xlim(0, reach * 1.36)
-    panel.grid(axis="x", color=_GRID, linewidth=0.8)
+    panel.grid(axis="x", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
     panel.tick_params(length=0)
     panel.spines["bottom"].set_visible(False)
@@ -130,7 +109,7 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
     marks = [
-        Line2D([], [], marker="o", linestyle="", color=_COLOURS.get(kind, _OTHER), label=kind)
+        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=kind)
         for kind in kinds
     ]
     figure.legend(
@@ -162,36 +141,36 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
     count = len(trained) + (not measured.is_empty())
     rows = math.ceil(count / 4)
     columns = math.ceil(count / rows)
-    with _style():
-        figure = Figure(figsize=(_WIDTH, 1.95 * rows + 0.35), layout="constrained")
+    with styled():
+        figure = Figure(figsize=(WIDTH, 1.95 * rows + 0.35), layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(rows, columns, squeeze=False).flatten()
         for panel, recipe in zip(panels, trained, strict=False):
-            colour = _COLOURS.get(kinds[recipe], _OTHER)
+            colour = COLOURS.get(kinds[recipe], OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
-            panel.set_title(recipe, **_TITLE)
+            panel.set_title(recipe, **TITLE)
         if count > len(trained):
             _knn_panel(panels[len(trained)], measured, kinds, heading)
         for panel in panels[count:]:
             panel.set_visible(False)
-        figure.supxlabel("epoch of pretraining", fontsize=8.5, color=_SOFT)
-        figure.supylabel("training loss", fontsize=8.5, color=_SOFT)
+        figure.supxlabel("epoch of pretraining", fontsize=8.5, color=SOFT)
+        figure.supylabel("training loss", fontsize=8.5, color=SOFT)
         if len(heading.backbones) > 1:
             _backbone_legend(figure, heading)
-        return _png(figure)
+        return png(figure)
 
 
 def _nothing_trained() -> bytes:
-    with _style():
-        figure = Figure(figsize=(_WIDTH, 0.6))
+    with styled():
+        figure = Figure(figsize=(WIDTH, 0.6))
         FigureCanvasAgg(figure)
-        figure.text(0.5, 0.5, "Nothing was trained here.", ha="center", va="center", color=_SOFT)
-        return _png(figure)
+        figure.text(0.5, 0.5, "Nothing was trained here.", ha="center", va="center", color=SOFT)
+        return png(figure)
 
 
 def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: Heading) -> None:
     for number, backbone in enumerate(heading.backbones):
-        style = _LINE_STYLES[number % len(_LINE_STYLES)]
+        style = LINE_STYLES[number % len(LINE_STYLES)]
         for seed in heading.seeds:
             line = curves.filter(backbone=backbone, seed=seed)
             epochs, losses = line["epoch"].to_list(), line["loss"]
@@ -220,9 +199,9 @@ def _knn_panel(
         line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
         if line.is_empty():
             continue
-        colour = _COLOURS.get(kinds[recipe], _OTHER)
+        colour = COLOURS.get(kinds[recipe], OTHER)
         epochs, accuracies = line["epoch"].to_list(), line["knn_top1"].to_list()
-        style = _LINE_STYLES[heading.backbones.index(backbone) % len(_LINE_STYLES)]
+        style = LINE_STYLES[heading.backbones.index(backbone) % len(LINE_STYLES)]
         panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
         if seed == heading.seeds[0]:
             panel.annotate(
@@ -234,23 +213,20 @@ def _knn_panel(
                 ha="right",
                 color=colour,
             )
-    panel.set_title("k-NN top1, % (all)", **_TITLE)
+    panel.set_title("k-NN top1, % (all)", **TITLE)
     _finish_panel(panel, measured)
 
 
 def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
     panel.set_xlim(0, max(curves["epoch"].to_list()))
-    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_STEPS))
+    panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
     panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    panel.grid(color=_GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=0)
-    panel.spines[["left", "bottom"]].set_color(_GRID)
+    finish(panel)
 
 
 def _backbone_legend(figure: Figure, heading: Heading) -> None:
     marks = [
-        Line2D([], [], color=_SOFT, linestyle=_LINE_STYLES[number % 4], label=backbone)
+        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=backbone)
         for number, backbone in enumerate(heading.backbones)
     ]
     figure.legend(
@@ -260,19 +236,3 @@ def _backbone_legend(figure: Figure, heading: Heading) -> None:
         frameon=False,
         fontsize=8.5,
     )
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    """Matplotlib's defaults and ours over them: a user's own matplotlibrc changes nothing."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(_STYLE)
-        yield
-
-
-def _png(figure: Figure) -> bytes:
-    file = BytesIO()
-    metadata = {"Software": None, DRAWN_WITH: f"matplotlib {mpl.__version__}"}
-    figure.savefig(file, format="png", dpi=200, facecolor="white", metadata=metadata)
-    return file.getvalue()

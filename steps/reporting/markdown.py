@@ -10,6 +10,7 @@ import polars as pl
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
 from steps.reporting.quantities import plural
+from steps.reporting.scaling.section import scaling_section
 from steps.reporting.source import (
     CURVES,
     HEADING,
@@ -95,6 +96,8 @@ def page(
         "<!-- Made by python -m steps.report from the records beside it. Do not edit. -->\n",
         f"# {_line(heading.title)}\n",
         f"{heading.question.strip()}\n",
+        *scaling_section(summary, heading),
+        *(["## All rows\n"] if heading.scaling else []),
         ranking_table(summary, heading).markdown(),
         _under_ranking(source, summary),
         *_imported_note(summary, heading),

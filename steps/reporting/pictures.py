@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import product
@@ -188,8 +188,13 @@ def read_pictures(folder: Path) -> tuple[Picture, ...]:
         raise UserError(str(path), f"not what a report holds ({problem})") from error
 
 
-def check_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
+def check_pictures(folder: Path, pictures: Sequence[Picture], figures: Iterable[str] = ()) -> None:
     """The files below a report's ``pictures/`` are those that its list names, byte by byte.
+
+    Args:
+        folder: the report's.
+        pictures: the list.
+        figures: paths below the folder of what is drawn from records, and not listed.
 
     Raises:
         UserError: naming the first that is not.
@@ -197,6 +202,7 @@ def check_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     remedy = "make the report anew with the commands at the end of its page"
     listed = {picture.file: picture.sha256 for picture in pictures}
     there = {path.name for path in (folder / FOLDER).glob("*")}
+    there -= {figure.removeprefix(f"{FOLDER}/") for figure in figures}
     for name in sorted(there - listed.keys()):
         raise UserError(str(folder / FOLDER / name), f"not in {PICTURES}", remedy=remedy)
     for name, digest in listed.items():

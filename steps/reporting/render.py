@@ -10,6 +10,8 @@ from pathlib import Path
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
+from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
+from steps.reporting.scaling.figure import scaling_figure
 from steps.reporting.source import Source, source_files
 from steps.reporting.tables import results_csv, summarize
 
@@ -34,6 +36,8 @@ def render_figures(source: Source) -> dict[str, bytes]:
     files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
     files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading)
+    if source.heading.scaling:
+        files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     return files
 
 
@@ -58,15 +62,14 @@ def write_report(
         **render_tables(source, pictures),
         **render_figures(source),
     }
-    out.mkdir(parents=True, exist_ok=True)
+    files |= {f"{FOLDER}/{name}": content for name, content in drawn.items()}
     for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(out / name, content)
     # Engines are promised the folder, be there pictures or not.
     (out / FOLDER).mkdir(exist_ok=True)
-    for name, content in drawn.items():
-        write_file(out / FOLDER / name, content)
     for old in (out / FOLDER).iterdir():
-        if old.name not in drawn:
+        if f"{FOLDER}/{old.name}" not in files:
             old.unlink()
 
 

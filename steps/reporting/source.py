@@ -44,6 +44,16 @@ class Evaluation(NamedTuple):
         return f"{self.task}/{self.protocol}"
 
 
+class Grown(BaseModel):
+    """A method at a length, on a share of the images."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: str
+    length: float
+    data_share: float
+
+
 class Heading(BaseModel):
     """What the experiment's params say, and where the report was made from what."""
 
@@ -60,6 +70,8 @@ class Heading(BaseModel):
     """Tasks that apply to some of the methods alone, with these."""
     imported: dict[str, str] = {}
     """Official checkpoints among the methods, with the backbone that each is."""
+    scaling: dict[str, Grown] = {}
+    """Rows of a study of scale: which method each is, how long, on how much."""
     experiment: str
     """The params file, and likewise the folders: as paths to print in commands."""
     results: str

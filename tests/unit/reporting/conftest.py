@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from steps.reporting.source import Grown
 from tests.unit.reporting.synthetic import Synthetic, build
 
 
@@ -64,4 +65,22 @@ def partial(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
         methods=("mae", "clip"),
         tasks=("linear", "zeroshot", "retrieval"),
         text_methods=("clip",),
+    )
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
+    """Two methods on two backbones, at three lengths, on a quarter of the images and on all."""
+    points = [
+        Grown(recipe=recipe, length=length, data_share=share)
+        for recipe in ("mae", "dino")
+        for length in (0.5, 1.0, 2.0)
+        for share in (0.25, 1.0)
+    ]
+    return build(
+        tmp_path_factory.mktemp("study"),
+        methods=("random",),
+        backbones=("vit_pico", "vit_nano"),
+        tasks=("knn", "linear"),
+        scaling={f"{p.recipe}-x{p.length:g}-d{100 * p.data_share:g}": p for p in points},
     )

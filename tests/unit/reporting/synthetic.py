@@ -15,7 +15,7 @@ from typing import Any
 from steps.artifacts import Record, publish, write_records
 from steps.params.tasks import TEXT_TASKS
 from steps.reporting.collect import collect
-from steps.reporting.source import Heading, Source
+from steps.reporting.source import Grown, Heading, Source
 
 KINDS = {
     "random": "Random",
@@ -85,13 +85,16 @@ def build(
     text_methods: Sequence[str] = (),
     protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     imported: Sequence[str] = (),
+    scaling: Mapping[str, Grown] = MappingProxyType({}),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
     ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining,
     ``protocols`` those of tasks that have not the one of PROTOCOLS, ``imported`` the recipes that
-    are official checkpoints of the first backbone.
+    are official checkpoints of the first backbone, ``scaling`` the rows that stand for a method at
+    a length, on a share of the images.
     """
+    methods = (*methods, *scaling)
     measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
     only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
     results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
@@ -109,11 +112,13 @@ def build(
             steps,
             collapsed=flat,
             imported=recipe in official,
+            grown=scaling.get(recipe),
         )
         for task, names in measured.items():
             if recipe in only.get(task, methods):
                 for place, name in enumerate(names):
-                    write_task(folder, task, name, gain=-place)
+                    gain = -place + _grown_by(scaling.get(recipe))
+                    write_task(folder, task, name, gain=gain)
     content = {
         "title": "Made-up numbers",
         "question": "Does the report add up?",
@@ -137,6 +142,7 @@ def build(
         tasks=measured,
         only=only,
         imported=official,
+        scaling=dict(scaling),
         experiment="params/experiments/made_up.yaml",
         results="results/made_up",
         out="reports/made_up",
@@ -153,6 +159,7 @@ def write_backbone(
     *,
     collapsed: bool = False,
     imported: bool = False,
+    grown: Grown | None = None,
 ) -> None:
     """A backbone artifact without weights that anyone could load."""
     trained = recipe != "random" and not imported
@@ -176,7 +183,7 @@ def write_backbone(
         draft.facts = {
             "method": recipe,
             "recipe": recipe,
-            "kind": KINDS[recipe],
+            "kind": KINDS[recipe if grown is None else grown.recipe],
             "backbone": backbone,
             "scale": "ViT-Pico" if backbone == "vit_pico" else "ViT-Nano",
             "pretrain_dataset": "shapes",
@@ -186,6 +193,19 @@ def write_backbone(
             "device_seconds": 125.2 + seed if trained else 0.0,
             "collapsed": collapsed,
         }
+        if grown is not None:
+            seen = grown.length * grown.data_share
+            size = 1.0 if backbone == "vit_pico" else 4.0
+            draft.facts |= {
+                "epochs": 50.0 * grown.length,
+                "images_seen": round(200_000 * seen),
+                "flops": 2.345e13 * seen * size,
+            }
+
+
+def _grown_by(grown: Grown | None) -> float:
+    """Points of accuracy: five for each doubling of what is seen."""
+    return 0.0 if grown is None else 5 * math.log2(grown.length * grown.data_share)
 
 
 def loss(recipe: str, progress: float, seed: int) -> float:
@@ -213,7 +233,15 @@ def write_task(
             "metric": metric,
             "value": max(
                 0.0,
-                min(99.9, TOP1.get(recipe, 50.0) + GAINS[task] + wider + seed + 3 * place + gain),
+                min(
+                    99.9,
+                    TOP1.get(recipe.partition("-x")[0], 50.0)
+                    + GAINS[task]
+                    + wider
+                    + seed
+                    + 3 * place
+                    + gain,
+                ),
             ),
             "unit": "%",
             "n": 1000,

@@ -1,0 +1,146 @@
+"""Error against compute, a panel a score: every run, and each method's power law."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from steps.reporting.canvas import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, png, styled
+from steps.reporting.pictures import FOLDER
+from steps.reporting.quantities import flops_unit, significant
+from steps.reporting.scaling import laws, study
+from steps.reporting.source import Heading
+from steps.reporting.tables import headline
+
+FILE = f"{FOLDER}/scaling.png"
+"""Below the report's folder: in the folder of pictures, which engines are promised as a whole."""
+_MARKERS = "os^DvP"
+_SIZES = (4.0, 9.0)
+"""Points, of the smallest and the largest backbone."""
+
+
+def scaling_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
+    """A panel a score that has an error. PNG."""
+    chosen = study.evaluations(summary, heading)
+    names = study.methods(heading)
+    kinds = _kinds(summary, heading)
+    with styled():
+        figure = Figure(figsize=(WIDTH, 4.1), layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(1, len(chosen), squeeze=False).flatten()
+        for panel, evaluation in zip(panels, chosen, strict=True):
+            runs = study.runs(summary, heading, evaluation)
+            for place, name in enumerate(names):
+                colour = COLOURS.get(kinds[name], OTHER)
+                marker = _MARKERS[place % len(_MARKERS)]
+                _method(panel, runs.filter(method=name), heading, colour, marker)
+            floor = study.floor(summary, heading, evaluation)
+            if floor is not None:
+                panel.axhline(floor, color=SOFT, linewidth=1.0, linestyle=":")
+            metric = headline(summary, evaluation)
+            error = f"error, 100 \N{MINUS SIGN} {metric} (%)"
+            panel.set_title(f"{heading.label(evaluation)}: {error}", **TITLE)
+            panel.set_xlabel("compute of pretraining", fontsize=8.5, color=SOFT)
+            _axes(panel, runs)
+        _legend(figure, names, kinds, heading)
+        return png(figure)
+
+
+def _method(panel: Axes, own: pl.DataFrame, heading: Heading, colour: str, marker: str) -> None:
+    for run in own.iter_rows(named=True):
+        panel.errorbar(
+            run["flops"],
+            run["error"],
+            yerr=run["std"] or None,
+            fmt=marker,
+            markersize=_size(heading, run["backbone"]),
+            color=colour,
+            markerfacecolor=colour if run["data_share"] == 1 else "white",
+            elinewidth=1.0,
+            alpha=0.85,
+        )
+    best = study.frontier(own)
+    law = laws.fit(best["error"].to_list(), best["flops"].to_list())
+    if law is not None:
+        ends = np.geomspace(best["flops"][0], own["flops"][-1], 50)
+        panel.plot(ends, [law.at(float(x)) for x in ends], color=colour, linewidth=1.6)
+
+
+def _size(heading: Heading, backbone: str) -> float:
+    low, high = _SIZES
+    steps = max(len(heading.backbones) - 1, 1)
+    return low + (high - low) * heading.backbones.index(backbone) / steps
+
+
+def _axes(panel: Axes, runs: pl.DataFrame) -> None:
+    panel.set_xscale("log")
+    panel.set_yscale("log")
+    panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _flops(value)))
+    panel.set_xlim(float(runs["flops"].min()) * 0.7, float(runs["flops"].max()) * 1.4)  # type: ignore[arg-type]
+    finish(panel)
+
+
+def _flops(value: float) -> str:
+    divisor, unit = flops_unit(value)
+    return f"{significant(value / divisor, 1)} {unit}"
+
+
+def _kinds(summary: pl.DataFrame, heading: Heading) -> Mapping[str, str]:
+    kinds = dict(summary.select("recipe", "kind").iter_rows())
+    return {row.recipe: kinds[name] for name, row in heading.scaling.items()}
+
+
+def _legend(figure: Figure, names: list[str], kinds: Mapping[str, str], heading: Heading) -> None:
+    marks = [
+        Line2D(
+            [],
+            [],
+            marker=_MARKERS[place % len(_MARKERS)],
+            color=COLOURS.get(kinds[name], OTHER),
+            label=name,
+        )
+        for place, name in enumerate(names)
+    ]
+    marks += [
+        Line2D(
+            [],
+            [],
+            marker="o",
+            linestyle="",
+            color=SOFT,
+            markersize=_size(heading, backbone),
+            label=backbone,
+        )
+        for backbone in heading.backbones
+    ]
+    if any(row.data_share < 1 for row in heading.scaling.values()):
+        marks.append(
+            Line2D(
+                [],
+                [],
+                marker="o",
+                linestyle="",
+                color=SOFT,
+                markerfacecolor="white",
+                label="a share of the images",
+            )
+        )
+    figure.legend(
+        handles=marks,
+        loc="outside lower center",
+        ncols=len(marks),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )

@@ -1,0 +1,238 @@
+"""The section of a page on scale: figure, fits, what scale buys, who is best at equal compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import polars as pl
+
+from steps.reporting.quantities import flops_unit, measured, plural, significant
+from steps.reporting.scaling import laws, study
+from steps.reporting.scaling.figure import FILE
+from steps.reporting.scaling.laws import Law
+from steps.reporting.source import Evaluation, Heading
+from steps.reporting.tables import ABSENT, Table, headline
+
+Runs = dict[str, pl.DataFrame]
+"""The runs of each method."""
+
+
+def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
+    """The section's paragraphs; none where the experiment is no study of scale."""
+    if not heading.scaling:
+        return []
+    chosen = study.evaluations(summary, heading)
+    by_task = {each: _runs(summary, heading, each) for each in chosen}
+    labels = {each: f"{heading.label(each)} {headline(summary, each)}" for each in chosen}
+    return [
+        "## Scale\n",
+        _about(summary, heading, labels),
+        f"![Error against compute of pretraining, each method's power law]({FILE})\n",
+        "A point a run, the larger the backbone the larger; hollow: on a share of the images. A "
+        "line is the power law through the runs that no cheaper run of the method beats"
+        f"{_dotted(summary, heading, chosen)}.\n",
+        "### Error against compute\n",
+        "error = a C^-b through the frontier, by least squares in logarithms; R² is that of log "
+        "error.\n",
+        _fits(by_task, labels).markdown(),
+        "### What each axis buys\n",
+        "error ~ size^-x images^-y epochs^-z through all runs of a method at once; size in FLOPs "
+        "an image, images those of an epoch. An exponent of 0.1: twice as much takes 7 % off the "
+        "error.\n",
+        _axes(by_task, labels).markdown(),
+        "### At equal compute\n",
+        "The best score of a method within a budget, as measured, and the backbone that reached "
+        "it. Best of each row in bold.\n",
+        _budgets(by_task, labels).markdown(),
+        "### Scale or method\n",
+        *(_verdict(labels[each], runs) for each, runs in by_task.items()),
+        "### What this does not show\n",
+        _caveats(summary, heading, by_task),
+    ]
+
+
+def _runs(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Runs:
+    every = study.runs(summary, heading, evaluation)
+    return {method: every.filter(method=method) for method in study.methods(heading)}
+
+
+def _dotted(summary: pl.DataFrame, heading: Heading, chosen: list[Evaluation]) -> str:
+    known = any(study.floor(summary, heading, each) is not None for each in chosen)
+    return "; dotted: the best backbone without pretraining" if known else ""
+
+
+def _about(summary: pl.DataFrame, heading: Heading, labels: Mapping[Evaluation, str]) -> str:
+    points = list(heading.scaling.values())
+    lengths = sorted({point.length for point in points})
+    shares = sorted({point.data_share for point in points})
+    return (
+        f"{plural(len(study.methods(heading)), 'method')} on "
+        f"{plural(len(heading.backbones), 'backbone')}, at "
+        f"{_listed(lengths)} times the epochs of their recipes, on "
+        f"{_listed([100 * share for share in shares])} % of the images: "
+        f"{plural(len(points) * len(heading.backbones), 'run')}, each with schedules of its own "
+        f"length. Error is 100 % less {' or '.join(labels.values())}; compute is that of "
+        "pretraining.\n"
+    )
+
+
+def _listed(values: list[float]) -> str:
+    *most, last = (f"{value:g}" for value in values)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+    rows = []
+    for evaluation, runs in by_task.items():
+        for method, own in runs.items():
+            best = study.frontier(own)
+            law = _law(own)
+            fitted = [ABSENT] * 4 if law is None else _fitted(law, best)
+            of = f"{best.height} of {own.height}"
+            rows.append([labels[evaluation], method, of, *fitted])
+    columns = ["Score", "Method", "Runs on the frontier", "b", "R²"]
+    columns += ["Error at its least compute", "Error at its most"]
+    return Table(columns, [False, False, *[True] * 5], rows)
+
+
+def _fitted(law: Law, best: pl.DataFrame) -> list[str]:
+    ends = [measured(law.at(best["flops"][place]), "%") for place in (0, -1)]
+    return [_exponent(law, 0), f"{law.r2:.2f}", *ends]
+
+
+def _axes(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+    rows = []
+    for evaluation, runs in by_task.items():
+        for method, own in runs.items():
+            names = [name for name in ("size", "images", "epochs") if own[name].n_unique() > 1]
+            law = laws.fit(_values(own, "error"), *(_values(own, name) for name in names))
+            shown = dict.fromkeys(("size", "images", "epochs"), ABSENT)
+            if law is not None:
+                shown |= {name: _exponent(law, place) for place, name in enumerate(names)}
+            r2 = ABSENT if law is None else f"{law.r2:.2f}"
+            rows.append([labels[evaluation], method, *shown.values(), r2, f"{own.height}"])
+    columns = ["Score", "Method", "x (size)", "y (images)", "z (epochs)", "R²", "Runs"]
+    return Table(columns, [False, False, *[True] * 5], rows)
+
+
+def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+    methods = list(next(iter(by_task.values())))
+    rows = []
+    for evaluation, runs in by_task.items():
+        for budget in laws.budgets(runs):
+            best = {method: _best_within(own, budget) for method, own in runs.items()}
+            most = max(measured(run["score"], "%") for run in best.values())
+            cells = []
+            for run in best.values():
+                score = measured(run["score"], "%")
+                bold = f"**{score}**" if score == most else score
+                cells.append(f"{bold} ({run['backbone']})")
+            rows.append([labels[evaluation], _flops(budget), *cells])
+    columns = ["Score", "Budget", *methods]
+    return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
+
+
+def _verdict(label: str, runs: Runs) -> str:
+    """What moves the error more, and where the methods' laws cross."""
+    said = [f"**{label}.** {_spread(runs)}"]
+    for first, second in combinations(runs, 2):
+        a, b = _law(runs[first]), _law(runs[second])
+        if a is not None and b is not None:
+            said.append(_crossing(first, second, a, b, runs))
+    return " ".join(said) + "\n"
+
+
+def _spread(runs: Runs) -> str:
+    budgets = laws.budgets(runs)
+    if not budgets or len(runs) < 2:
+        return "The methods' runs do not overlap in compute, so that nothing is compared."
+    errors = {
+        method: [float(_best_within(own, budget)["error"]) for budget in budgets]
+        for method, own in runs.items()
+    }
+    gaps = [max(column) / min(column) for column in zip(*errors.values(), strict=True)]
+    gains = {method: own[0] / own[-1] for method, own in errors.items()}
+    least, most = (choose(gains, key=gains.__getitem__) for choose in (min, max))
+    scale, method = _mean(list(gains.values())), _mean(gaps)
+    more = "scale moves the error more" if scale > method else "the method moves the error more"
+    return (
+        f"At equal compute the worst method's error is {min(gaps):.2f} to {max(gaps):.2f} times "
+        f"the best one's ({method:.2f} in the geometric mean); over the common range, "
+        f"{_flops(budgets[0])} to {_flops(budgets[-1])}, a method's own falls by a factor of "
+        f"{gains[least]:.2f} ({least}) to {gains[most]:.2f} ({most}), {scale:.2f} in the mean: "
+        f"within this range {more}."
+    )
+
+
+def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
+    met = laws.crossing(a, b)
+    if met is None or not met.sure:
+        return (
+            f"{first} and {second}: exponents within {laws.TOLD_APART:g} standard errors of each "
+            "other, so no crossing is claimed."
+        )
+    low = max(_values(runs[name], "flops")[0] for name in (first, second))
+    high = min(_values(runs[name], "flops")[-1] for name in (first, second))
+    ahead, behind = (first, second) if a.exponents[0] > b.exponents[0] else (second, first)
+    if met.flops < low:
+        return f"{ahead} leads {behind} throughout, by the curves."
+    if met.flops <= high:
+        return (
+            f"The curves of {first} and {second} cross at {_flops(met.flops)}; from there on "
+            f"{ahead} leads."
+        )
+    return (
+        f"{behind} leads {ahead} throughout; the curves would cross at {_flops(met.flops)}, "
+        f"{significant(met.flops / high, 2)} times what both have runs for: an extrapolation that "
+        "nothing bears out."
+    )
+
+
+def _caveats(summary: pl.DataFrame, heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
+    every = pl.concat(next(iter(by_task.values())).values())
+    fewest = every.sort(pl.col("images") * pl.col("epochs")).row(0, named=True)
+    seen = round(fewest["images"] * fewest["epochs"])
+    lines = [
+        "Recipes are those of one length and one backbone: no learning rate was tuned for a point "
+        "of the grid, so a method may lose at a size for want of that alone.",
+        f"The shortest runs are hardly any training ({seen:,} images, {fewest['row']}).",
+        "The frontier takes the best of several runs, lucky ones included; its standard errors are "
+        "those of the line, not of this choice.",
+        "There is no irreducible error in the law; far to the right it promises too much.",
+        "Compute is counted in FLOPs of the networks; a device's time differs (see the ranking).",
+    ]
+    if len(heading.seeds) == 1:
+        lines.insert(0, "One seed: what differs between runs by chance is not known.")
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _law(own: pl.DataFrame) -> Law | None:
+    best = study.frontier(own)
+    return laws.fit(_values(best, "error"), _values(best, "flops"))
+
+
+def _best_within(own: pl.DataFrame, budget: float) -> dict[str, Any]:
+    # The budget's ends are runs' own FLOPs, through a logarithm.
+    return own.filter(pl.col("flops") <= budget * (1 + 1e-9)).sort("error").row(0, named=True)
+
+
+def _values(runs: pl.DataFrame, name: str) -> list[float]:
+    return [float(value) for value in runs[name]]
+
+
+def _exponent(law: Law, place: int) -> str:
+    deviation = law.deviations[place]
+    spread = "" if math.isnan(deviation) else f" ± {deviation:.3f}"
+    return f"{law.exponents[place]:.3f}{spread}"
+
+
+def _flops(value: float) -> str:
+    divisor, unit = flops_unit(value)
+    return f"{significant(value / divisor)} {unit}"
+
+
+def _mean(values: list[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
