@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.processes import command, environment
 from tests.scenery import Scenery
-
-REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -28,22 +25,10 @@ def step(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     def run(
         node: str, *arguments: object, processes: int = 1, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command: Sequence[str] = [sys.executable, "-m", f"steps.{node}"]
-        if processes > 1:
-            command = [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-                *(f"--nproc-per-node={processes}", "-m", f"steps.{node}"),
-            ]
         return subprocess.run(
-            [*command, *(str(argument) for argument in arguments)],
+            command(f"steps.{node}", *arguments, processes=processes),
             cwd=tmp_path,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(REPOSITORY),
-                "OMP_NUM_THREADS": "1",
-                "CUDA_VISIBLE_DEVICES": "",
-                **(env or {}),
-            },
+            env=environment(**(env or {})),
             capture_output=True,
             text=True,
             check=False,

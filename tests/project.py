@@ -13,7 +13,7 @@ from typing import Any
 from steps.params.load import read_yaml
 from steps.params.stages import Chain
 from steps.params.tasks import TASKS
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
 BIN = Path(sys.executable).parent

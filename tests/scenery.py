@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +16,8 @@ from PIL import Image
 
 from steps.artifacts import publish
 from steps.data.shards import ShardWriter
+from tests.processes import command, environment
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES: dict[str, dict[str, Any]] = {
     file.stem: yaml.safe_load(file.read_text())
     for file in sorted((Path(__file__).parent / "recipes").glob("*.yaml"))
@@ -182,9 +180,13 @@ class Scenery:
 
 
 def _run(root: Path, node: str, arguments: list[str]) -> None:
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", f"steps.{node}", *arguments]
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        command(f"steps.{node}", *arguments),
+        cwd=root,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
 
 

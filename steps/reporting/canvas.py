@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 DRAWN_WITH = "Drawn with"
 """The PNG text entry that names the matplotlib version."""
@@ -52,6 +53,20 @@ def styled() -> Iterator[None]:
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
         yield
+
+
+def legend(
+    figure: Figure, marks: Sequence[Line2D], where: str = "lower right", **spacing: float
+) -> None:
+    """The marks in a row outside the panels; ``spacing`` as matplotlib calls it."""
+    figure.legend(
+        handles=marks,
+        loc=f"outside {where}",
+        ncols=max(len(marks), 1),
+        frameon=False,
+        fontsize=8.5,
+        **spacing,
+    )
 
 
 def finish(panel: Axes) -> None:

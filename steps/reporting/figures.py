@@ -25,6 +25,7 @@ from steps.reporting.canvas import (
     TITLE,
     WIDTH,
     finish,
+    legend,
     png,
     styled,
 )
@@ -112,14 +113,7 @@ def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
         Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=kind)
         for kind in kinds
     ]
-    figure.legend(
-        handles=marks,
-        loc="outside lower right",
-        ncols=max(len(marks), 1),
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.2,
-    )
+    legend(figure, marks, handletextpad=0.2)
 
 
 def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes:
@@ -229,10 +223,4 @@ def _backbone_legend(figure: Figure, heading: Heading) -> None:
         Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=backbone)
         for number, backbone in enumerate(heading.backbones)
     ]
-    figure.legend(
-        handles=marks,
-        loc="outside lower right",
-        ncols=len(marks),
-        frameon=False,
-        fontsize=8.5,
-    )
+    legend(figure, marks)

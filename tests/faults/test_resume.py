@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from steps.artifacts import read_manifest, verify
-from tests.conftest import REPOSITORY
+from tests.processes import command, environment
 from tests.scenery import RECIPES, RUNS, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,13 +23,10 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 def _start(
     scenery: Scenery, arguments: list[str], node: str = "pretrain", processes: int = 1
 ) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     return subprocess.Popen(
-        [*command, f"steps.{node}", *arguments],
+        command(f"steps.{node}", *arguments, processes=processes),
         cwd=scenery.root,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        env=environment(),
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )

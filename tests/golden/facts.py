@@ -11,8 +11,8 @@ from typing import Any, get_args
 from steps.params.load import load
 from steps.params.methods import MethodParams
 from steps.params.recipe import Recipe
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
+from tests.processes import REPOSITORY
 
 RECIPES = REPOSITORY / "params/recipes/imagenet"
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from steps.params.load import load
 from steps.params.protocols import Finetune
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment
+from tests.processes import REPOSITORY
 
 PROTOCOL = REPOSITORY / "params/protocols/finetune_mae.yaml"
 OTHERS = {"vit_large": "For ViT-L", "vit_huge_patch14": "For ViT-H"}

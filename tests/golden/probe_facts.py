@@ -8,9 +8,9 @@ from typing import Any
 from steps.evaluation.probes import grid
 from steps.params.load import load
 from steps.params.probes import LogReg, Probe
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment
+from tests.processes import REPOSITORY
 
 FOLDER = REPOSITORY / "params/protocols"
 

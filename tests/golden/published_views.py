@@ -10,8 +10,8 @@ from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
 from steps.params.views import View
-from tests.conftest import REPOSITORY
 from tests.golden.facts import Facts
+from tests.processes import REPOSITORY
 
 SIDE = load(REPOSITORY / "params/backbones/vit_b16.yaml", Backbone).image_size
 """Of a view that leaves its size to the backbone."""

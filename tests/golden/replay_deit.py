@@ -16,9 +16,9 @@ from steps.methods.supervised import Supervised, erase, mix
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, recipe, recipe_file
+from tests.processes import REPOSITORY
 
 TIMM = {
     "tiny": "vit_tiny_patch16_224",

@@ -12,9 +12,9 @@ from steps.evaluation.accuracy import in_top, per_class_percent, percent
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts
+from tests.processes import REPOSITORY
 
 CHUNKS = ((7, 11), (1024, 16384))
 """Queries and training samples at a time: the result must not depend on them."""

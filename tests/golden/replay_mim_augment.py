@@ -20,10 +20,10 @@ from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParam
 from steps.params.training import Training
 from steps.params.views import Normalise, View
 from steps.tokenizers.dalle import DVAE
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, known_methods, recipe, recipe_file
 from tests.golden.tokenizer_facts import compare_vqkd
+from tests.processes import REPOSITORY
 
 DATASET = REPOSITORY / "params/datasets/imagenet1k.yaml"
 SIDE, PATCH = 224, 16

@@ -9,9 +9,9 @@ from steps.params.load import load
 from steps.params.tokenizers import VQKDParams
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.tokenizers.vqkd import VQTokenizer
-from tests.conftest import REPOSITORY
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, known_methods, recipe
+from tests.processes import REPOSITORY
 
 FILE = REPOSITORY / "params/tokenizers/imagenet/vqkd.yaml"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from steps.engine.distributed import rank
 from steps.engine.monitor import Monitor
-from tests.conftest import REPOSITORY
+from tests.processes import command, environment
 
 
 @dataclass
@@ -40,18 +40,10 @@ def run_all(runs: Sequence[Run], folder: Path, processes: int = 1) -> None:
     """Run them, one after another, in new processes. A run that fails fails the test."""
     file = folder / "runs.json"
     file.write_text(json.dumps([dataclasses.asdict(run) for run in runs]))
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     done = subprocess.run(
-        [*command, "tests.pipeline.runs", str(file)],
+        command("tests.pipeline.runs", file, processes=processes),
         cwd=folder,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(REPOSITORY),
-            "OMP_NUM_THREADS": "1",
-            "CUDA_VISIBLE_DEVICES": "",
-        },
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import RECIPES, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]

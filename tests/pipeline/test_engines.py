@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 
 BIN = Path(sys.executable).parent

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from steps.params.plan import Plan
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 PARAMS = REPOSITORY / "params"

@@ -9,7 +9,7 @@ import torch
 
 from steps.artifacts import read_manifest, read_records
 from steps.params.tasks import TASKS
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.project import NO_CHAIN, Project
 from tests.scenery import BACKBONE, Scenery
 from tests.unit.models.official.test_reading import official

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from steps.artifacts import read_manifest, verify
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.project import EVALUATIONS, LAST, Project, tiny
 from tests.scenery import Scenery
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import estimate
 from steps.params.plan import Plan
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/imagenet.md").read_text()
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from steps.reporting.canvas import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, png, styled
+from steps.reporting.canvas import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
 from steps.reporting.pictures import FOLDER
 from steps.reporting.quantities import flops_unit, significant
 from steps.reporting.scaling import laws, study
@@ -135,12 +135,4 @@ def _legend(figure: Figure, names: list[str], kinds: Mapping[str, str], heading:
                 label="a share of the images",
             )
         )
-    figure.legend(
-        handles=marks,
-        loc="outside lower center",
-        ncols=len(marks),
-        frameon=False,
-        fontsize=8.5,
-        handletextpad=0.3,
-        columnspacing=1.2,
-    )
+    legend(figure, marks, "lower center", handletextpad=0.3, columnspacing=1.2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from benchmarks.plan import BACKBONES, write_experiment
 from steps.params.plan import Plan
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 
 
 def test_every_method_is_planned(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from steps.geometry import main
 from steps.params.plan import load_checked
 from steps.params.protocols import Geometry
 from steps.params.views import View
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 from tests.unit.detection.conftest import make_backbone
 

@@ -28,7 +28,7 @@ from steps.models.batch_norm import BatchNorm2d
 from steps.models.features import frozen_features, global_feature, mean_feature
 from steps.params.backbone import Backbone
 from steps.params.load import load
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import RESNET, Scenery
 
 

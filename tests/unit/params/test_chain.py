@@ -16,7 +16,7 @@ from steps.params.stages import Chain, chain_of, check_chain
 from steps.params.tasks import TASKS
 from steps.params.teacher import Teacher
 from steps.params.tokenizers.recipe import TokenizerRecipe
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 
 DINO, BEIT2, LARGE, VQKD = (

@@ -15,7 +15,7 @@ from steps.command import UserError
 from steps.params.load import load
 from steps.params.plan import Plan
 from steps.params.resources import Resources, ResourceTable
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
 BIN = Path(sys.executable).parent

@@ -17,7 +17,7 @@ from steps.params.tokenizers import DalleParams, VQKDParams
 from steps.tokenizers.dalle import DVAE, Block, Conv, Decoder, Double, Encoder, Halve
 from steps.tokenizers.official import official_dalle, read_official
 from steps.tokenizers.vqkd import VQTokenizer
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.scenery import TOKENIZERS
 
 GOLDEN = REPOSITORY / "tests/golden/data"

@@ -17,7 +17,7 @@ from steps.models.official.reading import Imported, read_backbone
 from steps.models.positions import Resizing, resize_table
 from steps.models.relative_positions import resize_relative_table
 from steps.params.methods import SupervisedParams
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 
 GOLDEN = REPOSITORY / "tests/golden/data/checkpoint_formats/tensors.safetensors"
 TABLE = "rel_pos_bias.relative_position_bias_table"

@@ -21,7 +21,7 @@ from steps.reporting.source import (
     make_source,
     source_files,
 )
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 
 PUBLISHED = REPOSITORY / "reports" / "published"
 

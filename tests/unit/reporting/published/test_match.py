@@ -8,7 +8,7 @@ import pytest
 from steps.params.plan import PROTOCOLS
 from steps.reporting.published.data import read_published
 from steps.reporting.published.match import beside_pair, beside_place, measurements_beside
-from tests.conftest import REPOSITORY
+from tests.processes import REPOSITORY
 from tests.unit.reporting.published.conftest import COCO, IMAGENET, PUBLISHED, Add
 
 
