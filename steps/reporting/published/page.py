@@ -110,9 +110,9 @@ def _ranking(published: Published, measurements: Sequence[Measurement]) -> Table
                 place.model,
                 place.type,
                 place.scale,
-                f"{place.score} {GIVEN}",
+                _marked(place.score, GIVEN),
                 place.epoch,
-                "=" if place.agrees else f"{place.source_value} {PRINTED}",
+                "=" if place.agrees else _marked(place.source_value, PRINTED),
                 "" if place.agrees else _first_source(published, place),
                 place.verdict,
                 _measured(scores, float(place.epoch)),
@@ -155,8 +155,13 @@ def _coco(
     return Table(columns, right, rows)
 
 
+def _marked(value: object, mark: str) -> str:
+    """A number with its mark, which a narrow column does not part from it."""
+    return f"{value}\N{NO-BREAK SPACE}{mark}"
+
+
 def _printed(figure: Figure | None) -> str:
-    return ABSENT if figure is None else f"{figure.value} {PRINTED}"
+    return ABSENT if figure is None else _marked(figure.value, PRINTED)
 
 
 def _measured(scores: Sequence[Score], epochs: float | None) -> str:
@@ -164,9 +169,8 @@ def _measured(scores: Sequence[Score], epochs: float | None) -> str:
     said = []
     for score in scores:
         record = score.first.record
-        text = score.text()
-        text += f" {OFFICIAL if score.first.official else MEASURED}"
-        text += f" {COLLAPSED}" if score.collapsed else ""
+        text = _marked(score.text(), OFFICIAL if score.first.official else MEASURED)
+        text = _marked(text, COLLAPSED) if score.collapsed else text
         if record.epochs != epochs and not (score.first.official and record.epochs == 0):
             text += f" ({record.epochs:g} epochs)"
         said.append(text)
