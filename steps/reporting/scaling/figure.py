@@ -69,7 +69,7 @@ def _method(panel: Axes, own: pl.DataFrame, heading: Heading, colour: str, marke
     best = study.frontier(own)
     law = laws.fit(best["error"].to_list(), best["flops"].to_list())
     if law is not None:
-        ends = np.geomspace(best["flops"][0], own["flops"][-1], 50)
+        ends = np.geomspace(best["flops"][0], best["flops"][-1], 50)
         panel.plot(ends, [law.at(float(x)) for x in ends], color=colour, linewidth=1.6)
 
 

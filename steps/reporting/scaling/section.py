@@ -201,6 +201,7 @@ def _caveats(summary: pl.DataFrame, heading: Heading, by_task: Mapping[Evaluatio
         f"The shortest runs are hardly any training ({seen:,} images, {fewest['row']}).",
         "The frontier takes the best of several runs, lucky ones included; its standard errors are "
         "those of the line, not of this choice.",
+        "A curve sums up its runs: at one budget they themselves may be ordered otherwise.",
         "There is no irreducible error in the law; far to the right it promises too much.",
         "Compute is counted in FLOPs of the networks; a device's time differs (see the ranking).",
     ]
