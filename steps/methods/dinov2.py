@@ -127,14 +127,19 @@ class DINOv2(JointMethod):
         crops = torch.cat(batch.views[:_GLOBAL])
         with torch.no_grad():
             targets = self.source.tokens(self.renormalise(crops), read_RN=mask)
-        student = self.student.tokens(crops, mask, chosen.get("gates_global"), read_RN=mask)
-        classes = [by_sample(student[0], _GLOBAL)]
-        if local := batch.views[_GLOBAL:]:
-            seen = self.student.classes(torch.cat(local), chosen.get("gates_local"))
+        local = batch.views[_GLOBAL:]
+        student_class, student_patches, seen = self.student.multicrop(
+            crops,
+            torch.cat(local) if local else None,
+            mask,
+            (chosen.get("gates_global"), chosen.get("gates_local")),
+        )
+        classes = [by_sample(student_class, _GLOBAL)]
+        if seen is not None:
             classes.append(by_sample(seen, len(local)))
         return {
             "student_class": torch.cat(classes, dim=1),
-            "student_patches": by_sample(student[1], _GLOBAL),
+            "student_patches": by_sample(student_patches, _GLOBAL),
             "teacher_class": by_sample(targets[0], _GLOBAL),
             "teacher_patches": by_sample(targets[1], _GLOBAL),
         }

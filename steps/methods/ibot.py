@@ -93,20 +93,13 @@ class IBOT(JointMethod):
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Class tokens of all views; patches of the global ones, of the student's the masked."""
-        first = self.params.global_views
-        views, local = batch.views[:first], batch.views[first:]
-        keep = draws.get("keep")
+        views = batch.views[: self.params.global_views]
         with torch.no_grad():
             teacher_class, teacher_patches = self.teacher.tokens(views)
         mask = self.mask(draws, progress)
-        classes, patches = self.student.tokens(
-            views,
-            None if keep is None else keep[:, :first],
-            *(mask, self.mask_token, mask),
+        classes, patches = self.student.multicrop(
+            batch.views, draws.get("keep"), mask, self.mask_token
         )
-        if local:
-            seen = self.student.classes(local, None if keep is None else keep[:, first:])
-            classes = torch.cat([classes, seen], dim=1)
         return {
             "student_class": classes,
             "student_patches": patches,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from steps.command import UserError
@@ -11,7 +12,7 @@ from steps.models import row_drop, token_layout
 from steps.models.backbones import Transformer
 from steps.models.positions import Resizing
 from steps.models.prototypes import PrototypeHead, head_of
-from steps.models.reading import encode_read, normed_read
+from steps.models.reading import Crops, encode_read, normed_crops, normed_read
 from steps.models.teacher import Teacher
 from steps.models.tokens import embed, encode
 
@@ -32,39 +33,66 @@ class Headed(nn.Module):
         self.ibot_head = ibot_head
         self.resizing = resizing
 
-    def tokens(
+    def tokens(self, images: Tensor, read_RN: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Normed class tokens (R, D) and patch tokens (R, N, D) of R crops of one size.
+
+        Args:
+            images: (R, 3, H, W).
+            read_RN: True for patches that are read, the others come as zeros; None: all.
+        """
+        if read_RN is None:
+            tokens = self.all_tokens(images)
+        else:
+            tokens = normed_read(self.backbone, self._embedded(images, None), read_RN)
+        return tokens[:, 0], tokens[:, self.backbone.num_prefix_tokens :]
+
+    def multicrop(
         self,
         images: Tensor,
+        local: Tensor | None,
         mask_RN: Tensor | None = None,
-        gates: Tensor | None = None,
-        read_RN: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Normed class tokens (R, D) and patch tokens (R, N, D) of R crops of one size.
+        gates: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Normed tokens of R global crops and of local ones: what ``encode`` of a method reads.
+
+        Args:
+            images: (R, 3, H, W).
+            local: (L, 3, h, w), where there are any.
+            mask_RN: True where the mask token stands for a patch.
+            gates: drop path of both, (R, 2 * depth) and (L, 2 * depth), see ``row_drop``.
+
+        Returns:
+            Class tokens (R, D) and patches (R, N, D) of the global crops, zeros where they are not
+            masked unless there is no mask; class tokens (L, D) of the local ones.
+        """
+        embedded = self._embedded(images, mask_RN)
+        patches = embedded.shape[1] - self.backbone.num_prefix_tokens
+        read = mask_RN
+        if read is None:
+            read = torch.ones(len(images), patches, dtype=torch.bool, device=images.device)
+        kinds = [Crops(embedded, read, gates=gates[0])]
+        if local is not None:
+            kinds.append(Crops(self._embedded(local, None), gates=gates[1]))
+        tokens, *classes = normed_crops(self.backbone, kinds)
+        return tokens[:, 0], tokens[:, -patches:], classes[0] if classes else None
+
+    def all_tokens(
+        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
+    ) -> Tensor:
+        """Class tokens, registers and patches (R, 1 + registers + N, D) of R crops of one size.
 
         Args:
             images: (R, 3, H, W).
             mask_RN: True where the mask token stands for a patch.
             gates: drop path (R, 2 * depth), see ``row_drop``.
-            read_RN: True for patches that are read, the others come as zeros; None: all.
         """
-        if read_RN is None:
-            tokens = self.all_tokens(images, mask_RN, gates)
-        else:
-            embedded = self._embedded(images, mask_RN)
-            tokens = normed_read(self.backbone, embedded, read_RN, gates=gates)
-        return tokens[:, 0], tokens[:, self.backbone.num_prefix_tokens :]
-
-    def all_tokens(
-        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
-    ) -> Tensor:
-        """The same with the registers between them: (R, 1 + registers + N, D)."""
         vit, tokens = self.backbone, self._embedded(images, mask_RN)
         tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
         return cast(Tensor, vit.norm(tokens))
 
-    def classes(self, images: Tensor, gates: Tensor | None = None) -> Tensor:
-        """Normed class tokens alone: (R, D). Arguments as for ``tokens``."""
-        classes = encode_read(self.backbone, self._embedded(images, None), gates=gates)
+    def classes(self, images: Tensor) -> Tensor:
+        """Normed class tokens alone: (R, D)."""
+        classes = encode_read(self.backbone, self._embedded(images, None))
         return cast(Tensor, self.backbone.norm(classes))
 
     def _embedded(self, images: Tensor, mask_RN: Tensor | None) -> Tensor:

@@ -7,18 +7,34 @@ numbers are those of the whole block, at ten twelfths less of its work where one
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn import functional as F
 
-from steps.models import drop_path, row_drop
+from steps.models import drop_path, packed, row_drop
 from steps.models.backbones import Transformer
-from steps.models.hooked import run_hooked
+from steps.models.packed import Layout
 from steps.models.tokens import encode
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Embedded crops of one size, and what is read of them.
+
+    Args:
+        tokens: class token, registers and K patches of each (B, N, D).
+        read: True for the patches that are read beside the class token (B, K); None: that alone.
+        keep, gates: drop path, as for ``encode_read``.
+    """
+
+    tokens: Tensor
+    read: Tensor | None = None
+    keep: Tensor | None = None
+    gates: Tensor | None = None
 
 
 def encode_read(
@@ -40,7 +56,7 @@ def encode_read(
     Returns:
         (M, D), sample by sample; (B, D) where class tokens are read.
     """
-    plain = _is_plain(vit.blocks[-1]) and isinstance(vit, VisionTransformer)
+    plain = packed.is_plain(vit.blocks[-1]) and isinstance(vit, VisionTransformer)
     stop = len(vit.blocks) - 1 if plain else len(vit.blocks)
     if gates is None:
         tokens = encode(vit, tokens_BND, keep, stop=stop)
@@ -49,8 +65,7 @@ def encode_read(
         tokens = row_drop.encode(vit, tokens_BND, gates, stop=stop)
     if not plain:
         return tokens[:, 0] if read_BN is None else tokens[read_BN]
-    last = None if gates is None else gates[:, -2:]
-    return run_hooked(vit.blocks[-1], _last, tokens, read_BN, last)
+    return _last_read(vit.blocks[-1], tokens, read_BN, None if gates is None else gates[:, -2:])
 
 
 def normed_read(
@@ -69,63 +84,90 @@ def normed_read(
     Returns:
         (B, N, D), zeros for registers and for patches that are not read.
     """
-    read = torch.ones(tokens_BND.shape[:2], dtype=torch.bool, device=tokens_BND.device)
-    read[:, 1 : vit.num_prefix_tokens] = False
-    read[:, vit.num_prefix_tokens :] = read_BK
+    read = _with_class(vit, tokens_BND, read_BK)
     normed = cast(Tensor, vit.norm(encode_read(vit, tokens_BND, read, keep, gates)))
-    places = normed.new_zeros(tokens_BND.shape)
-    places[read] = normed
-    return places
+    return _placed(normed, read)
+
+
+def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
+    """The same of crops of several sizes, which go through plain blocks as one set of tokens.
+
+    Args:
+        vit: where its blocks are of another kind, each size goes through by itself.
+        kinds: the crops of each size. All have draws of drop path, of one kind, or none has.
+
+    Returns:
+        Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where they alone
+        are read.
+    """
+    reads = [
+        None if crops.read is None else _with_class(vit, crops.tokens, crops.read)
+        for crops in kinds
+    ]
+    if len(kinds) > 1 and packed.can_pack(vit):
+        read = _encode_packed(vit, kinds, reads)
+    else:
+        read = [
+            encode_read(vit, crops.tokens, read_BN, crops.keep, crops.gates)
+            for crops, read_BN in zip(kinds, reads, strict=True)
+        ]
+    normed = vit.norm(torch.cat(read)).split([len(part) for part in read])
+    return [
+        part if read_BN is None else _placed(part, read_BN)
+        for part, read_BN in zip(normed, reads, strict=True)
+    ]
 
 
 def block_read(block: Any, tokens_BND: Tensor, read_BN: Tensor) -> Tensor:
     """One block's tokens (M, D), the M that are read alone."""
-    if not _is_plain(block):
+    if not packed.is_plain(block):
         return cast(Tensor, block(tokens_BND)[read_BN])
-    return run_hooked(block, _last, tokens_BND, read_BN, None)
+    return _last_read(block, tokens_BND, read_BN, None)
 
 
-def _is_plain(block: Any) -> bool:
-    """Whether a block does what ``_last`` repeats, and nothing else."""
-    return bool(
-        isinstance(block, Block)
-        and type(block.attn) is Attention
-        and block.attn.gate is None
-        and not (block.training and block.attn.attn_drop.p > 0)
-    )
+def _encode_packed(
+    vit: Transformer, kinds: Sequence[Crops], reads: Sequence[Tensor | None]
+) -> list[Tensor]:
+    tokens = torch.cat([crops.tokens.flatten(0, 1) for crops in kinds])
+    layout = Layout(tuple((len(crops.tokens), crops.tokens.shape[1]) for crops in kinds))
+    gates, leave_out = _gates(vit, kinds), True
+    # As in ``encode``: elsewhere the device would wait for the host to learn which are dropped.
+    if kinds[0].keep is not None:
+        leave_out = tokens.device.type == "cpu"
+    tokens = vit.norm_pre(tokens)
+    for index, block in enumerate(vit.blocks[:-1]):
+        own = None if gates is None else gates[:, 2 * index : 2 * index + 2]
+        tokens = packed.through_block(block, tokens, layout, own, leave_out)
+    last = None if gates is None else gates[:, -2:]
+    return packed.read_last(vit.blocks[-1], tokens, layout, reads, last)
 
 
-def _last(
+def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
+    """What drop path multiplies the branches of all crops by: (R, 2 * depth); None: 1."""
+    keeps = [crops.keep for crops in kinds if crops.keep is not None]
+    gates = [crops.gates for crops in kinds if crops.gates is not None]
+    if not keeps and not gates:
+        return None
+    return drop_path.gates(vit, torch.cat(keeps)) if keeps else torch.cat(gates)
+
+
+def _last_read(
     block: Any, tokens_BND: Tensor, read_BN: Tensor | None, gates_B2: Tensor | None
 ) -> Tensor:
-    normed = block.norm1(tokens_BND)
-    if read_BN is None:
-        read = tokens_BND[:, 0]
-        attended = _attend(block.attn, normed[:, :1], normed).squeeze(1)
-        samples = torch.arange(len(read), device=read.device)
-    else:
-        read = tokens_BND[read_BN]
-        attended = _attend(block.attn, normed, normed)[read_BN]
-        samples = read_BN.nonzero()[:, 0]
-    attended = block.attn.proj_drop(block.attn.proj(block.attn.norm(attended)))
-    gates_M2 = None if gates_B2 is None else gates_B2[samples]
-    read = read + _gated(block.ls1(attended), gates_M2, 0)
-    return read + _gated(block.ls2(block.mlp(block.norm2(read))), gates_M2, 1)
+    layout = Layout(((len(tokens_BND), tokens_BND.shape[1]),))
+    (read,) = packed.read_last(block, tokens_BND.flatten(0, 1), layout, [read_BN], gates_B2)
+    return read
 
 
-def _gated(branch_MD: Tensor, gates_M2: Tensor | None, index: int) -> Tensor:
-    return branch_MD if gates_M2 is None else branch_MD * gates_M2[:, index, None].to(branch_MD)
+def _with_class(vit: Transformer, tokens_BND: Tensor, read_BK: Tensor) -> Tensor:
+    """True for the class token and the patches that are read: (B, N)."""
+    prefix = read_BK.new_zeros(len(read_BK), vit.num_prefix_tokens)
+    prefix[:, 0] = True
+    return torch.cat([prefix, read_BK], dim=1)
 
 
-def _attend(attention: Attention, queries_BQD: Tensor, tokens_BND: Tensor) -> Tensor:
-    """What each query gathers from all tokens: (B, Q, D), before the projection."""
-    heads, width, qkv = attention.num_heads, attention.attn_dim, attention.qkv
-    if queries_BQD is tokens_BND:
-        q, k, v = qkv(tokens_BND).chunk(3, dim=-1)
-    else:
-        bias = (None, None) if qkv.bias is None else qkv.bias.split([width, 2 * width])
-        q = F.linear(queries_BQD, qkv.weight[:width], bias[0])
-        k, v = F.linear(tokens_BND, qkv.weight[width:], bias[1]).chunk(2, dim=-1)
-    q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (q, k, v))
-    gathered = F.scaled_dot_product_attention(attention.q_norm(q), attention.k_norm(k), v)
-    return gathered.transpose(1, 2).flatten(2)
+def _placed(read_MD: Tensor, read_BN: Tensor) -> Tensor:
+    """Tokens in their places (B, N, D), among zeros."""
+    places = read_MD.new_zeros(*read_BN.shape, read_MD.shape[1])
+    places[read_BN] = read_MD
+    return places

@@ -109,7 +109,7 @@ def _draws(case: Case, step: int) -> Draws:
 
 def _check_outputs(case: Case, method: IBOT, crops: list[Tensor], draws: Draws) -> None:
     first = case.facts["options"]["global_crops"]
-    student = method.student.tokens(crops[:first], None, draws["mask"], method.mask_token)
+    student = method.student.tokens(crops[:first], draws["mask"], method.mask_token)
     for name, network, (classes, patches) in (
         ("teacher", method.teacher, method.teacher.tokens(crops[:first])),
         ("student", method.student, student),

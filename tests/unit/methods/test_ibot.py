@@ -75,7 +75,7 @@ def test_patch_loss_is_the_mean_over_images_of_the_mean_over_masked_patches() ->
     mask = draws["mask"]
     with torch.no_grad():
         _, seen = method.teacher.tokens(batch.views[:2])
-        _, hidden = method.student.tokens(batch.views[:2], None, mask, method.mask_token)
+        _, hidden = method.student.tokens(batch.views[:2], mask, method.mask_token)
         targets = (method.teacher.head.patches(seen) / 0.06).softmax(-1)
         answers = (method.student.head.patches(hidden) / 0.1).log_softmax(-1)
     error = -(targets * answers).sum(-1)
