@@ -142,4 +142,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     if clip.scope != "tensor":
         sizes = [torch.stack(sizes).norm()] * len(gradients)
     factors = [(clip.max_norm / (size + 1e-6)).clamp(max=1.0) for size in sizes]
-    torch._foreach_mul_([local(gradient) for gradient in gradients], factors)
+    scaled = list(zip(gradients, factors, strict=True))
+    if gradients[0].device.type == "cpu":
+        # Most factors are 1. Elsewhere the host would wait for the device to learn which.
+        scaled = [(gradient, factor) for gradient, factor in scaled if factor != 1]
+    if scaled:
+        torch._foreach_mul_(
+            [local(gradient) for gradient, _ in scaled], [factor for _, factor in scaled]
+        )

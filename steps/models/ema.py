@@ -26,5 +26,4 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     common = [pair for pair in teacher.named_parameters() if pair[0] in students]
     theirs = [parameter.detach() for _, parameter in common]
     ours = [students[name].detach() for name, _ in common]
-    torch._foreach_mul_(theirs, momentum)
-    torch._foreach_add_(theirs, ours, alpha=1 - momentum)
+    torch._foreach_lerp_(theirs, ours, 1 - momentum)

@@ -25,8 +25,9 @@ class WeightNormLinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(…, in_dim) to (…, out_dim)."""
-        length = self.weight_v.norm(dim=1, keepdim=True)
-        return F.linear(inputs, self.weight_v * (self.weight_g / length))
+        # torch's own weight norm calls it too. It passes over the weights once, and once for their
+        # gradient, where the formula in parts makes a tensor of their size for every operation.
+        return F.linear(inputs, torch._weight_norm(self.weight_v, self.weight_g, 0))
 
 
 class PrototypeHead(nn.Module):

@@ -101,3 +101,15 @@ def test_clipping(scope: str) -> None:
     torch.testing.assert_close(a.grad, torch.tensor([3.0, 4.0]) / (norm + 1e-6))
     kept = 0.5 if scope == "tensor" else 0.5 / (norm + 1e-6)
     torch.testing.assert_close(b.grad, torch.tensor([kept]))
+
+
+@pytest.mark.parametrize("scope", ["tensor", "global"])
+def test_clipping_leaves_short_gradients_to_the_bit_and_hides_no_nan(scope: str) -> None:
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    a.grad, b.grad = torch.tensor([0.1, 0.7]), torch.tensor([0.3])
+    clip_gradients([a, b], ClipGrad(max_norm=1.0, scope=scope))  # type: ignore[arg-type]
+    assert torch.equal(a.grad, torch.tensor([0.1, 0.7]))
+    assert torch.equal(b.grad, torch.tensor([0.3]))
+    a.grad[0] = torch.nan
+    clip_gradients([a, b], ClipGrad(max_norm=1.0, scope=scope))  # type: ignore[arg-type]
+    assert a.grad.isnan().all()
