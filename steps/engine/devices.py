@@ -15,6 +15,7 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.strategy import Strategy
 
 from steps.engine import sharding
+from steps.engine.allocator import keep_freed_memory
 
 _claimed: list[IO[str]] = []
 
@@ -55,6 +56,8 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest")
+    if not torch.cuda.is_available():
+        keep_freed_memory()
     # Processes are torchrun's, also where Slurm's commands are installed.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     world = int(os.environ.get("WORLD_SIZE", "1"))
