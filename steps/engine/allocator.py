@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     By default glibc hands memory back to the system whenever enough of it lies free, and takes
     tensors of 32 MiB and more from the system each time anew. The system clears every page that it
     gives. A training step takes the same tensors again and again: on a CPU that cost a ViT-S/16 at
-    96 px from 3 % of a step (SimCLR) to 25 % (DINOv2, every masked patch against 65,536 prototypes).
+    96 px 3 % of a step (SimCLR) to 25 % (DINOv2, masked patches against 65,536 prototypes).
 
     Returns:
         Whether the C library did so; another than glibc is left alone.
