@@ -56,6 +56,7 @@ format: install
 bench: install
 	$(RUN) python -m benchmarks.step
 	$(RUN) python -m benchmarks.masking
+	$(RUN) python -m benchmarks.multicrop
 	$(RUN) python -m benchmarks.knn
 	$(RUN) python -m benchmarks.probes
 	$(RUN) python -m benchmarks.plan

@@ -4,26 +4,32 @@
 
 Forward and backward pass, clipping, optimiser and moving average; no data loading. Both sides have
 the same backbone, head sizes, crops, batch, masks and AdamW; each goes its own way from there:
-theirs as the package's documentation composes a step, ours as the training loop does. On one
-thread, by turns in one process, and seconds are those of the process on its core, so that a busy
-machine hits neither side: the median of the rounds. FLOPs are counted on both sides (a multiply-add
-is two); they differ where ours leaves out what no loss reads, and where a reference implementation,
-which ours is held to, computes what lightly leaves out (iBOT's centre is of all patches, theirs of
-the masked ones). mocov3 compares its networks and symmetry, with lightly's NT-Xent for a loss;
-dinov2 is centred, since lightly has no Sinkhorn-Knopp. supervised is against a plain timm loop.
-``--small``: of seconds, writes no file.
+theirs as the package's documentation composes a step, ours as the training loop does, with what it
+tells the C library about freed memory (``steps.engine.allocator``). Each side is a process of its
+own, on one thread, and they take turns; seconds are those of a process on its core, so that a busy
+machine hits neither side: the median of the rounds. ``ratio_same_memory`` is against their step in
+a process that was told the same about freed memory.
+
+FLOPs are counted on both sides (a multiply-add is two); they differ where ours leaves out what no
+loss reads, and where a reference implementation, which ours is held to, computes what lightly
+leaves out (iBOT's centre is of all patches, theirs of the masked ones). mocov3 compares networks
+and symmetry, with lightly's NT-Xent for a loss; dinov2 is centred, since lightly has no
+Sinkhorn-Knopp. supervised is against a plain timm loop. ``--small``: of seconds, writes no file.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import multiprocessing
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import timm
@@ -33,6 +39,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.result import Result
+from steps.engine.allocator import keep_freed_memory
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.schedules import Progress
 from steps.methods import Batch, Surroundings, backbone_for, build_method
@@ -73,7 +80,17 @@ MANY_CROPS = ("dino", "ibot", "dinov2")
 class Case:
     """A method at a setting: what both sides are built from, and what both are fed."""
 
-    def __init__(self, method: str, backbone: str, shrink: int = 1) -> None:
+    def __init__(
+        self, method: str, backbone: str, shrink: int = 1, local: int | None = None
+    ) -> None:
+        """The method of a recipe.
+
+        Args:
+            method: its name.
+            backbone: a key of ``SETTINGS``.
+            shrink: divides the number of images.
+            local: local crops of an image; None: as many as the recipe has.
+        """
         setting = SETTINGS[backbone]
         self.method, self.setting = method, setting
         recipe = load(REPOSITORY / f"params/recipes/{setting.regime}/{method}.yaml", Recipe)
@@ -94,7 +111,7 @@ class Case:
         self.sides = [
             setting.local if small else setting.side
             for view, small in zip(views, smaller, strict=True)
-            for _ in range(view.count)
+            for _ in range(view.count if local is None or not small else local)
         ]
         self.images = setting.images // (4 if method in MANY_CROPS else 1) // shrink
         generator = torch.Generator().manual_seed(0)
@@ -174,6 +191,69 @@ class Theirs:
         self.method.move()
 
 
+class Side:
+    """One side in a process of its own, which ends with the context."""
+
+    def __init__(self, *case: Any, theirs: bool = False, keeps: bool = False) -> None:
+        """A side.
+
+        Args:
+            case: what a ``Case`` is made of.
+            theirs: whose step.
+            keeps: whether freed memory stays with the process.
+        """
+        context = multiprocessing.get_context("spawn")
+        self.connection, far = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far, case, theirs, keeps), daemon=True)
+        self.process.start()
+        far.close()
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+        self.process.join()
+
+    def flops(self) -> float:
+        """Of a step's loss and its gradient."""
+        return self._ask("flops")
+
+    def seconds(self) -> float:
+        """On the core, of one step."""
+        return self._ask("seconds")
+
+    def _ask(self, what: str) -> float:
+        self.connection.send(what)
+        answer: float = self.connection.recv()
+        return answer
+
+
+def _serve(connection: Connection, case: tuple[Any, ...], theirs: bool, keeps: bool) -> None:
+    """Answer what the other end asks until it closes."""
+    torch.set_num_threads(1)
+    if keeps:
+        keep_freed_memory()
+    made = Case(*case)
+    step = Theirs(made, Ours(made).draws) if theirs else Ours(made)
+    while True:
+        try:
+            what = connection.recv()
+        except EOFError:
+            return
+        if what == "flops":
+            connection.send(count(step.loss))
+        else:
+            started = time.process_time()
+            step()
+            connection.send(time.process_time() - started)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", nargs="+", choices=SETTINGS, default=list(SETTINGS))
@@ -186,32 +266,36 @@ def main() -> None:
             "lightly is not installed, and Pretext does not need it otherwise: "
             "uv run --with lightly==1.6.0 python -m benchmarks.lightly"
         )
-    torch.set_num_threads(1)
     result = Result("lightly", [sys.executable, "-m", "benchmarks.lightly", *sys.argv[1:]])
     for backbone in ["vit_pico"] if arguments.small else arguments.backbone:
         for method in arguments.method:
-            case = Case(method, backbone, shrink=8 if arguments.small else 1)
-            result.add(**row(case, backbone, arguments.rounds))
+            shrink = 8 if arguments.small else 1
+            result.add(**row(method, backbone, shrink, arguments.rounds))
             print(result.rows[-1], flush=True)
     result.rows.append(summary(result.rows))
     print(result.rows[-1] if arguments.small else result.write())
 
 
-def row(case: Case, backbone: str, rounds: int) -> dict[str, Any]:
+def row(method: str, backbone: str, shrink: int, rounds: int) -> dict[str, Any]:
     """Both sides of a method."""
-    ours = Ours(case)
-    theirs = Theirs(case, ours.draws)
-    flops = [count(side.loss) for side in (ours, theirs)]
-    seconds = measure([ours, theirs], rounds)
+    case = Case(method, backbone, shrink)
+    with (
+        Side(method, backbone, shrink, keeps=True) as ours,
+        Side(method, backbone, shrink, theirs=True) as theirs,
+        Side(method, backbone, shrink, theirs=True, keeps=True) as keeping,
+    ):
+        flops = [side.flops() for side in (ours, theirs)]
+        seconds = measure([side.seconds for side in (ours, theirs, keeping)], rounds)
     return {
-        "method": case.method,
+        "method": method,
         "backbone": backbone,
-        "against": "timm" if case.method == "supervised" else "lightly",
+        "against": "timm" if method == "supervised" else "lightly",
         "images": case.images,
         "crops": " ".join(map(str, case.sides)),
         "ours_ms": round(seconds[0] * 1000, 1),
         "theirs_ms": round(seconds[1] * 1000, 1),
         "ratio": round(seconds[1] / seconds[0], 3),
+        "ratio_same_memory": round(seconds[2] / seconds[0], 3),
         "ours_images_per_second": round(case.images / seconds[0], 1),
         "theirs_images_per_second": round(case.images / seconds[1], 1),
         "ours_gflop": round(flops[0] / 1e9, 2),
@@ -219,14 +303,15 @@ def row(case: Case, backbone: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure(steps: list[Callable[[], None]], rounds: int) -> list[float]:
-    """Median seconds on the core of each step, by turns; a first round is left out."""
-    seconds: list[list[float]] = [[] for _ in steps]
+def measure(sides: Sequence[Callable[[], float]], rounds: int) -> list[float]:
+    """The median of the seconds that each side says a step took, by turns.
+
+    A first round is left out.
+    """
+    seconds: list[list[float]] = [[] for _ in sides]
     for _ in range(rounds + 1):
-        for step, own in zip(steps, seconds, strict=True):
-            started = time.process_time()
-            step()
-            own.append(time.process_time() - started)
+        for side, own in zip(sides, seconds, strict=True):
+            own.append(side())
     return [statistics.median(own[1:]) for own in seconds]
 
 
@@ -238,9 +323,12 @@ def count(loss: Callable[[], Tensor]) -> float:
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """A last row: the geometric mean of the ratios, the other cells empty."""
-    ratio = statistics.geometric_mean(row["ratio"] for row in rows)
-    return {**dict.fromkeys(rows[0], ""), "method": "geometric mean", "ratio": round(ratio, 3)}
+    """A last row: the geometric means of the ratios, the other cells empty."""
+    means = {
+        key: round(statistics.geometric_mean(row[key] for row in rows), 3)
+        for key in ("ratio", "ratio_same_memory")
+    }
+    return {**dict.fromkeys(rows[0], ""), "method": "geometric mean", **means}
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import pytest
 import torch
@@ -34,17 +35,34 @@ def test_both_sides_are_fed_crops_of_the_recipes_kinds() -> None:
     assert case.sides == [96, 96] + [48] * 10
     assert [view.shape[-1] for view in case.views] == case.sides
     assert lightly.Case("simclr", "vit_pico").sides == [64, 64]
+    assert lightly.Case("dino", "vit_pico", local=4).sides == [64, 64] + [32] * 4
 
 
 def test_the_last_row_is_the_geometric_mean() -> None:
-    rows = [{"method": "a", "ratio": 2.0, "images": 3}, {"method": "b", "ratio": 0.5, "images": 3}]
-    assert lightly.summary(rows) == {"method": "geometric mean", "ratio": 1.0, "images": ""}
+    ratios = [{"ratio": 2.0, "ratio_same_memory": 1.0}, {"ratio": 0.5, "ratio_same_memory": 4.0}]
+    rows = [{"method": "a", **both, "images": 3} for both in ratios]
+    means = {"ratio": 1.0, "ratio_same_memory": 2.0}
+    assert lightly.summary(rows) == {"method": "geometric mean", **means, "images": ""}
 
 
 def test_sides_take_turns() -> None:
     turns: list[str] = []
-    lightly.measure([lambda: turns.append("ours"), lambda: turns.append("theirs")], rounds=2)
+
+    def side(name: str) -> float:
+        turns.append(name)
+        return float(len(turns))
+
+    seconds = lightly.measure([lambda: side("ours"), lambda: side("theirs")], rounds=2)
     assert turns == ["ours", "theirs"] * 3
+    assert seconds == [4.0, 5.0]
+
+
+def test_a_side_is_a_process_of_its_own() -> None:
+    with lightly.Side("mae", "vit_pico", 8, keeps=True) as side:
+        assert side.process.pid != os.getpid()
+        assert side.flops() > 0
+        assert side.seconds() > 0
+    assert side.process.exitcode == 0
 
 
 def test_without_the_package_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
