@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from timm.layers import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.models.backbones import Transformer
@@ -161,8 +161,13 @@ class _Reading:
 def _read(
     block: Any, tokens_TD: Tensor, layout: Layout, reading: _Reading, gates_R2: Tensor | None
 ) -> Tensor:
-    q, k, v = _project(block.attn, block.norm1(tokens_TD), reading.asked)
-    attended = attend(q, k, v, reading.queries, layout)
+    normed_TD = block.norm1(tokens_TD)
+    if reading.read is None and isinstance(block.attn.k_norm, nn.Identity):
+        asking = normed_TD.index_select(0, reading.read_tokens)
+        attended = _attend_once(block.attn, asking, normed_TD, layout)
+    else:
+        q, k, v = _project(block.attn, normed_TD, reading.asked)
+        attended = attend(q, k, v, reading.queries, layout)
     gates = None if gates_R2 is None else reading.queries.spread(gates_R2)
     if reading.read is not None:
         attended = attended.index_select(0, reading.read)
@@ -230,6 +235,31 @@ def _project(
         both = F.linear(tokens_TD, qkv.weight[width:], bias[1])
         k, v = both.unflatten(-1, (2, *heads)).unbind(1)
     return attention.q_norm(q), attention.k_norm(k), v
+
+
+def _attend_once(
+    attention: Attention, asking_RD: Tensor, tokens_TD: Tensor, layout: Layout
+) -> Tensor:
+    """What one query of each sequence gathers from its tokens: (R, H * d), without keys and values.
+
+    The logit of a token x is q . (K x + b) = (K^T q) . x + a constant, which the softmax cancels;
+    what the query gathers is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
+    to 1. The products with K and V are of one row a sequence instead of one a token.
+    """
+    heads, qkv = attention.num_heads, attention.qkv
+    to_q, to_k, to_v = qkv.weight.chunk(3)
+    q_bias, _, v_bias = (None, None, None) if qkv.bias is None else qkv.bias.chunk(3)
+    q_RHd = attention.q_norm(F.linear(asking_RD, to_q, q_bias).unflatten(-1, (heads, -1)))
+    asked_HRD = (q_RHd * attention.scale).transpose(0, 1) @ to_k.unflatten(0, (heads, -1))
+    found = []
+    rows = asked_HRD.transpose(0, 1).split(layout.rows)
+    for asked_BHD, tokens_BND in zip(rows, layout.by_group(tokens_TD), strict=True):
+        weights_BHN = (asked_BHD @ tokens_BND.transpose(1, 2)).softmax(dim=-1)
+        found.append(weights_BHN.to(tokens_BND.dtype) @ tokens_BND)
+    gathered_HRD = torch.cat(found).transpose(0, 1)
+    values_HRd = gathered_HRD @ to_v.unflatten(0, (heads, -1)).transpose(1, 2)
+    values = values_HRd.transpose(0, 1).flatten(1)
+    return values if v_bias is None else values + v_bias
 
 
 def _mix(block: Any, attended_TD: Tensor) -> Tensor:

@@ -1,8 +1,9 @@
 """Through a transformer to the tokens that something reads.
 
 No other token goes through the last block: the others are attended to, so they have keys and values
-there, but queries, projection and MLP are computed for those alone that a loss or a head reads. The
-numbers are those of the whole block, at ten twelfths less of its work where one token is read.
+there, but queries, projection and MLP are computed for those alone that a loss or a head reads.
+Where that is the class token, keys and values are not computed either. The numbers are those of the
+whole block, at a small part of its work where one token is read.
 """
 
 from __future__ import annotations
