@@ -258,7 +258,7 @@ def _attend_once(
         found.append(weights_BHN.to(tokens_BND.dtype) @ tokens_BND)
     gathered_HRD = torch.cat(found).transpose(0, 1)
     values_HRd = gathered_HRD @ to_v.unflatten(0, (heads, -1)).transpose(1, 2)
-    values = values_HRd.transpose(0, 1).flatten(1)
+    values: Tensor = values_HRd.transpose(0, 1).flatten(1)
     return values if v_bias is None else values + v_bias
 
 
