@@ -114,67 +114,43 @@ def read_last(
     Returns:
         Of each group (M, D), sequence by sequence.
     """
-    reading = _Reading.of(layout, reads, tokens_TD.device)
-    read = run_hooked(block, _read, tokens_TD, layout, reading, gates_R2)
-    return list(read.split(reading.counts))
-
-
-@dataclass(frozen=True)
-class _Reading:
-    """What is computed of a last block."""
-
-    queries: Layout
-    asked: Tensor | None
-    """Tokens that have a query, by index; None: all."""
-    read: Tensor | None
-    """Queries whose answer is read, by index; None: all."""
-    read_tokens: Tensor
-    """The same, as tokens."""
-    counts: list[int]
-    """How many of each group."""
-
-    @staticmethod
-    def of(layout: Layout, reads: Sequence[Tensor | None], device: torch.device) -> _Reading:
-        groups: list[tuple[int, int]] = []
-        asked: list[Tensor] = []
-        answers: list[Tensor] = []
-        token = query = 0
-        for (count, length), read_BN in zip(layout.groups, reads, strict=True):
-            step = length if read_BN is None else 1
-            groups.append((count, length // step))
-            asked.append(torch.arange(token, token + count * length, step, device=device))
-            if read_BN is None:
-                answers.append(torch.arange(query, query + count, device=device))
-            else:
-                answers.append(read_BN.flatten().nonzero().squeeze(1) + query)
-            token, query = token + count * length, query + len(asked[-1])
-        read = torch.cat(answers)
-        return _Reading(
-            Layout(tuple(groups)),
-            torch.cat(asked) if any(read_BN is None for read_BN in reads) else None,
-            read if any(read_BN is not None for read_BN in reads) else None,
-            torch.cat(asked)[read],
-            [len(part) for part in answers],
-        )
+    # Counted here, so that a device is waited for once.
+    chosen = [None if read is None else read.flatten().nonzero().squeeze(1) for read in reads]
+    counts = [
+        rows if index is None else len(index)
+        for rows, index in zip(layout.rows, chosen, strict=True)
+    ]
+    read = run_hooked(block, _read, tokens_TD, layout, chosen, gates_R2)
+    return list(read.split(counts))
 
 
 def _read(
-    block: Any, tokens_TD: Tensor, layout: Layout, reading: _Reading, gates_R2: Tensor | None
+    block: Any,
+    tokens_TD: Tensor,
+    layout: Layout,
+    chosen: Sequence[Tensor | None],
+    gates_R2: Tensor | None,
 ) -> Tensor:
-    normed_TD = block.norm1(tokens_TD)
-    if reading.read is None and isinstance(block.attn.k_norm, nn.Identity):
-        asking = normed_TD.index_select(0, reading.read_tokens)
-        attended = _attend_once(block.attn, asking, normed_TD, layout)
-    else:
-        q, k, v = _project(block.attn, normed_TD, reading.asked)
-        attended = attend(q, k, v, reading.queries, layout)
-    gates = None if gates_R2 is None else reading.queries.spread(gates_R2)
-    if reading.read is not None:
-        attended = attended.index_select(0, reading.read)
-        gates = None if gates is None else gates[reading.read]
-    read = tokens_TD.index_select(0, reading.read_tokens)
-    read = read + _gated(_mix(block, attended), gates, 0)
-    return read + _gated(block.ls2(block.mlp(block.norm2(read))), gates, 1)
+    normed = layout.by_group(block.norm1(tokens_TD))
+    residual, attended, gates = [], [], []
+    gates_by_group = [None] * len(normed) if gates_R2 is None else gates_R2.split(layout.rows)
+    for tokens_BND, normed_BND, index, gates_B2 in zip(
+        layout.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
+    ):
+        if index is None:
+            residual.append(tokens_BND[:, 0])
+            attended.append(_attend_once(block.attn, normed_BND))
+        else:
+            q, k, v = _project(block.attn, normed_BND)
+            residual.append(tokens_BND.flatten(0, 1).index_select(0, index))
+            attended.append(_attend_batch(q, k, v).index_select(0, index))
+        if gates_B2 is not None:
+            samples = slice(None) if index is None else index // tokens_BND.shape[1]
+            gates.append(gates_B2[samples])
+    gates_M2 = torch.cat(gates) if gates else None
+    read = torch.cat(residual)
+    read = read + _gated(_mix(block, torch.cat(attended)), gates_M2, 0)
+    return read + _gated(block.ls2(block.mlp(block.norm2(read))), gates_M2, 1)
 
 
 def _through(
@@ -182,7 +158,7 @@ def _through(
 ) -> Tensor:
     def attention(tokens: Tensor, layout: Layout) -> Tensor:
         q, k, v = _project(block.attn, block.norm1(tokens))
-        return _mix(block, attend(q, k, v, layout, layout))
+        return _mix(block, attend(q, k, v, layout))
 
     def mlp(tokens: Tensor, layout: Layout) -> Tensor:
         output: Tensor = block.ls2(block.mlp(block.norm2(tokens)))
@@ -215,50 +191,31 @@ def _gated(branch_TD: Tensor, gates_T2: Tensor | None, index: int) -> Tensor:
     return branch_TD if gates_T2 is None else branch_TD * gates_T2[:, index, None].to(branch_TD)
 
 
-def _project(
-    attention: Attention, tokens_TD: Tensor, queried: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries (Q, H, d), keys and values (T, H, d), before the attention.
-
-    Args:
-        attention: of a plain block.
-        tokens_TD: normed.
-        queried: the Q tokens that ask, by index; None: all.
-    """
-    qkv, width, heads = attention.qkv, attention.attn_dim, (attention.num_heads, -1)
-    if queried is None:
-        q, k, v = qkv(tokens_TD).unflatten(-1, (3, *heads)).unbind(1)
-    else:
-        bias = (None, None) if qkv.bias is None else qkv.bias.split([width, 2 * width])
-        asking = tokens_TD.index_select(0, queried)
-        q = F.linear(asking, qkv.weight[:width], bias[0]).unflatten(-1, heads)
-        both = F.linear(tokens_TD, qkv.weight[width:], bias[1])
-        k, v = both.unflatten(-1, (2, *heads)).unbind(1)
+def _project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values of normed tokens: (…, D) to three (…, H, d)."""
+    q, k, v = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).unbind(-3)
     return attention.q_norm(q), attention.k_norm(k), v
 
 
-def _attend_once(
-    attention: Attention, asking_RD: Tensor, tokens_TD: Tensor, layout: Layout
-) -> Tensor:
-    """What one query of each sequence gathers from its tokens: (R, H * d), without keys and values.
+def _attend_once(attention: Attention, tokens_BND: Tensor) -> Tensor:
+    """What the first token of each sequence gathers: (B, H * d), without keys and values.
 
     The logit of a token x is q . (K x + b) = (K^T q) . x + a constant, which the softmax cancels;
     what the query gathers is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
     to 1. The products with K and V are of one row a sequence instead of one a token.
     """
-    heads, qkv = attention.num_heads, attention.qkv
+    if not isinstance(attention.k_norm, nn.Identity):
+        q, k, v = _project(attention, tokens_BND)
+        return _attend_batch(q[:, :1], k, v)
+    qkv, heads = attention.qkv, (attention.num_heads, -1)
     to_q, to_k, to_v = qkv.weight.chunk(3)
     q_bias, _, v_bias = (None, None, None) if qkv.bias is None else qkv.bias.chunk(3)
-    q_RHd = attention.q_norm(F.linear(asking_RD, to_q, q_bias).unflatten(-1, (heads, -1)))
-    asked_HRD = (q_RHd * attention.scale).transpose(0, 1) @ to_k.unflatten(0, (heads, -1))
-    found = []
-    rows = asked_HRD.transpose(0, 1).split(layout.rows)
-    for asked_BHD, tokens_BND in zip(rows, layout.by_group(tokens_TD), strict=True):
-        weights_BHN = (asked_BHD @ tokens_BND.transpose(1, 2)).softmax(dim=-1)
-        found.append(weights_BHN.to(tokens_BND.dtype) @ tokens_BND)
-    gathered_HRD = torch.cat(found).transpose(0, 1)
-    values_HRd = gathered_HRD @ to_v.unflatten(0, (heads, -1)).transpose(1, 2)
-    values: Tensor = values_HRd.transpose(0, 1).flatten(1)
+    q_BHd = attention.q_norm(F.linear(tokens_BND[:, 0], to_q, q_bias).unflatten(-1, heads))
+    asked_HBD = (q_BHd * attention.scale).transpose(0, 1) @ to_k.unflatten(0, heads)
+    logits_BHN = asked_HBD.transpose(0, 1) @ tokens_BND.transpose(1, 2)
+    gathered_BHD = logits_BHN.softmax(dim=-1).to(tokens_BND.dtype) @ tokens_BND
+    values_HBd = gathered_BHD.transpose(0, 1) @ to_v.unflatten(0, heads).transpose(1, 2)
+    values: Tensor = values_HBd.transpose(0, 1).flatten(1)
     return values if v_bias is None else values + v_bias
 
 
@@ -269,25 +226,23 @@ def _mix(block: Any, attended_TD: Tensor) -> Tensor:
     return output
 
 
-def attend(q_QHd: Tensor, k_THd: Tensor, v_THd: Tensor, queries: Layout, keys: Layout) -> Tensor:
-    """What each query gathers from the tokens of its own sequence: (Q, H * d).
+def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
+    """What each token gathers from those of its own sequence: (T, H * d).
 
     Args:
-        q_QHd: of all sequences, end to end.
-        k_THd, v_THd: of the same sequences.
-        queries, keys: where each sequence's lie.
+        q_THd, k_THd, v_THd: of all sequences, end to end.
+        layout: where each lies.
     """
     if _has_kernel(v_THd):
         from torch.nn.attention.varlen import varlen_attn
 
-        device, dtype = v_THd.device, v_THd.dtype
+        dtype, starts = v_THd.dtype, layout.starts(v_THd.device)
+        longest = max(length for _, length in layout.groups)
         gathered = varlen_attn(
-            *(q_QHd.to(dtype), k_THd.to(dtype), v_THd),
-            *(queries.starts(device), keys.starts(device)),
-            *(max(n for _, n in queries.groups), max(n for _, n in keys.groups)),
+            q_THd.to(dtype), k_THd.to(dtype), v_THd, starts, starts, longest, longest
         )
         return cast(Tensor, gathered).flatten(1)
-    groups = zip(queries.by_group(q_QHd), keys.by_group(k_THd), keys.by_group(v_THd), strict=True)
+    groups = zip(*(layout.by_group(part) for part in (q_THd, k_THd, v_THd)), strict=True)
     return torch.cat([_attend_batch(q, k, v) for q, k, v in groups])
 
 
