@@ -256,7 +256,8 @@ def _has_kernel(v_THd: Tensor) -> bool:
     """Whether torch has attention over sequences of any length for such tensors.
 
     It is that of FlashAttention: for half precision, on a GPU of compute capability 8.0 or more.
-    Where flash attention is switched off (``sdpa_kernel``), so is this.
+    Where flash attention is switched off (``sdpa_kernel``), so is this. No GPU has run it yet;
+    ``tests/pipeline/test_gpu.py`` holds it to the plain path on one.
     """
     return (
         v_THd.is_cuda

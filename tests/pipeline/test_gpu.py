@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from steps.artifacts import read_manifest
+from steps.models import packed
 from tests.scenery import Scenery
 
 pytestmark = [
@@ -45,3 +47,30 @@ def test_bf16_trains(recipe: str, scenery: Scenery, step: Step) -> None:
     done = step("pretrain", *scenery.pretrain_arguments(path, data, out), env=env)
     assert done.returncode == 0, done.stderr
     assert len(_losses(out)) == 20
+
+
+def test_attention_over_sequences_of_any_length_is_that_of_each_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    layout = packed.Layout(((2, 37), (3, 10)))
+    tokens = torch.randn(2 * 37 + 3 * 10, 3, 4, 64, generator=generator).bfloat16().cuda()
+    weights = torch.randn(len(tokens), 4 * 64, generator=generator).cuda()
+
+    def attended() -> tuple[Tensor, Tensor]:
+        inputs = tokens.clone().requires_grad_()
+        output = packed.attend(*inputs.unbind(1), layout)
+        (gradient,) = torch.autograd.grad((output.float() * weights).sum(), inputs)
+        return output.detach(), gradient
+
+    if not packed._has_kernel(tokens[:, 0]):
+        pytest.skip("a GPU that FlashAttention does not run on")
+    torch.use_deterministic_algorithms(True)
+    try:
+        found, again = attended(), attended()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    monkeypatch.setattr(packed, "_has_kernel", lambda values: False)
+    for mine, same, plain in zip(found, again, attended(), strict=True):
+        assert torch.equal(mine, same)
+        torch.testing.assert_close(mine, plain, rtol=2e-2, atol=2e-2)
