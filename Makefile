@@ -35,7 +35,7 @@ $(UV):
 test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
 
-# A quarter of an hour. Slurm's packages are installed where they are missing.
+# Twenty minutes. Slurm's packages are installed where they are missing.
 test-slurm: install
 	tests/slurm/install
 	OMP_NUM_THREADS=1 $(RUN) --group cluster pytest tests/slurm $(ARGS)
