@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from steps.models import drop_path, packed, row_drop
 from steps.models.packed import Layout
 from steps.models.reading import Crops, normed_crops
+from tests.unit.models.vits import noisy_vit
 
 DEPTH, WIDTH = 3, 32
 ROWS, PATCHES = (4, 3, 2), (16, 9, 4)
@@ -21,22 +21,8 @@ LAYOUT = Layout(((2, 3), (1, 2)))
 
 
 def _vit(**changes: object) -> nn.Module:
-    torch.manual_seed(0)
-    arguments: dict[str, object] = {"init_values": 0.5, "reg_tokens": 2} | changes
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        num_classes=0,
-        img_size=16,
-        patch_size=4,
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=2,
-        **arguments,
-    )
-    # Biases and tables that start at zero would hide a wrong slice.
-    for parameter in vit.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return vit
+    arguments: dict[str, object] = {"reg_tokens": 2, "embed_dim": WIDTH, "depth": DEPTH}
+    return noisy_vit(**arguments | changes)
 
 
 def _crops(vit: nn.Module, draws: Sequence[dict[str, Tensor]] = ({}, {}, {})) -> list[Crops]:

@@ -5,31 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-import timm
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from steps.models import drop_path, reading, row_drop
 from steps.models.tokens import encode
-
-
-def _vit(**changes: object) -> nn.Module:
-    torch.manual_seed(0)
-    arguments: dict[str, object] = {"init_values": 0.5, "depth": 3} | changes
-    vit = timm.create_model(
-        "vit_tiny_patch16_224",
-        num_classes=0,
-        img_size=16,
-        patch_size=4,
-        embed_dim=32,
-        num_heads=2,
-        **arguments,
-    )
-    # Biases and tables that start at zero would hide a wrong slice.
-    for parameter in vit.parameters():
-        nn.init.normal_(parameter, std=0.2)
-    return vit
+from tests.unit.models.vits import noisy_vit
 
 
 def _gradients(vit: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -59,19 +41,19 @@ def _equal(vit: nn.Module, ours: Callable[[], Tensor], plain: Callable[[], Tenso
     "changes", [{}, {"qk_norm": True}, {"scale_attn_norm": True}, {"qkv_bias": False}, {"depth": 1}]
 )
 def test_the_class_token_is_that_of_the_whole_block(changes: dict[str, object]) -> None:
-    vit, tokens = _vit(**changes), torch.randn(3, 17, 32)
+    vit, tokens = noisy_vit(**changes), torch.randn(3, 17, 32)
     _equal(vit, lambda: reading.encode_read(vit, tokens), lambda: encode(vit, tokens)[:, 0])
 
 
 def test_some_tokens_are_those_of_the_whole_block_as_many_as_each_sample_reads() -> None:
-    vit, tokens = _vit(), torch.randn(3, 17, 32)
+    vit, tokens = noisy_vit(), torch.randn(3, 17, 32)
     read = torch.rand(3, 17) < 0.3
     read[1] = False
     _equal(vit, lambda: reading.encode_read(vit, tokens, read), lambda: encode(vit, tokens)[read])
 
 
 def test_places_that_are_not_read_are_zero() -> None:
-    vit, tokens = _vit(), torch.randn(3, 17, 32)
+    vit, tokens = noisy_vit(), torch.randn(3, 17, 32)
     read = torch.rand(3, 16) < 0.3
     whole = vit.norm(encode(vit, tokens))
     whole[:, 1:] *= read.unsqueeze(2)
@@ -79,7 +61,7 @@ def test_places_that_are_not_read_are_zero() -> None:
 
 
 def test_drop_path_by_samples_is_that_of_whole_blocks() -> None:
-    vit, tokens = _vit(), torch.randn(6, 17, 32)
+    vit, tokens = noisy_vit(), torch.randn(6, 17, 32)
     drop_path.install(vit, 0.5)
     keep = drop_path.sample(vit, 6, torch.Generator().manual_seed(3))
     assert not keep.all()
@@ -98,7 +80,7 @@ def test_drop_path_by_samples_is_that_of_whole_blocks() -> None:
 
 
 def test_a_kept_share_of_the_samples_is_all_that_a_branch_computes() -> None:
-    vit, tokens = _vit(), torch.randn(4, 17, 32)
+    vit, tokens = noisy_vit(), torch.randn(4, 17, 32)
     drop_path.install(vit, 0.5)
     keep = torch.ones(4, 6, dtype=torch.bool)
     keep[1:, 4] = False
@@ -109,7 +91,7 @@ def test_a_kept_share_of_the_samples_is_all_that_a_branch_computes() -> None:
 
 
 def test_drop_path_by_rows_is_that_of_whole_blocks() -> None:
-    vit, tokens = _vit(), torch.randn(6, 17, 32)
+    vit, tokens = noisy_vit(), torch.randn(6, 17, 32)
     gates = row_drop.sample([0.0, 0.3, 0.5], 6, torch.Generator().manual_seed(0))
     read = torch.rand(6, 17) < 0.3
     _equal(
@@ -120,7 +102,7 @@ def test_drop_path_by_rows_is_that_of_whole_blocks() -> None:
 
 
 def test_the_last_block_costs_no_keys_and_values_for_one_query() -> None:
-    vit, tokens = _vit(depth=1), torch.randn(1, 1001, 32)
+    vit, tokens = noisy_vit(depth=1), torch.randn(1, 1001, 32)
     with FlopCounterMode(display=False) as whole:
         encode(vit, tokens)
     with FlopCounterMode(display=False) as part:
@@ -131,7 +113,7 @@ def test_the_last_block_costs_no_keys_and_values_for_one_query() -> None:
 
 
 def test_a_block_of_another_kind_is_computed_whole() -> None:
-    vit = _vit(attn_layer="diff")
+    vit = noisy_vit(attn_layer="diff")
     tokens = torch.randn(3, 17, 32)
     expected = encode(vit, tokens)[:, 0]
     torch.testing.assert_close(reading.encode_read(vit, tokens), expected)
