@@ -78,7 +78,11 @@ def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
     given, name = (arguments.length, arguments.data_share), str(arguments.recipe.stem)
     if given == (None, None):
         return recipe, name
-    length, share = (1.0 if value is None else value for value in given)
+    training = recipe.training
+    own = (1.0 if training is None else training.length, recipe.data_share)
+    length, share = (
+        default if value is None else value for value, default in zip(given, own, strict=True)
+    )
     try:
         # Checked as the same two keys of a recipe are.
         Scaling(methods=[name], lengths=[length], data_shares=[share])
@@ -87,7 +91,7 @@ def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
         raise UserError(
             "--length, --data-share",
             f"{length:g} and {share:g}",
-            allowed="a length above 0, a share above 0 and at most 1",
+            allowed="a length above 0, a share above 0 and at most 1, of at most six digits",
         ) from error
     except ValueError as error:
         raise UserError(f"{arguments.recipe}: training", str(error)) from error

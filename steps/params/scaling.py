@@ -31,6 +31,9 @@ class Scaling(Params):
         for key, values in self.resolved().items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} names a value twice")
+        for value in (*self.lengths, *self.data_shares):
+            if float(f"{value:g}") != value:
+                raise ValueError(f"{value!r}: at most six digits, which are part of a row's name")
         return self
 
     def grown(self, recipe: str) -> Iterator[Grown]:

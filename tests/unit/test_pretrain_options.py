@@ -33,6 +33,10 @@ def test_a_point_of_a_study_is_its_own_row(scenery: Scenery, step: Step) -> None
     assert (grown["recipe"], grown["epochs"]) == ("mae-x1.5-d50", 3)
     assert grown["images_seen"] == 72
     assert grown["flops"] == pytest.approx(0.75 * plain["flops"])
+    # One option leaves the other key as the recipe has it.
+    recipe.write_text(recipe.read_text() + "data_share: 0.5\n")
+    long = facts("long", "--length", "1.5")
+    assert (long["recipe"], long["images_seen"]) == ("mae-x1.5-d50", 72)
     manifest = read_manifest(scenery.root / "grown", "pretrain")
     assert manifest.params["recipe"]["data_share"] == 0.5
     assert manifest.params["recipe"]["training"]["length"] == 1.5

@@ -64,6 +64,7 @@ def test_every_point_is_a_row(scenery: Scenery, experiment: dict[str, Any]) -> N
         ({**GRID, "methods": ["random"]}, r"scaling\.methods: random: .*no run to grow"),
         ({**GRID, "lengths": [1, 1.0]}, r"lengths names a value twice"),
         ({**GRID, "data_shares": [1.5]}, r"scaling\.data_shares\[0\].*1\.5"),
+        ({**GRID, "lengths": [1 / 3]}, r"scaling.*at most six digits"),
         ({**GRID, "lengths": [0]}, r"scaling\.lengths\[0\]"),
     ],
 )
@@ -89,5 +90,7 @@ def test_a_recipe_with_a_share_of_its_own(scenery: Scenery, experiment: dict[str
 
 
 def test_names_and_options_agree() -> None:
+    (seven,) = Scaling(methods=["a"], lengths=[1], data_shares=[0.07]).grown("a")
+    assert (seven.name, seven.options) == ("a-x1-d7", "--length 1 --data-share 0.07")
     (grown,) = Scaling(methods=["a"], lengths=[0.25], data_shares=[0.5]).grown("a")
     assert (grown.name, grown.options) == ("a-x0.25-d50", "--length 0.25 --data-share 0.5")
