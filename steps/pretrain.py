@@ -221,8 +221,8 @@ def pretrain(
                 )
                 if captions is not None:
                     captions.tokenizer.save(draft.path / TOKENIZER)
-                for name in (METRICS, TIMING):
-                    shutil.copyfile(place.folder / name, draft.path / name)
+                for log in (METRICS, TIMING):
+                    shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)
                 draft.facts.update(about, **vars(outcome))
 

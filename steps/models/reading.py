@@ -85,7 +85,7 @@ def normed_read(
     Returns:
         (B, N, D), zeros for registers and for patches that are not read.
     """
-    read = _with_class(vit, tokens_BND, read_BK)
+    read = _with_class(vit, read_BK)
     normed = cast(Tensor, vit.norm(encode_read(vit, tokens_BND, read, keep, gates)))
     return _placed(normed, read)
 
@@ -101,10 +101,7 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
         Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where they alone
         are read.
     """
-    reads = [
-        None if crops.read is None else _with_class(vit, crops.tokens, crops.read)
-        for crops in kinds
-    ]
+    reads = [None if crops.read is None else _with_class(vit, crops.read) for crops in kinds]
     if len(kinds) > 1 and packed.can_pack(vit):
         read = _encode_packed(vit, kinds, reads)
     else:
@@ -160,7 +157,7 @@ def _last_read(
     return read
 
 
-def _with_class(vit: Transformer, tokens_BND: Tensor, read_BK: Tensor) -> Tensor:
+def _with_class(vit: Transformer, read_BK: Tensor) -> Tensor:
     """True for the class token and the patches that are read: (B, N)."""
     prefix = read_BK.new_zeros(len(read_BK), vit.num_prefix_tokens)
     prefix[:, 0] = True

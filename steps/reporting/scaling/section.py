@@ -29,7 +29,7 @@ def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
     labels = {each: f"{heading.label(each)} {headline(summary, each)}" for each in chosen}
     return [
         "## Scale\n",
-        _about(summary, heading, labels),
+        _about(heading, labels),
         f"![Error against compute of pretraining, each method's power law]({FILE})\n",
         "A point a run, the larger the backbone the larger; hollow: on a share of the images. A "
         "line is the power law through the runs that no cheaper run of the method beats"
@@ -50,7 +50,7 @@ def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
         "### Scale or method\n",
         *(_verdict(labels[each], runs) for each, runs in by_task.items()),
         "### What this does not show\n",
-        _caveats(summary, heading, by_task),
+        _caveats(heading, by_task),
     ]
 
 
@@ -64,7 +64,7 @@ def _dotted(summary: pl.DataFrame, heading: Heading, chosen: list[Evaluation]) -
     return "; dotted: the best backbone without pretraining" if known else ""
 
 
-def _about(summary: pl.DataFrame, heading: Heading, labels: Mapping[Evaluation, str]) -> str:
+def _about(heading: Heading, labels: Mapping[Evaluation, str]) -> str:
     points = list(heading.scaling.values())
     lengths = sorted({point.length for point in points})
     shares = sorted({point.data_share for point in points})
@@ -191,7 +191,7 @@ def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     )
 
 
-def _caveats(summary: pl.DataFrame, heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
+def _caveats(heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
     every = pl.concat(next(iter(by_task.values())).values())
     fewest = every.sort(pl.col("images") * pl.col("epochs")).row(0, named=True)
     seen = round(fewest["images"] * fewest["epochs"])
