@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from tests import engines
+from tests.engines import Node
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
-
-BIN = Path(sys.executable).parent
-
-
-@dataclass(frozen=True)
-class Node:
-    """A job of either engine."""
-
-    inputs: frozenset[str]
-    outputs: frozenset[str]
-
-
-def _run(folder: Path, *command: str) -> str:
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
-
-
-def _without_log(command: str) -> str:
-    return shlex.join(shlex.split(command.split(" 2> ")[0]))
 
 
 @pytest.fixture(
@@ -73,7 +49,7 @@ def project(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     else:
         _few_tasks(experiment, request.param)
     file.write_text(yaml.safe_dump(experiment))
-    _run(folder, "dvc", "init", "--no-scm", "--quiet")
+    engines.run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
 
 
@@ -190,37 +166,12 @@ def _few_tasks(experiment: dict[str, Any], kind: str) -> None:
 
 @pytest.fixture(scope="module")
 def snakemake_nodes(project: Path) -> dict[str, Node]:
-    """By command, from what Snakemake says it would run for the target."""
-    plan = _run(
-        project,
-        *("snakemake", "report", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
-        *("--dry-run", "--printshellcmds", "--forceall", "--quiet", "host"),
-    )
-    nodes = {}
-    for block in re.split(r"^(?:local)?rule \w+:$", plan, flags=re.M)[1:]:
-        fields = dict(re.findall(r"^    (input|output): (.*)$", block, flags=re.M))
-        command = re.search(r"^Shell command: (.*)$", block, flags=re.M)
-        if command is not None and "output" in fields:  # the target itself makes nothing
-            nodes[_without_log(command.group(1))] = Node(
-                frozenset(fields.get("input", "").split(", ")) - {""},
-                frozenset(fields["output"].split(", ")),
-            )
-    return nodes
+    return engines.snakemake_nodes(project)
 
 
 @pytest.fixture(scope="module")
 def dvc_nodes(project: Path) -> dict[str, Node]:
-    """By command, from DVC's own reading of dvc.yaml."""
-    from dvc.repo import Repo
-
-    with Repo(str(project)) as repo:
-        return {
-            _without_log(stage.cmd): Node(
-                frozenset(dep.def_path for dep in stage.deps if not hasattr(dep, "params")),
-                frozenset(out.def_path for out in stage.outs),
-            )
-            for stage in repo.index.stages
-        }
+    return engines.dvc_nodes(project)
 
 
 def test_same_commands(
