@@ -31,7 +31,7 @@ def main() -> None:
         params = Path(folder) / "params"
         experiment = write_experiment(params)
         wide = Plan(experiment, params).experiment
-        methods, tasks = len(wide.methods), len(wide.protocols)
+        methods, tasks = len(wide.methods), len(wide.tasks)
         plan = timed(
             ["-n", "report", "--config", f"params={params}", f"experiment={experiment}"],
             expected="total",
@@ -55,7 +55,6 @@ def write_experiment(params: Path) -> str:
         shutil.copy(params / "backbones/vit_pico.yaml", params / f"backbones/{backbone}.yaml")
     content = yaml.safe_load((params / "experiments/all_methods.yaml").read_text())
     content.update(backbones=backbones, seeds=[0])
-    content.pop("chain")  # for DVC, and of other backbones
     (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content))
     return "wide"
 

@@ -18,21 +18,20 @@ from typing import Any
 
 from torch import nn
 
-from steps.artifacts import publish, read_manifest, write_scores
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import code_version
+from steps.artifacts import identify, publish, read_manifest, write_scores
+from steps.artifacts.identity import subject
 from steps.command import UserError, run_step
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
 from steps.params.detection import Detection
-from steps.params.plan import load_checked
+from steps.params.load import load
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, train, measure, write the records."""
     started = time.monotonic()
     options = _parse(arguments)
-    params = load_checked(options.protocol, Detection)
+    params = load(options.protocol, Detection)
     manifest = read_manifest(options.backbone, "pretrain")
     data = read_manifest(options.data, "prepare")
     if data.facts.get("kind") != "detection":
@@ -44,19 +43,30 @@ def main(arguments: list[str] | None = None) -> None:
     from steps.detection.train import train_and_evaluate
 
     seed = manifest.seed or 0
-    key = digest_value([params.resolved(), manifest.digest, data.digest, code_version().digest])
-    with scratch("detect", key, owner=int(os.environ.get("RANK", "0")) == 0) as place:
+    inputs = {"backbone": options.backbone, "data": options.data}
+    identity = identify(
+        "detect",
+        f"{options.protocol.stem} on {data.facts['dataset']} of {subject(manifest.facts, seed)}",
+        params={"protocol": params},
+        files={"protocol": options.protocol},
+        inputs=inputs,
+        seed=seed,
+        out=options.out,
+    )
+    with scratch(identity, started, owner=int(os.environ.get("RANK", "0")) == 0) as place:
         outcome = train_and_evaluate(
             params,
             backbone=options.backbone,
             data=options.data,
             seed=seed,
             scratch=place.folder,
+            mark=place.mark,
         )
         if outcome.main_process:
             if options.pictures is not None:
                 picture(options, params, outcome.model, seed)
-            write(options, params, data.facts, outcome.metrics, outcome.facts, started)
+            facts = {**outcome.facts, **place.taken_up}
+            write(options, params, data.facts, outcome.metrics, facts, place.started)
 
 
 def picture(options: argparse.Namespace, params: Detection, model: nn.Module, seed: int) -> None:

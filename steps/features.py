@@ -15,13 +15,13 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.extract import extract
 from steps.evaluation.features import SPLITS
 from steps.models.backbones import image_size, load_backbone, normalisation
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Features
 
 
 def main() -> None:
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
-    protocol = load_checked(arguments.protocol, Features)
+    protocol = load(arguments.protocol, Features)
     facts = dataset_facts(arguments.data, labels=True)
     backbone = load_backbone(arguments.backbone)
     mean, std = normalisation(arguments.backbone)

@@ -13,14 +13,13 @@ import time
 import torch
 from lightning.fabric import Fabric
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import code_version
+from steps.artifacts import identify, read_manifest, write_scores
+from steps.artifacts.identity import subject
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
 from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
-from steps.engine.checkpoint import decisive, scratch
+from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.engine.seeds import seeded
@@ -28,14 +27,14 @@ from steps.evaluation.accuracy import correct_in_top, percent
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Finetune
 
 
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
-    protocol = load_checked(arguments.protocol, Finetune)
+    protocol = load(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
     mean, std = normalisation(arguments.backbone)
     backbone = read_manifest(arguments.backbone, "pretrain")
@@ -43,12 +42,14 @@ def main() -> None:
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
     training = protocol.training
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    key = digest_value(
-        {
-            "params": decisive(protocol.resolved()),
-            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
-            "code": code_version().digest,
-        }
+    identity = identify(
+        "finetune",
+        f"{arguments.protocol.stem} on {facts.name} of {subject(backbone.facts, seed)}",
+        params={"protocol": protocol},
+        files={"protocol": arguments.protocol},
+        inputs=inputs,
+        seed=seed,
+        out=arguments.out,
     )
     model = load_backbone(arguments.backbone).train()
     separate_tables(model)
@@ -60,7 +61,7 @@ def main() -> None:
         labels = torch.from_numpy(views.labels)
         views = views.only(labelled_rows(labels, protocol.label_share, seed))
         facts = facts.of(len(views))
-    with scratch("finetune", key, owner=fabric.global_rank == 0) as place:
+    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         fit(
             fabric,
@@ -88,8 +89,8 @@ def main() -> None:
                 params=protocol.resolved(),
                 inputs=inputs,
                 dataset=facts.name,
-                started=started,
-                facts={"labelled_images": facts.train_images},
+                started=place.started,
+                facts={"labelled_images": facts.train_images, **place.taken_up},
             )
 
 

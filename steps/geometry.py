@@ -19,7 +19,7 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Geometry
 
 
@@ -27,7 +27,7 @@ from steps.params.protocols import Geometry
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared dataset").parse_args(arguments)
-    protocol = load_checked(options.protocol, Geometry)
+    protocol = load(options.protocol, Geometry)
     facts = dataset_facts(options.data)
     seed = read_manifest(options.backbone, "pretrain").seed or 0
     backbone = load_backbone(options.backbone)

@@ -28,8 +28,8 @@ from steps.models.official.layouts import LAYOUTS, NORMALISE
 from steps.models.official.reading import read_backbone
 from steps.models.official.sizes import check_size, heads_of, params_name
 from steps.params.backbone import Backbone
+from steps.params.load import load
 from steps.params.methods import MethodParams
-from steps.params.plan import load_checked
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
 
@@ -86,7 +86,7 @@ def import_backbone(arguments: argparse.Namespace) -> None:
             f"--network {network}", f"none of {kind}'s", allowed=", ".join(layout.networks)
         )
     (path,) = _files(arguments, 1)
-    named = None if arguments.backbone is None else load_checked(arguments.backbone, Backbone)
+    named = None if arguments.backbone is None else load(arguments.backbone, Backbone)
     imported = read_backbone(
         path,
         kind,

@@ -18,14 +18,14 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
 from steps.evaluation.features import FrozenFeatures, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import KNN
 
 
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, features="a features artifact").parse_args()
-    protocol = load_checked(arguments.protocol, KNN)
+    protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)

@@ -23,7 +23,7 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.sized import sized
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Layout
 
 
@@ -32,7 +32,7 @@ def main() -> None:
     arguments = task_parser(
         __doc__, data="a prepared set with masks", pictures="a folder"
     ).parse_args()
-    protocol = load_checked(arguments.protocol, Layout)
+    protocol = load(arguments.protocol, Layout)
     facts = dataset_facts(arguments.data)
     vit = load_backbone(arguments.backbone)
     if isinstance(vit, ResNet):

@@ -16,9 +16,8 @@ from typing import Any
 
 import torch
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import code_version
+from steps.artifacts import identify, read_manifest, write_scores
+from steps.artifacts.identity import subject
 from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
@@ -29,7 +28,7 @@ from steps.evaluation.features import read_features
 from steps.evaluation.linear import probe
 from steps.evaluation.logistic import regress
 from steps.models.backbones import load_backbone, normalisation
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.probes import Linear, LinearProtocol, LogReg, Probe
 
 
@@ -39,7 +38,7 @@ def main() -> None:
         __doc__, features="of cached and logreg", data="a prepared dataset"
     ).parse_args()
     any_protocol: Any = LinearProtocol
-    protocol: Linear | LogReg | Probe = load_checked(arguments.protocol, any_protocol)
+    protocol: Linear | LogReg | Probe = load(arguments.protocol, any_protocol)
     if isinstance(protocol, Probe):
         augmented(arguments, protocol, started)
     else:
@@ -70,28 +69,32 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
 
 def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) -> None:
     """On views of the images, through the backbone."""
-    seed = read_manifest(arguments.backbone, "pretrain").seed or 0
+    manifest = read_manifest(arguments.backbone, "pretrain")
+    seed = manifest.seed or 0
     data = dataset_facts(arguments.data, labels=True)
     mean, std = normalisation(arguments.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    key = digest_value(
-        {
-            "params": protocol.resolved(),
-            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
-            "code": code_version().digest,
-            "world": fabric.world_size,
-        }
+    identity = identify(
+        "linear",
+        f"{arguments.protocol.stem} on {data.name} of {subject(manifest.facts, seed)}",
+        params={"protocol": protocol},
+        files={"protocol": arguments.protocol},
+        inputs=inputs,
+        seed=seed,
+        out=arguments.out,
+        further={"processes": fabric.world_size},
     )
     frozen = Frozen(fabric, load_backbone(arguments.backbone).to(fabric.device), mean, std)
-    with scratch("linear", key, owner=fabric.global_rank == 0) as place:
+    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         measured = probe_augmented(
             frozen, arguments.data, protocol, data.num_classes, seed, place, str(arguments.protocol)
         )
         if fabric.global_rank == 0:
-            facts = {"head": measured.head, "held_out": measured.held_out}
-            write(arguments, protocol, "data", measured.correct, measured.images, facts, started)
+            facts = {"head": measured.head, "held_out": measured.held_out, **place.taken_up}
+            correct, images = measured.correct, measured.images
+            write(arguments, protocol, "data", correct, images, facts, place.started)
 
 
 def write(

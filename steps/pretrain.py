@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from steps.artifacts import publish, read_manifest
-from steps.artifacts.digest import digest_value
+from steps.artifacts import identify, publish
+from steps.artifacts.identity import subject
 from steps.artifacts.named import check_named
-from steps.artifacts.provenance import code_version
 from steps.command import UserError, run_step
 from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
 from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
-from steps.engine.checkpoint import decisive, scratch
+from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
@@ -38,7 +38,6 @@ from steps.params.backbone import Backbone
 from steps.params.compatible import check_backbone
 from steps.params.load import load
 from steps.params.methods import CLIPParams
-from steps.params.plan import load_checked
 from steps.params.recipe import Recipe
 from steps.params.scaling import Grown, Scaling
 from steps.params.training import Training
@@ -47,6 +46,7 @@ from steps.tokenizers import load_tokenizer
 
 
 def main() -> None:
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
@@ -59,14 +59,14 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    recipe = load_checked(arguments.recipe, Recipe)
+    recipe = load(arguments.recipe, Recipe)
     backbone = load(arguments.backbone, Backbone)
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
     check_behind(recipe, arguments)
     recipe, name = grown(recipe, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
-    pretrain(recipe, name, backbone, facts, arguments)
+    pretrain(recipe, name, backbone, facts, arguments, started)
 
 
 def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
@@ -140,9 +140,10 @@ def pretrain(
     backbone: Backbone,
     facts: DatasetFacts,
     arguments: argparse.Namespace,
+    started: float,
 ) -> None:
     """Train (or only initialise) and publish from the first process. ``name``: of the row."""
-    params = {"recipe": recipe.resolved(), "backbone": backbone.resolved()}
+    named, params = backbone, {"recipe": recipe.resolved(), "backbone": backbone.resolved()}
     about: dict[str, Any] = {
         "method": recipe.method.name,
         "recipe": name,
@@ -167,22 +168,24 @@ def pretrain(
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
     if method is None or training is None:
         with _publishing(params, arguments) as draft:
+            draft.seconds_before = time.monotonic() - started
             save_backbone(model, backbone, draft.path, mean=facts.mean, std=facts.std)
             (draft.path / METRICS).touch()
             draft.facts.update(about, **vars(outcome))
         return
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    inputs = {role: read_manifest(path).digest for role, path in _inputs(arguments).items()}
-    key = digest_value(
-        {
-            **params,
-            "recipe": decisive(params["recipe"]),
-            "inputs": inputs,
-            "seed": arguments.seed,
-            "code": code_version().digest,
-            # A vocabulary's params may name a file, which can change.
-            "vocabulary": captions.tokenizer.digest if captions is not None else None,
-        }
+    scaled = (arguments.length, arguments.data_share) != (None, None)
+    identity = identify(
+        "pretrain",
+        subject(about, arguments.seed),
+        params={"recipe": recipe, "backbone": named},
+        files={"recipe": arguments.recipe, "backbone": arguments.backbone},
+        inputs=_inputs(arguments),
+        seed=arguments.seed,
+        out=arguments.out,
+        # A vocabulary's params may name a file, which can change.
+        further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
+        options={"length": training.length, "data_share": recipe.data_share} if scaled else {},
     )
     size = backbone.image_size
     watch = None
@@ -191,7 +194,7 @@ def pretrain(
     views = TrainingViews(arguments.data, training.views, size, arguments.seed, captions)
     if recipe.data_share < 1:
         views = views.only(training_rows(len(views), recipe.data_share, arguments.seed))
-    with scratch("pretrain", key, owner=fabric.global_rank == 0) as place:
+    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         resume = place.load(arguments.checkpoint)
         outcome = fit(
@@ -210,6 +213,7 @@ def pretrain(
         )
         if fabric.global_rank == 0:
             with _publishing(params, arguments) as draft:
+                draft.seconds_before = place.seconds
                 trained = method.exported().cpu()
                 save_backbone(
                     trained,
@@ -224,7 +228,7 @@ def pretrain(
                 for log in (METRICS, TIMING):
                     shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)
-                draft.facts.update(about, **vars(outcome))
+                draft.facts.update(about, **vars(outcome), **place.taken_up)
 
 
 def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:

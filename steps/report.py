@@ -13,6 +13,8 @@ from pathlib import Path
 from steps.command import UserError, run_step
 from steps.params.experiment import Experiment
 from steps.params.load import load
+from steps.params.paths import Paths
+from steps.params.recipe import Recipe
 from steps.params.tasks import TEXT_TASKS
 from steps.reporting.check import check_report
 from steps.reporting.collect import collect
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Make, check or explain a report."""
     parser = argparse.ArgumentParser(prog="python -m steps.report", description=__doc__)
     parser.add_argument("--experiment", type=Path, help="params/experiments/<experiment>.yaml")
-    parser.add_argument("--results", type=Path, help="results/<experiment>")
+    parser.add_argument("--results", type=Path, help="the folder of all results")
     parser.add_argument("--out", type=Path, help="reports/<experiment>, the folder to write")
     parser.add_argument(
         "--published", type=Path, metavar="FOLDER", help="reports/published, beside the reports"
@@ -79,9 +81,11 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         methods=tuple(params.names),
         backbones=tuple(params.backbones),
         seeds=tuple(params.seeds),
-        tasks={str(task): tuple(protocols) for task, protocols in params.protocols.items()},
+        tasks={str(task): tuple(protocols) for task, protocols in params.tasks.items()},
         only={
-            str(task): tuple(params.text_methods) for task in params.protocols if task in TEXT_TASKS
+            str(task): text_methods(params, experiment.parents[1])
+            for task in params.tasks
+            if task in TEXT_TASKS
         },
         scaling={
             name: Grown(recipe=each.recipe, length=each.length, data_share=each.data_share)
@@ -92,8 +96,24 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         results=_printed(results),
         out=_printed(out),
     )
-    source = collect(heading, results)
-    write_report(source, out, *collect_pictures(heading, results, params.pictures))
+    paths = Paths(params, str(results))
+    source = collect(heading, paths)
+    write_report(source, out, *collect_pictures(heading, paths, params.pictures))
+
+
+def text_methods(experiment: Experiment, root: Path) -> tuple[str, ...]:
+    """The recipes with a text tower, which the tasks of text apply to.
+
+    Args:
+        experiment: whose recipes.
+        root: the params folder.
+    """
+    folder = root / "recipes" / experiment.regime
+    return tuple(
+        name
+        for name in experiment.recipes
+        if name not in experiment.grown and load(folder / f"{name}.yaml", Recipe).method.text
+    )
 
 
 def _printed(path: Path) -> str:

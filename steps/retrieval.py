@@ -20,14 +20,14 @@ from steps.evaluation.accuracy import percent
 from steps.evaluation.retrieval import Sayings, recalls
 from steps.evaluation.towers import Towers
 from steps.models.backbones import image_size
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Retrieval
 
 
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with captions").parse_args()
-    protocol = load_checked(arguments.protocol, Retrieval)
+    protocol = load(arguments.protocol, Retrieval)
     facts = dataset_facts(arguments.data)
     towers = Towers(arguments.backbone)
     size = image_size(towers.method.backbone)

@@ -14,9 +14,8 @@ from pathlib import Path
 import torch
 from timm.models.resnet import ResNet
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import code_version
+from steps.artifacts import identify, read_manifest, write_scores
+from steps.artifacts.identity import subject
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
@@ -24,14 +23,14 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.models.sized import sized
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.segmentation import Segment
 
 
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared set with masks").parse_args(arguments)
-    protocol = load_checked(options.protocol, Segment)
+    protocol = load(options.protocol, Segment)
     facts = dataset_facts(options.data)
     manifest = read_manifest(options.backbone, "pretrain")
     seed = manifest.seed or 0
@@ -40,14 +39,16 @@ def main(arguments: list[str] | None = None) -> None:
     vit = _transformer(options.backbone, protocol)
     size = protocol.image_size or image_size(vit)
     frozen = Frozen(vit, protocol.blocks, *normalisation(options.backbone))
-    key = digest_value(
-        {
-            "params": protocol.resolved(),
-            "inputs": {role: read_manifest(path).digest for role, path in inputs.items()},
-            "code": code_version().digest,
-        }
+    identity = identify(
+        "segment",
+        f"{options.protocol.stem} on {facts.name} of {subject(manifest.facts, seed)}",
+        params={"protocol": protocol},
+        files={"protocol": options.protocol},
+        inputs=inputs,
+        seed=seed,
+        out=options.out,
     )
-    with scratch("segment", key) as place:
+    with scratch(identity, started) as place:
         scenes = Scenes(options.data, "train", size, protocol, seed)
         head = train(frozen, scenes, protocol, seed, place)
         val = Scenes(options.data, "val", size, protocol, seed)
@@ -60,8 +61,12 @@ def main(arguments: list[str] | None = None) -> None:
             params=protocol.resolved(),
             inputs=inputs,
             dataset=facts.name,
-            started=started,
-            facts={"classes": list(val.masks.classes), "confusion": counts.tolist()},
+            started=place.started,
+            facts={
+                "classes": list(val.masks.classes),
+                "confusion": counts.tolist(),
+                **place.taken_up,
+            },
         )
 
 

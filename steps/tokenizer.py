@@ -11,23 +11,23 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts import publish, read_manifest
-from steps.artifacts.digest import digest_file, digest_value
+from steps.artifacts import identify, publish
+from steps.artifacts.digest import digest_file
 from steps.artifacts.named import check_named
-from steps.artifacts.provenance import code_version
 from steps.command import run_step
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
-from steps.engine.checkpoint import decisive, scratch
+from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.models.normalisation import PIXELS
 from steps.models.teacher import load_teacher
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
@@ -36,6 +36,7 @@ from steps.tokenizers.official import official_files, read_official
 
 
 def main() -> None:
+    started = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokenizer", type=Path, required=True, help="its params")
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
@@ -44,23 +45,26 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
-    recipe = load_checked(arguments.tokenizer, TokenizerRecipe)
+    recipe = load(arguments.tokenizer, TokenizerRecipe)
     teacher = None if recipe.teacher is None else recipe.teacher.resolved()
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=arguments.tokenizer)
     facts = dataset_facts(arguments.data).normalised_by(*map(list, PIXELS))
     if recipe.training is None:
-        read(recipe, facts, arguments)
+        read(recipe, facts, arguments, started)
     else:
-        train(recipe, recipe.training, facts, arguments)
+        train(recipe, recipe.training, facts, arguments, started)
 
 
-def read(recipe: TokenizerRecipe, facts: DatasetFacts, arguments: argparse.Namespace) -> None:
+def read(
+    recipe: TokenizerRecipe, facts: DatasetFacts, arguments: argparse.Namespace, started: float
+) -> None:
     """Read official weights."""
     files = official_files(recipe)
     tokenizer = build_tokenizer(recipe.tokenizer)
     read_official(tokenizer, recipe.tokenizer.name, files)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
     with _publishing(recipe, arguments) as draft:
+        draft.seconds_before = time.monotonic() - started
         draft.facts["official"] = {part: digest_file(path) for part, path in files.items()}
         _fill(draft, recipe, facts, arguments, tokenizer.eval(), outcome)
 
@@ -70,6 +74,7 @@ def train(
     training: Training,
     facts: DatasetFacts,
     arguments: argparse.Namespace,
+    started: float,
 ) -> None:
     """Train, and publish from the first process."""
     teacher = None
@@ -78,17 +83,17 @@ def train(
     with seeded(arguments.seed, "init"):
         method = build_training(recipe.tokenizer, teacher)
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    inputs = {role: read_manifest(path).digest for role, path in _inputs(arguments).items()}
-    key = digest_value(
-        {
-            "tokenizer": decisive(recipe.resolved()),
-            "inputs": inputs,
-            "seed": arguments.seed,
-            "code": code_version().digest,
-        }
+    identity = identify(
+        "tokenizer",
+        f"tokenizer {arguments.tokenizer.stem}, {facts.name}, seed {arguments.seed}",
+        params={"recipe": recipe},
+        files={"recipe": arguments.tokenizer},
+        inputs=_inputs(arguments),
+        seed=arguments.seed,
+        out=arguments.out,
     )
     size = recipe.tokenizer.image_size
-    with scratch("tokenizer", key, owner=fabric.global_rank == 0) as place:
+    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         outcome = fit(
             fabric,
@@ -106,6 +111,8 @@ def train(
         if fabric.global_rank == 0:
             method.eval()
             with _publishing(recipe, arguments) as draft:
+                draft.seconds_before = place.seconds
+                draft.facts.update(place.taken_up)
                 for name in (METRICS, TIMING):
                     shutil.copyfile(place.folder / name, draft.path / name)
                 draft.logs.add(TIMING)

@@ -21,14 +21,14 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.towers import Towers
 from steps.models.backbones import image_size
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import ZeroShot
 
 
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with labels").parse_args()
-    protocol = load_checked(arguments.protocol, ZeroShot)
+    protocol = load(arguments.protocol, ZeroShot)
     facts = dataset_facts(arguments.data, labels=True)
     classes = read_manifest(arguments.data, "prepare").facts["classes"]
     towers = Towers(arguments.backbone)

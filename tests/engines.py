@@ -23,11 +23,15 @@ class Node:
     outputs: frozenset[str]
 
 
-def run(folder: Path, *command: str) -> str:
+def run(folder: Path, *command: str, status: int = 0) -> str:
     """Run a command of an engine; what it said."""
-    env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
+    env = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(REPOSITORY),
+    }
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 

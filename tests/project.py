@@ -8,21 +8,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from steps.params.load import read_yaml
-from steps.params.stages import Chain
-from steps.params.tasks import TASKS
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
 BIN = Path(sys.executable).parent
-LAST = "results/quickstart/vit_test/mae/seed0"
-NO_CHAIN: dict[str, list[Any]] = {
-    **{key: [] for key in Chain.model_fields},
-    "datasets": ["shapes", "shapes_scenes"],
-    "features": ["features"],
-}
+LAST = "results/pretrained/shapes/test/vit_test/mae/seed0"
 PROTOCOLS = {
     "knn": ("knn",),
     "linear": ("linear", "logreg"),
@@ -32,6 +24,12 @@ PROTOCOLS = {
     "segment": ("segment",),
     "layout": ("layout",),
 }
+SETS = {
+    **dict.fromkeys(("knn", "linear"), "shapes/features"),
+    **dict.fromkeys(("finetune", "geometry"), "shapes"),
+    **dict.fromkeys(("detect", "segment", "layout"), "shapes_scenes"),
+}
+"""What stands between a task and its protocol in the path of a record."""
 EVALUATIONS = [(task, protocol) for task, names in PROTOCOLS.items() for protocol in names]
 
 
@@ -62,19 +60,25 @@ class Project:
             *(target, *arguments),
         )
 
-    def snakemake_plans(self) -> set[str]:
+    def dvc(self, experiment: str = "quickstart") -> None:
+        """Write dvc.yaml for an experiment; DVC is set up at the first call."""
+        self.run(sys.executable, "-m", "workflow.dvc", experiment)
+        if not (self.root / ".dvc").exists():
+            self.run("dvc", "init", "--no-scm", "--quiet")
+
+    def snakemake_plans(self, *arguments: str) -> set[str]:
         """(rule, files) that Snakemake would make."""
-        plan = self.snakemake("-n", "--quiet", "host")
+        plan = self.snakemake("-n", "--quiet", "host", *arguments)
         return {
             output
             for line in re.findall(r"^    output: (.*)$", plan, flags=re.M)
             for output in line.split(", ")
         }
 
-    def dvc_plans(self) -> set[str]:
-        """Stages that DVC would run."""
+    def dvc_plans(self, *targets: str) -> set[str]:
+        """Stages that DVC would run, for all that it knows or for some targets."""
         # A dry run does not follow a change downstream by itself: it knows no new outputs.
-        said = self.run("dvc", "repro", "--dry", "--force-downstream")
+        said = self.run("dvc", "repro", "--dry", "--force-downstream", *targets)
         return set(re.findall(r"^Running stage '(.*?)':", said, flags=re.M))
 
 
@@ -146,18 +150,15 @@ def tiny(scenery: Scenery) -> Project:
             "backbones": ["vit_test"],
             "seeds": [0],
             "features": "features",
-            "tasks": {task: list(PROTOCOLS.get(task, ())) for task in TASKS},
-            "text_methods": [],
+            "tasks": {task: list(names) for task, names in PROTOCOLS.items()},
             "pictures": ["mae"],
-            "chain": {
-                **NO_CHAIN,
-                "rows": ["random", "mae"],
-                "plain": ["random", "mae"],
-                "drawn": [{"recipe": "mae", "backbone": "vit_test"}],
-            },
         },
     }.items():
         scenery.write(name, content)
-    shutil.copy(REPOSITORY / "dvc.yaml", scenery.root)
     shutil.copy(REPOSITORY / ".dvcignore", scenery.root)
     return Project(scenery.root)
+
+
+def record(row: str, task: str, protocol: str) -> str:
+    """The path of a record of a row."""
+    return f"{row}/{task}/{SETS[task]}/{protocol}.json"

@@ -4,8 +4,8 @@
     python -m tests.proof --write    # record: in the commit that means to change something
 
 It holds three things: the options of every step with defaults and choices; the nodes of every
-committed experiment under Snakemake and under DVC; the metrics and digests that the steps give at the
-size of seconds, on one thread. Digests hold on one kind of machine with one set of libraries:
+committed experiment under Snakemake and under DVC; the metrics and digests that the steps give at
+the size of seconds, on one thread. Digests hold on one kind of machine with one set of libraries:
 elsewhere only metrics are compared, to 1e-3, and that is said.
 """
 

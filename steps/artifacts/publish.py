@@ -29,8 +29,8 @@ class Draft:
         self.facts: dict[str, Any] = {}
         self.logs: set[str] = set()
         """Names of files whose bytes depend on the clock; they do not enter the digest."""
-        self.elapsed_before = 0.0
-        """Seconds that earlier, killed runs of the same step took."""
+        self.seconds_before = 0.0
+        """Wall time of the step before the draft was begun, in killed processes too."""
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def publish(
             code=code_version(),
             libraries=library_versions(),
             device=device_name(),
-            wall_seconds=round(draft.elapsed_before + time.monotonic() - started, 3),
+            wall_seconds=round(draft.seconds_before + time.monotonic() - started, 3),
             peak_memory_mib=peak_memory_mib(),
         )
         (draft.path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,9 @@ class SaveEpoch(Hook):  # type: ignore[misc]
 
     priority = "VERY_LOW"
 
+    def __init__(self, mark: Callable[[int], None] | None = None) -> None:
+        self._mark = mark
+
     def after_train_epoch(self, runner: Runner) -> None:
         """Save weights, optimiser and schedules."""
         # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run.
@@ -49,6 +53,8 @@ class SaveEpoch(Hook):  # type: ignore[misc]
             meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
             runner.save_checkpoint(str(folder), "draft.pth", meta=meta)
             (folder / "draft.pth").replace(folder / CHECKPOINT)
+            if self._mark is not None:
+                self._mark(runner.iter)
         barrier()
 
 

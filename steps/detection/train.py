@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -73,6 +74,7 @@ def train_and_evaluate(
     data: Path,
     seed: int,
     scratch: Path,
+    mark: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Train a detector on the train split and measure it on the val split.
 
@@ -85,12 +87,13 @@ def train_and_evaluate(
         data: the prepared detection dataset.
         seed: of all that is random.
         scratch: folder for checkpoints.
+        mark: called after each, with the iterations made.
 
     Raises:
         UserError: the dataset or the backbone does not fit the protocol.
     """
     runner, progress = build_runner(
-        params, backbone=backbone, data=data, seed=seed, scratch=scratch
+        params, backbone=backbone, data=data, seed=seed, scratch=scratch, mark=mark
     )
     last = scratch / CHECKPOINT
     resumed = last.is_file()
@@ -123,6 +126,7 @@ def build_runner(
     data: Path,
     seed: int,
     scratch: Path,
+    mark: Callable[[int], None] | None = None,
 ) -> tuple[QuietRunner, Progress]:
     """The runner of :func:`train_and_evaluate`, which has the arguments' meanings."""
     # Made before mmengine makes it: it logs each parameter that it initialises.
@@ -173,7 +177,7 @@ def build_runner(
         ),
         param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
-        custom_hooks=[SeedEpoch(), progress, SaveEpoch()],
+        custom_hooks=[SeedEpoch(), progress, SaveEpoch(mark)],
         load_from=str(last) if last.is_file() else None,
         resume=last.is_file(),
         launcher="pytorch" if processes > 1 else "none",

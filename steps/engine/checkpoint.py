@@ -1,4 +1,4 @@
-"""Checkpoints of a running step: in a scratch folder keyed by all that decides its outcome.
+"""Checkpoints of a running step: in a scratch folder that its identity names.
 
 One process writes a whole checkpoint into a file; those of a sharded training write one together,
 each its own shards (torch's distributed checkpoints, as safetensors). Either can be read in any
@@ -7,7 +7,6 @@ layout.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
@@ -29,16 +29,15 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from steps.artifacts.identity import Identity
+from steps.artifacts.scratch import ScratchFolder, folder_of, own_folder
 from steps.command import UserError
 from steps.engine.distributed import rank
 
-SCRATCH = Path(".scratch")
 FILE = "checkpoint.pt"
 SHARDS = "shards-"
 """How the name of a sharded checkpoint's folder begins; the time follows, so that none is alike."""
 _FACTS = "checkpoint.json"
-_LAYOUT = ("strategy", "max_batch_per_device", "workers")
-"""Keys of training params that a run may change when it goes on."""
 
 Kind = tuple[torch.Size, torch.dtype]
 
@@ -99,12 +98,8 @@ class ShardedTensors:
         return HuggingFaceStorageReader(str(self._folder))
 
 
-class Scratch:
-    """A step's own folder, kept between a kill and the next run of the same thing."""
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
-        self.key = key
+class Scratch(ScratchFolder):
+    """A scratch folder with checkpoints of tensors."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -113,23 +108,25 @@ class Scratch:
         # There are two of them only after a kill between writing one and removing another.
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint; a kill at any moment leaves the old one or the new one."""
+    def save(self, state: dict[str, Any], step: int) -> None:
+        """Write the checkpoint after ``step`` steps; a kill leaves the old one or the new one."""
         final = self.folder / FILE
         draft = final.with_suffix(".new")
         with draft.open("wb") as file:
-            torch.save({"key": self.key, **state}, file)
+            torch.save({**self._header(), **state}, file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(final)
         self._remove(self._folders())
+        self.mark(step)
 
-    def save_shards(self, facts: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def save_shards(self, facts: dict[str, Any], tensors: dict[str, Tensor], step: int) -> None:
         """Write a checkpoint from all processes, each its own rows; whole or absent likewise.
 
         Args:
             facts: of JSON; the first process's count.
             tensors: of any layout, the same names in all processes.
+            step: how many steps were made.
         """
         draft = self.folder / "shards.new"
         if rank() == 0:
@@ -142,12 +139,13 @@ class Scratch:
         if rank() > 0:
             return
         with (draft / _FACTS).open("w") as file:
-            json.dump({"key": self.key, **facts}, file)
+            json.dump({**self._header(), **facts}, file)
             file.flush()
             os.fsync(file.fileno())
         before = [*self._folders(), self.folder / FILE]
         draft.rename(self.folder / f"{SHARDS}{time.time_ns()}")
         self._remove(before)
+        self.mark(step)
 
     def load(self, path: Path | None = None) -> dict[str, Any] | None:
         """The last checkpoint, or None; ``path`` names another one to continue from.
@@ -166,14 +164,44 @@ class Scratch:
             raise UserError(
                 str(source), f"not a readable checkpoint: {error}", remedy="remove it and run again"
             ) from error
-        if state.get("key") != self.key:
+        self._check(source, state, given=path is not None)
+        return state
+
+    def _header(self) -> dict[str, Any]:
+        return {"identity": None if self.identity is None else self.identity.model_dump()}
+
+    def _check(self, source: Path, state: dict[str, Any], *, given: bool) -> None:
+        """Hold a checkpoint to the identity of this run.
+
+        In the run's own folder, which its identity names, the code may be what it was before the
+        folder was taken up; that of a checkpoint that the user gives may not.
+        """
+        if self.identity is None:
+            return
+        try:
+            identity = Identity.model_validate(state.get("identity"))
+        except ValidationError as error:
             raise UserError(
                 str(source),
-                "a checkpoint of another recipe, backbone, data set, seed or code version",
+                "a checkpoint that does not say what it is of",
+                allowed="one that the same command wrote",
+                remedy="leave out --checkpoint, or remove the file",
+            ) from error
+        if asked := identity.differences(self.identity):
+            raise UserError(
+                str(source),
+                f"a checkpoint of another recipe, data set or seed: {', '.join(asked)} differ",
                 allowed="one that the same command wrote",
                 remedy="leave out --checkpoint, or restore what it was made with",
             )
-        return state
+        if given and (changed := identity.code.changes(self.identity.code)):
+            raise UserError(
+                str(source),
+                f"a checkpoint of other code: {', '.join(changed)} changed",
+                allowed="one that the code here wrote",
+                remedy="leave out --checkpoint; python -m workflow.scratch lists what can be taken "
+                "up all the same",
+            )
 
     def _folders(self) -> list[Path]:
         return [*self.folder.glob(f"{SHARDS}*")]
@@ -200,41 +228,20 @@ def _read(source: Path) -> dict[str, Any]:
     return state
 
 
-def decisive(params: dict[str, Any]) -> dict[str, Any]:
-    """Resolved params without what says how devices share the work, which decides no outcome.
-
-    A run can go on in another layout: more or fewer processes, of either strategy.
-    """
-    training = params.get("training") or {}
-    return {
-        **params,
-        "training": {key: value for key, value in training.items() if key not in _LAYOUT},
-    }
-
-
 @contextmanager
-def scratch(node: str, key: str, *, owner: bool = True) -> Iterator[Scratch]:
-    """The scratch folder of a step; removed when the step ends well, kept when it does not.
+def scratch(identity: Identity, started: float, *, owner: bool = True) -> Iterator[Scratch]:
+    """The scratch folder of a run; removed when the step ends well, kept when it does not.
 
     Args:
-        node: the step.
-        key: digest of params, inputs, seed and code.
+        identity: of the run.
+        started: ``time.monotonic()`` when the step began.
         owner: False on all processes but the first.
 
     Raises:
         UserError: another process is at the same step.
     """
-    folder = SCRATCH / f"{node}-{key[:16]}"
     if not owner:
-        yield Scratch(folder, key)
+        yield Scratch(folder_of(identity), identity, started)
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                str(folder), "another process runs this very step", remedy="wait for it to end"
-            ) from error
-        yield Scratch(folder, key)
-        shutil.rmtree(folder)
+    with own_folder(identity) as folder:
+        yield Scratch(folder, identity, started)

@@ -378,10 +378,12 @@ class _Run:
             "metrics_bytes": self.monitor.metrics_bytes,
         }
         if self.placed.sharded:
-            self.scratch.save_shards(facts, tensors_of(self.method, self.optimizer))
+            self.scratch.save_shards(
+                facts, tensors_of(self.method, self.optimizer), self.state.step
+            )
         elif self.fabric.global_rank == 0:
             tensors = tensors_of(self.method, self.optimizer)
-            self.scratch.save({**facts, "tensors": tensors})
+            self.scratch.save({**facts, "tensors": tensors}, self.state.step)
 
     def _restore(self, checkpoint: dict[str, Any]) -> int:
         state = _State(**checkpoint["state"])

@@ -180,7 +180,7 @@ def train(
         }
         train_step(probes, optimizer, features, gather(torch.cat(labels)))
         if fabric.global_rank == 0 and time.monotonic() - saved > protocol.checkpoint_seconds:
-            place.save(_state(probes, optimizer, step + 1))
+            place.save(_state(probes, optimizer, step + 1), step + 1)
             saved = time.monotonic()
 
 

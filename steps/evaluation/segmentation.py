@@ -182,7 +182,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         optimizer.step()
         if time.monotonic() - saved > protocol.checkpoint_seconds:
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
-            place.save({**weights, "step": step + 1})
+            place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
     return head.eval()
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from annotated_types import Ge, Len
 from pydantic import model_validator
@@ -11,10 +11,13 @@ from pydantic import model_validator
 from steps.params.base import Params
 from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.scaling import Grown, Scaling
-from steps.params.stages import Chain
-from steps.params.tasks import OBJECT_TASKS, TEXT_TASKS, Task
+from steps.params.tasks import OBJECT_TASKS, Task
 
 Names = Annotated[list[str], Len(1)]
+_GONE = {
+    "chain": "python -m workflow.dvc writes dvc.yaml from the experiment",
+    "text_methods": "recipes say which methods have a text tower",
+}
 
 
 class Experiment(Params):
@@ -31,9 +34,6 @@ class Experiment(Params):
     """``params/recipes/<regime>/``."""
     methods: Annotated[list[Method], Len(1)]
     """Recipes of the regime, each a row; or ``imported: {...}``, an official checkpoint."""
-    text_methods: list[str] = []
-    """Those of ``methods`` that have a text tower, where a task needs one; else none. (DVC's
-    templates cannot ask a recipe what it is; the plan checks the list.)"""
     backbones: Names
     seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
     scaling: Scaling | None = None
@@ -42,12 +42,10 @@ class Experiment(Params):
     """The protocol of the frozen features that knn and linear take."""
     tasks: dict[Task, list[str]]
     """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
-    for it in the ranking. A task without any is left out."""
+    for it in the ranking. A task that is not named is left out."""
     pictures: list[str] = []
     """Those of ``methods`` whose pictures the page shows, with the first seed: where they look,
     what they detect, and what ``steps.diagnose`` drew of them and of their tokenizers."""
-    chain: Chain | None = None
-    """For dvc.yaml: what stands behind the rows, held to the recipes by the plan."""
 
     @property
     def recipes(self) -> list[str]:
@@ -78,25 +76,25 @@ class Experiment(Params):
             names += points or [name]
         return names
 
-    @property
-    def protocols(self) -> dict[Task, list[str]]:
-        """The protocols of each task that is not left out."""
-        return {task: protocols for task, protocols in self.tasks.items() if protocols}
-
     def evaluations(self) -> Iterator[tuple[Task, str]]:
         """Every task with every protocol of it: what is measured of a row."""
         for task, protocols in self.tasks.items():
             for protocol in protocols:
                 yield task, protocol
 
-    def methods_of(self, task: str) -> list[str]:
-        """The methods that a task applies to."""
-        return self.text_methods if task in TEXT_TASKS else self.names
-
     def has_row(self, method: str, backbone: str) -> bool:
         """Whether a method has a row on a backbone: an official checkpoint has its own alone."""
         checkpoint = self.imported.get(method)
         return checkpoint is None or checkpoint.backbone == backbone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_any_more(cls, values: Any) -> Any:
+        """Say what to do about a key that earlier versions asked for."""
+        for key, why in _GONE.items():
+            if isinstance(values, Mapping) and key in values:
+                raise ValueError(f"the key '{key}' is not needed any more: remove it ({why})")
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> Experiment:
@@ -107,6 +105,16 @@ class Experiment(Params):
             "pictures": self.pictures,
             **{f"tasks.{task}": protocols for task, protocols in self.tasks.items()},
         }
+        for task, protocols in self.tasks.items():
+            if not protocols:
+                raise ValueError(f"tasks.{task} names no protocol: remove the key")
+        for name, point in self.grown.items():
+            if name != point.recipe and name in self.methods:
+                raise ValueError(
+                    f"methods names the recipe {name}, and scaling has a row of that name: "
+                    f"{point.recipe} at length {point.length:g} on {100 * point.data_share:g} % of "
+                    "the images. Call the recipe otherwise"
+                )
         for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
@@ -123,9 +131,9 @@ class Experiment(Params):
         for name in self.pictures:
             if name not in self.names:
                 raise ValueError(f"pictures names {name}, which is none of methods")
-        if not self.protocols:
-            raise ValueError("tasks names no protocol, so there is nothing to measure")
+        if not self.tasks:
+            raise ValueError("tasks names no task, so there is nothing to measure")
         for task in OBJECT_TASKS:
-            if task in self.protocols and self.detection_dataset is None:
+            if task in self.tasks and self.detection_dataset is None:
                 raise ValueError(f"tasks has {task}, so the key 'detection_dataset' is needed")
         return self

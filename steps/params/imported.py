@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import PurePosixPath
 from typing import Annotated, Literal
 
@@ -51,7 +50,7 @@ class Imported(Params):
         return self
 
     @property
-    def options(self) -> str:
+    def options(self) -> list[str]:
         """The options of ``steps.import`` that say the same, less name and backbone."""
         given = {
             "format": self.format,
@@ -63,7 +62,7 @@ class Imported(Params):
             "source": self.source,
         }
         words = [(f"--{key}", value) for key, value in given.items() if value is not None]
-        return shlex.join(word for pair in words for word in pair)
+        return [word for pair in words for word in pair]
 
 
 class ImportedMethod(Params):

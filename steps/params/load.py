@@ -118,6 +118,8 @@ def _explain(detail: ErrorDetails, content: object) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
     found = detail["input"]
+    if isinstance(found, Mapping):  # of several keys together, which the message names
+        return detail["msg"].removeprefix("Value error, ")
     return f"'{key}' is {found!r} ({type(found).__name__}), but: {detail['msg']}"
 
 

@@ -1,8 +1,8 @@
 """An experiment with every params file that it names, read and checked together.
 
 This is what "checked before any work" stands on: the Snakefile builds the plan of its experiment
-when it is read, and each step checks the experiments that its own params file is part of, so that
-a misspelt key in a fine-tuning protocol does not wait for the end of pretraining.
+when it is read, and ``python -m workflow.dvc`` when it writes dvc.yaml, so that a misspelt key in a
+fine-tuning protocol does not wait for the end of pretraining.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from steps.params.recipe import Recipe
 from steps.params.resources import ResourceTable
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
-from steps.params.stages import chain_of, check_chain, check_rows, check_tasks
 from steps.params.tasks import FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
 
@@ -91,21 +90,6 @@ class Plan:
         ]
         self.needs = follow(rows, self._read, lambda node: str(self._file(node)))
         """Every pretraining and tokenizer, with the nodes right behind it."""
-        if self.experiment.chain is not None:
-            where = str(experiment_file(name, root))
-            check_tasks(where, self.experiment.tasks)
-            check_rows(where, self.experiment.imported, self.experiment.backbones)
-            derived = chain_of(
-                rows,
-                self.needs,
-                datasets=self.dataset_names(),
-                features=self.tasks().get("features", []),
-                names=self.experiment.names,
-                imported=self.experiment.imported.values(),
-                drawn=self.drawn(),
-                grown=self.experiment.grown,
-            )
-            check_chain(where, self.experiment.chain, derived)
         self.protocols: dict[str, Params] = {
             name: load(self.protocol_file(name), PROTOCOLS[task])
             for task, names in self.tasks().items()
@@ -120,7 +104,7 @@ class Plan:
 
     def tasks(self) -> dict[str, list[str]]:
         """Each node downstream of the backbone with its protocols' names."""
-        tasks = {str(task): names for task, names in self.experiment.protocols.items()}
+        tasks = {str(task): names for task, names in self.experiment.tasks.items()}
         if any(task in tasks for task in FEATURE_TASKS):
             return {"features": [self.experiment.features], **tasks}
         return tasks
@@ -129,7 +113,7 @@ class Plan:
         """The prepared sets that the experiment reads."""
         names = [self.experiment.dataset]
         scenes = self.experiment.detection_dataset
-        if scenes is not None and any(task in self.experiment.protocols for task in OBJECT_TASKS):
+        if scenes is not None and any(task in self.experiment.tasks for task in OBJECT_TASKS):
             names.append(scenes)
         return list(dict.fromkeys(names))
 
@@ -145,10 +129,10 @@ class Plan:
         stem = name if grown is None else grown.recipe
         return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
 
-    def recipe_options(self, name: str) -> str:
-        """What ``steps.pretrain`` is told of a row besides its recipe's file."""
+    def recipe_options(self, name: str) -> list[str]:
+        """Options of ``steps.pretrain`` for a row at another length or on a share of the images."""
         grown = self.experiment.grown.get(name)
-        return "" if grown is None else grown.options
+        return [] if grown is None else grown.options
 
     def tokenizer_file(self, name: str) -> Path:
         return self.root / "tokenizers" / self.experiment.regime / f"{name}.yaml"
@@ -162,12 +146,18 @@ class Plan:
         In the place of the recipe stands the name of an official checkpoint.
         """
         experiment = self.experiment
-        recipes = experiment.names if task is None else experiment.methods_of(task)
+        recipes = experiment.names if task is None else self.methods_of(task)
         for backbone in experiment.backbones:
             for recipe in recipes:
                 if experiment.has_row(recipe, backbone):
                     for seed in experiment.seeds:
                         yield backbone, recipe, seed
+
+    def methods_of(self, task: str) -> list[str]:
+        """The methods that a task applies to: of text tasks, those with a text tower."""
+        if task in TEXT_TASKS:
+            return [name for name in self.experiment.recipes if self.recipes[name].method.text]
+        return self.experiment.names
 
     def drawn(self) -> list[Pretraining]:
         """The pretrainings that ``steps.diagnose`` draws for the page, with the first seed."""
@@ -198,6 +188,7 @@ class Plan:
         grown = self.experiment.grown.get(name)
         if grown is None:
             return recipe
+        self._check_scaled(name, grown.recipe, recipe)
         try:
             return recipe.grown(grown.length, grown.data_share)
         except ValueError as error:
@@ -206,6 +197,26 @@ class Plan:
                 f"{grown.recipe}: {error}",
                 allowed="methods that train",
             ) from error
+
+    def _check_scaled(self, name: str, stem: str, recipe: Recipe) -> None:
+        """The name of a scaled recipe says what it is: no recipe has it, and lengths are factors
+        on the recipe's epochs."""
+        where = f"{experiment_file(self.name, self.root)}: scaling.methods"
+        other = self.root / "recipes" / self.experiment.regime / f"{name}.yaml"
+        if name != stem and other.is_file():
+            raise UserError(
+                where,
+                f"a row of {stem} would be called {name}, which is the recipe {other}",
+                remedy=f"call {other} otherwise: both would have one folder in the results",
+            )
+        length = 1 if recipe.training is None else recipe.training.length
+        if (length, recipe.data_share) != (1, 1):
+            raise UserError(
+                where,
+                f"{stem} has length {length:g} and data_share {recipe.data_share:g} of its own",
+                allowed="recipes of length 1 on all images, which scaling then changes",
+                remedy=f"remove training.length and data_share from {self.recipe_file(name)}",
+            )
 
     def _resources(self) -> ResourceTable:
         """The regime's table; a regime without one asks for nothing."""
@@ -263,7 +274,7 @@ class Plan:
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
         for task, reads in (("layout", "looks from a class token"), ("segment", "reads patches")):
-            for name in self.experiment.backbones if task in self.experiment.protocols else ():
+            for name in self.experiment.backbones if task in self.experiment.tasks else ():
                 if self.backbones[name].is_resnet:
                     raise UserError(
                         f"{experiment_file(self.name, self.root)}: tasks",
@@ -287,20 +298,12 @@ class Plan:
     def _check_text(self) -> None:
         """Text tasks need methods with a text tower, and those need captions."""
         experiment, file = self.experiment, experiment_file(self.name, self.root)
-        tasks = [task for task in experiment.protocols if task in TEXT_TASKS]
-        with_text = [name for name in experiment.recipes if self.recipes[name].method.text]
-        if tasks and not with_text:
+        tasks = [task for task in experiment.tasks if task in TEXT_TASKS]
+        if tasks and not self.methods_of(tasks[0]):
             raise UserError(
                 f"{file}: tasks",
                 f"{tasks[0]} needs a text tower, and no recipe of {experiment.recipes} has one",
                 remedy="add a method that has one, such as clip, or leave the task out",
-            )
-        if experiment.text_methods != (with_text if tasks else []):
-            raise UserError(
-                f"{file}: text_methods",
-                f"{experiment.text_methods}",
-                allowed=f"{with_text if tasks else []}: the methods with a text tower, where "
-                f"{' or '.join(TEXT_TASKS)} is among the tasks",
             )
         own_captions = [
             name
@@ -315,24 +318,6 @@ class Plan:
                 remedy="take a set with captions; a recipe can also make them of class names "
                 "(method.prompts)",
             )
-
-
-def load_checked(path: Path, model: type[T]) -> T:
-    """Read a step's params file, and check every experiment that names it.
-
-    Raises:
-        UserError: this file, or another one of such an experiment, is at fault.
-    """
-    params = load(path, model)
-    own = path.resolve()
-    root = next((folder for folder in own.parents if (folder / "experiments").is_dir()), None)
-    if root is not None:
-        for file in sorted((root / "experiments").glob("*.yaml")):
-            # Its own text tells whether an experiment names the file: one that does not parse
-            # must not stop a step that has nothing to do with it.
-            if own.stem in file.read_text():
-                Plan(file.stem, root)
-    return params
 
 
 def experiment_file(name: str, root: Path = ROOT) -> Path:

@@ -53,10 +53,17 @@ class Grown:
 
     @property
     def name(self) -> str:
-        """How tables call the row: mae-x0.5-d25, half as many epochs on 25 % of the images."""
-        return f"{self.recipe}-x{self.length:g}-d{100 * self.data_share:g}"
+        """How tables call the row: mae-x0.5-d25, half as many epochs on 25 % of the images.
+
+        What is as in the recipe is not named: mae-x0.5 is on all images, mae is the recipe.
+        """
+        length = "" if self.length == 1 else f"-x{self.length:g}"
+        share = "" if self.data_share == 1 else f"-d{100 * self.data_share:g}"
+        return f"{self.recipe}{length}{share}"
 
     @property
-    def options(self) -> str:
+    def options(self) -> list[str]:
         """The options of ``steps.pretrain`` that say so."""
-        return f"--length {self.length:g} --data-share {self.data_share:g}"
+        length = [] if self.length == 1 else ["--length", f"{self.length:g}"]
+        share = [] if self.data_share == 1 else ["--data-share", f"{self.data_share:g}"]
+        return length + share

@@ -20,5 +20,7 @@ FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
 """Tasks that read frozen features."""
 OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
 """Tasks that read ``detection_dataset``."""
+DRAWN_TASKS: tuple[Task, ...] = ("detect", "layout")
+"""Tasks that draw pictures beside their records."""
 TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
 """Tasks that need a text tower: methods without one have no row in their tables."""

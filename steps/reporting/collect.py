@@ -12,21 +12,22 @@ import polars as pl
 from steps.artifacts import Manifest, Record, read_manifest, read_records
 from steps.artifacts.manifest import MANIFEST
 from steps.command import UserError
+from steps.params.paths import Paths
+from steps.params.paths import backbone as backbone_of
 from steps.reporting.curves import read_curve
 from steps.reporting.source import Evaluation, Heading, Provenance, Source, Traced, make_source
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """A method on a backbone with a seed, and its folder below the results."""
+    """A method on a backbone with a seed."""
 
     backbone: str
     recipe: str
     seed: int
 
-    @property
-    def folder(self) -> str:
-        return f"{self.backbone}/{self.recipe}/seed{self.seed}"
+    def row(self, paths: Paths) -> str:
+        return paths.row(self.backbone, self.recipe, self.seed)
 
     def evaluations(self, heading: Heading) -> list[Evaluation]:
         """The evaluations that apply to the method."""
@@ -37,12 +38,12 @@ class _Cell:
         ]
 
 
-def collect(heading: Heading, results: Path) -> Source:
+def collect(heading: Heading, paths: Paths) -> Source:
     """Every record that the experiment calls for, with what made it.
 
     Args:
         heading: what the experiment names: methods, backbones, seeds, tasks, protocols.
-        results: the folder that holds ``<backbone>/<recipe>/seed<k>/``.
+        paths: where its results lie.
 
     Raises:
         UserError: a file is missing, holds another experiment's records, or was measured on a
@@ -53,28 +54,28 @@ def collect(heading: Heading, results: Path) -> Source:
         for names in product(heading.backbones, heading.methods, heading.seeds)
         if heading.has_row(names[1], names[0])
     ]
-    _require_all(heading, results, cells)
+    _require_all(heading, paths, cells)
     traced: list[Traced] = []
     curves: list[pl.DataFrame] = []
     for cell in cells:
-        artifact = results / cell.folder / "backbone"
+        artifact = Path(backbone_of(cell.row(paths)))
         backbone = read_manifest(artifact, "pretrain")
         curves.append(read_curve(artifact, backbone))
         for evaluation in cell.evaluations(heading):
-            source = f"{cell.folder}/{evaluation}.json"
-            records, manifest = read_records(results / source)
+            file = Path(paths.record(cell.row(paths), evaluation.task, evaluation.protocol))
+            records, manifest = read_records(file)
             if not records:
                 raise UserError(
-                    str(results / source),
+                    str(file),
                     "no records",
                     remedy=f"run python -m steps.{evaluation.task} again",
                 )
             for record in records:
-                _check_belongs(results / source, record, cell, evaluation)
-                _check_measured(results / source, record, artifact, backbone)
+                _check_belongs(file, record, cell, evaluation)
+                _check_measured(file, record, artifact, backbone)
             traced.append(
                 Traced(
-                    source=source,
+                    source=file.relative_to(paths.results).as_posix(),
                     records=tuple(records),
                     measured=Provenance.of(manifest),
                     pretrained=Provenance.of(backbone),
@@ -84,18 +85,16 @@ def collect(heading: Heading, results: Path) -> Source:
     return make_source(heading, traced, pl.concat(curves))
 
 
-def _require_all(heading: Heading, results: Path, cells: list[_Cell]) -> None:
-    expected = [
-        (step, results / cell.folder / name)
-        for cell in cells
-        for step, name in [
-            (
-                "import" if cell.recipe in heading.imported else "pretrain",
-                f"backbone/{MANIFEST}",
-            ),
-            *((each.task, f"{each}.json") for each in cell.evaluations(heading)),
+def _require_all(heading: Heading, paths: Paths, cells: list[_Cell]) -> None:
+    expected = []
+    for cell in cells:
+        row = cell.row(paths)
+        step = "import" if cell.recipe in heading.imported else "pretrain"
+        expected.append((step, Path(backbone_of(row), MANIFEST)))
+        expected += [
+            (each.task, Path(paths.record(row, each.task, each.protocol)))
+            for each in cell.evaluations(heading)
         ]
-    ]
     missing = [(step, path) for step, path in expected if not path.is_file()]
     if not missing:
         return

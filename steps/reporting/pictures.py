@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import glob
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -16,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from steps.artifacts import Manifest, read_manifest
 from steps.command import UserError
+from steps.params.paths import Paths
+from steps.params.paths import backbone as backbone_of
+from steps.params.tasks import DRAWN_TASKS
 from steps.reporting.source import Heading, Provenance
 
 PICTURES, FOLDER = "pictures.json", "pictures"
@@ -67,13 +71,13 @@ class _Drawn:
 
 
 def collect_pictures(
-    heading: Heading, results: Path, methods: Sequence[str]
+    heading: Heading, paths: Paths, methods: Sequence[str]
 ) -> tuple[list[Picture], dict[str, bytes]]:
     """The pictures of some methods with the first seed, by kind in the order of ``methods``.
 
     Args:
         heading: the experiment.
-        results: its results folder.
+        paths: where its results lie.
         methods: some of its methods.
 
     Returns:
@@ -85,7 +89,7 @@ def collect_pictures(
     pictures: list[Picture] = []
     content: dict[str, bytes] = {}
     seed = heading.seeds[0]
-    for drawn in _drawn(heading, results, methods, seed):
+    for drawn in _drawn(heading, paths, methods, seed):
         manifest = read_manifest(drawn.folder)
         _check_of(drawn, manifest)
         for name in sorted(each for each in manifest.files if each.endswith(".png")):
@@ -111,27 +115,32 @@ def collect_pictures(
     return pictures, content
 
 
-def _drawn(heading: Heading, results: Path, methods: Sequence[str], seed: int) -> Iterator[_Drawn]:
+def _drawn(heading: Heading, paths: Paths, methods: Sequence[str], seed: int) -> Iterator[_Drawn]:
     tokenizers = {
         read_manifest(folder, "tokenizer").digest: folder
-        for folder in sorted(results.glob(f"tokenizers/*/seed{seed}"))
+        for folder in sorted(map(Path, glob(paths.tokenizer("*", seed))))
     }
     for recipe in methods:
         for backbone in heading.backbones:
-            row = results / backbone / recipe / f"seed{seed}"
-            of = row / "backbone"
+            row = paths.row(backbone, recipe, seed)
+            of = Path(backbone_of(row))
             if not of.is_dir():  # an official checkpoint has a backbone of its own
                 continue
-            for task in ("layout", "detect"):
+            for task in DRAWN_TASKS:
                 for protocol in heading.tasks.get(task, ()):
-                    folder = row / task / protocol
+                    folder = Path(str(paths.pictures(row, task, protocol)))
                     if folder.is_dir():
                         yield _Drawn(folder, "backbone", of, recipe, backbone, protocol)
-            if (row / "diagnose").is_dir():
-                yield _Drawn(row / "diagnose", "backbone", of, recipe, backbone)
+            diagnosis = Path(paths.diagnosis(row))
+            if diagnosis.is_dir():
+                yield _Drawn(diagnosis, "backbone", of, recipe, backbone)
             behind = tokenizers.pop(read_manifest(of).inputs.get("tokenizer", ""), None)
-            if behind is not None and (folder := behind.parent / "diagnose" / behind.name).is_dir():
-                yield _Drawn(folder, "tokenizer", behind, behind.parent.name)
+            if behind is None:
+                continue
+            name = read_manifest(behind).facts["tokenizer"]
+            folder = Path(paths.tokenizer_diagnosis(name, seed))
+            if folder.is_dir():
+                yield _Drawn(folder, "tokenizer", behind, name)
 
 
 def _check_of(drawn: _Drawn, manifest: Manifest) -> None:
@@ -201,7 +210,8 @@ def check_pictures(folder: Path, pictures: Sequence[Picture], figures: Iterable[
     """
     remedy = "make the report anew with the commands at the end of its page"
     listed = {picture.file: picture.sha256 for picture in pictures}
-    there = {path.name for path in (folder / FOLDER).glob("*")}
+    # Snakemake marks a folder that a rule makes.
+    there = {path.name for path in (folder / FOLDER).glob("*")} - {".snakemake_timestamp"}
     there -= {figure.removeprefix(f"{FOLDER}/") for figure in figures}
     for name in sorted(there - listed.keys()):
         raise UserError(str(folder / FOLDER / name), f"not in {PICTURES}", remedy=remedy)

@@ -10,8 +10,8 @@ import timm
 
 from steps.artifacts import read_manifest, read_records
 from steps.params.load import read_yaml
-from tests.project import EVALUATIONS, LAST, NO_CHAIN, Project, tiny
-from tests.scenery import TOKENIZERS, Scenery
+from tests.project import EVALUATIONS, LAST, SETS, Project, record, tiny
+from tests.scenery import RECIPES, TOKENIZERS, Scenery
 
 
 def _replace(path: Path, old: str, new: str) -> None:
@@ -24,10 +24,13 @@ def _replace(path: Path, old: str, new: str) -> None:
 def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Path) -> None:
     project = tiny(scenery)
     root = project.root
+    # Nobody's business but its own experiment's.
+    every = " ".join([*RECIPES, "vit_test", "shapes", "knn", "linear"])
+    scenery.params.joinpath("experiments/broken.yaml").write_text(f"{{ {every}: [nonsense")
     project.snakemake()
     page = (root / "reports/quickstart/README.md").read_text()
     for task, protocol in EVALUATIONS:
-        records, _ = read_records(root / LAST / task / f"{protocol}.json")
+        records, _ = read_records(root / record(LAST, task, protocol))
         assert (records[0].recipe, records[0].protocol) == ("mae", protocol)
         assert all(0 <= record.value <= 100 for record in records if record.unit == "%")
     assert "mae" in page
@@ -38,7 +41,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     assert read_manifest(root / LAST / "backbone").facts["flops"] > 0
 
     # What Snakemake made is DVC's after a commit, and neither engine has anything to do.
-    project.run("dvc", "init", "--no-scm", "--quiet")
+    project.dvc()
     project.run("dvc", "commit", "--force", "--quiet")
     assert "up to date" in project.run("dvc", "status")
     assert project.dvc_plans() == set()
@@ -51,17 +54,19 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     assert project.dvc_plans() == set()
     assert project.snakemake_plans() == set()
     _replace(recipe, "mask_ratio: 0.75", "mask_ratio: 0.5")
-    stages = {f"{task}@vit_test-mae-0-{protocol}" for task, protocol in EVALUATIONS}
-    stages |= {"pretrain@vit_test-mae-0", "features@vit_test-mae-0-features", "page"}
-    stages |= {"diagnose@drawn0"}
+    row = "shapes-test-vit_test-mae-seed0"
+    stages = {
+        f"{task}-{row}-{SETS[task].replace('/', '-')}-{protocol}" for task, protocol in EVALUATIONS
+    }
+    stages |= {f"pretrain-{row}", f"features-{row}-shapes-features", f"diagnose-{row}-shapes"}
+    stages |= {"report-quickstart"}
     assert project.dvc_plans() == stages
     files = project.snakemake_plans()
     assert {path for path in files if path.startswith("results/")} == {
-        f"{LAST}/{name}"
-        for name in (
-            *("backbone", "features", "layout/layout", "detect/mask_rcnn_small", "diagnose"),
-            *(f"{task}/{protocol}.json" for task, protocol in EVALUATIONS),
-        )
+        *(f"{LAST}/{name}" for name in ("backbone", "features/shapes/features")),
+        *(f"{LAST}/{name}" for name in ("layout/shapes_scenes/layout", "diagnose/shapes")),
+        f"{LAST}/detect/shapes_scenes/mask_rcnn_small",
+        *(record(LAST, task, protocol) for task, protocol in EVALUATIONS),
     }
     assert {path for path in files if not path.startswith("results/")} == {
         f"reports/quickstart/{name}"
@@ -75,15 +80,31 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     _replace(recipe, "mask_ratio: 0.5", "mask_ratio: 0.75")
     logreg = root / "params/protocols/logreg.yaml"
     _replace(logreg, "max_iterations: 20", "max_iterations: 21")
-    changed = {f"linear@vit_test-{method}-0-logreg" for method in ("random", "mae")}
-    assert project.dvc_plans() == changed | {"page"}
+    rows = {method: LAST.replace("mae", method) for method in ("random", "mae")}
+    changed = {f"linear-{row.replace('mae', method)}-shapes-features-logreg" for method in rows}
+    assert project.dvc_plans() == changed | {"report-quickstart"}
     assert {path for path in project.snakemake_plans() if path.startswith("results/")} == {
-        f"results/quickstart/vit_test/{method}/seed0/linear/logreg.json"
-        for method in ("random", "mae")
+        record(folder, "linear", "logreg") for folder in rows.values()
     }
     _replace(logreg, "max_iterations: 21", "max_iterations: 20")
     assert project.dvc_plans() == set()
     assert project.snakemake_plans() == set()
+
+    # An experiment that shares rows, asked of either engine, makes only what is its own.
+    experiment = read_yaml(scenery.params / "experiments/quickstart.yaml")
+    experiment["methods"] = ["random", "mae", "simclr"]
+    scenery.write("experiments/second.yaml", experiment)
+    second = project.snakemake_plans("--config", "experiment=second")
+    assert second
+    simclr = LAST.replace("mae", "simclr")
+    assert all(path.startswith((simclr, "reports/second/")) for path in second), second
+    project.dvc("second")
+    own = f"pretrain-{row.replace('mae', 'simclr')}"
+    assert project.dvc_plans(own) == {own}
+    for task, protocol in EVALUATIONS:
+        name = f"{task}-{row}-{SETS[task].replace('/', '-')}-{protocol}"
+        assert project.dvc_plans(name) == set()
+    project.dvc()
 
     # Pushed from here and pulled elsewhere, as `make pull` does it: nothing to do there either.
     remote, clone = tmp_path / "remote", Project(tmp_path / "clone")
@@ -106,7 +127,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     digest = digests[0]
     shutil.rmtree(root / LAST)
     shutil.rmtree(root / ".dvc/cache")
-    project.run("dvc", "repro", f"{'pretrain'}@vit_test-mae-0")
+    project.run("dvc", "repro", f"pretrain-{row}")
     assert read_manifest(root / LAST / "backbone").digest == digest
 
 
@@ -116,31 +137,23 @@ def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scen
     mae = {"recipe": "mae", "backbone": "vit_test"}
     scenery.write("tokenizers/test/vqkd.yaml", {**TOKENIZERS["vqkd"], "teacher": mae})
     path = scenery.params / "experiments/quickstart.yaml"
-    chain = {
-        **NO_CHAIN,
-        "rows": ["beit2"],
-        "teachers": [mae],
-        "tokenized": [{"recipe": "beit2", "backbone": "vit_test", "tokenizer": "vqkd"}],
-        "distilled_tokenizers": [{"tokenizer": "vqkd", "teacher": mae}],
-    }
     scenery.write(
-        "experiments/quickstart.yaml",
-        {**read_yaml(path), "methods": ["beit2"], "pictures": [], "chain": chain},
+        "experiments/quickstart.yaml", {**read_yaml(path), "methods": ["beit2"], "pictures": []}
     )
-    results = project.root / "results/quickstart"
+    results = project.root / "results"
     folders = (
-        "vit_test/mae/seed0/backbone",
-        "tokenizers/vqkd/seed0",
-        "vit_test/beit2/seed0/backbone",
+        "pretrained/shapes/test/vit_test/mae/seed0/backbone",
+        "tokenizers/shapes/test/vqkd/seed0/tokenizer",
+        "pretrained/shapes/test/vit_test/beit2/seed0/backbone",
     )
 
-    project.snakemake(target=f"results/quickstart/{folders[2]}")
+    project.snakemake(target=f"results/{folders[2]}")
     teacher, tokenizer, student = (read_manifest(results / folder) for folder in folders)
     assert tokenizer.inputs["teacher"] == teacher.digest
     assert student.inputs["tokenizer"] == tokenizer.digest
 
     shutil.rmtree(results)
-    project.run("dvc", "init", "--no-scm", "--quiet")
-    project.run("dvc", "repro", "tokenized@tokenized0-0")
+    project.dvc()
+    project.run("dvc", "repro", "pretrain-shapes-test-vit_test-beit2-seed0")
     again = [read_manifest(results / folder).digest for folder in folders]
     assert again == [teacher.digest, tokenizer.digest, student.digest]

@@ -28,13 +28,14 @@ def test_make_check_and_explain(made: Synthetic, capsys: pytest.CaptureFixture[s
     page = Path("reports/a/README.md").read_text()
     assert "| mae " in page
     assert str(Path.cwd()) not in page
-    assert "--results results/made_up --out reports/a" in page
+    assert "--results results --out reports/a" in page
     shutil.rmtree(made.results)  # what follows reads the report's folder alone
     main(["--check", "reports/a"])
     main(["--explain", "reports/a/mae/vit_pico/linear/top1"])
     printed = capsys.readouterr().out
     assert "reports/a: README.md and results.csv follow from 10 records" in printed
-    assert "record file      results/made_up/vit_pico/mae/seed0/linear/linear.json" in printed
+    row = "results/pretrained/shapes/small/vit_pico/mae/seed0"
+    assert f"record file      {row}/linear/shapes/features/linear.json" in printed
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
@@ -51,14 +52,14 @@ def test_making_twice_changes_no_byte(made: Synthetic) -> None:
 
 def test_a_missing_record_writes_nothing(made: Synthetic) -> None:
     made.file("mae", "linear").unlink()
-    with pytest.raises(UserError, match=r"mae/seed0/linear/linear\.json: missing"):
+    with pytest.raises(UserError, match=r"mae/seed0/linear/shapes/features/linear\.json: missing"):
         _make(made)
     assert not Path("reports").exists()
 
 
 def test_no_results_folder_is_named(made: Synthetic) -> None:
     shutil.rmtree(made.results)
-    with pytest.raises(UserError, match="results/made_up: no such results folder"):
+    with pytest.raises(UserError, match="results: no such results folder"):
         _make(made)
 
 

@@ -1,21 +1,21 @@
 rule detect:
     input:
-        backbone=f"{ROW}/backbone",
-        data=SCENES,
+        backbone=backbone(ROW),
+        data=data(PATHS.evaluated_on("detect")),
     output:
         records=report(
-            f"{ROW}/detect/{{protocol}}.json",
+            PATHS.record(ROW, "detect", "{protocol}"),
             caption="../report/detect.rst",
             category="Detection",
         ),
         pictures=report(
-            directory(f"{ROW}/detect/{{protocol}}"),
+            directory(PATHS.pictures(ROW, "detect", "{protocol}")),
             patterns=["{name}.png"],
             caption="../report/detect.rst",
             category="Detection",
         ),
     log:
-        f"{ROW_LOG}-detect-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "detect", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("detect").threads

@@ -6,17 +6,17 @@ DRAWN = drawn()
 rule diagnose:
     input:
         unpack(tokenizer_of),
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(PRETRAINED),
         data=DATA,
     output:
         report(
-            directory(f"{ROW}/diagnose"),
+            directory(PATHS.diagnosis(PRETRAINED)),
             patterns=["{name}.png"],
             caption="../report/diagnose.rst",
             category="Pictures",
         ),
     log:
-        f"{ROW_LOG}-diagnose.log",
+        log_of(PATHS.diagnosis(PRETRAINED)),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("diagnose").threads
@@ -40,7 +40,7 @@ rule diagnose_tokenizer:
             category="Pictures",
         ),
     log:
-        f"{LOGS}/tokenizer-{{tokenizer}}-seed{{seed}}-diagnose.log",
+        log_of(TOKENIZER_DRAWN),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("diagnose").threads

@@ -1,15 +1,15 @@
 rule finetune:
     input:
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(ROW),
         data=DATA,
     output:
         report(
-            f"{ROW}/finetune/{{protocol}}.json",
+            PATHS.record(ROW, "finetune", "{protocol}"),
             caption="../report/finetune.rst",
             category="Fine-tuning",
         ),
     log:
-        f"{ROW_LOG}-finetune-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "finetune", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("finetune").threads

@@ -3,12 +3,12 @@
 
 rule features:
     input:
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(ROW),
         data=DATA,
     output:
-        directory(f"{ROW}/features"),
+        directory(FEATURES),
     log:
-        f"{ROW_LOG}-features.log",
+        log_of(FEATURES),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("features").threads
@@ -24,16 +24,16 @@ rule features:
 
 rule knn:
     input:
-        backbone=f"{ROW}/backbone",
-        features=f"{ROW}/features",
+        backbone=backbone(ROW),
+        features=FEATURES,
     output:
         report(
-            f"{ROW}/knn/{{protocol}}.json",
+            PATHS.record(ROW, "knn", "{protocol}"),
             caption="../report/knn.rst",
             category="k-NN",
         ),
     log:
-        f"{ROW_LOG}-knn-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "knn", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("knn").threads
@@ -49,17 +49,17 @@ rule knn:
 
 rule linear:
     input:
-        backbone=f"{ROW}/backbone",
-        features=f"{ROW}/features",
+        backbone=backbone(ROW),
+        features=FEATURES,
         data=DATA,
     output:
         report(
-            f"{ROW}/linear/{{protocol}}.json",
+            PATHS.record(ROW, "linear", "{protocol}"),
             caption="../report/linear.rst",
             category="Linear probe",
         ),
     log:
-        f"{ROW_LOG}-linear-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "linear", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("linear").threads
@@ -75,16 +75,16 @@ rule linear:
 
 rule geometry:
     input:
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(ROW),
         data=DATA,
     output:
         report(
-            f"{ROW}/geometry/{{protocol}}.json",
+            PATHS.record(ROW, "geometry", "{protocol}"),
             caption="../report/geometry.rst",
             category="Geometry of features",
         ),
     log:
-        f"{ROW_LOG}-geometry-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "geometry", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("geometry").threads
@@ -100,16 +100,16 @@ rule geometry:
 
 rule segment:
     input:
-        backbone=f"{ROW}/backbone",
-        data=SCENES,
+        backbone=backbone(ROW),
+        data=data(PATHS.evaluated_on("segment")),
     output:
         report(
-            f"{ROW}/segment/{{protocol}}.json",
+            PATHS.record(ROW, "segment", "{protocol}"),
             caption="../report/segment.rst",
             category="Segmentation",
         ),
     log:
-        f"{ROW_LOG}-segment-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "segment", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("segment").threads
@@ -125,17 +125,17 @@ rule segment:
 
 rule layout:
     input:
-        backbone=f"{ROW}/backbone",
-        data=SCENES,
+        backbone=backbone(ROW),
+        data=data(PATHS.evaluated_on("segment")),
     output:
         records=report(
-            f"{ROW}/layout/{{protocol}}.json",
+            PATHS.record(ROW, "layout", "{protocol}"),
             caption="../report/layout.rst",
             category="Object layout",
         ),
-        pictures=directory(f"{ROW}/layout/{{protocol}}"),
+        pictures=directory(PATHS.pictures(ROW, "layout", "{protocol}")),
     log:
-        f"{ROW_LOG}-layout-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "layout", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("layout").threads

@@ -3,11 +3,9 @@
 
 rule imported:
     output:
-        directory(f"{ROW}/backbone"),
+        directory(backbone(OFFICIAL)),
     log:
-        f"{ROW_LOG}-import.log",
-    wildcard_constraints:
-        recipe=OFFICIAL or "(?!)",
+        log_of(backbone(OFFICIAL)),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("imported").threads
@@ -16,7 +14,7 @@ rule imported:
     params:
         values=resolved(backbone="{backbone}"),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
-        options=lambda wildcards: IMPORTED[wildcards.recipe].options,
+        options=lambda wildcards: shlex.join(IMPORTED[wildcards.name].options),
     shell:
-        "python -m steps.import --name {wildcards.recipe} {params.options}"
+        "python -m steps.import --name {wildcards.name} {params.options}"
         " --backbone {params.backbone} --seed {wildcards.seed} --out {output} 2> {log}"

@@ -1,31 +1,36 @@
-"""Where everything lies: one place for the paths that rules share."""
+"""What rules share: patterns of paths, and functions of wildcards."""
 
-RESULTS = f"results/{EXPERIMENT}"
-ROW = f"{RESULTS}/{{backbone}}/{{recipe}}/seed{{seed}}"
-LOGS = f"logs/{EXPERIMENT}"
-ROW_LOG = f"{LOGS}/{{backbone}}-{{recipe}}-seed{{seed}}"
-TOKENIZER = f"{RESULTS}/tokenizers/{{tokenizer}}/seed{{seed}}"
-TOKENIZER_DRAWN = f"{RESULTS}/tokenizers/{{tokenizer}}/diagnose/seed{{seed}}"
-DATA = f"results/data/{PLAN.experiment.dataset}"
+import shlex
+
+from steps.params.paths import Paths, backbone, data
+
+PATHS = Paths(PLAN.experiment)
 IMPORTED = PLAN.experiment.imported
-OFFICIAL = "|".join(map(re.escape, IMPORTED))
-SCENES = f"results/data/{PLAN.experiment.detection_dataset}"
+# A row's folder, whoever made its backbone, and the tasks' records in it.
+ROW = "results/{row}"
+PRETRAINED = PATHS.pretrained("{backbone}", "{recipe}", "{seed}")
+OFFICIAL = PATHS.imported("{backbone}", "{name}", "{seed}")
+TOKENIZER = PATHS.tokenizer("{tokenizer}", "{seed}")
+TOKENIZER_DRAWN = PATHS.tokenizer_diagnosis("{tokenizer}", "{seed}")
+DATA = data(PATHS.dataset)
+FEATURES = PATHS.features(ROW)
 
 
-def rows(pattern, task=None):
-    """A path for every backbone artifact of the experiment, or for those that a task takes."""
-    return [
-        pattern.format(backbone=backbone, recipe=recipe, seed=seed)
-        for backbone, recipe, seed in PLAN.rows(task)
-    ]
+def log_of(result):
+    """The log of the step that makes a result: its path, under logs/."""
+    return f"logs/{result.removeprefix('results/').removesuffix('.json')}.log"
+
+
+def rows(task=None):
+    """The folder of every row of the experiment, or of those that a task takes."""
+    return [PATHS.row(*row) for row in PLAN.rows(task)]
 
 
 def artifact(node, seed):
     """Where the artifact of a pretraining or a tokenizer lies."""
     if isinstance(node, Tokenizer):
-        return TOKENIZER.format(tokenizer=node.name, seed=seed)
-    row = ROW.format(backbone=node.backbone, recipe=node.recipe, seed=seed)
-    return f"{row}/backbone"
+        return PATHS.tokenizer(node.name, seed)
+    return backbone(PATHS.pretrained(node.backbone, node.recipe, seed))
 
 
 def behind(node, seed):
@@ -63,10 +68,10 @@ def drawn():
     seed = PLAN.experiment.seeds[0]
     folders = []
     for node in PLAN.drawn():
-        row = ROW.format(backbone=node.backbone, recipe=node.recipe, seed=seed)
-        folders.append(f"{row}/diagnose")
+        row = PATHS.pretrained(node.backbone, node.recipe, seed)
+        folders.append(PATHS.diagnosis(row))
         folders += [
-            TOKENIZER_DRAWN.format(tokenizer=other.name, seed=seed)
+            PATHS.tokenizer_diagnosis(other.name, seed)
             for other in PLAN.needs[node]
             if isinstance(other, Tokenizer)
         ]

@@ -1,8 +1,8 @@
 rule prepare:
     output:
-        directory("results/data/{dataset}"),
+        directory(data("{dataset}")),
     log:
-        "logs/data/{dataset}.log",
+        log_of(data("{dataset}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("prepare").threads

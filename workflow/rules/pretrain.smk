@@ -7,12 +7,9 @@ rule pretrain:
         ),
         data=DATA,
     output:
-        directory(f"{ROW}/backbone"),
+        directory(backbone(PRETRAINED)),
     log:
-        f"{ROW_LOG}-pretrain.log",
-    # Rows of that name are made by the rule imported.
-    wildcard_constraints:
-        recipe=rf"(?!(?:{OFFICIAL})/)[^/]+",
+        log_of(backbone(PRETRAINED)),
     # The longest way through the DAG starts here.
     priority: 10
     conda:
@@ -25,7 +22,7 @@ rule pretrain:
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
         behind=options,
-        grown=lambda wildcards: PLAN.recipe_options(wildcards.recipe),
+        grown=lambda wildcards: shlex.join(PLAN.recipe_options(wildcards.recipe)),
     shell:
         "python -m steps.pretrain --recipe {params.recipe} {params.grown} --backbone {params.backbone}"
         " --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"

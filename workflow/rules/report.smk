@@ -3,11 +3,11 @@
 REPORT = f"reports/{EXPERIMENT}"
 TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"]
 PICTURES = ["ranking.png", "curves.png"]
-BACKBONES = rows(f"{ROW}/backbone")
+BACKBONES = [backbone(row) for row in rows()]
 RECORDS = [
-    path
+    PATHS.record(row, task, protocol)
     for task, protocol in PLAN.experiment.evaluations()
-    for path in rows(f"{ROW}/{task}/{protocol}.json", task)
+    for row in rows(task)
 ]
 
 
@@ -28,7 +28,7 @@ rule page:
             category="Report",
         ),
     log:
-        f"{LOGS}/report.log",
+        f"logs/reports/{EXPERIMENT}.log",
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("page").threads
@@ -37,10 +37,9 @@ rule page:
     params:
         values=PLAN.experiment.resolved(),
         file=PARAMS / "experiments" / f"{EXPERIMENT}.yaml",
-        results=lambda wildcards, input: Path(input.backbones[0]).parents[3],
         out=lambda wildcards, output: Path(output.page).parent,
     shell:
-        "python -m steps.report --experiment {params.file} --results {params.results}"
+        "python -m steps.report --experiment {params.file} --results results"
         " --out {params.out} 2> {log}"
 
 

@@ -3,16 +3,16 @@
 
 rule zeroshot:
     input:
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(ROW),
         data=DATA,
     output:
         report(
-            f"{ROW}/zeroshot/{{protocol}}.json",
+            PATHS.record(ROW, "zeroshot", "{protocol}"),
             caption="../report/zeroshot.rst",
             category="Zero-shot classification",
         ),
     log:
-        f"{ROW_LOG}-zeroshot-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "zeroshot", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("zeroshot").threads
@@ -28,16 +28,16 @@ rule zeroshot:
 
 rule retrieval:
     input:
-        backbone=f"{ROW}/backbone",
+        backbone=backbone(ROW),
         data=DATA,
     output:
         report(
-            f"{ROW}/retrieval/{{protocol}}.json",
+            PATHS.record(ROW, "retrieval", "{protocol}"),
             caption="../report/retrieval.rst",
             category="Retrieval",
         ),
     log:
-        f"{ROW_LOG}-retrieval-{{protocol}}.log",
+        log_of(PATHS.record(ROW, "retrieval", "{protocol}")),
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("retrieval").threads

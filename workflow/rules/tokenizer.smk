@@ -5,7 +5,7 @@ rule tokenizer:
     output:
         directory(TOKENIZER),
     log:
-        f"{LOGS}/tokenizer-{{tokenizer}}-seed{{seed}}.log",
+        log_of(TOKENIZER),
     priority: 10
     conda:
         "../envs/pretext.yaml"

@@ -94,7 +94,7 @@ def one_step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
             training,
             depth=2,
             seed=0,
-            scratch=Scratch(scratch, "key"),
+            scratch=Scratch(scratch),
             where=str(path),
             title="test",
         )

@@ -51,7 +51,7 @@ def _train(frozen: Frozen, data: Path, folder: Path, **changes: Any) -> Probes:
     probes = Probes(heads, widths, classes=3, batch_norm=True)
     folder.mkdir(exist_ok=True)
     views = TrainingViews(data, [protocol.view], 32, seed=0).only(torch.arange(24))
-    train(frozen, probes, views, protocol, 0, Scratch(folder, "key"), "probe.yaml")
+    train(frozen, probes, views, protocol, 0, Scratch(folder), "probe.yaml")
     return probes
 
 
@@ -88,7 +88,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_the_best_is_picked_on_the_training_set(scenery: Scenery, tmp_path: Path) -> None:
     data = scenery.images(train=30, val=12)
     protocol = Probe(**BASE)
-    found = probe_augmented(_frozen(), data, protocol, 3, 0, Scratch(tmp_path, "key"), "probe.yaml")
+    found = probe_augmented(_frozen(), data, protocol, 3, 0, Scratch(tmp_path), "probe.yaml")
     assert found.images == 12
     assert len(found.held_out) == 8
     assert found.held_out[found.head] == max(found.held_out.values())

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from steps.artifacts import read_records
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.geometry import main
-from steps.params.plan import load_checked
+from steps.params.load import load
 from steps.params.protocols import Geometry
 from steps.params.views import View
 from tests.processes import REPOSITORY
@@ -91,7 +91,7 @@ def test_the_view_is_one_of_the_backbones_size(changed: dict[str, Any], message:
 
 
 def test_the_protocol_on_the_shelf_is_the_papers() -> None:
-    protocol = load_checked(REPOSITORY / "params/protocols/geometry.yaml", Geometry)
+    protocol = load(REPOSITORY / "params/protocols/geometry.yaml", Geometry)
     assert (protocol.alpha, protocol.t, protocol.view.grayscale) == (2, 2, 0.2)
 
 

@@ -140,7 +140,7 @@ def test_a_killed_training_ends_with_the_same_head(
     protocol = Segment(**SMALL, checkpoint_seconds=1e-9)
     data = Scenes(scenes, "train", 64, protocol, seed=0)
     vit = frozen(backbone)
-    places = [Scratch(tmp_path / name, "key") for name in ("whole", "killed")]
+    places = [Scratch(tmp_path / name) for name in ("whole", "killed")]
     for place in places:
         place.folder.mkdir()
     whole = train(vit, data, protocol, 0, places[0])
@@ -163,7 +163,7 @@ def test_a_killed_training_ends_with_the_same_head(
 def test_it_learns(scenes: Path, backbone: Path, tmp_path: Path) -> None:
     protocol = Segment(**{**SMALL, "epochs": 30})
     data = Scenes(scenes, "train", 64, protocol, seed=0)
-    place = Scratch(tmp_path, "key")
+    place = Scratch(tmp_path)
     vit = frozen(backbone)
     val = Scenes(scenes, "val", 64, protocol, seed=0)
     background = scores(confusion(vit, Head(32, 3).eval(), val, 4))["accuracy"]

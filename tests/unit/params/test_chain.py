@@ -1,4 +1,4 @@
-"""What stands behind an experiment's rows, and the same said for DVC."""
+"""Teachers and tokenizers behind an experiment's rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.load import load
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe
-from steps.params.stages import Chain, chain_of, check_chain
-from steps.params.tasks import TASKS
 from steps.params.teacher import Teacher
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from tests.processes import REPOSITORY
@@ -63,50 +61,6 @@ def test_a_circle_is_refused() -> None:
     assert message.startswith("tokenizer vqkd.yaml: teacher: a circle: beit2 on small, which needs")
     assert "tokenizer vqkd, which needs beit2 on small" in message
     assert "remedy:" in message
-
-
-def test_the_chain_names_every_node_once() -> None:
-    rows = [DINO, BEIT2, Pretraining("small", "distilled"), Pretraining("small", "beit")]
-    names = {
-        BEIT2: {"tokenizer": "vqkd"},
-        VQKD: {"teacher": _teacher(DINO)},
-        rows[2]: {"teacher": _teacher(LARGE)},
-        rows[3]: {"tokenizer": "dalle"},
-    }
-    needs = _follow(rows, names)
-    chain = chain_of(
-        rows, needs, datasets=["shapes"], features=["features"], drawn=[DINO, BEIT2]
-    ).resolved()
-    dino = {"recipe": "dino", "backbone": "small"}
-    large = {"recipe": "dinov2", "backbone": "large"}
-    assert chain == {
-        "datasets": ["shapes"],
-        "features": ["features"],
-        "rows": [],
-        "imported": [],
-        "plain": ["dino"],
-        "grown": [],
-        "teachers": [large],
-        "students": [{"recipe": "distilled", "backbone": "small", "teacher": large}],
-        "tokenized": [
-            {"recipe": "beit2", "backbone": "small", "tokenizer": "vqkd"},
-            {"recipe": "beit", "backbone": "small", "tokenizer": "dalle"},
-        ],
-        "tokenizers": ["dalle"],
-        "distilled_tokenizers": [{"tokenizer": "vqkd", "teacher": dino}],
-        "drawn": [dino],
-        "drawn_tokens": [{"recipe": "beit2", "backbone": "small", "tokenizer": "vqkd"}],
-        "drawn_tokenizers": ["vqkd"],
-    }
-
-
-def test_a_chain_out_of_step_is_refused() -> None:
-    empty: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    derived = Chain.model_validate({**empty, "plain": ["mae", "dino"]})
-    check_chain("e.yaml", Chain.model_validate({**empty, "plain": ["dino", "mae"]}), derived)
-    found = Chain.model_validate({**empty, "plain": ["mae"]})
-    with pytest.raises(UserError, match=r"e.yaml: chain.plain: \[mae\] \| allowed: \[mae, dino\]"):
-        check_chain("e.yaml", found, derived)
 
 
 def _plan(scenery: Scenery, *methods: str, **changes: Any) -> Plan:
@@ -210,52 +164,6 @@ def test_how_a_tokenizer_is_made(scenery: Scenery, changes: dict[str, Any], mess
         "tokenizers/test/vqkd.yaml", {key: value for key, value in content.items() if value}
     )
     assert message in _error(scenery, "beit2")
-
-
-def test_an_experiment_whose_chain_is_out_of_step(scenery: Scenery) -> None:
-    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    right = {**chain, "datasets": ["noise"], "features": ["features"], "rows": ["mae"]}
-    right["plain"] = ["mae"]
-    tasks = {task: ["knn"] if task == "knn" else [] for task in TASKS}
-    _plan(scenery, "mae", chain=right, tasks=tasks)
-    message = _error(scenery, "mae", "dino", chain=right, tasks=tasks)
-    assert message.startswith("experiments/test.yaml: chain.rows: [mae] | allowed: [mae, dino]")
-    assert "remedy: write that, or remove the key 'chain'" in message
-
-
-def test_dvc_takes_checkpoints_of_one_backbone(scenery: Scenery) -> None:
-    scenery.write("backbones/vit_other.yaml", BACKBONE)
-    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    official = {"name": "m", "format": "mae", "checkpoint": "m.pth", "backbone": "vit_test"}
-    changes = {
-        "methods": [{"imported": official}],
-        "tasks": {task: ["knn"] if task == "knn" else [] for task in TASKS},
-        "chain": {
-            **chain,
-            "datasets": ["noise"],
-            "features": ["features"],
-            "rows": ["m"],
-            "imported": [
-                {
-                    "name": "m",
-                    "backbone": "vit_test",
-                    "options": "--format mae --official m.pth",
-                }
-            ],
-        },
-    }
-    _plan(scenery, **changes)
-    message = _error(scenery, **changes, backbones=["vit_test", "vit_other"])
-    assert message.startswith("experiments/test.yaml: backbones: 2 of them, but m is a checkpoint")
-
-
-def test_dvc_needs_every_task_be_it_left_out(scenery: Scenery) -> None:
-    chain: dict[str, list[Any]] = {key: [] for key in Chain.model_fields}
-    tasks = {task: ["knn"] if task == "knn" else [] for task in TASKS}
-    del tasks["detect"], tasks["layout"]
-    message = _error(scenery, "mae", chain=chain, tasks=tasks)
-    assert message.startswith("experiments/test.yaml: tasks: key 'detect' is missing | allowed:")
-    assert "remedy: write detect: [], layout: [] to leave them out, or remove the key" in message
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import pytest
 from steps.command import UserError
 from steps.params.plan import Plan
 from steps.params.scaling import Scaling
-from tests.scenery import Scenery
+from tests.scenery import RECIPES, Scenery
 
 GRID = {"methods": ["mae"], "lengths": [0.5, 2], "data_shares": [0.125, 1]}
-NAMES = ["mae-x0.5-d12.5", "mae-x0.5-d100", "mae-x2-d12.5", "mae-x2-d100"]
+NAMES = ["mae-x0.5-d12.5", "mae-x0.5", "mae-x2-d12.5", "mae-x2"]
 
 
 @pytest.fixture
@@ -45,8 +45,8 @@ def test_every_point_is_a_row(scenery: Scenery, experiment: dict[str, Any]) -> N
     assert plan.experiment.names == ["random", *NAMES]
     assert [recipe for _, recipe, _ in plan.rows()] == ["random", *NAMES]
     assert plan.recipe_file("mae-x2-d12.5") == scenery.params / "recipes/test/mae.yaml"
-    assert plan.recipe_options("mae-x2-d12.5") == "--length 2 --data-share 0.125"
-    assert plan.recipe_options("random") == ""
+    assert plan.recipe_options("mae-x2-d12.5") == [*("--length", "2"), *("--data-share", "0.125")]
+    assert plan.recipe_options("random") == []
     # What an engine compares tells the points from one another.
     shown = [plan.resolved(recipe=name)["recipe"] for name in NAMES]
     assert [(each["training"]["length"], each["data_share"]) for each in shown] == [
@@ -90,7 +90,30 @@ def test_a_recipe_with_a_share_of_its_own(scenery: Scenery, experiment: dict[str
 
 
 def test_names_and_options_agree() -> None:
-    (seven,) = Scaling(methods=["a"], lengths=[1], data_shares=[0.07]).grown("a")
-    assert (seven.name, seven.options) == ("a-x1-d7", "--length 1 --data-share 0.07")
-    (grown,) = Scaling(methods=["a"], lengths=[0.25], data_shares=[0.5]).grown("a")
-    assert (grown.name, grown.options) == ("a-x0.25-d50", "--length 0.25 --data-share 0.5")
+    """What is as in the recipe is not said, so that the row is the one of other experiments."""
+    points = [
+        (point.name, " ".join(point.options))
+        for point in Scaling(methods=["a"], lengths=[0.25, 1], data_shares=[0.07, 1]).grown("a")
+    ]
+    assert points == [
+        ("a-x0.25-d7", "--length 0.25 --data-share 0.07"),
+        ("a-x0.25", "--length 0.25"),
+        ("a-d7", "--data-share 0.07"),
+        ("a", ""),
+    ]
+
+
+def test_a_recipe_of_the_name_of_a_point(scenery: Scenery, experiment: dict[str, Any]) -> None:
+    other = scenery.write("recipes/test/mae-x2.yaml", RECIPES["mae"])
+    with pytest.raises(UserError) as caught:
+        _plan(scenery, experiment)
+    assert f"a row of mae would be called mae-x2, which is the recipe {other}" in str(caught.value)
+    experiment["methods"] = ["random", "mae", "mae-x2"]
+    with pytest.raises(UserError, match="names the recipe mae-x2, and scaling has a row of that"):
+        _plan(scenery, experiment)
+
+
+def test_lengths_are_factors_on_the_recipe(scenery: Scenery, experiment: dict[str, Any]) -> None:
+    scenery.recipe("mae", length=3.0)
+    with pytest.raises(UserError, match=r"mae has length 3 and data_share 1 of its own"):
+        _plan(scenery, experiment)

@@ -13,6 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from steps.artifacts import Record, publish, write_records
+from steps.params.experiment import Experiment
+from steps.params.paths import Paths
 from steps.params.tasks import TEXT_TASKS
 from steps.reporting.collect import collect
 from steps.reporting.source import Grown, Heading, Source
@@ -58,20 +60,32 @@ class Synthetic:
     """Where a made-up experiment lies."""
 
     params: Path
-    results: Path
+    paths: Paths
     heading: Heading
 
     def source(self) -> Source:
         """What collect makes of it."""
-        return collect(self.heading, self.results)
+        return collect(self.heading, self.paths)
 
     def row(self, recipe: str, seed: int = 0, backbone: str = "vit_pico") -> Path:
         """The folder of a row."""
-        return self.results / backbone / recipe / f"seed{seed}"
+        return Path(self.paths.row(backbone, recipe, seed))
+
+    @property
+    def results(self) -> Path:
+        """The folder of all results."""
+        return Path(self.paths.results)
 
     def file(self, recipe: str, task: str) -> Path:
         """A record file by the first protocol of its task."""
-        return self.row(recipe) / task / f"{self.heading.tasks[task][0]}.json"
+        return record_file(self.row(recipe), task, self.heading.tasks[task][0])
+
+
+def record_file(row: Path, task: str, protocol: str) -> Path:
+    """Where the record of a task by a protocol lies."""
+    if task in ("knn", "linear"):
+        return row / task / "shapes/features" / f"{protocol}.json"
+    return row / task / ("shapes_scenes" if task == "detect" else "shapes") / f"{protocol}.json"
 
 
 def build(
@@ -97,12 +111,38 @@ def build(
     methods = (*methods, *scaling)
     measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
     only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
-    results, params = root / "results" / "made_up", root / "params" / "made_up.yaml"
+    params = root / "params" / "experiments" / "made_up.yaml"
     official = dict.fromkeys(imported, backbones[0])
+    content = {
+        "title": "Made-up numbers",
+        "question": "Does the report add up?",
+        "dataset": "shapes",
+        "detection_dataset": "shapes_scenes",
+        "regime": "small",
+        "methods": [
+            {
+                "imported": {
+                    "name": m,
+                    "format": m,
+                    "checkpoint": f"{m}.pth",
+                    "backbone": backbones[0],
+                }
+            }
+            if m in imported
+            else m
+            for m in methods
+        ],
+        "backbones": list(backbones),
+        "seeds": list(seeds),
+        "tasks": {task: list(names) for task, names in measured.items()},
+    }
+    params.parent.mkdir(parents=True)
+    params.write_text(json.dumps(content))  # JSON is YAML
+    paths = Paths(Experiment.model_validate(content), str(root / "results"))
     for backbone, recipe, seed in product(backbones, methods, seeds):
         if official.get(recipe, backbone) != backbone:
             continue
-        folder = results / backbone / recipe / f"seed{seed}"
+        folder = Path(paths.row(backbone, recipe, seed))
         flat = (recipe, seed) in collapsed
         write_backbone(
             folder / "backbone",
@@ -119,20 +159,6 @@ def build(
                 for place, name in enumerate(names):
                     gain = -place + _grown_by(scaling.get(recipe))
                     write_task(folder, task, name, gain=gain)
-    content = {
-        "title": "Made-up numbers",
-        "question": "Does the report add up?",
-        "dataset": "shapes",
-        "detection_dataset": "shapes_scenes",
-        "regime": "small",
-        "methods": list(methods),
-        "text_methods": list(text_methods),
-        "backbones": list(backbones),
-        "seeds": list(seeds),
-        "tasks": {task: list(names) for task, names in measured.items()},
-    }
-    params.parent.mkdir(parents=True)
-    params.write_text(json.dumps(content))  # JSON is YAML
     heading = Heading(
         title="Made-up numbers",
         question="Does the report add up?",
@@ -144,10 +170,10 @@ def build(
         imported=official,
         scaling=dict(scaling),
         experiment="params/experiments/made_up.yaml",
-        results="results/made_up",
+        results="results",
         out="reports/made_up",
     )
-    return Synthetic(params, results, heading)
+    return Synthetic(params, paths, heading)
 
 
 def write_backbone(
@@ -250,7 +276,7 @@ def write_task(
         record = Record.of_backbone(backbone, **measured)
         records.append(record.model_copy(update=changed))
     write_records(
-        folder / task / f"{name}.json",
+        record_file(folder, task, name),
         records,
         node=task,
         params={"protocol": {"name": name, "lr": [0.1, 0.3]}},

@@ -62,7 +62,9 @@ def test_an_edited_record_is_seen_by_its_digest(report: Path) -> None:
     text = (report / "records.jsonl").read_text()
     assert '"value": 64.2' in text
     (report / "records.jsonl").write_text(text.replace('"value": 64.2', '"value": 84.2'))
-    with pytest.raises(UserError, match=r"mae/seed0/knn/knn\.json.*not those that the step wrote"):
+    with pytest.raises(
+        UserError, match=r"mae/seed0/knn/shapes/features/knn\.json.*not those that the step wrote"
+    ):
         check_report(report)
 
 

@@ -24,20 +24,23 @@ def test_every_record_is_collected_with_both_its_makers(several: Synthetic) -> N
 def test_order_is_the_experiments_own(several: Synthetic) -> None:
     sources = [item.source for item in several.source().traced]
     assert sources[:4] == [
-        "vit_pico/random/seed0/knn/knn.json",
-        "vit_pico/random/seed1/knn/knn.json",
-        "vit_pico/random/seed2/knn/knn.json",
-        "vit_nano/random/seed0/knn/knn.json",
+        "pretrained/shapes/small/vit_pico/random/seed0/knn/shapes/features/knn.json",
+        "pretrained/shapes/small/vit_pico/random/seed1/knn/shapes/features/knn.json",
+        "pretrained/shapes/small/vit_pico/random/seed2/knn/shapes/features/knn.json",
+        "pretrained/shapes/small/vit_nano/random/seed0/knn/shapes/features/knn.json",
     ]
-    assert sources[-1] == "vit_nano/mae/seed2/linear/linear.json"
+    assert (
+        sources[-1]
+        == "pretrained/shapes/small/vit_nano/mae/seed2/linear/shapes/features/linear.json"
+    )
 
 
 def test_every_protocol_of_a_task_is_collected(protocols: Synthetic) -> None:
     sources = [item.source for item in protocols.source().traced]
     assert sources[2:5] == [
-        "vit_pico/random/seed0/linear/linear.json",
-        "vit_pico/mae/seed0/linear/linear.json",
-        "vit_pico/random/seed0/linear/logreg.json",
+        "pretrained/shapes/small/vit_pico/random/seed0/linear/shapes/features/linear.json",
+        "pretrained/shapes/small/vit_pico/mae/seed0/linear/shapes/features/linear.json",
+        "pretrained/shapes/small/vit_pico/random/seed0/linear/shapes/features/logreg.json",
     ]
     assert len(sources) == 2 * 10
 
@@ -48,7 +51,10 @@ def test_missing_files_are_all_counted_and_the_first_is_named(small: Synthetic) 
     with pytest.raises(UserError) as error:
         small.source()
     message = str(error.value)
-    assert "vit_pico/random/seed0/knn/knn.json: missing" in message
+    assert (
+        "pretrained/shapes/small/vit_pico/random/seed0/knn/shapes/features/knn.json: missing"
+        in message
+    )
     assert "3 of the experiment's 4 files missing" in message
     assert "2 of knn, 1 of pretrain" in message
     assert "run python -m steps.knn" in message
@@ -56,7 +62,9 @@ def test_missing_files_are_all_counted_and_the_first_is_named(small: Synthetic) 
 
 def test_a_backbone_trained_anew_makes_its_records_stale(small: Synthetic) -> None:
     write_backbone(small.row("mae") / "backbone", "mae", "vit_pico", 0, steps=41)
-    with pytest.raises(UserError, match=r"mae/seed0/knn/knn\.json: measured on the backbone"):
+    with pytest.raises(
+        UserError, match=r"mae/seed0/knn/shapes/features/knn\.json: measured on the backbone"
+    ):
         small.source()
 
 
@@ -89,13 +97,13 @@ def test_an_edited_number_is_refused(small: Synthetic) -> None:
     body["records"][0]["value"] = 99.0
     path.write_text(json.dumps(body))
     with pytest.raises(UserError, match="not those that the step wrote"):
-        collect(small.heading, small.results)
+        collect(small.heading, small.paths)
 
 
 def test_records_of_a_task_that_does_not_apply_are_not_missed(partial: Synthetic) -> None:
     assert [item.source for item in partial.source().traced] == [
-        "vit_pico/mae/seed0/linear/linear.json",
-        "vit_pico/clip/seed0/linear/linear.json",
-        "vit_pico/clip/seed0/zeroshot/zeroshot.json",
-        "vit_pico/clip/seed0/retrieval/retrieval.json",
+        "pretrained/shapes/small/vit_pico/mae/seed0/linear/shapes/features/linear.json",
+        "pretrained/shapes/small/vit_pico/clip/seed0/linear/shapes/features/linear.json",
+        "pretrained/shapes/small/vit_pico/clip/seed0/zeroshot/shapes/zeroshot.json",
+        "pretrained/shapes/small/vit_pico/clip/seed0/retrieval/shapes/retrieval.json",
     ]

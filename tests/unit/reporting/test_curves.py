@@ -36,13 +36,13 @@ def test_read_curve_gives_the_logged_points(tmp_path: Path) -> None:
 
 
 def test_random_has_no_curve_and_needs_no_file(single: Synthetic) -> None:
-    artifact = single.results / "vit_pico" / "random" / "seed0" / "backbone"
+    artifact = single.row("random") / "backbone"
     assert not (artifact / METRICS).exists()
     assert read_curve(artifact, read_manifest(artifact)).is_empty()
 
 
 def test_changed_losses_are_refused(small: Synthetic) -> None:
-    artifact = small.results / "vit_pico" / "mae" / "seed0" / "backbone"
+    artifact = small.row("mae") / "backbone"
     with (artifact / METRICS).open("a") as file:
         file.write('{"step": 41, "epoch": 51, "loss": 0.0}\n')
     with pytest.raises(UserError, match=r"metrics\.jsonl: bytes differ"):

@@ -20,11 +20,11 @@ def report(several: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 def test_a_cell_leads_to_its_files_digests_and_params(several: Synthetic, report: Path) -> None:
     text = explain(report / "mae/vit_nano/linear/top1/seed1")
-    artifact = several.results / "vit_nano" / "mae" / "seed1" / "backbone"
+    artifact = several.row("mae", 1, "vit_nano") / "backbone"
     manifest = read_manifest(artifact)
     assert "mae / vit_nano / linear / seed 1" in text
     assert "top1    71.2 %   (exactly 71.2)" in text
-    assert "results/made_up/vit_nano/mae/seed1/linear/linear.json" in text
+    assert "vit_nano/mae/seed1/linear/shapes/features/linear.json" in text
     assert text.count(manifest.digest) == 3  # artifact, input of linear, output of pretrain
     assert manifest.code.commit in text
     assert manifest.code.digest in text
@@ -70,7 +70,7 @@ def test_a_protocol_narrows_a_task_down(protocols: Synthetic, tmp_path: Path) ->
     assert explain(tmp_path / "mae/vit_pico/linear").count("record file") == 9
     text = explain(tmp_path / "mae/vit_pico/linear/logreg/top1")
     assert text.count("record file") == 1
-    assert "linear/logreg.json" in text
+    assert "linear/shapes/features/logreg.json" in text
     assert "protocol         logreg" in text
     with pytest.raises(UserError, match=r"did you mean .*/mae/vit_pico/linear/logreg"):
         explain(tmp_path / "mae/vit_pico/linear/logreeg")

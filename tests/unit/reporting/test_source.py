@@ -42,7 +42,9 @@ def test_order_does_not_depend_on_the_order_of_reading(several: Synthetic) -> No
 def test_a_line_holds_what_traces_its_records(single: Synthetic) -> None:
     files = source_files(single.source())
     line = json.loads(files[RECORDS].splitlines()[0])
-    assert line["source"] == "vit_pico/random/seed0/knn/knn.json"
+    assert line["source"] == (
+        "pretrained/shapes/small/vit_pico/random/seed0/knn/shapes/features/knn.json"
+    )
     for maker in ("measured", "pretrained"):
         assert {"params", "inputs", "code", "libraries", "device", "seed"} <= set(line[maker])
     assert line["measured"]["inputs"]["backbone"] == line["pretrained"]["digest"]

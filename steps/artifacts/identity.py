@@ -1,0 +1,284 @@
+"""The identity of a run: its params, its inputs, the code that it imports, its libraries.
+
+A killed run is taken up again by a run of the same identity. It holds what decides the numbers and
+nothing else: comments and docstrings, modules that the step does not import, and how devices share
+the work are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import platform
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import read_manifest
+from steps.artifacts.provenance import ROOT
+from steps.params.base import Params
+from steps.params.load import load
+
+PACKAGE = "steps"
+LIBRARIES = {
+    "PIL": "pillow",
+    "lightning": "lightning",
+    "mmcv": "onedl-mmcv",
+    "mmdet": "onedl-mmdetection",
+    "mmengine": "onedl-mmengine",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "timm": "timm",
+    "tokenizers": "tokenizers",
+    "torch": "torch",
+    "torchvision": "torchvision",
+}
+"""Packages whose version changes numbers: the name in an import, and that of the distribution."""
+UNDECISIVE = ("strategy", "max_batch_per_device", "workers", "checkpoint_seconds")
+"""Keys of training params that a run may change when it goes on: they decide no outcome."""
+
+
+class Code(BaseModel):
+    """What a step runs: digests of its modules, versions of its libraries."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modules: dict[str, str]
+    libraries: dict[str, str]
+
+    def changes(self, other: Code) -> list[str]:
+        """The modules and libraries that differ in ``other``, in words."""
+        modules = {*self.modules.items()} ^ {*other.modules.items()}
+        said = sorted({name for name, _ in modules})
+        for name in sorted({*self.libraries, *other.libraries}):
+            ours, theirs = self.libraries.get(name), other.libraries.get(name)
+            if ours != theirs:
+                said.append(f"{name} {ours or 'none'} to {theirs or 'none'}")
+        return said
+
+
+class Identity(BaseModel):
+    """All that decides what a run computes, and where it was read from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    node: str
+    subject: str
+    """Names the run for a reader: runs of one subject compute the same thing, or once did."""
+    params: dict[str, Any]
+    """Resolved params by role, without what decides no outcome."""
+    inputs: dict[str, str]
+    """Digest of each input artifact by role."""
+    seed: int | None
+    code: Code
+    further: dict[str, Any] = {}
+    """What else decides: a vocabulary's digest, the number of processes."""
+    models: dict[str, str] = {}
+    """The params model of each role, as module:class; this and the fields below decide nothing."""
+    files: dict[str, str] = {}
+    """The params file of each role."""
+    options: dict[str, float] = {}
+    """Length and data share, where options change those of the recipe."""
+    paths: dict[str, str] = {}
+    """The folder of each input."""
+    out: str = ""
+    """Where the result goes."""
+
+    @property
+    def key(self) -> str:
+        """Digest of all that decides."""
+        fields = {"node", "params", "inputs", "seed", "code", "further"}
+        return digest_value(self.model_dump(include=fields))
+
+    def now(self) -> Identity:
+        """The identity with which the same command would run today, by the code that is there.
+
+        Raises:
+            UserError: a params file or an input is gone or broken.
+        """
+        params = dict(self.params)
+        for role, file in self.files.items():
+            module, _, name = self.models[role].partition(":")
+            read: Any = load(Path(file), getattr(importlib.import_module(module), name))
+            if role == "recipe" and self.options:
+                read = read.grown(**self.options)
+            params[role] = decisive(read.resolved())
+        inputs = {role: read_manifest(Path(path)).digest for role, path in self.paths.items()}
+        return self.model_copy(
+            update={"params": params, "inputs": inputs, "code": code_of(self.node)}
+        )
+
+    def differences(self, other: Identity) -> list[str]:
+        """What ``other`` has in another way, in words; none where a checkpoint of one fits both."""
+        said = []
+        for role in sorted({*self.params, *other.params}):
+            ours, theirs = (_flat(each.params.get(role)) for each in (self, other))
+            changed = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+            if changed:
+                said.append(f"params of {role} ({', '.join(changed)})")
+        roles = {*self.inputs, *other.inputs}
+        changed = sorted(r for r in roles if self.inputs.get(r) != other.inputs.get(r))
+        said += [f"input {role}" for role in changed]
+        if self.seed != other.seed:
+            said.append("seed")
+        said += sorted(
+            name
+            for name in {*self.further, *other.further}
+            if self.further.get(name) != other.further.get(name)
+        )
+        return said
+
+
+def subject(facts: Mapping[str, Any], seed: int | None) -> str:
+    """Name of a backbone for a reader, from the facts of its pretraining."""
+    name = f"{facts['recipe']} on {facts['backbone']}, {facts['pretrain_dataset']}"
+    return f"{name}, seed {seed}"
+
+
+def identify(
+    node: str,
+    subject: str,
+    *,
+    params: Mapping[str, Params],
+    files: Mapping[str, Path],
+    inputs: Mapping[str, Path],
+    seed: int | None,
+    out: Path,
+    further: Mapping[str, Any] | None = None,
+    options: Mapping[str, float] | None = None,
+) -> Identity:
+    """The identity of a run of a step.
+
+    Args:
+        node: the step.
+        subject: its name for a reader, such as "mae on vit_pico, shapes, seed 0".
+        params: by role.
+        files: where they were read, by the same roles.
+        inputs: input artifacts by role.
+        seed: of the run.
+        out: where the result goes.
+        further: JSON values that decide too.
+        options: length and data share, where they change those of the recipe.
+
+    Raises:
+        UserError: an input is not a whole artifact.
+    """
+    return Identity(
+        node=node,
+        subject=subject,
+        params={role: decisive(each.resolved()) for role, each in params.items()},
+        inputs={role: read_manifest(path).digest for role, path in inputs.items()},
+        seed=seed,
+        code=code_of(node),
+        further=dict(further or {}),
+        models={
+            role: f"{type(each).__module__}:{type(each).__qualname__}"
+            for role, each in params.items()
+        },
+        files={role: str(path) for role, path in files.items()},
+        options=dict(options or {}),
+        paths={role: str(path) for role, path in inputs.items()},
+        out=str(out),
+    )
+
+
+def decisive(params: dict[str, Any]) -> dict[str, Any]:
+    """Resolved params without what decides no outcome.
+
+    A run can go on in another layout: more or fewer processes, of either strategy.
+    """
+    training = params.get("training")
+    if not isinstance(training, dict):
+        return params
+    kept = {key: value for key, value in training.items() if key not in UNDECISIVE}
+    return {**params, "training": kept}
+
+
+@functools.cache
+def code_of(node: str) -> Code:
+    """The code of a step: every module of ``steps`` that it imports, wherever the import stands."""
+    modules: dict[str, str] = {}
+    libraries = {"python": ".".join(platform.python_version_tuple()[:2])}
+    waiting = [f"{PACKAGE}.{node}"]
+    while waiting:
+        name = waiting.pop()
+        if name in modules or (path := _file(name)) is None:
+            continue
+        tree = ast.parse(path.read_bytes())
+        modules[name] = _digest(tree)
+        for imported in _imported(tree):
+            first = imported.partition(".")[0]
+            if first == PACKAGE:
+                parts = imported.split(".")
+                waiting += [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+            elif first in LIBRARIES:
+                libraries[LIBRARIES[first]] = _version(LIBRARIES[first])
+    return Code(modules=dict(sorted(modules.items())), libraries=dict(sorted(libraries.items())))
+
+
+def _file(module: str) -> Path | None:
+    """The source of a module; None where the name is that of something in a module."""
+    path = ROOT.joinpath(*module.split("."))
+    if (path / "__init__.py").is_file():
+        return path / "__init__.py"
+    path = path.with_suffix(".py")
+    return path if path.is_file() else None
+
+
+def _imported(tree: ast.AST) -> Iterator[str]:
+    """Names of the modules, or of things in them, that a tree imports when it runs."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.If) and _is_type_checking(node.test):
+            for other in node.orelse:
+                yield from _imported(other)
+        else:
+            yield from _imported(node)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def _digest(tree: ast.Module) -> str:
+    """Digest of what a module does: its syntax without comments, docstrings and line numbers."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [each for each in body if not _is_text(each)]  # type: ignore[attr-defined]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(statement: ast.AST) -> bool:
+    """Whether a statement is a string that nothing takes: the docstring of a thing or a field."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Leaves of nested mappings by their dotted keys."""
+    if not isinstance(value, dict):
+        return {prefix: value}
+    leaves: dict[str, Any] = {}
+    for key, inner in value.items():
+        leaves |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    return leaves

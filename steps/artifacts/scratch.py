@@ -1,0 +1,225 @@
+"""Scratch folders: what a killed step leaves for the next run of the same identity.
+
+A folder holds the step's checkpoints and logs, and three files of its own: its identity, how far
+its last checkpoint is, and the changes of code that it was taken over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from steps.artifacts.identity import Identity
+from steps.command import UserError
+
+SCRATCH = Path(".scratch")
+LOCK = "lock"
+_IDENTITY, _PROGRESS, _TAKEN_UP = "identity.json", "progress.json", "taken_up.json"
+
+log = logging.getLogger(__name__)
+
+
+class ScratchFolder:
+    """The scratch folder of a run.
+
+    Args:
+        folder: an existing folder.
+        identity: of the run; without one, checkpoints are not held to any.
+        started: ``time.monotonic()`` when the step began; now, if it is not given.
+    """
+
+    def __init__(
+        self, folder: Path, identity: Identity | None = None, started: float | None = None
+    ) -> None:
+        self.folder = folder
+        self.identity = identity
+        self._started = time.monotonic() if started is None else started
+        self._before = progress(folder).get("seconds", 0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run: of this process, and of those before it up to the checkpoint that
+        this one went on from."""
+        return float(self._before) + time.monotonic() - self._started
+
+    @property
+    def started(self) -> float:
+        """``time.monotonic()`` at the start, had the whole run been in this process."""
+        return time.monotonic() - self.seconds
+
+    def mark(self, step: int) -> None:
+        """Write down that the last checkpoint is one after so many steps."""
+        _write(self.folder / _PROGRESS, {"step": step, "seconds": round(self.seconds, 3)})
+
+    @property
+    def taken_up(self) -> dict[str, Any]:
+        """For the facts of a manifest: at which steps the code changed, and what of it."""
+        changes = _read(self.folder / _TAKEN_UP)
+        return {"code_changed": changes} if changes else {}
+
+
+def folder_of(identity: Identity) -> Path:
+    """The scratch folder of an identity."""
+    return SCRATCH / f"{identity.node}-{identity.key[:16]}"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a scratch folder for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with (folder / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                str(folder), "another process runs this very step", remedy="wait for it to end"
+            ) from error
+        yield
+
+
+def in_use(folder: Path) -> bool:
+    """Whether a process holds a scratch folder."""
+    try:
+        with locked(folder):
+            return False
+    except UserError:
+        return True
+
+
+@contextmanager
+def own_folder(identity: Identity) -> Iterator[Path]:
+    """The scratch folder of a run, locked; removed when the step ends well, kept when it does not.
+
+    Checkpoints of the same run by other code or params that stay behind are said.
+
+    Raises:
+        UserError: another process runs the same step.
+    """
+    folder = folder_of(identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        if not progress(folder):
+            for line in left_behind(identity):
+                log.warning("%s", line)
+        _write(folder / _IDENTITY, identity.model_dump())
+        yield folder
+        shutil.rmtree(folder)
+
+
+def left_behind(identity: Identity) -> list[str]:
+    """A line for each older checkpoint that a run of this identity does not go on from."""
+    lines = []
+    for folder in sorted(SCRATCH.glob(f"{identity.node}-*")):
+        other = read_identity(folder)
+        step = progress(folder).get("step")
+        if other is None or step is None or other.key == identity.key:
+            continue
+        if (other.node, other.subject) != (identity.node, identity.subject):
+            continue
+        asked = other.differences(identity)
+        changed = asked or [f"code ({', '.join(_few(other.code.changes(identity.code)))})"]
+        line = (
+            f"{identity.subject}: starts anew and leaves the checkpoint of step {step} in {folder} "
+            f"behind, since {', '.join(changed)} changed"
+        )
+        if not asked:
+            line += (
+                f"; to go on from it, stop and run: python -m workflow.scratch --take-up {folder}"
+            )
+        lines.append(line)
+    return lines
+
+
+def take_up(folder: Path) -> tuple[Path, int, list[str]]:
+    """Hand a scratch folder of other code to the run that asks for the same today.
+
+    Returns:
+        The folder's new place, the step of its checkpoint, and what changed in the code.
+
+    Raises:
+        UserError: it has no checkpoint, asks for something else than its files do today, or is
+            in use.
+    """
+    identity, step = read_identity(folder), progress(folder).get("step")
+    if identity is None or step is None:
+        raise UserError(
+            str(folder),
+            "no such scratch folder" if not folder.is_dir() else "holds no checkpoint",
+            allowed="a folder that python -m workflow.scratch lists with a step",
+        )
+    now = identity.now()
+    asked, changed = identity.differences(now), identity.code.changes(now.code)
+    if asked:
+        raise UserError(
+            str(folder),
+            f"a checkpoint of other params, inputs or seed: {', '.join(asked)} changed",
+            allowed="one of which only the code or a library changed",
+            remedy="put back what it was made with, or let the run start anew",
+        )
+    if not changed:
+        raise UserError(
+            str(folder),
+            "made by the code that is here",
+            remedy="run the same command: it goes on from there by itself",
+        )
+    target = folder_of(now)
+    if progress(target):
+        raise UserError(
+            str(target),
+            "a checkpoint of the code that is here stands there already",
+            remedy=f"remove it to go on from {folder} in its place",
+        )
+    with locked(folder):
+        shutil.rmtree(target, ignore_errors=True)
+        entry = {"step": step, "changed": changed}
+        _write(folder / _TAKEN_UP, [*(_read(folder / _TAKEN_UP) or []), entry])
+        _write(folder / _IDENTITY, now.model_dump())
+        folder.rename(target)
+    return target, step, changed
+
+
+def read_identity(folder: Path) -> Identity | None:
+    """The identity of a scratch folder; None where it has none that can be read."""
+    try:
+        return Identity.model_validate(_read(folder / _IDENTITY))
+    except ValidationError:
+        return None
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    """``step`` and ``seconds`` of the last checkpoint; empty where there is none."""
+    found = _read(folder / _PROGRESS)
+    return found if isinstance(found, dict) else {}
+
+
+def _few(names: list[str], most: int = 3) -> list[str]:
+    return names if len(names) <= most else [*names[:most], f"{len(names) - most} more"]
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def _write(path: Path, value: Any) -> None:
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("w") as file:
+        json.dump(value, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)

@@ -1,0 +1,98 @@
+"""Where results lie: by what they are made of, whichever experiments ask for them.
+
+    results/data/<dataset>/
+    results/pretrained/<dataset>/<regime>/<backbone>/<recipe>/seed<k>/backbone/
+    results/imported/<backbone>/<name>/seed<k>/backbone/
+    results/tokenizers/<dataset>/<regime>/<tokenizer>/seed<k>/tokenizer/
+
+Beside a backbone lies what is made of it: ``features/<dataset>/<protocol>/`` and
+``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, those on frozen features
+as ``<task>/<dataset>/<features>/<protocol>.json``. A recipe at another length or on a share of the
+images is called ``<recipe>-x<length>-d<share>``. Names may stand in braces, as engines' patterns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steps.params.experiment import Experiment
+from steps.params.tasks import DRAWN_TASKS, FEATURE_TASKS, OBJECT_TASKS
+
+RESULTS = "results"
+PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
+
+
+def data(dataset: str, results: str = RESULTS) -> str:
+    """A prepared set."""
+    return f"{results}/data/{dataset}"
+
+
+def backbone(row: str) -> str:
+    """The backbone artifact of a row."""
+    return f"{row}/backbone"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Paths of what an experiment asks for."""
+
+    experiment: Experiment
+    results: str = RESULTS
+    """The folder of all results."""
+
+    @property
+    def dataset(self) -> str:
+        return self.experiment.dataset
+
+    def evaluated_on(self, task: str) -> str:
+        """The set that a task measures on."""
+        scenes = self.experiment.detection_dataset
+        return scenes if task in OBJECT_TASKS and scenes is not None else self.dataset
+
+    def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
+        """The folder of a row that is pretrained here."""
+        made_of = f"{self.dataset}/{self.experiment.regime}/{backbone}/{recipe}"
+        return f"{self.results}/{PRETRAINED}/{made_of}/seed{seed}"
+
+    def imported(self, backbone: str, name: str, seed: int | str) -> str:
+        """The folder of a row whose backbone is an official checkpoint."""
+        return f"{self.results}/{IMPORTED}/{backbone}/{name}/seed{seed}"
+
+    def row(self, backbone: str, method: str, seed: int | str) -> str:
+        """The folder of a row."""
+        kind = self.imported if method in self.experiment.imported else self.pretrained
+        return kind(backbone, method, seed)
+
+    def features(self, row: str) -> str:
+        """The frozen features of a row, by the experiment's protocol."""
+        return f"{row}/features/{self.dataset}/{self.experiment.features}"
+
+    def record(self, row: str, task: str, protocol: str) -> str:
+        """What a task measured of a row by a protocol."""
+        return f"{self._evaluation(row, task)}/{protocol}.json"
+
+    def pictures(self, row: str, task: str, protocol: str) -> str | None:
+        """What a task drew of a row by a protocol; None of one that draws nothing."""
+        return f"{self._evaluation(row, task)}/{protocol}" if task in DRAWN_TASKS else None
+
+    def diagnosis(self, row: str) -> str:
+        """What was drawn of a row's pretraining."""
+        return f"{row}/diagnose/{self.dataset}"
+
+    def tokenizer_row(self, name: str, seed: int | str) -> str:
+        """The folder of a tokenizer and of what is made of it."""
+        return (
+            f"{self.results}/{TOKENIZERS}/{self.dataset}/{self.experiment.regime}/{name}/seed{seed}"
+        )
+
+    def tokenizer(self, name: str, seed: int | str) -> str:
+        """A tokenizer."""
+        return f"{self.tokenizer_row(name, seed)}/tokenizer"
+
+    def tokenizer_diagnosis(self, name: str, seed: int | str) -> str:
+        """What was drawn of a tokenizer."""
+        return f"{self.tokenizer_row(name, seed)}/diagnose"
+
+    def _evaluation(self, row: str, task: str) -> str:
+        folder = f"{row}/{task}/{self.evaluated_on(task)}"
+        return f"{folder}/{self.experiment.features}" if task in FEATURE_TASKS else folder
