@@ -15,6 +15,8 @@ SNAKEMAKE := $(RUN) snakemake
 ARGS ?=
 # MMCV's ops are the slow part of the first installation; pip builds them on all cores.
 export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
+# A copy of this folder then uses its own environment, and not the one that it was copied from.
+export UV_VENV_RELOCATABLE := 1
 export UV_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 
 .PHONY: quickstart install test test-slurm lint format bench dvc pull
@@ -23,8 +25,12 @@ quickstart: install
 	$(SNAKEMAKE) report $(ARGS)
 	@echo "The table: reports/quickstart/README.md"
 
+# Bytecode is compiled once: a step's process then starts in less than half the time, also where
+# PYTHONDONTWRITEBYTECODE is set.
 install: $(UV)
-	$(UV) sync --frozen
+	@grep -qs "^relocatable = true" .venv/pyvenv.cfg || rm -rf .venv
+	@test .venv/.compiled -nt uv.lock || \
+	    { $(UV) sync --frozen --compile-bytecode && touch .venv/.compiled; }
 
 $(UV):
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found %d.%d (set PYTHON=…)" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

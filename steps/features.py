@@ -33,6 +33,7 @@ def main() -> None:
         node="features",
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "data": arguments.data},
+        sources={"protocol": arguments.protocol},
         seed=read_manifest(arguments.backbone).seed,
     ) as draft:
         for split in SPLITS:

@@ -128,6 +128,7 @@ def import_backbone(arguments: argparse.Namespace) -> None:
             scale=backbone.scale if named is None else named.scale,
             pretrain_dataset=arguments.trained_on or layout.trained_on,
             left_out=imported.left_out,
+            asked=_asked(arguments),
             # What a file does not say of its training is 0.
             **vars(Outcome(arguments.epochs, images_seen=0, flops=0, device_seconds=0)),
         )
@@ -148,6 +149,18 @@ def import_tokenizer(arguments: argparse.Namespace) -> None:
             pretrain_dataset=arguments.trained_on or "text-image pairs of DALL-E",
             **vars(Outcome(arguments.epochs, images_seen=0, flops=0, device_seconds=0)),
         )
+
+
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that decide what a row of this name is, as ``Imported.asked`` has them."""
+    return {
+        "format": arguments.format,
+        "official": arguments.official,
+        "network": arguments.network,
+        "epochs": arguments.epochs,
+        "trained_on": arguments.trained_on,
+        "normalise": arguments.normalise,
+    }
 
 
 def _official(arguments: argparse.Namespace) -> Path:

@@ -28,7 +28,10 @@ def prepare(params_file: Path, out: Path) -> None:
     """
     dataset: Dataset = load(params_file, Dataset)  # type: ignore[arg-type]
     source = open_source(dataset)
-    with publish(out, node="prepare", params=dataset.resolved(), inputs={}) as draft:
+    sources = {"dataset": params_file}
+    with publish(
+        out, node="prepare", params=dataset.resolved(), inputs={}, sources=sources
+    ) as draft:
         facts = convert(source, dataset, str(params_file), draft.path)
         draft.facts = {"dataset": params_file.stem, **facts}
 

@@ -244,6 +244,7 @@ def _publishing(params: dict[str, Any], arguments: argparse.Namespace) -> Any:
         node="pretrain",
         params=params,
         inputs=_inputs(arguments),
+        sources={"recipe": arguments.recipe, "backbone": arguments.backbone},
         seed=arguments.seed,
     )
 

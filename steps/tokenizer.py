@@ -157,6 +157,7 @@ def _publishing(recipe: TokenizerRecipe, arguments: argparse.Namespace) -> Any:
         node="tokenizer",
         params={"tokenizer": recipe.resolved()},
         inputs=_inputs(arguments),
+        sources={"tokenizer": arguments.tokenizer},
         seed=arguments.seed,
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from steps.params.chain import Node, Pretraining, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import ROOT, Plan, experiment_file
 from steps.params.tasks import FEATURE_TASKS
+from workflow.made import check_names, notices
 
 FILE = Path("dvc.yaml")
 PAGE = (
@@ -89,8 +91,10 @@ class Stages:
             yield Stage("prepare", options, params=[file], outs=[out])
         for node in self.plan.needs:
             for seed in self.plan.experiment.seeds:
-                is_tokenizer = isinstance(node, Tokenizer)
-                yield self._tokenizer(node, seed) if is_tokenizer else self._pretrain(node, seed)
+                if isinstance(node, Tokenizer):
+                    yield self._tokenizer(node, seed)
+                else:
+                    yield self._pretrain(node, seed)
         for row in self.plan.rows():
             if row[1] in self.plan.experiment.imported:
                 yield self._import(*row)
@@ -120,8 +124,7 @@ class Stages:
             outs=[out],
         )
 
-    def _tokenizer(self, node: Node, seed: int) -> Stage:
-        assert isinstance(node, Tokenizer)
+    def _tokenizer(self, node: Tokenizer, seed: int) -> Stage:
         file, dataset = self.plan.tokenizer_file(node.name), data(self.paths.dataset)
         behind, options = self._behind(node, seed)
         out = self._artifact(node, seed)
@@ -260,7 +263,11 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     options = parser.parse_args()
-    content = dvc_yaml(Plan(options.experiment, options.params))
+    plan = Plan(options.experiment, options.params)
+    check_names(plan)
+    for line in notices(plan):
+        print(f"note: {line}", file=sys.stderr)
+    content = dvc_yaml(plan)
     if options.check:
         check(content, options.experiment)
         return

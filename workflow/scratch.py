@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from steps.artifacts.identity import Identity
 from steps.artifacts.scratch import SCRATCH, in_use, progress, read_identity, take_up
 from steps.command import UserError, run_step
 
@@ -28,8 +29,12 @@ class Left:
     folder: Path
     subject: str
     state: str
-    useless: bool
+    useless: bool = False
     """Whether nothing can take it up any more."""
+    changed: tuple[str, ...] = ()
+    """What of the code changed, where that alone keeps the same command from going on."""
+    step: int | None = None
+    out: str = ""
 
     def __str__(self) -> str:
         size = sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
@@ -40,37 +45,36 @@ def scratch_folders() -> Iterator[Left]:
     """Every scratch folder, in the order of their names."""
     for folder in sorted(path for path in SCRATCH.glob("*") if path.is_dir()):
         identity, step = read_identity(folder), progress(folder).get("step")
-        subject = folder.name if identity is None else f"{identity.node}, {identity.subject}"
         if in_use(folder):
-            yield Left(folder, subject, "running", useless=False)
+            yield Left(folder, folder.name, "running")
         elif identity is None:
-            yield Left(
-                folder, subject, "of an earlier version, which no run takes up", useless=True
-            )
+            yield Left(folder, folder.name, "of an earlier version", useless=True)
         elif step is None:
-            yield Left(folder, subject, "holds no checkpoint", useless=True)
+            yield Left(folder, _subject(identity), "holds no checkpoint", useless=True)
         else:
-            useless, state = _state(folder, step)
-            yield Left(folder, subject, f"step {step}, {state}", useless)
+            yield _with_checkpoint(folder, identity, step)
 
 
-def _state(folder: Path, step: int) -> tuple[bool, str]:
-    """Whether a checkpoint is of no use, and why or how it is taken up."""
-    identity = read_identity(folder)
-    assert identity is not None
-    out = Path(identity.out)
+def _with_checkpoint(folder: Path, identity: Identity, step: int) -> Left:
+    subject, out = _subject(identity), Path(identity.out)
     result = out / "manifest.json" if out.is_dir() else out
     if result.is_file() and result.stat().st_mtime > (folder / "progress.json").stat().st_mtime:
-        return True, f"but the result has been made since: {out}"
+        return Left(folder, subject, f"step {step}; {out} was made since", useless=True)
     try:
         now = identity.now()
     except UserError as error:
-        return True, f"but {error}"
+        return Left(folder, subject, f"step {step}; {error}", useless=True)
     if asked := identity.differences(now):
-        return True, f"but {', '.join(asked)} changed"
-    if changed := identity.code.changes(now.code):
-        return False, f"of other code ({', '.join(changed)} changed): --take-up {folder}"
-    return False, "the same command goes on"
+        return Left(folder, subject, f"step {step}; {', '.join(asked)} changed", useless=True)
+    changed = tuple(identity.code.changes(now.code))
+    state = f"step {step}; the same command goes on"
+    if changed:
+        state = f"step {step}; of other code ({', '.join(changed)} changed): --take-up {folder}"
+    return Left(folder, subject, state, changed=changed, step=step, out=identity.out)
+
+
+def _subject(identity: Identity) -> str:
+    return f"{identity.node} {identity.subject}"
 
 
 def main() -> None:
@@ -92,8 +96,8 @@ def main() -> None:
         return
     for left in scratch_folders():
         if options.sweep and left.useless:
-            shutil.rmtree(left.folder)
             print(f"removed {left}")
+            shutil.rmtree(left.folder)
         elif not options.sweep:
             print(f"{left}{' (--sweep removes it)' if left.useless else ''}")
 

@@ -27,19 +27,18 @@ from steps.params.load import load
 
 PACKAGE = "steps"
 LIBRARIES = {
-    "PIL": "pillow",
-    "lightning": "lightning",
-    "mmcv": "onedl-mmcv",
-    "mmdet": "onedl-mmdetection",
-    "mmengine": "onedl-mmengine",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "timm": "timm",
-    "tokenizers": "tokenizers",
-    "torch": "torch",
-    "torchvision": "torchvision",
+    "PIL": ("pillow",),
+    "lightning": ("lightning",),
+    "mmdet": ("onedl-mmdetection", "onedl-mmcv", "onedl-mmengine"),
+    "mmengine": ("onedl-mmengine",),
+    "numpy": ("numpy",),
+    "scipy": ("scipy",),
+    "timm": ("timm",),
+    "tokenizers": ("tokenizers",),
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
 }
-"""Packages whose version changes numbers: the name in an import, and that of the distribution."""
+"""Packages whose version changes numbers: the name in an import, and the distributions it runs."""
 UNDECISIVE = ("strategy", "max_batch_per_device", "workers", "checkpoint_seconds")
 """Keys of training params that a run may change when it goes on: they decide no outcome."""
 
@@ -218,7 +217,7 @@ def code_of(node: str) -> Code:
                 parts = imported.split(".")
                 waiting += [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
             elif first in LIBRARIES:
-                libraries[LIBRARIES[first]] = _version(LIBRARIES[first])
+                libraries |= {name: _version(name) for name in LIBRARIES[first]}
     return Code(modules=dict(sorted(modules.items())), libraries=dict(sorted(libraries.items())))
 
 

@@ -28,6 +28,8 @@ class Manifest(BaseModel):
     files: dict[str, str]
     logs: list[str] = []
     params: dict[str, Any]
+    sources: dict[str, str] = {}
+    """The params files by role; those of artifacts of before 0.2 are not known."""
     inputs: dict[str, str]
     """Digest of each input artifact, by its role."""
     facts: dict[str, Any] = {}

@@ -40,6 +40,7 @@ def publish(
     node: str,
     params: Mapping[str, Any],
     inputs: Mapping[str, Path],
+    sources: Mapping[str, Path] | None = None,
     seed: int | None = None,
 ) -> Iterator[Draft]:
     """Yield a :class:`Draft`; on a clean exit give it a manifest and rename it to ``out``.
@@ -52,6 +53,7 @@ def publish(
         node: the step's name.
         params: the resolved params (JSON values), all that decided the content.
         inputs: input artifacts by role.
+        sources: the params files by role.
         seed: the seed, where the step has one.
 
     Raises:
@@ -73,6 +75,7 @@ def publish(
             files=files,
             logs=sorted(draft.logs),
             params=dict(params),
+            sources={role: str(path) for role, path in (sources or {}).items()},
             inputs=digests,
             facts=draft.facts,
             seed=seed,

@@ -89,6 +89,7 @@ def write_records(
     params: Mapping[str, Any],
     inputs: Mapping[str, Path],
     started: float,
+    sources: Mapping[str, Path] | None = None,
     seed: int | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> None:
@@ -97,7 +98,7 @@ def write_records(
     Args:
         out: the JSON file.
         records: at least one.
-        node, params, inputs, seed: as for :func:`steps.artifacts.publish`.
+        node, params, inputs, sources, seed: as for :func:`steps.artifacts.publish`.
         started: ``time.monotonic()`` when the step began.
         facts: anything else worth keeping (training loss, chosen lr).
     """
@@ -109,6 +110,7 @@ def write_records(
         digest=digest_value(content),
         files={},
         params=dict(params),
+        sources={role: str(path) for role, path in (sources or {}).items()},
         inputs={role: read_manifest(path).digest for role, path in inputs.items()},
         facts=dict(facts or {}),
         seed=seed,
@@ -180,6 +182,7 @@ def write_scores(
         node=task,
         params=params,
         inputs=inputs,
+        sources={"protocol": protocol},
         seed=records[0].seed,
         started=started,
         facts=facts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Gt
 from pydantic import Discriminator, StringConstraints, Tag, model_validator
@@ -48,6 +48,18 @@ class Imported(Params):
                 "data/), such as official/mae_pretrain_vit_base.pth"
             )
         return self
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What decides what the row is, as the artifact's facts have it."""
+        return {
+            "format": self.format,
+            "official": self.checkpoint,
+            "network": self.network,
+            "epochs": self.epochs or 0.0,
+            "trained_on": self.trained_on,
+            "normalise": self.normalise,
+        }
 
     @property
     def options(self) -> list[str]:

@@ -21,12 +21,16 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def _start(
-    scenery: Scenery, arguments: list[str], node: str = "pretrain", processes: int = 1
+    scenery: Scenery,
+    arguments: list[str],
+    node: str = "pretrain",
+    processes: int = 1,
+    env: dict[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         command(f"steps.{node}", *arguments, processes=processes),
         cwd=scenery.root,
-        env=environment(),
+        env=env or environment(),
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
@@ -37,9 +41,15 @@ def _lines(scenery: Scenery) -> int:
     return len(files[0].read_bytes().splitlines()) if files else 0
 
 
-def _kill_at(scenery: Scenery, arguments: list[str], step: int, node: str = "pretrain") -> None:
+def kill_at(
+    scenery: Scenery,
+    arguments: list[str],
+    step: int,
+    node: str = "pretrain",
+    env: dict[str, str] | None = None,
+) -> None:
     """Kill the whole process group once the run has logged a step."""
-    process = _start(scenery, arguments, node)
+    process = _start(scenery, arguments, node, env=env)
     deadline = time.monotonic() + 300
     while _lines(scenery) < step and process.poll() is None:
         assert time.monotonic() < deadline, "the run did not get to the step in time"
@@ -65,10 +75,10 @@ def test_killed_twice_ends_with_the_same_bits(
 
     _, arguments = scenery.training(name, data, resumed, **changes)
     first = random.randint(2, 25)
-    _kill_at(scenery, arguments, first, node)
+    kill_at(scenery, arguments, first, node)
     assert not resumed.exists(), "a half-made artifact was published"
     assert list(scenery.root.glob(".scratch/*/checkpoint.pt")), "no checkpoint was left"
-    _kill_at(scenery, arguments, random.randint(first + 5, 55), node)
+    kill_at(scenery, arguments, random.randint(first + 5, 55), node)
     done = step(node, *arguments)
     assert done.returncode == 0, done.stderr
 
@@ -86,7 +96,7 @@ def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, ste
     done = step("pretrain", *scenery.pretrain_arguments(path, data, whole))
     assert done.returncode == 0, done.stderr
     arguments = scenery.pretrain_arguments(path, data, resumed)
-    _kill_at(scenery, arguments, random.randint(10, 25))
+    kill_at(scenery, arguments, random.randint(10, 25))
     done = step("pretrain", *arguments)
     assert done.returncode == 0, done.stderr
     assert verify(resumed).digest == verify(whole).digest
@@ -146,7 +156,7 @@ def test_checkpoint_of_another_recipe_is_refused(scenery: Scenery, step: Step) -
     arguments = scenery.pretrain_arguments(
         scenery.recipe("mae", epochs=40), data, scenery.root / "out"
     )
-    _kill_at(scenery, arguments, 5)
+    kill_at(scenery, arguments, 5)
     (checkpoint,) = scenery.root.glob(".scratch/*/checkpoint.pt")
     other = scenery.pretrain_arguments(scenery.recipe("dino"), data, scenery.root / "dino")
     done = step("pretrain", *other, "--checkpoint", checkpoint)

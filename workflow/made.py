@@ -1,0 +1,131 @@
+"""What the plan of an experiment asks for, beside what is there: said before an engine starts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts.manifest import MANIFEST
+from steps.command import UserError
+from steps.params.chain import Tokenizer
+from steps.params.paths import RESULTS, Paths, backbone, data
+from steps.params.plan import Plan, experiment_file
+from steps.params.tasks import FEATURE_TASKS
+from workflow.scratch import scratch_folders
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A result that a plan asks for: its params by role as its manifest will have them."""
+
+    path: Path
+    params: dict[str, Any]
+    sources: dict[str, Path]
+
+
+def asked(plan: Plan) -> Iterator[Asked]:
+    """Every result of a plan whose content params files decide, inputs first."""
+    paths = Paths(plan.experiment)
+    for name, dataset in plan.datasets.items():
+        yield Asked(Path(data(name)), dataset.resolved(), {"dataset": plan.dataset_file(name)})
+    for node in plan.needs:
+        for seed in plan.experiment.seeds:
+            if isinstance(node, Tokenizer):
+                params = {"tokenizer": plan.tokenizers[node.name].resolved()}
+                sources = {"tokenizer": plan.tokenizer_file(node.name)}
+                yield Asked(Path(paths.tokenizer(node.name, seed)), params, sources)
+                continue
+            row = paths.pretrained(node.backbone, node.recipe, seed)
+            recipe, network = plan.recipes[node.recipe], plan.backbones[node.backbone]
+            params = {"recipe": recipe.resolved(), "backbone": network.resolved()}
+            sources = {
+                "recipe": plan.recipe_file(node.recipe),
+                "backbone": plan.backbone_file(node.backbone),
+            }
+            yield Asked(Path(backbone(row)), params, sources)
+    for each in plan.rows():
+        row = paths.row(*each)
+        if any(task in plan.tasks() for task in FEATURE_TASKS):
+            yield _by_protocol(plan, paths.features(row), plan.experiment.features)
+    for task, protocol in plan.experiment.evaluations():
+        for each in plan.rows(task):
+            yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
+
+
+def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:
+    params = plan.protocols[protocol].resolved()
+    return Asked(Path(path), params, {"protocol": plan.protocol_file(protocol)})
+
+
+def manifest_of(path: Path) -> dict[str, Any] | None:
+    """The manifest of an artifact or a record file; None where there is none."""
+    try:
+        if path.suffix == ".json":
+            found = json.loads(path.read_bytes())["manifest"]
+        else:
+            found = json.loads((path / MANIFEST).read_bytes())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def check_names(plan: Plan) -> None:
+    """One name stands for one content: refuse what other params files made under the same name.
+
+    A params file that was edited is no other file: engines make its results again.
+
+    Raises:
+        UserError: naming both.
+    """
+    for each in asked(plan):
+        made = manifest_of(each.path)
+        if made is None or made["params"] == each.params:
+            continue
+        for role, file in each.sources.items():
+            other = Path(made.get("sources", {}).get(role, file))
+            if other.resolve() != file.resolve() and other.is_file():
+                raise UserError(
+                    str(each.path),
+                    f"made by {other}, and {file} asks for other params under the same name",
+                    allowed="one content for each name",
+                    remedy=f"call one of the two files otherwise, or remove {each.path}",
+                )
+    paths, where = Paths(plan.experiment), experiment_file(plan.name, plan.root)
+    for network, name, seed in plan.rows():
+        if (checkpoint := plan.experiment.imported.get(name)) is None:
+            continue
+        artifact = Path(backbone(paths.imported(network, name, seed)))
+        facts = (manifest_of(artifact) or {}).get("facts", {})
+        changed = [
+            f"{key} {facts['asked'].get(key)} there, {value} here"
+            for key, value in checkpoint.asked.items()
+            if "asked" in facts and facts["asked"].get(key) != value
+        ]
+        if changed:
+            raise UserError(
+                f"{where}: imported.name",
+                f"'{name}' is another checkpoint than the one in {artifact}: {', '.join(changed)}",
+                allowed="one checkpoint for each name",
+                remedy=f"call it otherwise, or remove {artifact.parents[1]}",
+            )
+
+
+def notices(plan: Plan) -> Iterator[str]:
+    """Lines for the user about what an engine will not take up by itself."""
+    waiting = {str(each.path) for each in asked(plan) if manifest_of(each.path) is None}
+    for left in scratch_folders():
+        if left.out in waiting and left.changed:
+            yield (
+                f"{left.subject}: starts anew, since {', '.join(left.changed)} changed after the "
+                f"checkpoint of step {left.step}. To go on from there: "
+                f"python -m workflow.scratch --take-up {left.folder}"
+            )
+    old = Path(RESULTS, plan.name)
+    if any(old.glob("*/*/seed*/backbone")):
+        yield (
+            f"{old}: results of an earlier version, which had another layout; to take over what "
+            f"still holds: python -m workflow.migrate {plan.name}"
+        )

@@ -1,0 +1,173 @@
+"""Take over the results of an earlier version, which lay under the name of their experiment.
+
+    python -m workflow.migrate quickstart
+
+A result is moved to where it belongs now if it is whole, made of the params that the experiment
+names today, and of inputs that were taken over with it or are there. Of every other one that the
+experiment asks for it says why not, and the command that makes it anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from steps.artifacts import read_manifest, verify
+from steps.artifacts.manifest import Manifest
+from steps.artifacts.records import read_records
+from steps.command import UserError, run_step
+from steps.params.chain import Pretraining
+from steps.params.paths import RESULTS, Paths
+from steps.params.plan import ROOT, Plan
+from workflow.dvc import Stage, Stages
+from workflow.made import asked
+
+ROLES = ("data", "backbone", "features", "teacher", "tokenizer")
+
+
+class Migration:
+    """Results of an experiment in the layout of before 0.2, and where they go."""
+
+    def __init__(self, plan: Plan, old: Path) -> None:
+        self.old = old
+        self.stages = list(Stages(plan).all())
+        self.params = {str(each.path): each.params for each in asked(plan)}
+        self.rows = dict(self._rows(plan))
+
+    def _rows(self, plan: Plan) -> Iterator[tuple[str, Path]]:
+        """The folder of each row now, and before."""
+        paths = Paths(plan.experiment)
+        for backbone, method, seed in plan.rows():
+            folder = self.old / backbone / method / f"seed{seed}"
+            yield paths.row(backbone, method, seed), folder
+        for node in plan.needs:
+            for seed in plan.experiment.seeds:
+                if isinstance(node, Pretraining):
+                    folder = self.old / node.backbone / node.recipe / f"seed{seed}"
+                    yield paths.pretrained(node.backbone, node.recipe, seed), folder
+
+    def before(self, path: str) -> Path | None:
+        """Where a result lay; None of what had no place of its own."""
+        for row, folder in self.rows.items():
+            if path.startswith(f"{row}/"):
+                parts = path.removeprefix(f"{row}/").split("/")
+                # The set, and the protocol of features, had no part in a path.
+                return folder.joinpath(*(parts[:1] if parts[0] in _ONCE else (parts[0], parts[-1])))
+        parts = path.split("/")
+        if parts[1] == "tokenizers":
+            name, seed, kind = parts[-3:]
+            middle = (name, seed) if kind == "tokenizer" else (name, "diagnose", seed)
+            return self.old.joinpath("tokenizers", *middle)
+        return None
+
+    def run(self) -> Iterator[tuple[str, str]]:
+        """Move what holds; every result with what became of it."""
+        for stage in self.stages:
+            results = [*stage.metrics, *stage.outs]
+            before = [self.before(path) for path in results]
+            if not results or None in before:
+                continue
+            if all(Path(path).exists() for path in results):
+                yield results[0], "there"
+                continue
+            if reason := self._reason(stage, results, [path for path in before if path]):
+                yield results[0], f"{reason}: {stage.described()['cmd']}"
+                continue
+            for path, source in zip(results, before, strict=True):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                assert source is not None
+                source.rename(path)
+            yield results[0], "moved"
+
+    def _reason(self, stage: Stage, results: list[str], before: list[Path]) -> str:
+        """Why a stage's results are not taken over; empty where they are."""
+        for path, source in zip(results, before, strict=True):
+            if not source.exists():
+                return f"no {source}"
+            try:
+                manifest = read_records(source)[1] if source.is_file() else verify(source)
+            except UserError as error:
+                return str(error)
+            if path in self.params and not _equal(self.params[path], manifest.params):
+                return "made by other params"
+            if reason := _inputs(stage, manifest):
+                return reason
+            name = manifest.facts.get("recipe", "")
+            if path.endswith("/backbone") and name and f"/{name}/seed" not in path:
+                return f"made under the name {name}"
+        return ""
+
+
+_ONCE = ("backbone", "features", "diagnose")
+"""Results of which a row had one, whatever the set and the protocol."""
+
+
+def _equal(params: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Whether params are those of an artifact, of an official file those that are known."""
+    if "official" in made:
+        return bool(made["backbone"] == params.get("backbone", made["backbone"]))
+    return params == made
+
+
+def _inputs(stage: Stage, manifest: Manifest) -> str:
+    """Which input of a result is not the one that is there."""
+    options = [str(option) for option in stage.options]
+    for role, digest in manifest.inputs.items():
+        path = Path(options[options.index(f"--{role}") + 1]) if f"--{role}" in options else None
+        if path is None:
+            return f"made of a {role}, which the step takes no more"
+        try:
+            found = read_manifest(path).digest
+        except UserError:
+            return f"its {role} {path} is not there"
+        if found != digest:
+            return f"made of another {role} than {path}"
+    return ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m workflow.migrate", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("experiment", help="params/experiments/<experiment>.yaml")
+    parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
+    parser.add_argument("--results", type=Path, help="the old folder; results/<experiment>")
+    options = parser.parse_args()
+    migrate(Plan(options.experiment, options.params), options.results)
+
+
+def migrate(plan: Plan, old: Path | None = None) -> None:
+    """Move what holds, and print what became of each result.
+
+    Raises:
+        UserError: the folder has not the layout of an earlier version.
+    """
+    old = old or Path(RESULTS, plan.name)
+    if not any(old.glob("*/*/seed*/*")):
+        found = ", ".join(sorted(path.name for path in old.glob("*"))) or "nothing"
+        raise UserError(
+            str(old),
+            f"holds {found}" if old.is_dir() else "no such folder",
+            allowed="results of an earlier version: <backbone>/<recipe>/seed<k>/",
+            remedy="name the folder with --results",
+        )
+    counts: Counter[str] = Counter()
+    for path, became in Migration(plan, old).run():
+        counts[became if became in ("moved", "there") else "to make anew"] += 1
+        print(f"{path}: {became}")
+    for folder in sorted((path for path in old.rglob("*") if path.is_dir()), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    print(", ".join(f"{count} {what}" for what, count in counts.items()))
+    left = sorted(str(path) for path in old.rglob("*") if path.is_file())
+    if left:
+        print(f"{len(left)} files are left in {old}, which nothing reads any more")
+    else:
+        old.rmdir()
+
+
+if __name__ == "__main__":
+    run_step(main)
