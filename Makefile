@@ -15,8 +15,6 @@ SNAKEMAKE := $(RUN) snakemake
 ARGS ?=
 # MMCV's ops are the slow part of the first installation; pip builds them on all cores.
 export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
-# A copy of this folder then uses its own environment, and not the one that it was copied from.
-export UV_VENV_RELOCATABLE := 1
 export UV_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 
 .PHONY: quickstart install test test-slurm lint format bench dvc pull
@@ -25,10 +23,11 @@ quickstart: install
 	$(SNAKEMAKE) report $(ARGS)
 	@echo "The table: reports/quickstart/README.md"
 
+# A relocatable environment: a copy of this folder uses its own, and not the one it was copied from.
 # Bytecode is compiled once: a step's process then starts in less than half the time, also where
 # PYTHONDONTWRITEBYTECODE is set.
 install: $(UV)
-	@grep -qs "^relocatable = true" .venv/pyvenv.cfg || rm -rf .venv
+	@grep -qs "^relocatable = true" .venv/pyvenv.cfg || $(UV) venv --quiet --clear --relocatable
 	@test .venv/.compiled -nt uv.lock || \
 	    { $(UV) sync --frozen --compile-bytecode && touch .venv/.compiled; }
 
