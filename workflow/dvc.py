@@ -235,7 +235,7 @@ def dvc_yaml(plan: Plan) -> str:
                 "digits, - and _ alone",
             )
         stages[stage.name] = stage
-    content = {
+    content: dict[str, Any] = {
         "stages": {name: stage.described() for name, stage in stages.items()},
         "plots": [
             {
@@ -247,6 +247,20 @@ def dvc_yaml(plan: Plan) -> str:
             }
         ],
     }
+    artifacts = {
+        # DVC's names of artifacts have no more characters than these.
+        re.sub("[^a-z0-9]+", "-", f"backbone-{network}-{recipe}".lower()): {
+            "path": backbone(Paths(plan.experiment).pretrained(network, recipe, seed)),
+            "type": "model",
+            "desc": f"{recipe} on {network}: timm.create_model('local-dir:…', pretrained=True)",
+            "labels": ["timm"],
+        }
+        for network, recipe, seed in plan.rows()
+        if recipe in plan.recipes and plan.recipes[recipe].training is not None
+        if seed == plan.experiment.seeds[0]
+    }
+    if artifacts:
+        content["artifacts"] = artifacts
     text = yaml.safe_dump(content, sort_keys=False, width=10**6, allow_unicode=True)
     # DVC fills in what stands in ${}; a name of ours that has it means it as it is.
     text = text.replace("${", "\\${")

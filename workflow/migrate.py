@@ -29,7 +29,7 @@ ROLES = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
 class Migration:
-    """Results of an experiment in the layout of before 0.2, and where they go."""
+    """Results of an experiment in the layout of an earlier version, and where they go."""
 
     def __init__(self, plan: Plan, old: Path) -> None:
         self.old = old

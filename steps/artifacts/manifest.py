@@ -29,7 +29,7 @@ class Manifest(BaseModel):
     logs: list[str] = []
     params: dict[str, Any]
     sources: dict[str, str] = {}
-    """The params files by role; those of artifacts of before 0.2 are not known."""
+    """The params files by role; empty in artifacts from before it was kept."""
     inputs: dict[str, str]
     """Digest of each input artifact, by its role."""
     facts: dict[str, Any] = {}

@@ -80,6 +80,7 @@ def collect(heading: Heading, paths: Paths) -> Source:
                     measured=Provenance.of(manifest),
                     pretrained=Provenance.of(backbone),
                     collapsed=backbone.facts.get("collapsed", False),
+                    code_changed=tuple(backbone.facts.get("code_changed", ())),
                 )
             )
     return make_source(heading, traced, pl.concat(curves))

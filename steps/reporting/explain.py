@@ -101,6 +101,10 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
             if item.collapsed
             else []
         ),
+        *(
+            f"  code changed     at step {change['step']}: {', '.join(change['changed'])}"
+            for change in item.code_changed
+        ),
         f"  artifact         sha256 {record.artifact}",
         "",
         *_provenance(f"measured by python -m steps.{item.measured.node}", item.measured),

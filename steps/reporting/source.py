@@ -133,6 +133,9 @@ class Traced(BaseModel):
     collapsed: bool = False
     """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
+    code_changed: tuple[dict[str, Any], ...] = ()
+    """Steps of pretraining at which a checkpoint of other code was taken up, with what changed."""
+
     @property
     def imported(self) -> bool:
         """Whether the authors' weights were measured, and not a pretraining of ours."""

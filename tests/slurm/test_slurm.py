@@ -143,7 +143,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture
 def untrained(trained: Trained) -> Trained:
     """As it was before, with the data prepared."""
-    for name in ("results/quickstart", ".scratch"):
+    for name in ("results/pretrained", ".scratch"):
         shutil.rmtree(trained.project.root / name, ignore_errors=True)
     return trained
 
