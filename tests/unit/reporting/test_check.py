@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from steps.command import UserError
 from steps.reporting.canvas import DRAWN_WITH
-from steps.reporting.check import check_report
+from steps.reporting.check import LEVELS, check_report
 from steps.reporting.render import write_report
 from tests.unit.reporting.synthetic import Synthetic
 
@@ -27,13 +27,15 @@ def report(written: Path, tmp_path: Path) -> Path:
     return tmp_path / "report"
 
 
-def _redraw(path: Path, drawn_with: str | None = None, *, dot: bool = False) -> None:
+def _redraw(
+    path: Path, drawn_with: str | None = None, *, dot: tuple[int, ...] | None = None
+) -> None:
     with Image.open(path) as image:
         image.load()
         text = PngInfo()
         text.add_text(DRAWN_WITH, drawn_with or image.info[DRAWN_WITH])
-        if dot:
-            image.putpixel((100, 100), (1, 2, 3, 255))
+        if dot is not None:
+            image.putpixel((100, 100), dot)
         image.save(path, pnginfo=text)
 
 
@@ -76,14 +78,28 @@ def test_the_same_pixels_otherwise_compressed_pass(report: Path) -> None:
 
 
 def test_one_changed_pixel_is_seen(report: Path) -> None:
-    _redraw(report / "ranking.png", dot=True)
+    _redraw(report / "ranking.png", dot=(1, 2, 3, 255))
     with pytest.raises(UserError, match=r"ranking\.png: differs in its pixels"):
         check_report(report)
 
 
+@pytest.mark.parametrize(("levels", "same"), [(LEVELS, True), (LEVELS + 1, False)])
+def test_the_shade_of_an_edge_may_differ_by_a_little(levels: int, same: bool, report: Path) -> None:
+    """As it does between processors."""
+    path = report / "ranking.png"
+    with Image.open(path) as image:
+        red, *others = image.getpixel((100, 100))
+    _redraw(path, dot=(red - levels, *others))
+    if same:
+        check_report(report)
+    else:
+        with pytest.raises(UserError, match=r"ranking\.png: differs in its pixels"):
+            check_report(report)
+
+
 def test_pictures_of_another_matplotlib_are_skipped_and_said_so(report: Path) -> None:
     for name in ("ranking.png", "curves.png"):
-        _redraw(report / name, "matplotlib 1.0", dot=True)
+        _redraw(report / name, "matplotlib 1.0", dot=(1, 2, 3, 255))
     said = check_report(report)
     assert "not compared: ranking.png (drawn with matplotlib 1.0" in said
     assert "and so do" not in said
