@@ -18,16 +18,16 @@ from steps.reporting.render import render_figures, render_tables
 from steps.reporting.source import read_source
 
 LEVELS = 4
-"""By how much of 255 a pixel may differ: processors differ in the last bits of a float, which shifts
-the shade of a line's edge by a level or two. Another number moves the line."""
+"""By how much of 255 a pixel may differ: processors differ in the last bits of a float, which
+shifts the shade of a line's edge by a level or two. Another number moves the line."""
 _REMEDY = "make the report anew with the commands at the end of its page"
 
 
 def check_report(folder: Path) -> str:
     """Compare the files of a report with what its records give.
 
-    Text is compared byte by byte, pictures pixel by pixel to ``LEVELS``; pictures that another matplotlib drew
-    are not compared.
+    Text is compared byte by byte, pictures pixel by pixel to ``LEVELS``; pictures that another
+    matplotlib drew are not compared.
 
     Returns:
         what was compared, in a line.
