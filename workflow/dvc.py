@@ -14,8 +14,8 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,44 +34,64 @@ PAGE = (
     *("pictures", "ranking.png", "curves.png"),
 )
 """What the report writes; all of it is committed, so DVC keeps none of it."""
+_INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A node with its command: files in, files out."""
+    """A node: a step with its options, which say what it reads and what it makes."""
 
     step: str
-    options: Sequence[object]
-    deps: Sequence[str] = ()
-    params: Sequence[Path] = ()
-    outs: Sequence[str] = ()
-    metrics: Sequence[str] = ()
-    committed: Sequence[str] = field(default=())
-    """Outputs that git keeps."""
+    options: Mapping[str, object]
+    """As in the command. A Path is a params file, a string under ``_INPUTS`` an artifact."""
+    further_deps: Sequence[str] = ()
+    committed: Sequence[str] = ()
+    """Outputs that git keeps, in the place of ``--out``."""
+
+    @property
+    def params(self) -> list[str]:
+        """Its params files."""
+        return [str(value) for value in self.options.values() if isinstance(value, Path)]
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """The artifacts that it reads, by role."""
+        found = {role: self.options.get(f"--{role}") for role in _INPUTS}
+        return {role: value for role, value in found.items() if isinstance(value, str)}
+
+    @property
+    def results(self) -> list[str]:
+        """What it makes below the results."""
+        if self.committed:
+            return []
+        return [str(self.options[key]) for key in ("--out", "--pictures") if key in self.options]
 
     @property
     def name(self) -> str:
         """The step and the path of its result, in the characters that DVC allows in a name."""
-        result = (*self.metrics, *self.outs, *self.committed)[0]
-        path = result.removesuffix(".json").removeprefix(f"{RESULTS}/")
-        path = path.removesuffix("/backbone").removesuffix("/tokenizer").removesuffix("/README.md")
-        top, *words = path.split("/")
+        path = str(self.options["--out"]).removesuffix(".json").removeprefix(f"{RESULTS}/")
+        top, *words = path.removesuffix("/backbone").removesuffix("/tokenizer").split("/")
         if top not in ("pretrained", "data", f"{self.step}s"):
             words = [top, *words]
         if self.step in words:
             words.remove(self.step)
         return re.sub(r"[^\w-]", "_", "-".join([self.step, *words]))
 
+    @property
+    def command(self) -> str:
+        """What it runs."""
+        words = [str(word) for pair in self.options.items() for word in pair]
+        return shlex.join(["python", "-m", f"steps.{self.step}", *words])
+
     def described(self) -> dict[str, Any]:
         """As dvc.yaml has it."""
-        command = shlex.join(["python", "-m", f"steps.{self.step}", *map(str, self.options)])
-        outs = [*self.outs, *({path: {"cache": False}} for path in self.committed)]
+        outs: list[object] = [path for path in self.results if not path.endswith(".json")]
         fields = {
-            "cmd": command,
-            "deps": list(self.deps),
-            "params": [{str(path): None} for path in self.params],
-            "outs": outs,
-            "metrics": list(self.metrics),
+            "cmd": self.command,
+            "deps": [*self.inputs.values(), *self.further_deps],
+            "params": [{path: None} for path in self.params],
+            "outs": [*outs, *({path: {"cache": False}} for path in self.committed)],
+            "metrics": [path for path in self.results if path.endswith(".json")],
         }
         return {key: value for key, value in fields.items() if value}
 
@@ -82,126 +102,109 @@ class Stages:
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
         self.paths = Paths(plan.experiment)
+        self.data = data(self.paths.dataset)
 
     def all(self) -> Iterator[Stage]:
         """Every stage."""
-        for name in self.plan.dataset_names():
-            file, out = self.plan.dataset_file(name), data(name)
-            options = ("--dataset", file, "--out", out)
-            yield Stage("prepare", options, params=[file], outs=[out])
-        for node in self.plan.needs:
-            for seed in self.plan.experiment.seeds:
-                if isinstance(node, Tokenizer):
-                    yield self._tokenizer(node, seed)
-                else:
-                    yield self._pretrain(node, seed)
-        for row in self.plan.rows():
-            if row[1] in self.plan.experiment.imported:
-                yield self._import(*row)
-        if any(task in self.plan.tasks() for task in FEATURE_TASKS):
-            for row in self.plan.rows():
-                yield self._features(self.paths.row(*row))
-        for task, protocol in self.plan.experiment.evaluations():
-            for row in self.plan.rows(task):
-                yield self._task(self.paths.row(*row), task, protocol)
-        drawn = list(self._drawn())
+        plan, experiment = self.plan, self.plan.experiment
+        for name in plan.dataset_names():
+            yield Stage("prepare", {"--dataset": plan.dataset_file(name), "--out": data(name)})
+        for node in plan.needs:
+            for seed in experiment.seeds:
+                yield self._trained(node, seed)
+        for network, name, seed in plan.rows():
+            if name in experiment.imported:
+                yield self._imported(network, name, seed)
+        if any(task in plan.tasks() for task in FEATURE_TASKS):
+            for row in (self.paths.row(*each) for each in plan.rows()):
+                yield self._task(row, "features", experiment.features, self.paths.features(row))
+        for task, protocol in experiment.evaluations():
+            for row in (self.paths.row(*each) for each in plan.rows(task)):
+                out = self.paths.record(row, task, protocol)
+                yield self._task(row, task, protocol, out)
+        drawn = [self._drawn(node) for node in self._pictured()]
         yield from drawn
-        yield self._page([stage.outs[0] for stage in drawn])
+        yield self._page([stage.results[0] for stage in drawn])
 
-    def _pretrain(self, node: Pretraining, seed: int) -> Stage:
-        recipe, network = self.plan.recipe_file(node.recipe), self.plan.backbone_file(node.backbone)
-        behind, options = self._behind(node, seed)
-        dataset, out = data(self.paths.dataset), self._artifact(node, seed)
-        return Stage(
-            "pretrain",
-            [
-                *("--recipe", recipe, *self.plan.recipe_options(node.recipe)),
-                *("--backbone", network, "--data", dataset, *options),
-                *("--seed", seed, "--out", out),
-            ],
-            deps=[dataset, *behind],
-            params=[recipe, network],
-            outs=[out],
-        )
+    def _trained(self, node: Node, seed: int) -> Stage:
+        plan = self.plan
+        behind = {f"--{other.role}": self._artifact(other, seed) for other in plan.needs[node]}
+        ends = {"--seed": seed, "--out": self._artifact(node, seed)}
+        if isinstance(node, Tokenizer):
+            file = plan.tokenizer_file(node.name)
+            options = {"--tokenizer": file, "--data": self.data, **behind, **ends}
+            return Stage("tokenizer", options)
+        options = {
+            "--recipe": plan.recipe_file(node.recipe),
+            **_pairs(plan.recipe_options(node.recipe)),
+            "--backbone": plan.backbone_file(node.backbone),
+            "--data": self.data,
+        }
+        return Stage("pretrain", {**options, **behind, **ends})
 
-    def _tokenizer(self, node: Tokenizer, seed: int) -> Stage:
-        file, dataset = self.plan.tokenizer_file(node.name), data(self.paths.dataset)
-        behind, options = self._behind(node, seed)
-        out = self._artifact(node, seed)
-        return Stage(
-            "tokenizer",
-            ["--tokenizer", file, "--data", dataset, *options, "--seed", seed, "--out", out],
-            deps=[dataset, *behind],
-            params=[file],
-            outs=[out],
-        )
+    def _imported(self, network: str, name: str, seed: int) -> Stage:
+        options: dict[str, object] = {
+            "--name": name,
+            **_pairs(self.plan.experiment.imported[name].options),
+            "--backbone": self.plan.backbone_file(network),
+            "--seed": seed,
+            "--out": backbone(self.paths.imported(network, name, seed)),
+        }
+        return Stage("import", options)
 
-    def _import(self, network: str, name: str, seed: int) -> Stage:
-        file = self.plan.backbone_file(network)
-        out = backbone(self.paths.imported(network, name, seed))
-        options = self.plan.experiment.imported[name].options
-        given = ["--name", name, *options, "--backbone", file, "--seed", seed, "--out", out]
-        return Stage("import", given, params=[file], outs=[out])
-
-    def _features(self, row: str) -> Stage:
-        out, file = self.paths.features(row), self.plan.protocol_file(self.plan.experiment.features)
-        network, dataset = backbone(row), data(self.paths.dataset)
-        options = ("--protocol", file, "--backbone", network, "--data", dataset, "--out", out)
-        return Stage("features", options, deps=[network, dataset], params=[file], outs=[out])
-
-    def _task(self, row: str, task: str, protocol: str) -> Stage:
-        file, network = self.plan.protocol_file(protocol), backbone(row)
-        options: list[object] = ["--protocol", file, "--backbone", network]
-        deps = [network]
+    def _task(self, row: str, task: str, protocol: str, out: str) -> Stage:
+        options: dict[str, object] = {
+            "--protocol": self.plan.protocol_file(protocol),
+            "--backbone": backbone(row),
+        }
         if task in FEATURE_TASKS:
-            deps.append(self.paths.features(row))
-            options += ["--features", deps[-1]]
+            options["--features"] = self.paths.features(row)
         if task != "knn":
-            deps.append(data(self.paths.evaluated_on(task)))
-            options += ["--data", deps[-1]]
-        out, pictures = (
-            self.paths.record(row, task, protocol),
-            self.paths.pictures(row, task, protocol),
+            options["--data"] = data(self.paths.evaluated_on(task))
+        options["--out"] = out
+        if (pictures := self.paths.pictures(row, task, protocol)) is not None:
+            options["--pictures"] = pictures
+        return Stage(task, options)
+
+    def _pictured(self) -> Iterator[Node]:
+        """Pretrainings whose pictures the page shows, then their tokenizers."""
+        drawn = self.plan.drawn()
+        yield from drawn
+        yield from dict.fromkeys(
+            other
+            for node in drawn
+            for other in self.plan.needs[node]
+            if isinstance(other, Tokenizer)
         )
-        options += ["--out", out]
-        if pictures is not None:
-            options += ["--pictures", pictures]
-        outs = [] if pictures is None else [pictures]
-        return Stage(task, options, deps=deps, params=[file], outs=outs, metrics=[out])
 
-    def _drawn(self) -> Iterator[Stage]:
-        """Pictures for the page, of the first seed."""
-        seed, dataset = self.plan.experiment.seeds[0], data(self.paths.dataset)
-        tokenizers = []
-        for node in self.plan.drawn():
-            behind = [other for other in self.plan.needs[node] if isinstance(other, Tokenizer)]
-            tokenizers += [other for other in behind if other not in tokenizers]
-            row = self.paths.pretrained(node.backbone, node.recipe, seed)
-            deps, out = [backbone(row)], self.paths.diagnosis(row)
-            options = ["--backbone", backbone(row), "--data", dataset, "--out", out]
-            for other in behind:
-                deps.append(self._artifact(other, seed))
-                options = ["--tokenizer", deps[-1], *options]
-            yield Stage("diagnose", options, deps=[*deps, dataset], outs=[out])
-        for other in tokenizers:
-            artifact = self._artifact(other, seed)
-            out = self.paths.tokenizer_diagnosis(other.name, seed)
-            options = ["--tokenizer", artifact, "--data", dataset, "--out", out]
-            yield Stage("diagnose", options, deps=[artifact, dataset], outs=[out])
+    def _drawn(self, node: Node) -> Stage:
+        seed = self.plan.experiment.seeds[0]
+        if isinstance(node, Tokenizer):
+            out = self.paths.tokenizer_diagnosis(node.name, seed)
+        else:
+            out = self.paths.diagnosis(self.paths.pretrained(node.backbone, node.recipe, seed))
+        options = {
+            f"--{other.role}": self._artifact(other, seed)
+            for other in self.plan.needs[node]
+            if isinstance(node, Pretraining) and isinstance(other, Tokenizer)
+        }
+        of = "--tokenizer" if isinstance(node, Tokenizer) else "--backbone"
+        options |= {of: self._artifact(node, seed), "--data": self.data, "--out": out}
+        return Stage("diagnose", options)
 
-    def _page(self, drawn: Iterable[str]) -> Stage:
+    def _page(self, drawn: Sequence[str]) -> Stage:
         plan, folder = self.plan, f"reports/{self.plan.name}"
-        file = experiment_file(plan.name, plan.root)
         records = [
             self.paths.record(self.paths.row(*row), task, protocol)
             for task, protocol in plan.experiment.evaluations()
             for row in plan.rows(task)
         ]
+        backbones = [backbone(self.paths.row(*row)) for row in plan.rows()]
+        file = experiment_file(plan.name, plan.root)
         return Stage(
             "report",
-            ["--experiment", file, "--results", RESULTS, "--out", folder],
-            deps=[*(backbone(self.paths.row(*row)) for row in plan.rows()), *records, *drawn],
-            params=[file],
+            {"--experiment": file, "--results": RESULTS, "--out": folder},
+            further_deps=[*backbones, *records, *drawn],
             committed=[f"{folder}/{name}" for name in PAGE],
         )
 
@@ -210,12 +213,10 @@ class Stages:
             return self.paths.tokenizer(node.name, seed)
         return backbone(self.paths.pretrained(node.backbone, node.recipe, seed))
 
-    def _behind(self, node: Node, seed: int) -> tuple[list[str], list[str]]:
-        """The artifacts that a node stands on, and the options that give them."""
-        found = {other.role: self._artifact(other, seed) for other in self.plan.needs[node]}
-        return list(found.values()), [
-            word for role, path in found.items() for word in (f"--{role}", path)
-        ]
+
+def _pairs(words: Sequence[str]) -> dict[str, object]:
+    """Options with their values, of a list in which they follow one another."""
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def dvc_yaml(plan: Plan) -> str:

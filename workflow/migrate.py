@@ -25,8 +25,6 @@ from steps.params.plan import ROOT, Plan
 from workflow.dvc import Stage, Stages
 from workflow.made import asked
 
-ROLES = ("data", "backbone", "features", "teacher", "tokenizer")
-
 
 class Migration:
     """Results of an experiment in the layout of an earlier version, and where they go."""
@@ -66,7 +64,7 @@ class Migration:
     def run(self) -> Iterator[tuple[str, str]]:
         """Move what holds; every result with what became of it."""
         for stage in self.stages:
-            results = [*stage.metrics, *stage.outs]
+            results = stage.results
             before = [self.before(path) for path in results]
             if not results or None in before:
                 continue
@@ -74,7 +72,7 @@ class Migration:
                 yield results[0], "there"
                 continue
             if reason := self._reason(stage, results, [path for path in before if path]):
-                yield results[0], f"{reason}: {stage.described()['cmd']}"
+                yield results[0], f"{reason}: {stage.command}"
                 continue
             for path, source in zip(results, before, strict=True):
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -114,13 +112,12 @@ def _equal(params: dict[str, Any], made: dict[str, Any]) -> bool:
 
 def _inputs(stage: Stage, manifest: Manifest) -> str:
     """Which input of a result is not the one that is there."""
-    options = [str(option) for option in stage.options]
     for role, digest in manifest.inputs.items():
-        path = Path(options[options.index(f"--{role}") + 1]) if f"--{role}" in options else None
-        if path is None:
-            return f"made of a {role}, which the step takes no more"
+        if role not in stage.inputs:
+            return f"made of a {role}, which it is not made of today"
+        path = stage.inputs[role]
         try:
-            found = read_manifest(path).digest
+            found = read_manifest(Path(path)).digest
         except UserError:
             return f"its {role} {path} is not there"
         if found != digest:
