@@ -157,3 +157,15 @@ def test_teacher_tokenizer_and_student_in_order_under_both_engines(scenery: Scen
     project.run("dvc", "repro", "pretrain-shapes-test-vit_test-beit2-seed0")
     again = [read_manifest(results / folder).digest for folder in folders]
     assert again == [teacher.digest, tokenizer.digest, student.digest]
+
+    # Another experiment on the same tokenizer, with the teacher as a row: both are there.
+    experiment = read_yaml(path)
+    scenery.write(
+        "experiments/other.yaml", {**experiment, "methods": ["mae", "beit2"], "seeds": [0]}
+    )
+    made = {f"results/{folder}" for folder in folders}
+    plans = project.snakemake_plans("--config", "experiment=other")
+    assert plans
+    assert not made & plans
+    project.dvc("other")
+    assert project.dvc_plans("pretrain-shapes-test-vit_test-beit2-seed0") == set()
