@@ -18,8 +18,8 @@ from typing import Any
 
 from torch import nn
 
-from steps.artifacts import identify, publish, read_manifest, write_scores
-from steps.artifacts.identity import subject
+from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts.identity import identify_evaluation
 from steps.command import UserError, run_step
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
@@ -44,13 +44,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     seed = manifest.seed or 0
     inputs = {"backbone": options.backbone, "data": options.data}
-    identity = identify(
+    identity = identify_evaluation(
         "detect",
-        f"{options.protocol.stem} on {data.facts['dataset']} of {subject(manifest.facts, seed)}",
-        params={"protocol": params},
-        files={"protocol": options.protocol},
+        params,
+        options.protocol,
         inputs=inputs,
-        seed=seed,
+        dataset=data.facts["dataset"],
         out=options.out,
     )
     with scratch(identity, started, owner=int(os.environ.get("RANK", "0")) == 0) as place:

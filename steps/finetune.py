@@ -13,8 +13,8 @@ import time
 import torch
 from lightning.fabric import Fabric
 
-from steps.artifacts import identify, read_manifest, write_scores
-from steps.artifacts.identity import subject
+from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.identity import identify_evaluation
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
 from steps.data.subsets import labelled_rows
@@ -42,13 +42,12 @@ def main() -> None:
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
     training = protocol.training
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    identity = identify(
+    identity = identify_evaluation(
         "finetune",
-        f"{arguments.protocol.stem} on {facts.name} of {subject(backbone.facts, seed)}",
-        params={"protocol": protocol},
-        files={"protocol": arguments.protocol},
+        protocol,
+        arguments.protocol,
         inputs=inputs,
-        seed=seed,
+        dataset=facts.name,
         out=arguments.out,
     )
     model = load_backbone(arguments.backbone).train()

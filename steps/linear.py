@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from steps.artifacts import identify, read_manifest, write_scores
-from steps.artifacts.identity import subject
+from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.identity import identify_evaluation
 from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
@@ -75,13 +75,12 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
     mean, std = normalisation(arguments.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    identity = identify(
+    identity = identify_evaluation(
         "linear",
-        f"{arguments.protocol.stem} on {data.name} of {subject(manifest.facts, seed)}",
-        params={"protocol": protocol},
-        files={"protocol": arguments.protocol},
+        protocol,
+        arguments.protocol,
         inputs=inputs,
-        seed=seed,
+        dataset=data.name,
         out=arguments.out,
         further={"processes": fabric.world_size},
     )

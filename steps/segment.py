@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from timm.models.resnet import ResNet
 
-from steps.artifacts import identify, read_manifest, write_scores
-from steps.artifacts.identity import subject
+from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.identity import identify_evaluation
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
@@ -39,13 +39,12 @@ def main(arguments: list[str] | None = None) -> None:
     vit = _transformer(options.backbone, protocol)
     size = protocol.image_size or image_size(vit)
     frozen = Frozen(vit, protocol.blocks, *normalisation(options.backbone))
-    identity = identify(
+    identity = identify_evaluation(
         "segment",
-        f"{options.protocol.stem} on {facts.name} of {subject(manifest.facts, seed)}",
-        params={"protocol": protocol},
-        files={"protocol": options.protocol},
+        protocol,
+        options.protocol,
         inputs=inputs,
-        seed=seed,
+        dataset=facts.name,
         out=options.out,
     )
     with scratch(identity, started) as place:

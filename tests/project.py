@@ -29,7 +29,7 @@ SETS = {
     **dict.fromkeys(("finetune", "geometry"), "shapes"),
     **dict.fromkeys(("detect", "segment", "layout"), "shapes_scenes"),
 }
-"""What stands between a task and its protocol in the path of a record."""
+"""Folders between a task and its protocol in the path of a record."""
 EVALUATIONS = [(task, protocol) for task, names in PROTOCOLS.items() for protocol in names]
 
 

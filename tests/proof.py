@@ -40,7 +40,7 @@ WHOLE = ("quickstart",)
 """Experiments whose nodes are kept one by one; of the others, their count and a digest."""
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onedl-mmcv", "onedl-mmdetection")
 TOLERANCE = 1e-3
-"""Of a metric, relative, on another kind of machine."""
+"""Relative tolerance of a metric on another kind of machine."""
 
 
 class _ParserError(Exception):
@@ -187,7 +187,7 @@ def _runs(scenery: Scenery) -> Iterator[Run]:
 
 
 def machine() -> dict[str, str]:
-    """What the last bits of a float depend on."""
+    """Versions and hardware that the last bits of a float depend on."""
     from importlib import metadata
 
     return {

@@ -33,7 +33,7 @@ PAGE = (
     *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"),
     *("pictures", "ranking.png", "curves.png"),
 )
-"""What the report writes; all of it is committed, so DVC keeps none of it."""
+"""Files of a report; all of them are committed, so DVC keeps none."""
 _INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
@@ -61,7 +61,7 @@ class Stage:
 
     @property
     def results(self) -> list[str]:
-        """What it makes below the results."""
+        """Artifacts and records that it makes."""
         if self.committed:
             return []
         return [str(self.options[key]) for key in ("--out", "--pictures") if key in self.options]
@@ -79,7 +79,7 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """What it runs."""
+        """Its command line."""
         words = [str(word) for pair in self.options.items() for word in pair]
         return shlex.join(["python", "-m", f"steps.{self.step}", *words])
 

@@ -1,4 +1,4 @@
-"""What the plan of an experiment asks for, beside what is there: said before an engine starts."""
+"""Hold the plan of an experiment to the results that are there, before an engine starts."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ _ONCE = ("backbone", "features", "diagnose")
 
 
 def _equal(params: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Whether params are those of an artifact, of an official file those that are known."""
+    """True of params that are an artifact's; of an official file only its backbone is known."""
     if "official" in made:
         return bool(made["backbone"] == params.get("backbone", made["backbone"]))
     return params == made

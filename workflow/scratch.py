@@ -30,9 +30,9 @@ class Left:
     subject: str
     state: str
     useless: bool = False
-    """Whether nothing can take it up any more."""
+    """True of what nothing can take up any more."""
     changed: tuple[str, ...] = ()
-    """What of the code changed, where that alone keeps the same command from going on."""
+    """Modules and libraries that changed, where only they keep the same command from going on."""
     step: int | None = None
     out: str = ""
 

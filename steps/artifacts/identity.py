@@ -44,7 +44,7 @@ UNDECISIVE = ("strategy", "max_batch_per_device", "workers", "checkpoint_seconds
 
 
 class Code(BaseModel):
-    """What a step runs: digests of its modules, versions of its libraries."""
+    """Code of a step: digests of its modules, versions of its libraries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,7 +77,7 @@ class Identity(BaseModel):
     seed: int | None
     code: Code
     further: dict[str, Any] = {}
-    """What else decides: a vocabulary's digest, the number of processes."""
+    """Further values that decide: a vocabulary's digest, the number of processes."""
     models: dict[str, str] = {}
     """The params model of each role, as module:class; this and the fields below decide nothing."""
     files: dict[str, str] = {}
@@ -114,7 +114,7 @@ class Identity(BaseModel):
         )
 
     def differences(self, other: Identity) -> list[str]:
-        """What ``other`` has in another way, in words; none where a checkpoint of one fits both."""
+        """Params, inputs and seed that differ in ``other``; none where one checkpoint fits both."""
         said = []
         for role in sorted({*self.params, *other.params}):
             ours, theirs = (_flat(each.params.get(role)) for each in (self, other))
@@ -184,6 +184,41 @@ def identify(
         options=dict(options or {}),
         paths={role: str(path) for role, path in inputs.items()},
         out=str(out),
+    )
+
+
+def identify_evaluation(
+    node: str,
+    protocol: Params,
+    file: Path,
+    *,
+    inputs: Mapping[str, Path],
+    dataset: str,
+    out: Path,
+    further: Mapping[str, Any] | None = None,
+) -> Identity:
+    """The identity of a task that trains on a backbone, whose seed it has.
+
+    Args:
+        node: the step.
+        protocol: its params.
+        file: where they were read.
+        inputs: input artifacts by role, ``backbone`` among them.
+        dataset: the name of the set that is measured on.
+        out: where the records go.
+        further: JSON values that decide too.
+    """
+    backbone = read_manifest(inputs["backbone"], "pretrain")
+    seed = backbone.seed or 0
+    return identify(
+        node,
+        f"{file.stem} on {dataset} of {subject(backbone.facts, seed)}",
+        params={"protocol": protocol},
+        files={"protocol": file},
+        inputs=inputs,
+        seed=seed,
+        out=out,
+        further=further,
     )
 
 
@@ -258,7 +293,7 @@ def _digest(tree: ast.Module) -> str:
 
 
 def _is_text(statement: ast.AST) -> bool:
-    """Whether a statement is a string that nothing takes: the docstring of a thing or a field."""
+    """True of a string that nothing takes: the docstring of a module, class, function or field."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

@@ -91,7 +91,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a process holds a scratch folder."""
+    """True while a process holds a scratch folder."""
     try:
         with locked(folder):
             return False

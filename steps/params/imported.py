@@ -51,7 +51,7 @@ class Imported(Params):
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What decides what the row is, as the artifact's facts have it."""
+        """Options that decide what the row is, as the artifact's facts have them."""
         return {
             "format": self.format,
             "official": self.checkpoint,

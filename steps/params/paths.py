@@ -68,15 +68,15 @@ class Paths:
         return f"{row}/features/{self.dataset}/{self.experiment.features}"
 
     def record(self, row: str, task: str, protocol: str) -> str:
-        """What a task measured of a row by a protocol."""
+        """Records of a task on a row by a protocol."""
         return f"{self._evaluation(row, task)}/{protocol}.json"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
-        """What a task drew of a row by a protocol; None of one that draws nothing."""
+        """Pictures of a task on a row by a protocol; None of one that draws nothing."""
         return f"{self._evaluation(row, task)}/{protocol}" if task in DRAWN_TASKS else None
 
     def diagnosis(self, row: str) -> str:
-        """What was drawn of a row's pretraining."""
+        """Pictures of a row's pretraining."""
         return f"{row}/diagnose/{self.dataset}"
 
     def tokenizer_row(self, name: str, seed: int | str) -> str:
@@ -90,7 +90,7 @@ class Paths:
         return f"{self.tokenizer_row(name, seed)}/tokenizer"
 
     def tokenizer_diagnosis(self, name: str, seed: int | str) -> str:
-        """What was drawn of a tokenizer."""
+        """Pictures of a tokenizer."""
         return f"{self.tokenizer_row(name, seed)}/diagnose"
 
     def _evaluation(self, row: str, task: str) -> str:

@@ -53,7 +53,7 @@ class Grown:
 
     @property
     def name(self) -> str:
-        """How tables call the row: mae-x0.5-d25, half as many epochs on 25 % of the images.
+        """Name of the row in tables: mae-x0.5-d25, half as many epochs on 25 % of the images.
 
         What is as in the recipe is not named: mae-x0.5 is on all images, mae is the recipe.
         """

@@ -71,7 +71,7 @@ def _same(
     one: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
     other: np.ndarray[tuple[int, ...], np.dtype[np.uint8]],
 ) -> bool:
-    """Whether two pictures show the same."""
+    """True of two pictures that show the same."""
     if one.shape != other.shape:
         return False
     return int(np.abs(one.astype(np.int16) - other.astype(np.int16)).max()) <= LEVELS

@@ -168,7 +168,7 @@ def test_a_checkpoint_of_other_params_is_not(checkout: Checkout) -> None:
 
 
 def test_a_step_is_its_imports() -> None:
-    """What the key holds is what a process of the step has imported, or may import later."""
+    """The key holds the modules that a process of the step has imported, or may import later."""
     probe = (
         "import importlib, json, sys; importlib.import_module('steps.{node}');"
         "print(json.dumps([name for name in sys.modules if name.split('.')[0] == 'steps']))"

@@ -90,7 +90,7 @@ def test_a_recipe_with_a_share_of_its_own(scenery: Scenery, experiment: dict[str
 
 
 def test_names_and_options_agree() -> None:
-    """What is as in the recipe is not said, so that the row is the one of other experiments."""
+    """A value as in the recipe is not said, so that the row is the one of other experiments."""
     points = [
         (point.name, " ".join(point.options))
         for point in Scaling(methods=["a"], lengths=[0.25, 1], data_shares=[0.07, 1]).grown("a")
