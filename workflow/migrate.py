@@ -13,7 +13,6 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from steps.artifacts import read_manifest, verify
 from steps.artifacts.manifest import Manifest
@@ -89,8 +88,10 @@ class Migration:
                 manifest = read_records(source)[1] if source.is_file() else verify(source)
             except UserError as error:
                 return str(error)
-            if path in self.params and not _equal(self.params[path], manifest.params):
+            if path in self.params and self.params[path] != manifest.params:
                 return "made by other params"
+            if _other_file(stage, manifest):
+                return "made of another official file"
             if reason := _inputs(stage, manifest):
                 return reason
             name = manifest.facts.get("recipe", "")
@@ -103,11 +104,13 @@ _ONCE = ("backbone", "features", "diagnose")
 """Results of which a row had one, whatever the set and the protocol."""
 
 
-def _equal(params: dict[str, Any], made: dict[str, Any]) -> bool:
-    """True of params that are an artifact's; of an official file only its backbone is known."""
-    if "official" in made:
-        return bool(made["backbone"] == params.get("backbone", made["backbone"]))
-    return params == made
+def _other_file(stage: Stage, manifest: Manifest) -> bool:
+    """True of an official checkpoint that is not the one which the experiment names."""
+    if stage.step != "import":
+        return False
+    name = Path(str(stage.options["--official"])).name
+    made = manifest.params
+    return made.get("format") != stage.options["--format"] or name not in made.get("official", {})
 
 
 def _inputs(stage: Stage, manifest: Manifest) -> str:

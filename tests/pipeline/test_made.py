@@ -152,3 +152,19 @@ def test_dvc_says_it_too(plan: Plan, scenery: Scenery) -> None:
     _old_results(plan)
     said = engines.run(scenery.root, sys.executable, "-m", "workflow.dvc", "quickstart")
     assert said.startswith("note: results/quickstart: results of an earlier version")
+
+
+@pytest.mark.parametrize(("file", "moved"), [("a.pth", True), ("b.pth", False)])
+def test_an_old_checkpoint_is_taken_over_if_it_is_the_one_named(
+    file: str, moved: bool, plan: Plan, scenery: Scenery
+) -> None:
+    experiment = read_yaml(scenery.params / "experiments/quickstart.yaml")
+    experiment |= {"methods": [{"imported": OFFICIAL}], "pictures": []}
+    scenery.write("experiments/quickstart.yaml", experiment)
+    params = {"format": "mae", "official": {file: "0" * 64}}
+    facts = {"recipe": "mae_official"}
+    _publish(
+        "results/quickstart/vit_test/mae_official/seed0/backbone", "pretrain", params, facts=facts
+    )
+    migrate(Plan("quickstart", Path("params")))
+    assert Path("results/imported/vit_test/mae_official/seed0/backbone").is_dir() == moved
