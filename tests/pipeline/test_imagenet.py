@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -69,7 +68,7 @@ def test_every_method_has_a_row() -> None:
             "import",
             (
                 *("--name", "clip_official", "--backbone", PARAMS / "backbones/vit_b16.yaml"),
-                *shlex.split(Plan("imagenet", PARAMS).experiment.imported["clip_official"].options),
+                *Plan("imagenet", PARAMS).experiment.imported["clip_official"].options,
             ),
             "official/ViT-B-16.pt: no such file",
             "put it there",
