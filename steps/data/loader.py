@@ -189,6 +189,8 @@ def training_batches(
             collate_fn=_collate,
             worker_init_fn=_outlast_sigterm,
             generator=_worker_seeds(),
+            # Only from such memory is a copy to a GPU made while the GPU computes.
+            pin_memory=torch.cuda.is_available(),
         )
     )
     if workers:

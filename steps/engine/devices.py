@@ -7,10 +7,11 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.strategy import Strategy
 
@@ -18,6 +19,21 @@ from steps.engine import sharding
 from steps.engine.allocator import keep_freed_memory
 
 _claimed: list[IO[str]] = []
+
+
+class BF16(MixedPrecision):
+    """Fabric's bfloat16 autocast over float32 weights, without its conversion of inputs.
+
+    Images are float32 and everything else is integer or bool already; batches are frozen
+    dataclasses, which Fabric's conversion refuses.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device=device)
+
+    def convert_input(self, data: Any) -> Any:
+        """The data as they are."""
+        return data
 
 
 def claim_gpu() -> None:
@@ -46,7 +62,8 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     """A launched Fabric: one device, or those that torchrun gave (nccl or gloo).
 
     Args:
-        precision: "fp32" or "bf16" (mixed: weights stay in float32).
+        precision: "fp32", of all products, on a GPU too; or "bf16", mixed: weights stay in float32,
+            and what autocast leaves in float32 may multiply in TF32.
         deterministic: refuse operations whose result varies between runs.
         strategy: "ddp" or "fsdp", of several devices; one has nothing to share.
     """
@@ -54,20 +71,25 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     claim_gpu()
     torch.use_deterministic_algorithms(deterministic)
+    # In deterministic mode torch fills every new tensor with NaN, to show reads of what was never
+    # written: a kernel for each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if not torch.cuda.is_available():
         keep_freed_memory()
     # Processes are torchrun's, also where Slurm's commands are installed.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator,
         devices=local,
         num_nodes=world // local,
         strategy=_strategy(strategy, world),
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        plugins=BF16(accelerator) if precision == "bf16" else None,
     )
     fabric.launch()
     return fabric

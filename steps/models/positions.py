@@ -79,13 +79,20 @@ def resize_table(
     side = round((table_1ND.shape[1] - prefix) ** 0.5)
     if grid == (side, side):
         return table_1ND
-    weights = _bicubic(side, grid, resizing).to(table_1ND)
-    return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
+    weights = _bicubic(side, grid, resizing, table_1ND.device, table_1ND.dtype)
+    with torch.autocast(table_1ND.device.type, enabled=False):
+        return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
 
 
 @functools.cache
-def _bicubic(side: int, grid: tuple[int, int], resizing: Resizing) -> Tensor:
-    """Interpolation as a matrix, (rows * columns, side * side).
+def _bicubic(
+    side: int,
+    grid: tuple[int, int],
+    resizing: Resizing,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Interpolation as a matrix, (rows * columns, side * side), computed in float64.
 
     It is linear in the table, and a matrix product has a deterministic backward pass on every
     device, which interpolation has not.
@@ -102,4 +109,4 @@ def _bicubic(side: int, grid: tuple[int, int], resizing: Resizing) -> Tensor:
         align_corners=False,
         antialias=resizing.antialias,
     )
-    return resized.flatten(1).T.contiguous()
+    return resized.flatten(1).T.contiguous().to(device, dtype)
