@@ -19,6 +19,7 @@ import steps.models.small_stem  # noqa: F401  (timm learns of it)
 from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.models.batch_norm import BatchNorm2d
+from steps.models.finite import DIVERGED, check_weights
 from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
 
@@ -106,7 +107,13 @@ def save_backbone(
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors."""
+    """Write tensors as safetensors.
+
+    Raises:
+        UserError: one holds NaN or infinity.
+    """
+    remedy = f"{DIVERGED}; of weights that were imported, get the file again"
+    check_weights(weights.items(), path.name, remedy)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(whole, path, metadata={"format": "pt"})
 
