@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.artifacts import publish
-from steps.command import run_step
+from steps.artifacts.places import check_places
+from steps.command import place, run_step
 from steps.data.convert import convert
 from steps.data.sources import open_source
 from steps.params.dataset import Dataset
@@ -40,8 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m steps.prepare``."""
     parser = argparse.ArgumentParser(prog="steps.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="params/datasets/<name>.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    parser.add_argument("--out", type=place, required=True, help="folder of the artifact")
     options = parser.parse_args(arguments)
+    check_places(options, "prepare")
     prepare(options.dataset, options.out)
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.command import UserError
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
@@ -52,9 +52,10 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
     """Read the facts of a prepared set.
 
     Raises:
-        UserError: no such artifact, or ``labels`` are needed and it has none.
+        UserError: no such artifact, ``labels`` are needed and it has none, or bytes that are not
+            those that were written (of images, a reader says it).
     """
-    facts = read_manifest(dataset, "prepare").facts
+    facts = verify(dataset, "prepare", shards=False).facts
     if labels and facts["kind"] != "classification":
         raise UserError(
             str(dataset), f"a {facts['kind']} set, without labels", allowed="a classification set"
