@@ -35,11 +35,12 @@ def main(arguments: list[str] | None = None) -> None:
     check_places(options, "detect", record=True)
     params = load(options.protocol, Detection)
     manifest = read_manifest(options.backbone, "pretrain")
-    data = verify(options.data, "prepare", shards=False)
+    data = read_manifest(options.data, "prepare")
     if data.facts.get("kind") != "detection":
         raise UserError(
             str(options.data), f"a dataset of kind {data.facts.get('kind')}", allowed="detection"
         )
+    verify(options.data, shards=False)
     claim_gpu()
     # mmdet takes seconds to import: a user's mistake is to show before that.
     from steps.detection.train import train_and_evaluate

@@ -15,6 +15,7 @@ from steps.artifacts import publish
 from steps.artifacts.places import check_places
 from steps.command import place, run_step
 from steps.data.convert import convert
+from steps.data.shards import CHECKSUMS, SPLITS
 from steps.data.sources import open_source
 from steps.params.dataset import Dataset
 from steps.params.load import load
@@ -35,6 +36,7 @@ def prepare(params_file: Path, out: Path) -> None:
     ) as draft:
         facts = convert(source, dataset, str(params_file), draft.path)
         draft.facts = {"dataset": params_file.stem, **facts}
+        draft.logs.update(f"{split}{CHECKSUMS}" for split in SPLITS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

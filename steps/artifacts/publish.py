@@ -18,7 +18,7 @@ from steps.artifacts.provenance import (
     library_versions,
     peak_memory_mib,
 )
-from steps.command.disk import writing
+from steps.command.machine import writing
 
 
 class Draft:

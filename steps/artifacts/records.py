@@ -21,7 +21,7 @@ from steps.artifacts.provenance import (
     peak_memory_mib,
 )
 from steps.command import UserError
-from steps.command.disk import writing
+from steps.command.machine import writing
 
 
 class Record(BaseModel):

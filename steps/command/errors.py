@@ -21,3 +21,9 @@ class UserError(Exception):
             parts.append(f"remedy: {remedy}")
         super().__init__(" | ".join(" ".join(part.split()) for part in parts))
         self.where = where
+
+    @classmethod
+    def of(cls, line: str) -> UserError:
+        """The error of which only the line is left, as another process said it."""
+        where, _, found = line.partition(": ")
+        return cls(where, found)

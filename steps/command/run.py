@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from steps.command.disk import of_machine
+from steps.command.machine import of_machine
 from steps.command.errors import UserError
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -20,7 +20,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def run_step(main: Callable[[], None]) -> None:
     """Call ``main``; end the process with status 2 and one line on stderr for a user's mistake.
 
-    A disk that is full or fails is said likewise. Any other exception keeps its traceback: it is a
+    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps its traceback: it is a
     bug of ours, and hiding where it came from would help nobody. SIGTERM and SIGHUP end it as an
     exception does, so that drafts are removed.
     """
@@ -35,8 +35,8 @@ def run_step(main: Callable[[], None]) -> None:
             signal.signal(number, _end)
     try:
         main()
-    except (UserError, OSError) as error:
-        said = of_machine(error, "the disk") if isinstance(error, OSError) else error
+    except (UserError, OSError, RuntimeError) as error:
+        said = error if isinstance(error, UserError) else of_machine(error, "the disk")
         if said is None:
             raise
         print(f"error: {said}", file=sys.stderr)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from steps.artifacts import verify
 from steps.command import UserError
@@ -27,6 +27,9 @@ from steps.params.views import View, sides
 
 if TYPE_CHECKING:
     from steps.data.text import Captions
+
+STALL_SECONDS = 600
+"""How long a run waits for its loading processes to give a batch, before it ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ def training_batches(
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_outlast_sigterm,
+            timeout=STALL_SECONDS if workers else 0,
             generator=_worker_seeds(),
         )
     )
@@ -201,7 +205,15 @@ def evaluation_batches(
     views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
-    return iter(DataLoader(views, batch_size, num_workers=workers, generator=_worker_seeds()))
+    return iter(
+        DataLoader(
+            views,
+            batch_size,
+            num_workers=workers,
+            timeout=STALL_SECONDS if workers else 0,
+            generator=_worker_seeds(),
+        )
+    )
 
 
 def _worker_seeds() -> torch.Generator:
@@ -228,10 +240,12 @@ def _kill_loaders() -> None:
 def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:
     views, labels, texts = zip(*items, strict=True)
     given = [text for text in texts if text is not None]
+    # torch's own collation stacks in shared memory. Tensors that are not there are put there by a
+    # thread, whose failure would only be heard of as a stall.
     return Samples(
-        [torch.stack(same) for same in zip(*views, strict=True)],
-        torch.tensor(labels),
-        torch.stack(given) if given else None,
+        [default_collate(same) for same in zip(*views, strict=True)],
+        default_collate([torch.tensor(label) for label in labels]),
+        default_collate(given) if given else None,
     )
 
 

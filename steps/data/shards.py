@@ -4,11 +4,16 @@ Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG,
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
 list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
+
+``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
+then of all else in each batch. A reader compares them as it reads; sets that were prepared before
+there were any are read without.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -22,10 +27,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from steps.artifacts.manifest import ANEW
 from steps.command import UserError
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
+CHECKSUMS = ".crc32"
 
 
 class ShardWriter:
@@ -50,6 +57,8 @@ class ShardWriter:
             fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
         self._schema = pa.schema(fields)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self._path = path
+        self._checksums: list[int] = []
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
 
@@ -63,6 +72,7 @@ class ShardWriter:
         captions: Sequence[str] | None = None,
     ) -> None:
         """Append a row. ``label`` and ``captions`` are for files that have these columns."""
+        self._checksums.append(zlib.crc32(image))
         row = {"id": id, "image": image, "width": width, "height": height}
         row |= {"label": label, "captions": captions}
         for name, column in self._columns.items():
@@ -71,10 +81,14 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and the file's footer; without it the file cannot be opened."""
+        """Write what is left and the file's footer, without which the file cannot be opened, and
+        the checksums."""
         self._flush()
         self._writer.close()
         self._file.close()
+        self._checksums += [_checksum(batch) for batch in _batches(self._path)[1]]
+        sums = np.array(self._checksums, "<u4")
+        self._path.with_suffix(CHECKSUMS).write_bytes(sums.tobytes())
 
     def _flush(self) -> None:
         if self._columns["id"]:
@@ -104,7 +118,8 @@ class Images:
         split: ``train`` or ``val``.
 
     Raises:
-        UserError: there is no such split, or its file is not a whole Arrow file.
+        UserError: there is no such split, or its file is not a whole Arrow file; or, when a row is
+            read, its bytes are not those that were written.
     """
 
     def __init__(self, dataset: Path, split: str) -> None:
@@ -122,17 +137,19 @@ class Images:
                 remedy="make the dataset: python -m steps.prepare",
             )
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            # The batches are views of the mapped file: no image is read here.
-            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
+            self._schema, self._batches = _batches(self.path)
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise UserError(
-                str(self.path),
-                f"not a whole Arrow file ({error})",
-                remedy="remove the dataset's folder and prepare it again",
+                str(self.path), f"not a whole Arrow file ({error})", remedy=ANEW
             ) from error
-        self._schema = reader.schema
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+        self._compared: set[int] = set()
+        self._checksums: npt.NDArray[np.uint32] | None = None
+        sums = self.path.with_suffix(CHECKSUMS)
+        if sums.is_file():
+            self._checksums = np.fromfile(sums, "<u4")
+            if len(self._checksums) != len(self) + len(self._batches):
+                raise UserError(str(sums), f"not the checksums of {self.path}", remedy=ANEW)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "split": self.split, "path": self.path}
@@ -147,11 +164,17 @@ class Images:
     def encoded(self, index: int) -> bytes:
         """The encoded image file of row ``index``."""
         data: bytes = self._value("image", index)
+        if self._checksums is not None and zlib.crc32(data) != self._checksums[index]:
+            raise self._damaged(f"image {index} ({self._value('id', index)})")
         return data
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of row ``index``, RGB."""
-        return Image.open(io.BytesIO(self.encoded(index))).convert("RGB")
+        data = self.encoded(index)
+        try:
+            return Image.open(io.BytesIO(data)).convert("RGB")
+        except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
+            raise self._damaged(f"image {index} ({self._value('id', index)})") from error
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
@@ -162,13 +185,14 @@ class Images:
     def all_captions(self) -> Iterator[list[str]]:
         """The captions of every row, in order; nothing where the dataset has none."""
         if self.has_captions:
-            for batch in self._batches:
-                yield from batch.column("captions").to_pylist()
+            for batch in range(len(self._batches)):
+                yield from self._column("captions", batch).to_pylist()
 
     @cached_property
     def ids(self) -> list[str]:
         """The id of each row."""
-        return [name for batch in self._batches for name in batch.column("id").to_pylist()]
+        batches = range(len(self._batches))
+        return [name for batch in batches for name in self._column("id", batch).to_pylist()]
 
     @property
     def has_captions(self) -> bool:
@@ -201,7 +225,8 @@ class Images:
         return np.stack([self._integers("width"), self._integers("height")], axis=1)
 
     def _integers(self, column: str) -> npt.NDArray[np.int64]:
-        arrays = [batch.column(column).to_numpy() for batch in self._batches]
+        batches = range(len(self._batches))
+        arrays = [self._column(column, batch).to_numpy() for batch in batches]
         return np.concatenate([np.empty(0, np.int64), *arrays]).astype(np.int64)
 
     def _value(self, column: str, index: int) -> Any:
@@ -209,4 +234,35 @@ class Images:
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
         batch = bisect_right(self._ends, index)
         row = index - (self._ends[batch - 1] if batch else 0)
-        return self._batches[batch].column(column)[row].as_py()
+        return self._column(column, batch)[row].as_py()
+
+    def _column(self, name: str, batch: int) -> Any:
+        """A column of a batch, whose checksum is compared when it is first read."""
+        if self._checksums is not None and batch not in self._compared:
+            if _checksum(self._batches[batch]) != self._checksums[len(self) + batch]:
+                first = self._ends[batch] - self._batches[batch].num_rows
+                raise self._damaged(f"rows {first} to {self._ends[batch] - 1}")
+            self._compared.add(batch)
+        return self._batches[batch].column(name)
+
+    def _damaged(self, what: str) -> UserError:
+        return UserError(
+            f"{self.path}: {what}", "damaged: not the bytes that prepare wrote", remedy=ANEW
+        )
+
+
+def _batches(path: Path) -> tuple[Any, list[Any]]:
+    """The schema and the batches of a file, views of its mapping: no image is read."""
+    reader = pa.ipc.open_file(pa.memory_map(str(path)))
+    return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
+
+
+def _checksum(batch: Any) -> int:
+    """Of all of a batch but the images, and of where they lie."""
+    found = 0
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        buffers = column.buffers()
+        for buffer in buffers[:2] if name == "image" else buffers:
+            if buffer is not None:
+                found = zlib.crc32(buffer, found)
+    return found
