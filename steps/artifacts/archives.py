@@ -30,7 +30,7 @@ def save(content: dict[str, Any], path: Path) -> None:
     draft = path.with_suffix(".new")
     try:
         with draft.open("wb") as file:
-            written = _Written(file)
+            written: Any = _Written(file)
             try:
                 torch.save(content, written)
             except Exception as error:

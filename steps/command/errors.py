@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Something outside the code is wrong: a file, a key, an image, a machine.

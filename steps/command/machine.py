@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from steps.command.errors import UserError
 
+_NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
+"""How libraries in other languages print the number of an error of the system."""
 LOADERS = "the processes that load images (workers)"
 _AGAIN = "then run the same command again: nothing that was whole is lost"
 REMEDIES = {
@@ -43,7 +46,9 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
+    except UserError:
+        raise
+    except Exception as error:
         if (said := of_machine(error, str(path))) is None:
             raise
         raise said from error
@@ -56,10 +61,15 @@ def of_machine(error: Exception, where: str) -> UserError | None:
         error: as it came.
         where: what was read or written, for errors that name no file themselves.
     """
-    if isinstance(error, OSError) and (remedy := REMEDIES.get(error.errno or 0)) is not None:
-        named = error.filename if isinstance(error.filename, str) else where
-        return UserError(named, f"the machine says: {error.strerror}", remedy=remedy)
-    return _of_loader(str(error))
+    if (said := _of_loader(str(error))) is not None:
+        return said
+    number, named = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and (match := _NUMBER.search(str(error))):
+        number = int(match[1] or match[2])
+    if (remedy := REMEDIES.get(number or 0)) is None:
+        return None
+    place = str(named) if isinstance(named, str | Path) else where
+    return UserError(place, f"the machine says: {os.strerror(number or 0)}", remedy=remedy)
 
 
 def _of_loader(text: str) -> UserError | None:

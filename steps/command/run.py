@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from steps.command.machine import of_machine
 from steps.command.errors import UserError
+from steps.command.machine import of_machine
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
@@ -20,9 +20,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def run_step(main: Callable[[], None]) -> None:
     """Call ``main``; end the process with status 2 and one line on stderr for a user's mistake.
 
-    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps its traceback: it is a
-    bug of ours, and hiding where it came from would help nobody. SIGTERM and SIGHUP end it as an
-    exception does, so that drafts are removed.
+    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps
+    its traceback: it is a bug of ours, and hiding where it came from would help nobody. SIGTERM and
+    SIGHUP end it as an exception does, so that drafts are removed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for each backbone it loads
@@ -35,7 +35,7 @@ def run_step(main: Callable[[], None]) -> None:
             signal.signal(number, _end)
     try:
         main()
-    except (UserError, OSError, RuntimeError) as error:
+    except Exception as error:
         said = error if isinstance(error, UserError) else of_machine(error, "the disk")
         if said is None:
             raise

@@ -243,7 +243,7 @@ def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Sample
     # torch's own collation stacks in shared memory. Tensors that are not there are put there by a
     # thread, whose failure would only be heard of as a stall.
     return Samples(
-        [default_collate(same) for same in zip(*views, strict=True)],
+        [default_collate(list(same)) for same in zip(*views, strict=True)],
         default_collate([torch.tensor(label) for label in labels]),
         default_collate(given) if given else None,
     )

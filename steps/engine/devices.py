@@ -9,6 +9,7 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
+
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy

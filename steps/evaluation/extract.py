@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,4 +56,6 @@ def extract(
             for pooling, features in frozen_features(backbone, inputs, poolings).items():
                 rows = features.float().cpu().numpy().astype("<f4", copy=False)
                 files[pooling].write(rows.tobytes())
-    np.save(folder / f"{split}_labels.npy", views.labels)
+    labels = io.BytesIO()  # np.save into a file does not say why a write failed
+    np.save(labels, views.labels)
+    (folder / f"{split}_labels.npy").write_bytes(labels.getvalue())
