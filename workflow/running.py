@@ -105,11 +105,8 @@ def _dvc_processes() -> list[int]:
     """Processes that DVC's list of paths in use names and that live."""
     try:
         uses: Any = json.loads((DVC / "rwlock").read_bytes())
-        found = {
-            int(info["pid"])
-            for use in uses.values()
-            for info in (*use.get("read", []), *([use["write"]] if use.get("write") else []))
-        }
+        read = [each for several in uses.get("read", {}).values() for each in several]
+        found = {int(each["pid"]) for each in (*read, *uses.get("write", {}).values())}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return sorted(pid for pid in found if Path(f"/proc/{pid}").exists())

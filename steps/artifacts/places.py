@@ -88,7 +88,7 @@ def check_record(out: Path, read: Iterable[Path] = ()) -> None:
     _check_way(out, read)
     if out.is_dir():
         raise _refusal(out, "a folder", "a record file (.json), or nothing")
-    if out.exists() and not _is_record(out):
+    if out.exists() and not (out.is_file() and _is_record(out)):
         raise _refusal(out, "a file that is no record file", "a record file, or nothing")
 
 
