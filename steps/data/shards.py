@@ -6,8 +6,8 @@ list<string> (where there are any). The format is Arrow's IPC file, uncompressed
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
 
 ``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
-then of all else in each batch. A reader compares them as it reads; sets that were prepared before
-there were any are read without.
+then of all bytes of the file but the images. A reader compares the last when it opens the file, and
+an image's when it reads it; sets that were prepared before there were any are read without.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from steps.command import UserError
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
 CHECKSUMS = ".crc32"
+DAMAGED = "damaged: not the bytes that prepare wrote"
 
 
 class ShardWriter:
@@ -86,8 +87,7 @@ class ShardWriter:
         self._flush()
         self._writer.close()
         self._file.close()
-        self._checksums += [_checksum(batch) for batch in _batches(self._path)[1]]
-        sums = np.array(self._checksums, "<u4")
+        sums = np.array([*self._checksums, _checksum(*_mapped(self._path)[::2])], "<u4")
         self._path.with_suffix(CHECKSUMS).write_bytes(sums.tobytes())
 
     def _flush(self) -> None:
@@ -137,19 +137,26 @@ class Images:
                 remedy="make the dataset: python -m steps.prepare",
             )
         try:
-            self._schema, self._batches = _batches(self.path)
-        except (pa.ArrowException, OSError, ValueError) as error:
+            whole, self._schema, self._batches = _mapped(self.path)
+            damaged = not self._is_whole(whole)
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
             raise UserError(
                 str(self.path), f"not a whole Arrow file ({error})", remedy=ANEW
             ) from error
+        if damaged:
+            raise UserError(str(self.path), DAMAGED, remedy=ANEW)
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
-        self._compared: set[int] = set()
-        self._checksums: npt.NDArray[np.uint32] | None = None
+
+    def _is_whole(self, whole: Any) -> bool:
+        """Whether all but the images is as it was written; keeps the checksums of the images."""
         sums = self.path.with_suffix(CHECKSUMS)
-        if sums.is_file():
-            self._checksums = np.fromfile(sums, "<u4")
-            if len(self._checksums) != len(self) + len(self._batches):
-                raise UserError(str(sums), f"not the checksums of {self.path}", remedy=ANEW)
+        self._checksums = np.fromfile(sums, "<u4") if sums.is_file() else None
+        if self._checksums is None:
+            return True
+        rows = sum(batch.num_rows for batch in self._batches)
+        return len(self._checksums) == rows + 1 and bool(
+            self._checksums[-1] == _checksum(whole, self._batches)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "split": self.split, "path": self.path}
@@ -165,7 +172,7 @@ class Images:
         """The encoded image file of row ``index``."""
         data: bytes = self._value("image", index)
         if self._checksums is not None and zlib.crc32(data) != self._checksums[index]:
-            raise self._damaged(f"image {index} ({self._value('id', index)})")
+            raise self._damaged(index)
         return data
 
     def image(self, index: int) -> Image.Image:
@@ -174,7 +181,7 @@ class Images:
         try:
             return Image.open(io.BytesIO(data)).convert("RGB")
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
-            raise self._damaged(f"image {index} ({self._value('id', index)})") from error
+            raise self._damaged(index) from error
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
@@ -185,14 +192,13 @@ class Images:
     def all_captions(self) -> Iterator[list[str]]:
         """The captions of every row, in order; nothing where the dataset has none."""
         if self.has_captions:
-            for batch in range(len(self._batches)):
-                yield from self._column("captions", batch).to_pylist()
+            for batch in self._batches:
+                yield from batch.column("captions").to_pylist()
 
     @cached_property
     def ids(self) -> list[str]:
         """The id of each row."""
-        batches = range(len(self._batches))
-        return [name for batch in batches for name in self._column("id", batch).to_pylist()]
+        return [name for batch in self._batches for name in batch.column("id").to_pylist()]
 
     @property
     def has_captions(self) -> bool:
@@ -225,8 +231,7 @@ class Images:
         return np.stack([self._integers("width"), self._integers("height")], axis=1)
 
     def _integers(self, column: str) -> npt.NDArray[np.int64]:
-        batches = range(len(self._batches))
-        arrays = [self._column(column, batch).to_numpy() for batch in batches]
+        arrays = [batch.column(column).to_numpy() for batch in self._batches]
         return np.concatenate([np.empty(0, np.int64), *arrays]).astype(np.int64)
 
     def _value(self, column: str, index: int) -> Any:
@@ -234,35 +239,28 @@ class Images:
             raise IndexError(f"row {index} of {len(self)} in {self.path}")
         batch = bisect_right(self._ends, index)
         row = index - (self._ends[batch - 1] if batch else 0)
-        return self._column(column, batch)[row].as_py()
+        return self._batches[batch].column(column)[row].as_py()
 
-    def _column(self, name: str, batch: int) -> Any:
-        """A column of a batch, whose checksum is compared when it is first read."""
-        if self._checksums is not None and batch not in self._compared:
-            if _checksum(self._batches[batch]) != self._checksums[len(self) + batch]:
-                first = self._ends[batch] - self._batches[batch].num_rows
-                raise self._damaged(f"rows {first} to {self._ends[batch] - 1}")
-            self._compared.add(batch)
-        return self._batches[batch].column(name)
-
-    def _damaged(self, what: str) -> UserError:
-        return UserError(
-            f"{self.path}: {what}", "damaged: not the bytes that prepare wrote", remedy=ANEW
-        )
+    def _damaged(self, index: int) -> UserError:
+        where = f"{self.path}: image {index} ({self._value('id', index)})"
+        return UserError(where, DAMAGED, remedy=ANEW)
 
 
-def _batches(path: Path) -> tuple[Any, list[Any]]:
-    """The schema and the batches of a file, views of its mapping: no image is read."""
-    reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    return reader.schema, [reader.get_batch(i) for i in range(reader.num_record_batches)]
+def _mapped(path: Path) -> tuple[Any, Any, list[Any]]:
+    """A file's bytes, its schema and its batches, views of one mapping: no image is read."""
+    mapped = pa.memory_map(str(path))
+    reader = pa.ipc.open_file(mapped)
+    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    mapped.seek(0)
+    return mapped.read_buffer(), reader.schema, batches
 
 
-def _checksum(batch: Any) -> int:
-    """Of all of a batch but the images, and of where they lie."""
-    found = 0
-    for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        buffers = column.buffers()
-        for buffer in buffers[:2] if name == "image" else buffers:
-            if buffer is not None:
-                found = zlib.crc32(buffer, found)
-    return found
+def _checksum(whole: Any, batches: Sequence[Any]) -> int:
+    """Of all bytes of a mapped file but the encoded images."""
+    view, found, place = memoryview(whole), 0, 0
+    for batch in batches:
+        images = batch.column("image").buffers()[2]
+        start = images.address - whole.address
+        found = zlib.crc32(view[place:start], found)
+        place = start + images.size
+    return zlib.crc32(view[place:], found)
