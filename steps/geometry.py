@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
@@ -27,6 +28,7 @@ from steps.params.protocols import Geometry
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared dataset").parse_args(arguments)
+    check_places(options, "geometry", record=True)
     protocol = load(options.protocol, Geometry)
     facts = dataset_facts(options.data)
     seed = read_manifest(options.backbone, "pretrain").seed or 0

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
@@ -25,6 +26,7 @@ from steps.params.protocols import KNN
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, features="a features artifact").parse_args()
+    check_places(arguments, "knn", record=True)
     protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     poolings = [protocol.pooling, *protocol.more_poolings]

@@ -15,6 +15,7 @@ import torch
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.annotations import objects
 from steps.data.loader import EvaluationViews, dataset_facts
@@ -32,6 +33,7 @@ def main() -> None:
     arguments = task_parser(
         __doc__, data="a prepared set with masks", pictures="a folder"
     ).parse_args()
+    check_places(arguments, "layout", record=True)
     protocol = load(arguments.protocol, Layout)
     facts = dataset_facts(arguments.data)
     vit = load_backbone(arguments.backbone)

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.artifacts import publish
-from steps.command import run_step
+from steps.artifacts.places import check_places
+from steps.command import place, run_step
 from steps.data.convert import convert
+from steps.data.shards import CHECKSUMS, SPLITS
 from steps.data.sources import open_source
 from steps.params.dataset import Dataset
 from steps.params.load import load
@@ -34,14 +36,16 @@ def prepare(params_file: Path, out: Path) -> None:
     ) as draft:
         facts = convert(source, dataset, str(params_file), draft.path)
         draft.facts = {"dataset": params_file.stem, **facts}
+        draft.logs.update(f"{split}{CHECKSUMS}" for split in SPLITS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m steps.prepare``."""
     parser = argparse.ArgumentParser(prog="steps.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="params/datasets/<name>.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    parser.add_argument("--out", type=place, required=True, help="folder of the artifact")
     options = parser.parse_args(arguments)
+    check_places(options, "prepare")
     prepare(options.dataset, options.out)
 
 

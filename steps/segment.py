@@ -16,6 +16,7 @@ from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
@@ -30,6 +31,7 @@ from steps.params.segmentation import Segment
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared set with masks").parse_args(arguments)
+    check_places(options, "segment", record=True)
     protocol = load(options.protocol, Segment)
     facts = dataset_facts(options.data)
     manifest = read_manifest(options.backbone, "pretrain")

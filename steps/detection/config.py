@@ -16,6 +16,7 @@ from typing import Any, cast
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from torch import nn
 
+from steps.data.loader import STALL_SECONDS
 from steps.detection.backbone import ViTDet
 from steps.detection.dataset import Detections
 from steps.detection.evaluation import CocoAP
@@ -172,6 +173,7 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
     train = {
         "batch_size": params.batch_size // processes,
         "num_workers": params.workers,
+        "timeout": STALL_SECONDS if params.workers else 0,
         "collate_fn": pseudo_collate,
         "sampler": {"type": DefaultSampler, "shuffle": True},
         "dataset": {
@@ -189,6 +191,7 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
     val = {
         "batch_size": params.eval_batch_size,
         "num_workers": params.workers,
+        "timeout": STALL_SECONDS if params.workers else 0,
         "collate_fn": pseudo_collate,
         "sampler": {"type": DefaultSampler, "shuffle": False},
         "dataset": {

@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from steps.artifacts import archives
+from steps.command.machine import writing
 from steps.engine.seeds import derive
 
 log = logging.getLogger("steps.detect")
@@ -38,7 +41,7 @@ class SeedEpoch(Hook):  # type: ignore[misc]
 
 
 class SaveEpoch(Hook):  # type: ignore[misc]
-    """Write ``checkpoint.pth`` after each epoch, by rename: it is whole or the one before."""
+    """Write ``checkpoint.pth`` after each epoch, of plain values: whole, or as it was."""
 
     priority = "VERY_LOW"
 
@@ -47,12 +50,21 @@ class SaveEpoch(Hook):  # type: ignore[misc]
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save weights, optimiser and schedules."""
-        # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run.
+        # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run; what it
+        # writes holds pickled objects, which run code when they are read.
         if is_main_process():
-            folder = Path(runner.work_dir)
-            meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
-            runner.save_checkpoint(str(folder), "draft.pth", meta=meta)
-            (folder / "draft.pth").replace(folder / CHECKPOINT)
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            path = Path(runner.work_dir) / CHECKPOINT
+            content = {
+                "epoch": runner.epoch + 1,
+                "iterations": runner.iter,
+                "epoch_losses": runner.message_hub.get_info("epoch_losses"),
+                "model": dict(model.state_dict()),
+                "optimizer": runner.optim_wrapper.state_dict(),
+                "schedules": [each.state_dict() for each in runner.param_schedulers],
+            }
+            with writing(path):
+                archives.save(content, path)
             if self._mark is not None:
                 self._mark(runner.iter)
         barrier()

@@ -16,6 +16,7 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.dist import init_dist
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
@@ -30,6 +31,7 @@ from steps.detection.heads import Config
 from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw
 from steps.detection.resnet import ResNetMaps, load_resnet_maps
+from steps.engine.checkpoint import read_checkpoint
 from steps.engine.seeds import seeded
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
@@ -59,6 +61,24 @@ class QuietRunner(Runner):  # type: ignore[misc]
 
     parts: Config
     """What the run was built from, as JSON."""
+
+    def load_or_resume(self) -> None:
+        """Go on after the last whole epoch; nothing else is ever loaded.
+
+        Raises:
+            UserError: the checkpoint is unreadable or damaged.
+        """
+        path = Path(self.work_dir) / CHECKPOINT
+        if not path.is_file():
+            return
+        saved = read_checkpoint(path)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(saved["model"])
+        self.optim_wrapper.load_state_dict(saved["optimizer"])
+        for schedule, state in zip(self.param_schedulers, saved["schedules"], strict=True):
+            schedule.load_state_dict(state)
+        self.train_loop._epoch, self.train_loop._iter = saved["epoch"], saved["iterations"]
+        self.message_hub.update_info("epoch_losses", saved["epoch_losses"])
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         pass
@@ -158,7 +178,6 @@ def build_runner(
     loader = QuietRunner.build_dataloader(train, seed=seed)
     schedulers = config.schedulers(params.optimizer, params.epochs * len(loader))
     progress = Progress()
-    last = scratch / CHECKPOINT
     runner = QuietRunner(
         model=model,
         work_dir=str(scratch),
@@ -178,8 +197,6 @@ def build_runner(
         param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
         custom_hooks=[SeedEpoch(), progress, SaveEpoch(mark)],
-        load_from=str(last) if last.is_file() else None,
-        resume=last.is_file(),
         launcher="pytorch" if processes > 1 else "none",
         cfg={"sync_bn": "torch"},
         log_level="ERROR",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
@@ -18,7 +20,8 @@ from lightning.fabric.strategies.strategy import Strategy
 from steps.engine import sharding
 from steps.engine.allocator import keep_freed_memory
 
-_claimed: list[IO[str]] = []
+log = logging.getLogger(__name__)
+_claimed: list[int] = []
 
 
 class BF16(MixedPrecision):
@@ -46,16 +49,37 @@ def claim_gpu() -> None:
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
     for index in range(torch.cuda.device_count()):
-        path = Path(tempfile.gettempdir()) / f"pretext-gpu-{index}.lock"
-        lock = path.open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+            lock = _lock(f"pretext-gpu-{index}.lock")
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                log.warning("GPU %d is shared: no lock of its own (%s)", index, error)
             continue
         _claimed.append(lock)
         os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
         return
+
+
+def _lock(name: str) -> int:
+    """Take a lock that all users of the machine share, by a file that any of them may have made.
+
+    Raises:
+        OSError: EWOULDBLOCK where another process has it; another error where there is no lock.
+    """
+    path = Path(tempfile.gettempdir()) / name
+    try:
+        # A lock needs no right to write. Nor may a file of another user be opened to be made, in a
+        # folder that all may write to.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+        os.fchmod(file, 0o644)  # whatever the umask, so that others can open it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
 
 
 def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric:

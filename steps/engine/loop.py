@@ -156,8 +156,8 @@ class _Run:
         self.terminated = False
 
     def train(self, resume: dict[str, Any] | None) -> Outcome:
-        metrics_bytes = self._restore(resume) if resume is not None else 0
-        self.monitor.start(self.state.step, metrics_bytes)
+        metrics = self._restore(resume) if resume is not None else ""
+        self.monitor.start(self.state.step, metrics)
         previous = signal.signal(signal.SIGTERM, self._terminate)
         try:
             self._steps()
@@ -375,7 +375,7 @@ class _Run:
         """Write a checkpoint, between two windows so that none is torn."""
         facts = {
             "state": dataclasses.asdict(self.state),
-            "metrics_bytes": self.monitor.metrics_bytes,
+            "metrics": self.monitor.metrics,
         }
         if self.placed.sharded:
             self.scratch.save_shards(
@@ -385,7 +385,8 @@ class _Run:
             tensors = tensors_of(self.method, self.optimizer)
             self.scratch.save({**facts, "tensors": tensors}, self.state.step)
 
-    def _restore(self, checkpoint: dict[str, Any]) -> int:
+    def _restore(self, checkpoint: dict[str, Any]) -> str | int:
+        """Go on from a checkpoint; the metrics that belong to it."""
         state = _State(**checkpoint["state"])
         # A checkpoint at a phase's first step is that of the phase before, at its end.
         for phase in self.phases[1:]:
@@ -393,8 +394,10 @@ class _Run:
                 self._enter(phase)
         self.state, self.window_start = state, state.step
         restore(self.method, self.optimizer, checkpoint["tensors"])
-        metrics_bytes: int = checkpoint["metrics_bytes"]
-        return metrics_bytes
+        # Earlier versions kept their number of bytes.
+        older = "metrics_bytes" in checkpoint
+        metrics: str | int = checkpoint["metrics_bytes" if older else "metrics"]
+        return metrics
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """On SIGTERM (a scheduler's time limit): checkpoint at the next chance, then end."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
@@ -39,18 +42,20 @@ def extract(
         mean, std: of the input that the backbone expects.
     """
     device = next(backbone.parameters()).device
-    arrays = {
-        pooling: open_memmap(
-            folder / f"{split}_{pooling}.npy", "w+", np.float32, (len(views), backbone.num_features)
-        )
-        for pooling in poolings
-    }
-    start = 0
-    for images, _ in evaluation_batches(views, batch_size):
-        inputs = normalise(images.to(device), mean, std)
-        for pooling, features in frozen_features(backbone, inputs, poolings).items():
-            arrays[pooling][start : start + len(images)] = features.float().cpu().numpy()
-        start += len(images)
-    for array in arrays.values():
-        array.flush()
-    np.save(folder / f"{split}_labels.npy", views.labels)
+    shape = (len(views), backbone.num_features)
+    with ExitStack() as opened:
+        files: dict[str, IO[bytes]] = {}
+        for pooling in poolings:
+            # Written, not mapped: on a full disk a write fails, and a mapping ends the process.
+            file = opened.enter_context((folder / f"{split}_{pooling}.npy").open("wb"))
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            write_array_header_1_0(file, header)
+            files[pooling] = file
+        for images, _ in evaluation_batches(views, batch_size):
+            inputs = normalise(images.to(device), mean, std)
+            for pooling, features in frozen_features(backbone, inputs, poolings).items():
+                rows = features.float().cpu().numpy().astype("<f4", copy=False)
+                files[pooling].write(rows.tobytes())
+    labels = io.BytesIO()  # np.save into a file does not say why a write failed
+    np.save(labels, views.labels)
+    (folder / f"{split}_labels.npy").write_bytes(labels.getvalue())

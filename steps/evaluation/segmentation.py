@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
 from steps.data.annotations import Mask
+from steps.data.loader import STALL_SECONDS
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, to_tensor
@@ -167,6 +168,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             scenes,
             batch_sampler=list(_places(len(scenes), protocol.batch_size, seed, start, total)),
             num_workers=protocol.workers,
+            timeout=STALL_SECONDS if protocol.workers else 0,
             generator=torch.Generator().manual_seed(0),
         )
     )

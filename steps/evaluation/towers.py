@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.command import UserError
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
@@ -32,7 +32,7 @@ class Towers:
     """
 
     def __init__(self, artifact: Path) -> None:
-        manifest = read_manifest(artifact, "pretrain")
+        manifest = verify(artifact, "pretrain")
         if not (artifact / TOKENIZER).is_file():
             raise UserError(
                 str(artifact),

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from steps.artifacts.drafts import write_whole
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
@@ -65,24 +64,9 @@ def write_report(
     files |= {f"{FOLDER}/{name}": content for name, content in drawn.items()}
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_file(out / name, content)
+        write_whole(out / name, content)
     # Engines are promised the folder, be there pictures or not.
     (out / FOLDER).mkdir(exist_ok=True)
     for old in (out / FOLDER).iterdir():
         if f"{FOLDER}/{old.name}" not in files:
             old.unlink()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """A file, whole or as it was."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

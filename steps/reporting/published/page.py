@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.reporting.check import first_difference
 from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
@@ -17,7 +18,7 @@ from steps.reporting.published.match import (
     measurements_beside,
 )
 from steps.reporting.quantities import plural
-from steps.reporting.render import PAGE, write_file
+from steps.reporting.render import PAGE
 from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
 
 GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED
@@ -36,7 +37,7 @@ _MARKS = f"""\
 
 def write_published(folder: Path) -> None:
     """Make the page of a folder of published figures."""
-    write_file(folder / PAGE, render_published(folder))
+    write_whole(folder / PAGE, render_published(folder))
 
 
 def check_published(folder: Path) -> str:
