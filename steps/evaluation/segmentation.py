@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
-from steps.data.annotations import Mask
+from steps.data.segmentations import Mask
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, to_tensor
@@ -176,7 +176,13 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         for group in optimizer.param_groups:
             group["lr"] = protocol.lr * rate(step, total, protocol.warmup_iterations)
         logits = head(frozen(images), scenes.size)
-        loss = F.cross_entropy(logits, classes.to(frozen.device), ignore_index=IGNORED)
+        loss = mean_loss(logits, classes.to(frozen.device))
+        if not bool(loss.isfinite()):
+            raise UserError(
+                f"segment, step {step + 1} of {total}",
+                f"the loss is {loss.item()}",
+                remedy="lower lr in the protocol, or lengthen warmup_iterations",
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -185,6 +191,17 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
     return head.eval()
+
+
+def mean_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of the pixels whose class is known; 0 where a batch has none.
+
+    Args:
+        logits: (B, C, S, S).
+        classes: (B, S, S), some of them ``IGNORED``.
+    """
+    total = F.cross_entropy(logits, classes, ignore_index=IGNORED, reduction="sum")
+    return total / (classes != IGNORED).sum().clamp(min=1)
 
 
 def rate(step: int, total: int, warmup: int) -> float:
