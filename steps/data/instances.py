@@ -24,6 +24,8 @@ NO_USE_SHARE = 0.05
 _log = logging.getLogger(__name__)
 _SHARE_OF_ONE = 1.001
 """The largest number of boxes that are shares of their image's sides, with room for rounding."""
+_COMPARED = 8.0
+"""Pixels of a box's shorter side from which on it is compared with its mask, as all are rounded."""
 _AREA_BY_MASK = "area missing or not above 0: counted from the mask"
 _AREA_BY_BOX = "area missing or not above 0: taken from the box"
 _CROWD_MISSING = "iscrowd missing: taken as 0"
@@ -31,6 +33,7 @@ _MASK_LEFT_OUT = "mask left out, as masks: false says"
 _ID_MISSING = "id missing, or no whole number above 0"
 _ID_TWICE = "id that another annotation has"
 _OBJECT_TWICE = "same image, category and box as another annotation"
+_UNLIKE = "box and the bounds of its mask overlap by less than half (is it [x, y, width, height]?)"
 _NARROW = "box or mask smaller than a pixel: no target of training"
 
 
@@ -90,9 +93,10 @@ def check_annotation(
     masked, covered = given(segmentation), None
     if masked and masks:
         try:
-            covered = _covered(segmentation, box, width, height)
+            covered, alike = _covered(segmentation, box, width, height)
         except SegmentationError as error:
             return str(error)
+        notes += [] if alike else [_UNLIKE]
     elif masked:
         notes.append(_MASK_LEFT_OUT)
     if stated <= 0:
@@ -131,11 +135,13 @@ def _numbers(box: Any) -> list[float] | None:
     return numbers if len(numbers) == 4 else None
 
 
-def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -> int:
-    """How many pixels a mask covers; 0 for a polygon between two pixels' centres.
+def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -> tuple[int, bool]:
+    """How many pixels a mask covers, and whether they fill its box.
+
+    A polygon between the centres of pixels covers none.
 
     Raises:
-        SegmentationError: the mask is none, outside its image, or outside its box.
+        SegmentationError: the mask is none, or outside its image.
     """
     runs = run_lengths(segmentation, height, width)
     covered = pixels(runs)
@@ -145,15 +151,17 @@ def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -
             for part in segmentation
             for x, y in zip(part[::2], part[1::2], strict=True)
         ):
-            return 0
+            return 0, True
         raise SegmentationError("its mask covers no pixel of its image")
-    x, y, mask_width, mask_height = bounds(runs)
-    apart_x = x > box[0] + box[2] + BOX_SLACK or box[0] > x + mask_width + BOX_SLACK
-    apart_y = y > box[1] + box[3] + BOX_SLACK or box[1] > y + mask_height + BOX_SLACK
-    if apart_x or apart_y:
-        around = [round(value) for value in (x, y, mask_width, mask_height)]
-        raise SegmentationError(f"its mask, within {around}, is apart from its box {shown(box)}")
-    return covered
+    around = bounds(runs)
+    shared = [
+        min(box[axis] + box[axis + 2], around[axis] + around[axis + 2])
+        - max(box[axis], around[axis])
+        for axis in (0, 1)
+    ]
+    both = max(shared[0], 0.0) * max(shared[1], 0.0)
+    either = box[2] * box[3] + around[2] * around[3] - both
+    return covered, min(box[2:]) < _COMPARED or both >= 0.5 * either
 
 
 def _plain(segmentation: Any) -> Any:

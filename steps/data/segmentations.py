@@ -21,8 +21,8 @@ Runs = dict[str, Any]
 
 _FEWEST = 6
 """Numbers of a polygon: pycocotools takes four for a box."""
-_LONGEST = 4
-"""Pixels of a polygon's outline for each pixel of the image; an outline round each has four."""
+_LONGEST = 100
+"""A polygon's outline over that of its image: pycocotools takes memory for each pixel of it."""
 _BITS, _SIGN, _MORE = 5, 0x10, 0x20
 _FIRST_CHARACTER, _LAST_CHARACTER = 48, 111
 _MOST_CHARACTERS = 7
@@ -107,10 +107,10 @@ def _polygon(part: Any, height: int, width: int) -> list[float]:
             f"{width}x{height}"
         )
     outline = np.abs(points - np.roll(points, -1, axis=0)).max(axis=1).sum()
-    if outline > _LONGEST * (height + 1) * (width + 1):
+    if outline > _LONGEST * 2 * (height + width):
         raise SegmentationError(
-            f"its mask has a polygon with an outline of {outline:.3g} pixels, longer than any in "
-            f"an image of {width}x{height}"
+            f"its mask has a polygon with an outline of {outline:.3g} pixels, longer than "
+            f"{_LONGEST} times around its image of {width}x{height}"
         )
     flat: list[float] = points.ravel().tolist()
     return flat

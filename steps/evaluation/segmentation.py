@@ -142,7 +142,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
     """A head trained on the scenes, from a checkpoint where there is one.
 
     Raises:
-        UserError: fewer images than a batch.
+        UserError: fewer images than a batch, or the training diverges.
     """
     per_epoch = len(scenes) // protocol.batch_size
     if not per_epoch:
@@ -178,11 +178,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         logits = head(frozen(images), scenes.size)
         loss = mean_loss(logits, classes.to(frozen.device))
         if not bool(loss.isfinite()):
-            raise UserError(
-                f"segment, step {step + 1} of {total}",
-                f"the loss is {loss.item()}",
-                remedy="lower lr in the protocol, or lengthen warmup_iterations",
-            )
+            raise _diverged(step, total, f"the loss is {loss.item()}")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -190,7 +186,19 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
             place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
+    for name, tensor in head.state_dict().items():
+        # Of the last update, which no loss has shown.
+        if not bool(tensor.isfinite().all()):
+            raise _diverged(total - 1, total, f"{name} holds numbers that are not finite")
     return head.eval()
+
+
+def _diverged(step: int, total: int, found: str) -> UserError:
+    return UserError(
+        f"segment, step {step + 1} of {total}",
+        found,
+        remedy="lower lr in the protocol, or lengthen warmup_iterations",
+    )
 
 
 def mean_loss(logits: Tensor, classes: Tensor) -> Tensor:

@@ -36,7 +36,6 @@ MASKS: dict[str, tuple[Any, str]] = {
     "polygon -1e9": ([[1, 1, -1e9, 1, 20, 20]], "far outside"),
     "polygon 10^400": ([[1, 1, 10**400, 1, 20, 20]], "beyond any image"),
     "polygon beside the image": ([[-20, 1, -10, 1, -10, 20]], "covers no pixel of its image"),
-    "polygon beside its box": ([[60, 41, 63, 41, 63, 47]], "apart from its box"),
     "text": ("abc", "'abc', neither polygons nor run lengths"),
     "a number": (5, "5, neither polygons nor run lengths"),
     "a boolean": (True, "True, neither"),

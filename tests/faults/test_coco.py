@@ -79,6 +79,10 @@ ANNOTATIONS: dict[str, tuple[Change, str]] = {
     "box 10^400": (first_box(bbox=[1, 1, 10**400, 5]), "is not four numbers"),
     "box of three": (first_box(bbox=[1, 1, 5]), "is not four numbers"),
     "box object": (first_box(bbox={"x": 1}), "is not four numbers"),
+    "box of corners": (
+        first_box(bbox=[23, 7, 53, 37], segmentation=[[23, 7, 53, 7, 53, 37, 23, 37]]),
+        "outside its image of 64x48",
+    ),
     "box missing": (first_box(bbox=...), "no key 'bbox'"),
     "area NaN": (first_box(area=NAN), "area nan"),
     "area infinite": (first_box(area=INFINITE), "area inf"),
@@ -365,6 +369,15 @@ def test_an_annotation_listed_twice_is_said(root: Path) -> None:
     notes = read_manifest(out).facts["annotation_notes"]
     assert [note["first"] for note in notes] == ["annotation 99 of 1.png"] * 2
     assert "same image, category and box" in notes[0]["note"]
+
+
+def test_boxes_that_are_not_around_their_masks_are_said(root: Path) -> None:
+    """As corners are that happen to lie within the image when they are taken for sizes."""
+    mask = [[9, 9, 19, 9, 19, 19, 9, 19]]
+    write(root, changed(all_boxes(bbox=[9, 9, 19, 19], segmentation=mask)), good())
+    (note,) = read_manifest(prepare(root)).facts["annotation_notes"]
+    assert (note["split"], note["annotations"]) == ("train", 8)
+    assert "is it [x, y, width, height]?" in note["note"]
 
 
 def test_boxes_alone_are_taken_where_the_params_say_so(root: Path) -> None:
