@@ -17,7 +17,7 @@ from timm.models.resnet import ResNet
 from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
-from steps.data.annotations import objects
+from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
@@ -35,6 +35,7 @@ def main() -> None:
     ).parse_args()
     check_places(arguments, "layout", record=True)
     protocol = load(arguments.protocol, Layout)
+    need_masks(arguments.data, "layout")
     facts = dataset_facts(arguments.data)
     vit = load_backbone(arguments.backbone)
     if isinstance(vit, ResNet):

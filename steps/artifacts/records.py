@@ -152,6 +152,9 @@ def write_scores(
 ) -> None:
     """Write what a task measured of a backbone.
 
+    Raises:
+        UserError: nothing could be measured.
+
     Args:
         out: the JSON file.
         scores: by metric, in ``unit``, with the number of samples that each is a mean over.
@@ -163,6 +166,12 @@ def write_scores(
         unit: of all scores.
         started, facts: as for :func:`write_records`.
     """
+    if not scores:
+        raise UserError(
+            str(inputs["data"]) if "data" in inputs else str(out),
+            f"{task} has no number to record: there was nothing to measure against",
+            remedy="prepare a dataset whose val split has what the task measures",
+        )
     records = [
         Record.of_backbone(
             inputs["backbone"],

@@ -1,23 +1,17 @@
-"""Validation: every image decoded, every label, caption and box looked at; what is bad is named."""
+"""Validation: every image decoded, every label and caption looked at; what is bad is named."""
 
 from __future__ import annotations
 
 import io
-import math
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
 from steps.command import UserError
 from steps.data.sources.source import Item, Problem
-
-BOX_SLACK = 1.0
-"""Pixels by which a box may pass its image's edge: annotation files round (COCO's own do)."""
+from steps.data.values import shown, written
 
 _SHOWN = 3
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 
 
 class Tally:
@@ -143,35 +137,6 @@ def check_label(label: int | None, classes: int) -> str | None:
 
 def check_caption(caption: object) -> str | None:
     """What is wrong with a caption, if anything."""
-    if not isinstance(caption, str) or not caption.strip():
-        return f"unreadable caption {str(caption)[:40]!r}"
-    return None
-
-
-def check_annotation(
-    annotation: dict[str, Any], width: int, height: int, categories: Collection[object]
-) -> str | None:
-    """What is wrong with a COCO annotation, if anything.
-
-    Args:
-        annotation: COCO's object; ``bbox`` is [x, y, width, height] in pixels.
-        width: of its image, in pixels; likewise ``height``.
-        categories: the numbers that ``category_id`` may be.
-    """
-    missing = [key for key in _ANNOTATION_KEYS if key not in annotation]
-    if missing:
-        return f"no key '{missing[0]}'"
-    if annotation["category_id"] not in categories:
-        return f"category_id {annotation['category_id']} is not among the categories"
-    box = annotation["bbox"]
-    numbers = isinstance(box, list) and all(isinstance(value, int | float) for value in box)
-    if not numbers or len(box) != 4 or not all(math.isfinite(value) for value in box):
-        return f"box {box} is not four numbers"
-    x, y, box_width, box_height = box
-    if box_width <= 0 or box_height <= 0:
-        return f"box {box} has no area"
-    right, bottom = x + box_width, y + box_height
-    low = -BOX_SLACK
-    if x < low or y < low or right > width + BOX_SLACK or bottom > height + BOX_SLACK:
-        return f"box {box} is outside its image of {width}x{height}"
+    if not written(caption):
+        return f"unreadable caption {shown(caption)}"
     return None

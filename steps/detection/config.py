@@ -48,17 +48,20 @@ def detector(
     mean: Sequence[float],
     std: Sequence[float],
     classes: int,
+    masks: bool,
 ) -> Config:
-    """The model: preprocessor, backbone, pyramid, proposal network, box and mask head.
+    """The model: preprocessor, backbone, pyramid, proposal network, box head and mask head.
 
     Args:
         backbone: the pretrained backbone.
         mean, std: per channel, of pixels in 0 to 1.
         classes: how many the dataset has.
+        masks: whether there is a mask head.
     """
+    plain = "MaskRCNN" if masks else "FasterRCNN"
     neck, strides = _pyramid(params, backbone)
     return {
-        "type": "MaskRCNN" if params.heads.cascade is None else "CascadeRCNN",
+        "type": plain if params.heads.cascade is None else "CascadeRCNN",
         "data_preprocessor": {
             "type": "DetDataPreprocessor",
             "mean": [255 * value for value in mean],
@@ -69,7 +72,7 @@ def detector(
         "backbone": {"type": handed_over(backbone)},
         "neck": neck,
         "rpn_head": _rpn_head(params, strides),
-        "roi_head": roi_head(params, strides, classes),
+        "roi_head": roi_head(params, strides, classes, masks),
         "train_cfg": {
             "rpn": matching(
                 params.proposals.positive_iou,
@@ -168,7 +171,9 @@ def _proposals(proposals: Proposals, before: int, after: int) -> Config:
     }
 
 
-def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tuple[Config, Config]:
+def dataloaders(
+    params: Detection, data: Path, seed: int, processes: int, masks: bool
+) -> tuple[Config, Config]:
     """The loaders of training and of evaluation, for one of so many processes."""
     train = {
         "batch_size": params.batch_size // processes,
@@ -186,6 +191,7 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "augmentation": params.augmentation,
             "keep_empty": params.keep_empty,
             "min_image_size": params.min_image_size,
+            "masks": masks,
         },
     }
     val = {
@@ -200,14 +206,15 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "split": "val",
             "image_size": params.image_size,
             "short_side": params.short_side,
+            "masks": masks,
         },
     }
     return train, val
 
 
-def evaluator(data: Path) -> Config:
+def evaluator(data: Path, masks: bool) -> Config:
     """What measures a detector on the val split."""
-    return {"type": CocoAP, "annotations": data / "val.json"}
+    return {"type": CocoAP, "annotations": data / "val.json", "masks": masks}
 
 
 def schedulers(optimizer: DetectionOptimizer, iterations: int) -> list[Config]:

@@ -1,8 +1,11 @@
-"""What mmengine's runner does of ours: seed each epoch, checkpoint, report progress."""
+"""What mmengine's runner does of ours: seed each epoch, stop where numbers are not finite,
+checkpoint, report progress.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -17,7 +20,9 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from steps.artifacts import archives
+from steps.command import UserError
 from steps.command.machine import writing
+from steps.detection.evaluation import KINDS
 from steps.engine.seeds import derive
 
 log = logging.getLogger("steps.detect")
@@ -38,6 +43,48 @@ class SeedEpoch(Hook):  # type: ignore[misc]
         np.random.seed(place % 2**32)
         torch.manual_seed(place)
         runner.train_dataloader.dataset.epoch = runner.epoch
+
+
+class Finite(Hook):  # type: ignore[misc]
+    """Stop where a loss, or a weight after an epoch, is not finite: it is not saved or measured."""
+
+    priority = "HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Look at the loss, which mmengine has brought to the CPU for its own log.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            parts = [
+                name
+                for name, value in outputs.items()
+                if name != "loss" and not math.isfinite(float(value))
+            ]
+            raise _diverged(runner, f"the loss is {loss} ({', '.join(parts)})")
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at the weights, which the last update of an epoch may have spoilt.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        for name, tensor in runner.model.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise _diverged(runner, f"{name} holds numbers that are not finite")
+
+
+def _diverged(runner: Runner, found: str) -> UserError:
+    return UserError(
+        f"detection, iteration {runner.iter + 1} of {runner.max_iters}",
+        found,
+        remedy="lower optimizer.lr in the protocol, lengthen optimizer.warmup_iterations, or set "
+        "optimizer.clip_grad",
+    )
 
 
 class SaveEpoch(Hook):  # type: ignore[misc]
@@ -113,10 +160,12 @@ class Progress(Hook):  # type: ignore[misc]
         runner.message_hub.update_info("epoch_losses", losses)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the metrics and log the two headline numbers."""
+        """Keep the metrics and log the headline numbers."""
         self.metrics = metrics
         if metrics and is_main_process():
-            log.info(
-                "after epoch %d: box AP %.2f, mask AP %.2f",
-                *(runner.epoch, metrics["box_AP"], metrics["mask_AP"]),
-            )
+            found = [
+                f"{kind} AP {metrics[f'{kind}_AP']:.2f}"
+                for kind in KINDS
+                if f"{kind}_AP" in metrics
+            ]
+            log.info("after epoch %d: %s", runner.epoch, ", ".join(found))

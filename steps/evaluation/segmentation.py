@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
-from steps.data.annotations import Mask
 from steps.data.loader import STALL_SECONDS
+from steps.data.segmentations import Mask
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, to_tensor
@@ -143,7 +143,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
     """A head trained on the scenes, from a checkpoint where there is one.
 
     Raises:
-        UserError: fewer images than a batch.
+        UserError: fewer images than a batch, or the training diverges.
     """
     per_epoch = len(scenes) // protocol.batch_size
     if not per_epoch:
@@ -178,7 +178,9 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         for group in optimizer.param_groups:
             group["lr"] = protocol.lr * rate(step, total, protocol.warmup_iterations)
         logits = head(frozen(images), scenes.size)
-        loss = F.cross_entropy(logits, classes.to(frozen.device), ignore_index=IGNORED)
+        loss = mean_loss(logits, classes.to(frozen.device))
+        if not bool(loss.isfinite()):
+            raise _diverged(step, total, f"the loss is {loss.item()}")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -186,7 +188,30 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
             place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
+    for name, tensor in head.state_dict().items():
+        # Of the last update, which no loss has shown.
+        if not bool(tensor.isfinite().all()):
+            raise _diverged(total - 1, total, f"{name} holds numbers that are not finite")
     return head.eval()
+
+
+def _diverged(step: int, total: int, found: str) -> UserError:
+    return UserError(
+        f"segment, step {step + 1} of {total}",
+        found,
+        remedy="lower lr in the protocol, or lengthen warmup_iterations",
+    )
+
+
+def mean_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of the pixels whose class is known; 0 where a batch has none.
+
+    Args:
+        logits: (B, C, S, S).
+        classes: (B, S, S), some of them ``IGNORED``.
+    """
+    total = F.cross_entropy(logits, classes, ignore_index=IGNORED, reduction="sum")
+    return total / (classes != IGNORED).sum().clamp(min=1)
 
 
 def rate(step: int, total: int, warmup: int) -> float:

@@ -40,6 +40,16 @@ class _Dataset(Params):
         """Whether each image comes with captions."""
         return False
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether objects have boxes: a set for detection."""
+        return False
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether each object's box comes with a mask."""
+        return False
+
     @model_validator(mode="after")
     def _tolerance(self) -> _Dataset:
         if self.on_bad == "skip" and self.max_bad_share == 0:
@@ -137,6 +147,16 @@ class CocoDataset(_Dataset):
     format: Literal["coco"]
     train: AnnotatedFolder
     val: AnnotatedFolder
+    masks: bool = True
+    """Every annotation has a mask. false: boxes alone; masks in the files are left out."""
+
+    @property
+    def has_boxes(self) -> bool:
+        return True
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks
 
 
 class CocoCaptionsDataset(_Files):
@@ -197,6 +217,14 @@ class ShapesDataset(_Dataset):
     @property
     def has_captions(self) -> bool:
         return self.kind == "classification"
+
+    @property
+    def has_boxes(self) -> bool:
+        return self.kind == "detection"
+
+    @property
+    def has_masks(self) -> bool:
+        return self.has_boxes
 
     @model_validator(mode="after")
     def _consistent(self) -> ShapesDataset:

@@ -98,6 +98,7 @@ class Plan:
         """The params of each protocol by its name."""
         self.resources = self._resources()
         """What the jobs ask of a scheduler."""
+        self._check_objects()
         self._check_kinds()
         check_sizes(self)
         self._check_text()
@@ -270,6 +271,33 @@ class Plan:
                     f"'{name}' is the name of a recipe, {self.recipe_file(name)}",
                     remedy=f"call it {name}_official, say",
                 )
+
+    def _check_objects(self) -> None:
+        """Tasks of objects get boxes, and those that need masks get masks."""
+        name = self.experiment.detection_dataset
+        tasks = {task: self.experiment.tasks.get(task, []) for task in OBJECT_TASKS}
+        if name is None or not any(tasks.values()):
+            return
+        dataset, file = self.datasets[name], self.dataset_file(name)
+        where = f"{experiment_file(self.name, self.root)}: detection_dataset"
+        if not dataset.has_boxes:
+            needs = next(task for task, names in tasks.items() if names)
+            raise UserError(
+                where,
+                f"{file} has no boxes, which {needs} needs",
+                allowed="a set of format coco, or shapes of kind detection",
+            )
+        for task, protocol in ((task, name) for task, names in tasks.items() for name in names):
+            params = self.protocols[protocol]
+            if dataset.has_masks or (isinstance(params, Detection) and params.masks is not True):
+                continue
+            raise UserError(
+                where,
+                f"{file} says masks: false, and {task} needs masks "
+                f"({self.protocol_file(protocol)})",
+                allowed="a set with masks; or, to detect, a protocol with masks: auto",
+                remedy=f"take a set with masks, or leave the task {task} out",
+            )
 
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
