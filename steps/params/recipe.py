@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import MethodParams, RandomParams
+from steps.params.names import Name
 from steps.params.scaling import Share
 from steps.params.teacher import Teacher, check_needs
 from steps.params.training import Training
@@ -17,7 +18,7 @@ class Recipe(Params):
     method: MethodParams
     teacher: Teacher | None = None
     """The frozen network that the method learns from; trained first, if it is not there."""
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     """``params/tokenizers/<regime>/<tokenizer>.yaml``, whose tokens the method predicts."""
     training: Training | None = None
     data_share: Share = 1.0
