@@ -9,6 +9,7 @@ import yaml
 from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.load import closest
+from steps.reporting.escape import visible
 from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
 from steps.reporting.source import HEADING, Provenance, Source, Traced, read_source
 
@@ -116,7 +117,7 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
             item.pretrained,
         ),
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def _provenance(title: str, made: Provenance) -> list[str]:

@@ -29,6 +29,7 @@ from steps.reporting.canvas import (
     png,
     styled,
 )
+from steps.reporting.escape import drawn
 from steps.reporting.quantities import measured
 from steps.reporting.source import Heading
 from steps.reporting.tables import cells_of, headline, ranked, row_name
@@ -40,7 +41,7 @@ _PANELS = 7
 def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
     """A panel a protocol with the headline metric of each row, best of the ranking on top. PNG."""
     order = ranked(summary, heading)
-    names = [row_name(row, heading) for row in order.iter_rows(named=True)]
+    names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
     with styled():
         evaluations = heading.evaluations()
         rows = math.ceil(len(evaluations) / _PANELS)
@@ -55,7 +56,8 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             _score_panel(panel, order, cells)
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
-            title = f"{heading.label(evaluation)}\n{metric}" + (f" ({unit})" if unit else "")
+            title = f"{drawn(heading.label(evaluation))}\n{drawn(metric)}"
+            title += f" ({drawn(unit)})" if unit else ""
             panel.set_title(title, **TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=STEPS))
         for panel in panels[len(evaluations) :]:
@@ -110,7 +112,7 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
     marks = [
-        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=kind)
+        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=drawn(kind))
         for kind in kinds
     ]
     legend(figure, marks, handletextpad=0.2)
@@ -142,7 +144,7 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
         for panel, recipe in zip(panels, trained, strict=False):
             colour = COLOURS.get(kinds[recipe], OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
-            panel.set_title(recipe, **TITLE)
+            panel.set_title(drawn(recipe), **TITLE)
         if count > len(trained):
             _knn_panel(panels[len(trained)], measured, kinds, heading)
         for panel in panels[count:]:
@@ -199,7 +201,7 @@ def _knn_panel(
         panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
         if seed == heading.seeds[0]:
             panel.annotate(
-                recipe,
+                drawn(recipe),
                 (epochs[-1], accuracies[-1]),
                 (-2, 4),
                 textcoords="offset points",
@@ -220,7 +222,7 @@ def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
 
 def _backbone_legend(figure: Figure, heading: Heading) -> None:
     marks = [
-        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=backbone)
+        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=drawn(backbone))
         for number, backbone in enumerate(heading.backbones)
     ]
     legend(figure, marks)

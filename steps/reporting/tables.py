@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from steps.command import UserError
+from steps.reporting.escape import Markup, plain
 from steps.reporting.quantities import duration, flops_unit, measured, significant
 from steps.reporting.source import Evaluation, Heading
 
@@ -37,7 +39,8 @@ _CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_se
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text. ``right`` says which columns are set flush right."""
+    """Cells as text, or as Markdown where they are :class:`Markup`. ``right`` says which columns
+    are set flush right."""
 
     columns: list[str]
     right: list[bool]
@@ -45,7 +48,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table with its pipes aligned, so that the source reads like the page."""
-        cells = [[cell.replace("|", r"\|") for cell in row] for row in [self.columns, *self.rows]]
+        cells = [[plain(cell) for cell in row] for row in [self.columns, *self.rows]]
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         lines = [self._line(row, widths) for row in cells]
         rule = [
@@ -55,7 +58,7 @@ class Table:
         lines.insert(1, "| " + " | ".join(rule) + " |")
         return "\n".join(lines) + "\n"
 
-    def _line(self, row: list[str], widths: list[int]) -> str:
+    def _line(self, row: Sequence[str], widths: list[int]) -> str:
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, self.right, strict=True)
@@ -225,7 +228,7 @@ def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evalua
         for metric in metrics:
             text = score(cells[metric]) if metric in cells else "-"
             is_best = metric in cells and measured_mean(cells[metric]) == bold[metric]
-            shown.append(f"**{text}**" if is_best else text)
+            shown.append(Markup(f"**{text}**") if is_best else text)
         rows.append(shown)
     columns = ["Model", "Seeds", *(_column(summary, evaluation, metric) for metric in metrics)]
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
