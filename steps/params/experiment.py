@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
 from annotated_types import Len
@@ -54,7 +55,7 @@ class Experiment(Params):
         """The rows that are pretrained here: methods, or their points in a study of scale."""
         return [name for name in self.names if name not in self.imported]
 
-    @property
+    @cached_property
     def grown(self) -> dict[str, Grown]:
         """The rows of a study of scale, by their names."""
         if self.scaling is None:
@@ -62,7 +63,7 @@ class Experiment(Params):
         grown = [each for name in self.scaling.methods for each in self.scaling.grown(name)]
         return {each.name: each for each in grown}
 
-    @property
+    @cached_property
     def imported(self) -> dict[str, Imported]:
         """The official checkpoints, by their names."""
         found = [m.imported for m in self.methods if isinstance(m, ImportedMethod)]
@@ -71,11 +72,13 @@ class Experiment(Params):
     @property
     def names(self) -> list[str]:
         """Every row as tables call it, in the experiment's order."""
+        points: dict[str, list[str]] = {}
+        for each in self.grown.values():
+            points.setdefault(each.recipe, []).append(each.name)
         names: list[str] = []
         for method in self.methods:
             name = method if isinstance(method, str) else method.imported.name
-            points = [each.name for each in self.grown.values() if each.recipe == name]
-            names += points or [name]
+            names += points.get(name, [name])
         return names
 
     def evaluations(self) -> Iterator[tuple[Task, str]]:

@@ -29,6 +29,8 @@ from steps.reporting.tables import (
     Table,
     cells_of,
     evaluation_table,
+    figure_methods,
+    figure_rows,
     headline,
     model_name,
     ranked,
@@ -111,24 +113,35 @@ def page(
     labels = plain(", ".join(map(heading.label, heading.evaluations())))
     parts += [
         "## Figures\n",
-        _about_ranking(heading),
+        _about_ranking(summary, heading),
         f"![Headline metric of each task: {labels}](ranking.png)\n",
     ]
     if with_curves:
-        about = _ABOUT_CURVES
-        if source.curves["knn_top1"].is_not_null().any():
-            about += _ABOUT_KNN
+        about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
     parts += gallery(pictures)
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
 
 
-def _about_ranking(heading: Heading) -> str:
+def _about_ranking(summary: pl.DataFrame, heading: Heading) -> str:
     """Caption of the ranking figure."""
     what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
     spread = "; the dark line is ± one standard deviation over seeds"
-    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.\n"
+    every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
+    best = f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
+    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.{best}\n"
+
+
+def _about_curves(source: Source, summary: pl.DataFrame) -> str:
+    """Caption of the figure of training curves."""
+    trained = source.trained
+    shown = figure_methods(trained, summary, source.heading)
+    about = _ABOUT_CURVES
+    if len(shown) < len(trained):
+        about += f" Those of the best {len(shown)} of {len(trained):,} methods."
+    measured = source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"]
+    return about + (_ABOUT_KNN if measured.is_not_null().any() else "")
 
 
 def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
