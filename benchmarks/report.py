@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -180,11 +179,6 @@ def _manifest(node: str, digest: str, seed: int, **further: Any) -> Manifest:
         peak_memory_mib=456.0,
         **{"files": {}, **further},
     )
-
-
-def growth(costs: Sequence[float]) -> float:
-    """The last cost over the one before."""
-    return costs[-1] / costs[-2]
 
 
 if __name__ == "__main__":
