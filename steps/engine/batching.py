@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from steps.command import UserError
+from steps.engine.distributed import world_size
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,20 @@ def refusing_batch_norm(
         where: the params file that errors name.
 
     Raises:
-        UserError: one did.
+        UserError: one did, or has a single value to take statistics of.
     """
 
     def refuse(norm: nn.Module, inputs: Any) -> None:
-        if norm.training and micro_batch < share:
+        if not norm.training:
+            return
+        if inputs[0].numel() // inputs[0].shape[1] * world_size() < 2:
+            raise UserError(
+                f"{where}: training.batch_size",
+                f"a batch norm has one value a channel of {share} images, and no statistics",
+                allowed="2 or more",
+                remedy="raise it, or take a backbone or a head without batch norm",
+            )
+        if micro_batch < share:
             raise UserError(
                 f"{where}: training.max_batch_per_device",
                 f"a device takes {micro_batch} of its {share} images at a time, but batch norm "

@@ -57,6 +57,7 @@ class Recipe(Params):
             f"method {self.method.name}", self.method.takes_second_image
         )
         self.method.check_views(sum(view.count for view in self.training.views))
+        self.method.check_run(self.training.batch_size, self.training.epochs)
         what = f"method {self.method.name}"
         self.training.check_final_phase(what, allowed=self.method.final_phase)
         if (final := self.training.final_phase) is not None:

@@ -39,6 +39,7 @@ class TokenizerRecipe(Params):
                 f"takes {', '.join(params.official_files)}"
             )
         if self.training is not None:
+            params.check_batch(self.training.batch_size)
             views = sum(view.count for view in self.training.views)
             if views != 1:
                 raise ValueError(f"training.views gives {views} views an image; it takes one")
