@@ -59,6 +59,11 @@ def plan_batch(
     return BatchPlan(global_batch, rank, world, accumulation)
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Every batch norm of a module."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+
+
 @contextmanager
 def refusing_batch_norm(
     module: nn.Module, micro_batch: int, share: int, where: str
@@ -81,7 +86,7 @@ def refusing_batch_norm(
         if inputs[0].numel() // inputs[0].shape[1] * world_size() < 2:
             raise UserError(
                 f"{where}: training.batch_size",
-                f"a batch norm has one value a channel of {share} images, and no statistics",
+                "a batch norm gets one value a channel, which has no statistics",
                 allowed="2 or more",
                 remedy="raise it, or take a backbone or a head without batch norm",
             )
@@ -94,8 +99,7 @@ def refusing_batch_norm(
                 remedy="raise it, train on more devices, or take a backbone without batch norm",
             )
 
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(refuse) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(refuse) for norm in batch_norms(module)]
     try:
         yield
     finally:
