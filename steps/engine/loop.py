@@ -24,7 +24,7 @@ from torch import Tensor
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
-from steps.engine.batching import refusing_batch_norm
+from steps.engine.batching import batch_norms, refusing_batch_norm
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import any_process, mean_over_processes
@@ -331,7 +331,9 @@ class _Run:
         }
 
     def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
-        few = slice(0, 2)
+        # A batch norm has no statistics of one image: it is counted twice, and halved.
+        alone = len(batch.labels) == 1 and batch_norms(self.method)
+        few = [0, 0] if alone else slice(0, 2)
         text = None if batch.text is None else batch.text[few]
         part = Batch([view[few] for view in batch.views], batch.labels[few], text)
         chosen = {name: draw[few] for name, draw in draws.items()}

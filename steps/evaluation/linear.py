@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.command import UserError
 from steps.engine.seeds import generator
 from steps.params.probes import Linear
 
@@ -66,9 +67,20 @@ def train_classifiers(
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of a random split."""
+    """Indices (kept, held out) of a random split, at least one each.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if count < 2:
+        raise UserError(
+            "protocol: held_out",
+            f"{count} training image, of which a part is to be held out to choose by",
+            allowed="two images or more",
+            remedy="give one lr or c, or take a larger set",
+        )
     order = torch.randperm(count, generator=generator(seed, "held out"))
-    held = max(round(count * share), 1)
+    held = min(max(round(count * share), 1), count - 1)
     return order[held:], order[:held]
 
 

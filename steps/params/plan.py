@@ -7,6 +7,7 @@ fine-tuning protocol does not wait for the end of pretraining.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,9 @@ from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment
-from steps.params.load import closest, load
+from steps.params.load import closest, load, shortened
 from steps.params.methods import CLIPParams
+from steps.params.names import NAME_RULE, is_name, unprintable
 from steps.params.probes import LinearProtocol
 from steps.params.protocols import (
     KNN,
@@ -71,6 +73,7 @@ class Plan:
     """
 
     def __init__(self, name: str, root: Path = ROOT) -> None:
+        _check_asked(name, root)
         self.name = name
         self.root = root
         self.experiment = load(experiment_file(name, root), Experiment)
@@ -346,6 +349,21 @@ class Plan:
                 remedy="take a set with captions; a recipe can also make them of class names "
                 "(method.prompts)",
             )
+
+
+def _check_asked(name: str, root: Path) -> None:
+    """What a user asks for by a command is a name of params and a folder of them."""
+    if not is_name(name):
+        raise UserError(
+            "experiment", shortened(repr(name)), allowed=NAME_RULE, remedy="call its file so"
+        )
+    if re.search(r"^-|[\n\t]", str(root)) or unprintable(str(root)):
+        raise UserError(
+            "params",
+            shortened(repr(str(root))),
+            allowed="a folder whose path is a printable line and does not begin with -",
+            remedy="name it by its absolute path, or call it otherwise",
+        )
 
 
 def experiment_file(name: str, root: Path = ROOT) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -97,7 +98,7 @@ def collect_pictures(
             if len(heading.backbones) == 1:
                 parts.remove(drawn.backbone)
             suffix, small = reduced((drawn.folder / name).read_bytes())
-            file = "-".join(part for part in parts if part) + suffix
+            file = re.sub(r"[^\w.-]", "_", "-".join(part for part in parts if part)) + suffix
             content[file] = small
             pictures.append(
                 Picture(

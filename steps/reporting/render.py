@@ -12,7 +12,7 @@ from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
 from steps.reporting.scaling.figure import scaling_figure
 from steps.reporting.source import Source, source_files
-from steps.reporting.tables import results_csv, summarize
+from steps.reporting.tables import figure_methods, results_csv, summarize
 
 PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
     "README.md",
@@ -34,7 +34,8 @@ def render_figures(source: Source) -> dict[str, bytes]:
     summary = summarize(source.records())
     files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
-    files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading)
+    shown = figure_methods(source.trained, summary, source.heading)
+    files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
     if source.heading.scaling:
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     return files

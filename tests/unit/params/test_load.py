@@ -300,7 +300,7 @@ def test_masks_that_hide_nothing(scenery: Scenery) -> None:
     with pytest.raises(UserError) as caught:
         _experiment(scenery, methods=["beit"])
     assert str(caught.value).startswith(
-        f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: above 0.0625"
+        f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: 0.0625 or more"
     )
 
 
