@@ -21,7 +21,7 @@ from steps.artifacts import verify
 from steps.command import UserError
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
-from steps.engine.batching import BatchPlan
+from steps.engine.batching import BatchPlan, with_partners
 from steps.engine.seeds import derive, generator
 from steps.params.views import View, sides
 
@@ -156,9 +156,11 @@ class _Places(Sampler[list[tuple[int, int]]]):
     dropped. A process takes its contiguous share of every global batch.
     """
 
-    def __init__(self, images: int, plan: BatchPlan, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self, images: int, plan: BatchPlan, seed: int, start: int, stop: int, paired: bool
+    ) -> None:
         self.images, self.plan, self.seed = images, plan, seed
-        self.start, self.stop = start, stop
+        self.start, self.stop, self.paired = start, stop, paired
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.plan.accumulation
@@ -174,17 +176,26 @@ class _Places(Sampler[list[tuple[int, int]]]):
                 order, order_epoch = torch.randperm(self.images, generator=draw), epoch
             indices = order[batch * plan.global_batch : (batch + 1) * plan.global_batch]
             for part in plan.micro_batches():
-                yield [(epoch, index) for index in indices[part].tolist()]
+                rows = with_partners(part, plan.global_batch) if self.paired else part
+                yield [(epoch, index) for index in indices[rows].tolist()]
 
 
 def training_batches(
-    views: TrainingViews, plan: BatchPlan, *, seed: int, start: int, stop: int, workers: int
+    views: TrainingViews,
+    plan: BatchPlan,
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    workers: int,
+    paired: bool = False,
 ) -> Iterator[Samples]:
     """Micro-batches of steps ``start`` to ``stop``.
 
-    ``workers`` processes decode; what they give does not depend on their number.
+    ``workers`` processes decode; what they give does not depend on their number. ``paired``: each
+    micro-batch comes with the partners of its samples (``steps.engine.batching.with_partners``).
     """
-    places = _Places(len(views), plan, seed, start, stop)
+    places = _Places(len(views), plan, seed, start, stop, paired)
     batches = iter(
         DataLoader(
             views,

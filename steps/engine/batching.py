@@ -36,6 +36,16 @@ class BatchPlan:
             yield slice(start, start + self.micro_batch)
 
 
+def with_partners(part: slice, batch: int) -> slice:
+    """The rows of a micro-batch and of their partners: pairs 0 and 1, 2 and 3, … whole.
+
+    Args:
+        part: rows of the global batch.
+        batch: the global batch; the last row of an odd one has no partner.
+    """
+    return slice(part.start - part.start % 2, min(part.stop + part.stop % 2, batch))
+
+
 def plan_batch(
     global_batch: int, max_per_device: int, *, rank: int, world: int, where: str
 ) -> BatchPlan:

@@ -18,13 +18,14 @@ from itertools import chain
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
-from steps.engine.batching import batch_norms, refusing_batch_norm
+from steps.engine.batching import batch_norms, refusing_batch_norm, with_partners
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import any_process, mean_over_processes
@@ -38,6 +39,7 @@ from steps.engine.saving import restore, tensors_of
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
 from steps.engine.sharding import local, reduce_the_rest
+from steps.engine.waiting import DataWaits
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
 from steps.models.finite import DIVERGED, not_finite
@@ -152,8 +154,7 @@ class _Run:
         self.state = _State()
         self.window: dict[str, Tensor] = {}
         self.window_start = 0
-        self.waited = 0.0
-        """Seconds that the last step waited for data."""
+        self.waits = DataWaits(fabric.device)
         self.terminated = False
 
     def train(self, resume: dict[str, Any] | None) -> Outcome:
@@ -209,15 +210,19 @@ class _Run:
             start=state.step,
             stop=phase.stop,
             workers=self.training.workers,
+            paired=self.method.paired,
         )
         saved = time.monotonic()
         while state.step < phase.stop:
             started = time.monotonic()
             values = self._step(batches, phase.progress(state.step))
             state.step += 1
+            if self._logs(state.step) and self.fabric.device.type == "cuda":
+                # The host runs ahead: what it has asked for is not done.
+                torch.cuda.synchronize(self.fabric.device)
             state.seconds += time.monotonic() - started
             state.flops += state.flops_per_image * self.training.batch_size
-            self.monitor.stepped(self.training.batch_size, self.waited)
+            self.monitor.stepped(self.training.batch_size)
             last = state.step == self.total_steps
             if not self._logs(state.step):
                 continue
@@ -237,7 +242,13 @@ class _Run:
         """The micro-batches of step 0 with their draws, just as that step will see them."""
         draws = self._draws(0)
         batches = training_batches(
-            self.phase.views, self.phase.plan, seed=self.seed, start=0, stop=1, workers=0
+            self.phase.views,
+            self.phase.plan,
+            seed=self.seed,
+            start=0,
+            stop=1,
+            workers=0,
+            paired=self.method.paired,
         )
         return self._chunks(batches, draws)
 
@@ -262,7 +273,6 @@ class _Run:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
         set_rates(self.optimizer, lr, decay, self.method.held(progress))
         self.method.before_step(progress)
-        self.waited = 0.0
         chunks = self._chunks(batches, self._draws(self.state.step))
         if self.state.flops_per_image == 0:
             first = next(chunks)
@@ -292,9 +302,8 @@ class _Run:
     def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
         """This process's micro-batches on the device, each with its rows of the draws."""
         for part in self.phase.plan.micro_batches():
-            asked = time.monotonic()
-            samples = next(batches)
-            self.waited += time.monotonic() - asked
+            with self.waits.waiting():
+                samples = next(batches)
             yield self._batch(samples), self._chosen(draws, part)
 
     def _watched(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
@@ -328,8 +337,13 @@ class _Run:
 
     def _chosen(self, draws: Draws, part: slice) -> Draws:
         """The rows of a micro-batch among the draws, on the device."""
+        rows = part
+        if self.method.paired and part != (rows := with_partners(part, self.training.batch_size)):
+            own = torch.zeros(self.training.batch_size, dtype=torch.bool)
+            own[part] = True
+            draws = {**draws, "own": own}
         return {
-            name: self.fabric.to_device(draw[part].contiguous()) for name, draw in draws.items()
+            name: self.fabric.to_device(draw[rows].contiguous()) for name, draw in draws.items()
         }
 
     def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
@@ -363,11 +377,12 @@ class _Run:
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
         values.update(self.watch.judge(self.state.step, means))
         if self.knn is not None and self._measures(self.state.step):
+            self._check_weights()
             backbone = self.placed.gather().exported()
             if not self.monitor.quiet:
                 values["knn_top1"] = self.knn.measure(backbone.to(self.fabric.device))
             self.placed.release()
-        self.monitor.write(self.state.step, values)
+        self.monitor.write(self.state.step, values, self.waits.take())
         self.window, self.window_start = {}, self.state.step
 
     def _diverged(self, found: str) -> UserError:

@@ -35,7 +35,6 @@ class Monitor:
         self.title = title
         self.total_steps = total_steps
         self.quiet = quiet
-        self.waited = 0.0
         self._images = 0
         self._since = self._line = time.monotonic()
         self._bar: Progress | None = None
@@ -76,15 +75,20 @@ class Monitor:
         """The lines that belong to a checkpoint made now."""
         return "" if self.quiet else self.metrics_path.read_text(encoding="utf-8")
 
-    def stepped(self, images: int, waited: float) -> None:
-        """Count a step: the images of the global batch, the seconds spent waiting for data."""
+    def stepped(self, images: int) -> None:
+        """Count a step of so many images, those of the global batch."""
         self._images += images
-        self.waited += waited
         if self._bar is not None:
             self._bar.advance(self._task)
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
-        """Log a window that ends with ``step``: its mean losses, rates, and its speed."""
+    def write(self, step: int, values: dict[str, Any], waited: float) -> None:
+        """Log a window that ends with ``step``: its mean losses, rates, and its speed.
+
+        Args:
+            step: the last of the window.
+            values: of metrics.jsonl.
+            waited: seconds that the device stood still for want of data.
+        """
         if self.quiet:
             return
         now = time.monotonic()
@@ -93,7 +97,7 @@ class Monitor:
         timing = {
             "step": step,
             "images_per_second": round(speed, 1),
-            "data_wait_share": round(self.waited / elapsed, 4),
+            "data_wait_share": round(waited / elapsed, 4),
             "peak_memory_mib": round(_peak_memory_mib(), 1),
         }
         _append(self.metrics_path, {"step": step, **values})
@@ -108,7 +112,7 @@ class Monitor:
         elif now - self._line > _LINE_SECONDS or step == self.total_steps:
             log.info("%s  step %d/%d  %s", self.title, step, self.total_steps, state)
             self._line = now
-        self._since, self._images, self.waited = now, 0, 0.0
+        self._since, self._images = now, 0
 
     def _first(self, size: int) -> str:
         """So many bytes of metrics.jsonl."""

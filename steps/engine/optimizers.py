@@ -13,6 +13,8 @@ from steps.engine.sharding import local, norms
 from steps.params.training import ClipGrad, Optimizer
 
 Group = dict[str, object]
+_AS = {"reg_token": "cls_token"}
+"""Registers are learnt tokens: they are decayed where class tokens are."""
 
 
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
@@ -34,7 +36,8 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
         if not parameter.requires_grad:
             continue
         matrix = parameter.ndim > 1 and not name.endswith(".bias")
-        spared = name.rpartition(".")[2] in params.undecayed
+        last_name = name.rpartition(".")[2]
+        spared = _AS.get(last_name, last_name) in params.undecayed
         decayed = (matrix or params.decay == "all") and not spared
         scale = params.layer_decay ** (depth + 1 - layer_of(name, depth))
         if re.search(r"(?:^|\.)backbone\.patch_embed\.", name):
@@ -61,7 +64,7 @@ def layer_of(name: str, depth: int) -> int:
         return int(stage.group(1))
     if block := re.search(r"(?:^|\.)backbone\.blocks\.(\d+)\.", name):
         return int(block.group(1)) + 1
-    embeddings = "cls_token|reg_token|mask_token|pos_embed|patch_embed|conv1|bn1"
+    embeddings = "cls_token|reg_token|mask_token|pos_embed|patch_embed|norm_pre|conv1|bn1"
     if re.search(rf"(?:^|\.)backbone\.({embeddings})\b", name):
         return 0
     return depth + 1

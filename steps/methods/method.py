@@ -45,6 +45,11 @@ class Method(nn.Module):
     ``after_step``, or in ``before_step`` where the reference moves it ahead of the losses.
     """
 
+    paired = False
+    """Whether the samples 2k and 2k + 1 of a global batch are mixed. A part of the batch then comes
+    with the partners that it lacks, and a draw ``own`` (B,) bool that is False for those: the
+    losses are not of them."""
+
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
         """All random choices for ``batch`` samples, drawn on the CPU."""
         return {}

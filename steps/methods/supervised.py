@@ -41,6 +41,7 @@ class Supervised(Method):
         if num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
         self.params = params
+        self.paired = bool(params.mixup or params.cutmix)
         self.num_classes = num_classes
         self.side = image_size(backbone)
         self.backbone = backbone
@@ -61,7 +62,7 @@ class Supervised(Method):
 
         Every choice is given for each sample, though mixup and cutmix choose once a batch, so
         that a part of the batch carries its own. Partners are neighbours (0 with 1, 2 with 3,
-        …): they stay together however the batch is cut over devices.
+        …) of the global batch, however it is cut over devices.
         """
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         draws: Draws = {}
@@ -82,7 +83,11 @@ class Supervised(Method):
         targets = self.targets(batch.labels)
         if "mix" in draws:
             images, targets = mix(images, targets, draws["mix"], draws["partner"], draws["mix_box"])
-        log_p = F.log_softmax(self.logits(images, draws.get("keep")).float(), dim=-1)
+        keep = draws.get("keep")
+        if (own := draws.get("own")) is not None:
+            images, targets = images[own], targets[own]
+            keep = None if keep is None else keep[own]
+        log_p = F.log_softmax(self.logits(images, keep).float(), dim=-1)
         return {"loss": -(targets * log_p).sum(dim=-1).mean()}
 
     def logits(self, images: Tensor, keep: Tensor | None = None) -> Tensor:

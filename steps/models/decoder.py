@@ -29,7 +29,7 @@ class Decoder(nn.Module):
         dim = params.embed_dim
         self.embed = nn.Linear(encoder_dim, dim)
         self.blocks = nn.ModuleList(
-            Block(dim, params.num_heads, qkv_bias=True, norm_layer=_norm)
+            Block(dim, params.num_heads, params.mlp_ratio, qkv_bias=True, norm_layer=_norm)
             for _ in range(params.depth)
         )
         self.norm = _norm(dim)

@@ -38,7 +38,8 @@ class Optimizer(Params):
     """What weight decay reaches: no bias and no tensor with one axis (matrices), or every trained
     parameter (MoCo v3; lars itself passes over tensors with one axis)."""
     undecayed: list[str] = []
-    """Parameters that weight decay skips besides, by the last part of their name."""
+    """Parameters that weight decay skips besides, by the last part of their name; registers go with
+    ``cls_token``."""
 
     def peak_lr(self, batch_size: int) -> float:
         """The learning rate at the end of warm-up for a global batch."""

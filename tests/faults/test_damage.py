@@ -375,9 +375,9 @@ def test_a_payload_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_metrics_that_were_lost_come_back(left: str | None, tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, "t", 10, quiet=False)
     monitor.start(0, "")
-    monitor.write(1, {"loss": 1.0})
+    monitor.write(1, {"loss": 1.0}, 0.0)
     kept = monitor.metrics
-    monitor.write(2, {"loss": 2.0})  # after the checkpoint
+    monitor.write(2, {"loss": 2.0}, 0.0)  # after the checkpoint
     path = tmp_path / METRICS
     path.unlink() if left is None else path.write_text(left, encoding="utf-8")
     again = Monitor(tmp_path, "t", 10, quiet=False)

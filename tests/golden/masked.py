@@ -40,6 +40,7 @@ def decoder(case: Case) -> Decoder:
         embed_dim=model["decoder_embed_dim"],
         depth=model["decoder_depth"],
         num_heads=model["decoder_num_heads"],
+        mlp_ratio=model["mlp_ratio"],
     )
 
 

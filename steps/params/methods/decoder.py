@@ -5,15 +5,17 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from steps.params.base import Params
-from steps.params.numbers import Count
+from steps.params.numbers import Count, Positive
 
 
 class Decoder(Params):
-    """Width, depth and heads of a decoder (MAE, DropPos)."""
+    """Width, depth, heads and MLPs of a decoder (MAE, DropPos)."""
 
     embed_dim: Count
     depth: Count
     num_heads: Count
+    mlp_ratio: Positive = 4.0
+    """Of a block's hidden width to ``embed_dim``; their product is rounded down."""
 
     @model_validator(mode="after")
     def _divides(self) -> Decoder:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from steps.engine.batching import with_partners
 from steps.engine.schedules import Progress
 from steps.methods import Batch
 from steps.methods.supervised import Supervised, erase, mix
@@ -77,3 +79,32 @@ def test_forward_is_a_function_of_its_draws() -> None:
     assert torch.equal(first, method(batch, draws, progress)["loss"])
     others = method.sample(4, torch.Generator().manual_seed(1))
     assert not torch.equal(first, method(batch, others, progress)["loss"])
+
+
+@pytest.mark.parametrize(("batch", "size"), [(6, 3), (6, 2), (6, 1), (10, 5), (7, 7), (9, 3)])
+@pytest.mark.parametrize("params", [{"mixup": 0.8}, {"cutmix": 1.0, "drop_path": 0.3}])
+def test_partners_are_of_the_whole_batch(batch: int, size: int, params: dict[str, float]) -> None:
+    """Whatever a device takes at a time, the losses and gradients are those of the whole."""
+    method = _method(random_erasing=0.5, **params)
+    draws = method.sample(batch, torch.Generator().manual_seed(3))
+    images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    labels, progress = torch.arange(batch) % 5, Progress(0, 1, 1)
+    whole = method(Batch([images], labels), draws, progress)["loss"]
+    whole.backward()
+    gradients = {
+        name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None
+    }
+    method.zero_grad()
+    total = torch.zeros(())
+    for start in range(0, batch, size):
+        part = slice(start, start + size)
+        rows = with_partners(part, batch)
+        own = torch.zeros(batch, dtype=torch.bool)
+        own[part] = True
+        given = {name: draw[rows] for name, draw in {**draws, "own": own}.items()}
+        loss = method(Batch([images[rows]], labels[rows]), given, progress)["loss"]
+        (loss * size / batch).backward()
+        total += loss.detach() * size / batch
+    torch.testing.assert_close(total, whole.detach())
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(method.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6)
