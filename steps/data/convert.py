@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -14,16 +14,32 @@ from typing import Any, TypeVar
 import numpy as np
 
 from steps.command import UserError
-from steps.data.checks import Decoded, Tally, check_annotation, check_caption, check_image
+from steps.data.checks import (
+    NOTES,
+    Decoded,
+    Note,
+    Tally,
+    check_annotation,
+    check_caption,
+    check_image,
+    check_name,
+)
 from steps.data.checks import check_label as wrong_label
+from steps.data.in_both import InBoth
+from steps.data.names import same_written
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
-from steps.params.dataset import Dataset
+from steps.params.dataset import Dataset, FromFiles
 
 PIXEL_SAMPLE = 50_000
 """The most training images that the channel mean and std are taken from, evenly spaced."""
 
 _QUEUED_PER_WORKER = 8
+_NOTED: dict[Note, str] = {
+    "turned": "were turned upright, as their EXIF orientation says",
+    "composited": "have transparent pixels, which were put on the ground of the params",
+    "first_of_several": "are the first of several frames or pages; the others are left out",
+}
 _KEPT_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 _log = logging.getLogger(__name__)
 _In = TypeVar("_In")
@@ -47,9 +63,10 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     """
     tally = Tally()
     pixels = _Pixels()
+    both = InBoth()
     splits = {}
     for split in SPLITS:
-        splits[split] = _Split(source, dataset, split, tally, pixels).write(out)
+        splits[split] = _Split(source, dataset, split, tally, pixels, both).write(out)
     for label, images in enumerate(splits["train"].get("per_class", [])):
         if images == 0:
             tally.bad("train", f"class '{source.classes[label]}'", "no image")
@@ -59,6 +76,9 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
             raise UserError(where, f"split {split} has no image", remedy="correct its path")
     for problem in tally.problems:
         _log.warning("left out: %s %s: %s", problem.split, problem.item, problem.problem)
+    _say_notes(splits)
+    _say_absent(source, splits["val"])
+    shared = both.enforce(where, out, getattr(dataset, "max_in_both", None))
     mean, std = pixels.mean_and_std()
     return {
         "kind": source.kind,
@@ -69,6 +89,7 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         "mean_and_std_of": pixels.images,
         "problems": [vars(problem) for problem in tally.problems],
         "problem_share": tally.share(),
+        **shared,
     }
 
 
@@ -141,10 +162,19 @@ class _Pixels:
 
 class _Split:
     def __init__(
-        self, source: Source, dataset: Dataset, split: str, tally: Tally, pixels: _Pixels
+        self,
+        source: Source,
+        dataset: Dataset,
+        split: str,
+        tally: Tally,
+        pixels: _Pixels,
+        both: InBoth,
     ) -> None:
         self._source = source
-        self._resize = getattr(dataset, "resize_short_side", None)
+        self._dataset: Any = dataset
+        self._both = both
+        self._names: set[str] = set()
+        self._notes: Counter[str] = Counter()
         self._split = split
         self._tally = tally
         self._pixels = pixels
@@ -170,9 +200,7 @@ class _Split:
         path = out / f"{split}.arrow"
         images = 0
         with ShardWriter(path, labels=labelled, captions=source.has_captions) as writer:
-            decoded = ordered_map(
-                lambda item: check_image(item, self._resize), items, os.cpu_count() or 1
-            )
+            decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, image in decoded:
                 position = next(positions)
                 self._tally.seen(split)
@@ -186,6 +214,7 @@ class _Split:
                 writer.add(item.id, image.encoded, image.width, image.height, item.label, captions)
                 images += 1
                 self._count(item, image, captions)
+                self._both.add(split, image.digest)
                 if split == "train" and position in sampled:
                     self._pixels.add(image.histogram)
         facts: dict[str, Any] = {"images": images}
@@ -193,13 +222,27 @@ class _Split:
             facts["per_class"] = self._per_class
         if source.has_captions:
             facts["captions"] = self._captions
+        facts |= self._notes
         if source.kind == "detection":
             facts["boxes"] = len(self._annotations)
             self._write_annotations(out / f"{split}.json")
         _log.info("%s: %d images", split, images)
         return facts
 
+    def _decode(self, item: Item) -> Decoded | str:
+        dataset = self._dataset
+        if not isinstance(dataset, FromFiles):
+            return check_image(item)
+        resize = getattr(dataset, "resize_short_side", None)
+        return check_image(item, resize, dataset.ground, dataset.max_pixels)
+
     def _wrong(self, item: Item) -> str | None:
+        if (problem := check_name(item.id)) is not None:
+            return problem
+        written = same_written(item.id)
+        if written in self._names:
+            return "its name stands twice in the split"
+        self._names.add(written)
         if self._source.kind != "classification":
             return None
         return wrong_label(item.label, len(self._source.classes))
@@ -217,6 +260,7 @@ class _Split:
 
     def _count(self, item: Item, image: Decoded, captions: list[str]) -> None:
         self._captions += len(captions)
+        self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1
         if self._source.kind != "detection":
@@ -241,6 +285,29 @@ class _Split:
             "categories": list(self._source.categories),
         }
         path.write_text(json.dumps(content, separators=(",", ":")))
+
+
+def _say_notes(splits: dict[str, dict[str, Any]]) -> None:
+    """Say how many images are not what their files plainly hold."""
+    for split, facts in splits.items():
+        for note in NOTES:
+            if facts.get(note):
+                _log.warning("%s: %d images %s", split, facts[note], _NOTED[note])
+
+
+def _say_absent(source: Source, val: dict[str, Any]) -> None:
+    """Say which classes val lacks, and add them to its facts as ``empty_classes``."""
+    per_class = val.get("per_class", [])
+    absent = [source.classes[label] for label, images in enumerate(per_class) if not images]
+    if absent:
+        val["empty_classes"] = absent
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        _log.warning(
+            "val: no image of %d of %d classes (%s): accuracies are of the others alone",
+            len(absent),
+            len(per_class),
+            shown,
+        )
 
 
 def _spaced(count: int, most: int) -> list[int]:

@@ -133,9 +133,9 @@ def resized_cut(
 ) -> Image.Image:
     """A square of ``size`` pixels of the image resized to ``resized`` (width, height).
 
-    Memory is bounded for strips too: of an image that would become much longer than the square only
-    what the square shows is resized. Pixels are then the same but for rounding, which Pillow also does
-    between the two axes, in an order that depends on the sizes.
+    Memory is bounded for strips too: of an image that would become much longer than the square,
+    only what the square shows is resized. Pixels are then the same but for rounding, which Pillow
+    also does between the two axes, in an order that depends on the sizes.
     """
     if max(resized) <= _STRIP * max(size, min(resized)):
         whole = image if image.size == resized else image.resize(resized, resampling)
