@@ -16,7 +16,13 @@ from lightning.fabric import Fabric
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
 from steps.command import run_step, task_parser
-from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
+from steps.data.loader import (
+    EvaluationViews,
+    TrainingViews,
+    check_two_classes,
+    dataset_facts,
+    evaluation_batches,
+)
 from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
 from steps.engine.checkpoint import scratch
@@ -36,6 +42,7 @@ def main() -> None:
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
     protocol = load(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
+    check_two_classes(arguments.data, facts.num_classes)
     mean, std = normalisation(arguments.backbone)
     backbone = read_manifest(arguments.backbone, "pretrain")
     seed = backbone.seed or 0
