@@ -126,6 +126,8 @@ def check_image(
         picture = decode(encoded, ground, max_pixels)
     except UnfitImageError as error:
         return str(error)
+    except MemoryError:
+        return "an image too large for this machine's memory"
     except OSError as error:
         if error.errno is None:  # Pillow's own, not the system's
             return f"corrupt image ({type(error).__name__}: {error})"

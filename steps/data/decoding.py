@@ -32,6 +32,8 @@ _UPRIGHT = {
 }
 """What makes an image upright, by the value of its EXIF orientation (CIPA DC-008, 4.6.5)."""
 
+_MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\xff\xd8\xff": "JPEG"}
+"""First bytes of formats whose files may be whole and yet not known to Pillow."""
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES = 258, 262, 277, 338
 _TIFF_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Channels of a TIFF's colours, by its photometric interpretation (TIFF 6.0)."""
@@ -122,6 +124,12 @@ def _opened(encoded: bytes) -> Image.Image:
         with Image.open(io.BytesIO(encoded)) as other:
             found = other.format
     except Exception as error:
+        for magic, name in _MAGIC.items():
+            if encoded.startswith(magic):
+                raise UnfitImageError(
+                    f"a {name} that cannot be read: it is damaged, or its channels are not of 8 "
+                    "bits, or not gray or RGB with or without alpha, or CMYK"
+                ) from error
         raise UnfitImageError("not an image of a known format") from error
     raise UnfitImageError(f"an image of format {found}; {', '.join(FORMATS)} are taken")
 
