@@ -22,7 +22,7 @@ from steps.data.sources.source import (
 from steps.params.dataset import WebDatasetDataset
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
-_NUMBER = re.compile(rb"\s*-?[0-9]{1,18}\s*")
+_NUMBER = re.compile(rb"\s*-?[0-9]{1,19}\s*")
 _BLOCK = 512
 
 
