@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import io
-import json
 import logging
 import os
 import resource
@@ -22,10 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from steps.artifacts import publish
 from steps.command import UserError
 from steps.data.checks import check_caption
 from steps.params.dataset import Dataset
 from steps.params.load import validate
+from steps.params.plan import Plan
 from tests.faults.builders_data import (
     Prepared,
     encoded,
@@ -38,6 +40,7 @@ from tests.faults.builders_data import (
     tar,
 )
 from tests.processes import REPOSITORY
+from tests.scenery import Scenery
 
 WDS = {"format": "webdataset", "train": "t.tar", "val": "v.tar"}
 PARQUET = {"format": "parquet", "train": "t.parquet", "val": "v.parquet"}
@@ -439,21 +442,6 @@ def test_no_path_leads_out_of_the_data_root(place: str, kind: str) -> None:
         validate(params, Dataset, "d.yaml")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", ["../stolen.png", "{outside}/stolen.png", "x/../../stolen.png"])
-def test_no_annotation_leads_out_of_its_folder(root: Path, tmp_path: Path, name: str) -> None:
-    put(tmp_path / "stolen.png", encoded(noise()))
-    put(root / "stolen.png", encoded(noise()))
-    put(root / "i/1.png", encoded(noise(1)))
-    name = name.format(outside=tmp_path)
-    images = [{"id": 1, "file_name": "1.png", "width": 12, "height": 10}]
-    images.append({"id": 2, "file_name": name, "width": 12, "height": 10})
-    captions = [{"id": number, "image_id": number, "caption": "c"} for number in (1, 2)]
-    put(root / "a.json", json.dumps({"images": images, "annotations": captions}).encode())
-    split = {"images": "i", "annotations": "a.json"}
-    params = {"format": "coco_captions", "train": split, "val": split}
-    _refused(tmp_path, params, "a.json names it outside the folder of the split's images")
-
-
 @pytest.mark.parametrize("pattern", ["**.tar", "t[.tar", "", "x\0y", "/", "~/t.tar", "t" * 300])
 def test_a_bad_glob_is_named(root: Path, tmp_path: Path, pattern: str) -> None:
     _wds(root)
@@ -579,3 +567,61 @@ def test_an_image_that_only_has_the_same_colours_is_another(root: Path, tmp_path
     turned = Image.open(root / "train/a/0.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     put(root / "val/a/9.png", encoded(turned))
     assert "in_both" not in Prepared(tmp_path, params).facts
+
+
+# One class
+
+
+def _features(folder: Path, classes: int) -> Path:
+    with publish(folder, node="features", params={}, inputs={}) as draft:
+        draft.facts = {"classes": classes, "dataset": "one"}
+    return folder
+
+
+@pytest.mark.parametrize("node", ["pretrain", "finetune", "linear", "linear_augmented", "knn"])
+def test_one_class_is_an_error_where_two_are_needed(
+    node: str,
+    root: Path,
+    tmp_path: Path,
+    scenery: Scenery,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = Prepared(tmp_path, folders(root, classes=("only",))).folder
+    protocols = REPOSITORY / "params/protocols"
+    features = _features(tmp_path / "features", 1)
+    backbone = tmp_path / "backbone"
+    with publish(backbone, node="pretrain", params={}, inputs={}):
+        pass
+    out = tmp_path / "result"
+    common = ["--backbone", str(backbone), "--out", str(out)]
+    options = {
+        "pretrain": scenery.pretrain_arguments(scenery.recipe("supervised"), data, out),
+        "finetune": [*("--protocol", "finetune_small"), "--data", str(data)],
+        "linear": ["--protocol", "linear", "--data", str(data), "--features", str(features)],
+        "linear_augmented": [
+            *("--protocol", "linear_dino_small", "--data", str(data), "--features", str(features))
+        ],
+        "knn": ["--protocol", "knn", "--features", str(features)],
+    }[node]
+    if node != "pretrain":
+        options[1] = str(protocols / f"{options[1]}.yaml")
+        options += common
+    name = node.partition("_")[0]
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    with pytest.raises(UserError, match=r"a set of 1 class.*two classes or more"):
+        importlib.import_module(f"steps.{name}").main()
+    assert not out.exists()
+
+
+def test_a_plan_that_knows_of_one_class_says_so(scenery: Scenery) -> None:
+    one = {**PARQUET, "classes": ["only"]}
+    scenery.write("datasets/one.yaml", one)
+    scenery.write("protocols/features.yaml", {"poolings": ["cls"], "crop_fraction": 1.0})
+    scenery.write(
+        "protocols/knn.yaml", {"k": [5], "headline_k": 5, "temperature": 0.07, "pooling": "cls"}
+    )
+    experiment = {"title": "t", "question": "?", "dataset": "one", "regime": "test", "seeds": [0]}
+    experiment |= {"methods": ["random"], "backbones": ["vit_test"], "tasks": {"knn": ["knn"]}}
+    scenery.write("experiments/x.yaml", experiment)
+    with pytest.raises(UserError, match="one has one class, and knn decides between classes"):
+        Plan("x", scenery.params)

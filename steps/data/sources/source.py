@@ -123,8 +123,9 @@ def existing_files(pattern: str, content: str) -> list[Path]:
     place = data_root() / pattern
     anchor = PurePath(pattern).anchor
     root = Path(anchor) if anchor else data_root()
+    parts = PurePath(pattern).relative_to(anchor).parts
     try:
-        found = sorted(root.glob(pattern[len(anchor) :]))
+        found = sorted(root.glob("/".join(parts))) if parts else [root]
     except (ValueError, IndexError, OSError, NotImplementedError, RecursionError) as error:
         raise UserError(
             str(place),
