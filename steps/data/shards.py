@@ -1,6 +1,7 @@
 """A split of a prepared dataset: one Arrow file of encoded images, written once, memory-mapped.
 
-Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...),
+Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
+PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
 list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
@@ -8,7 +9,6 @@ list<string> (where there are any). The format is Arrow's IPC file, uncompressed
 
 from __future__ import annotations
 
-import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -23,6 +23,7 @@ import pyarrow as pa
 from PIL import Image
 
 from steps.command import UserError
+from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
@@ -151,7 +152,7 @@ class Images:
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of row ``index``, RGB."""
-        return Image.open(io.BytesIO(self.encoded(index))).convert("RGB")
+        return stored_pixels(self.encoded(index))
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
