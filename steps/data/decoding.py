@@ -175,12 +175,12 @@ def _orientation(image: Image.Image) -> int:
 def _on_ground(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     """RGB, and whether any pixel was transparent."""
     if not image.has_transparency_data:
-        return image.convert("RGB"), False
+        return _rgb(image), False
     # Pillow has no way from premultiplied gray to RGBA but through gray with alpha.
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     alpha = rgba.getchannel("A")
     if alpha.getextrema() == (255, 255):
-        return image.convert("RGB"), False
+        return _rgb(image), False
     behind = Image.new("RGBA", rgba.size, (*ground, 255))
     rgb = Image.alpha_composite(behind, rgba).convert("RGB")
     if rgb.getextrema() == tuple((value, value) for value in ground):
@@ -189,3 +189,7 @@ def _on_ground(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.
             "colour; to take it, set another ground in the dataset's params"
         )
     return rgb, True
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")
