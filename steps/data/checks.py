@@ -191,8 +191,10 @@ def check_label(label: int | None, classes: int) -> str | None:
 
 def check_caption(caption: object) -> str | None:
     """What is wrong with a caption, if anything."""
-    if not isinstance(caption, str) or not is_text(caption) or not has_text(caption):
-        return f"unreadable caption {str(caption)[:40]!r}"
+    if not isinstance(caption, str):
+        return f"unreadable caption: {type(caption).__name__}, not text"
+    if not is_text(caption) or not has_text(caption):
+        return f"unreadable caption {caption[:40]!r}"
     return None
 
 

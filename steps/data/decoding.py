@@ -176,10 +176,10 @@ def _on_ground(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.
     """RGB, and whether any pixel was transparent."""
     if not image.has_transparency_data:
         return _rgb(image), False
-    # Pillow has no way from premultiplied gray to RGBA but through gray with alpha.
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    alpha = rgba.getchannel("A")
-    if alpha.getextrema() == (255, 255):
+    # From premultiplied gray, Pillow goes to RGB through gray with alpha only: it is never kept.
+    premultiplied = image.mode == "La"
+    rgba = (image.convert("LA") if premultiplied else image).convert("RGBA")
+    if rgba.getchannel("A").getextrema() == (255, 255) and not premultiplied:
         return _rgb(image), False
     behind = Image.new("RGBA", rgba.size, (*ground, 255))
     rgb = Image.alpha_composite(behind, rgba).convert("RGB")

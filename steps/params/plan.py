@@ -300,7 +300,7 @@ class Plan:
         """Who decides between classes gets two, where the set's params say which there are."""
         experiment = self.experiment
         classes = getattr(self.datasets[experiment.dataset], "classes", None)
-        deciding = [task for task in experiment.tasks if task in CLASS_TASKS]
+        deciding = [str(task) for task in experiment.tasks if task in CLASS_TASKS]
         for name, recipe in self.recipes.items():
             if recipe.method.name == "supervised":
                 deciding.append(f"recipe {name}")

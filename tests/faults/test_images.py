@@ -23,6 +23,7 @@ from steps.command import UserError
 from steps.data.checks import Decoded, check_image
 from steps.data.sources.source import Item
 from steps.data.views import centre_crop, make_views
+from steps.params.detection import RangeCrop
 from steps.params.views import View
 from tests.faults.builders_data import Prepared, encoded, folders, noise, png, put, tiff
 from tests.processes import REPOSITORY
@@ -315,6 +316,10 @@ def test_alpha_that_is_marked_so_is_taken() -> None:
     for extra in ([1], [2]):
         assert (_pixels(tiff(pixels, 2, extra)) == pixels[..., :3]).all()
     assert (_pixels(tiff(noise(channels=3), 2)) == noise()).all()
+    gray = noise(channels=2)
+    gray[..., 1] = 255
+    for extra in ([1], [2]):
+        assert (_pixels(tiff(gray, 1, extra)) == gray[..., :1]).all()
     cmyk = Image.fromarray(noise()).convert("CMYK")
     assert _pixels(encoded(cmyk, "TIFF")).shape == (10, 12, 3)
     assert _pixels(encoded(cmyk, "JPEG")).shape == (10, 12, 3)
@@ -410,6 +415,18 @@ def test_views_of_extreme_images(size: tuple[int, int], engine: str) -> None:
     view = View(area=[0.2, 1.0], engine=engine, aspect=[3.0, 4.0], count=4)
     made = make_views(image, [view], 32, np.random.default_rng(0))
     assert [one.shape for one in made] == [(3, 32, 32)] * 4
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
+def test_a_strip_of_scenes_stays_whole(size: tuple[int, int]) -> None:
+    """At a short side of 600 it would be 12 million pixels long."""
+    from steps.detection.dataset import Targets, _cut  # mmdet takes seconds to import
+
+    image = np.zeros((*size, 3), np.uint8)
+    crop = RangeCrop(short_sides=[600], sides=[384, 600])
+    rng = np.random.default_rng(0)
+    cut, _ = _cut(crop, image, Targets.of([], *size), rng)
+    assert cut.shape == (*size, 3)
 
 
 def test_a_strip_that_jpeg_cannot_hold_is_shrunk_to_a_png() -> None:

@@ -159,7 +159,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile
     while start is not None:
         file.seek(start)
         # Opened as a stream that may seek: the members that are not wanted are stepped over.
-        with tarfile.open(fileobj=file, mode="r:") as archive:
+        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as archive:
             inside: Any = archive
             while (member := archive.next()) is not None:
                 # A damaged size leads beyond the end, or back.
