@@ -12,6 +12,7 @@ from typing import Any
 from steps.command import UserError
 from steps.data.annotations import large_enough
 from steps.data.checks import Tally
+from steps.data.names import printable
 from steps.data.segmentations import SegmentationError, bounds, given, pixels, run_lengths
 from steps.data.sources import Item
 from steps.data.values import number, shown, whole
@@ -213,7 +214,7 @@ class Instances:
         known = {category["id"] for category in self.categories}
         objects = set()
         for annotation in item.annotations:
-            name = f"annotation {shown(annotation.get('id'))} of {item.id}"
+            name = f"annotation {shown(annotation.get('id'))} of {printable(item.id)}"
             self._seen += 1
             self.tally.seen(self.split)
             if (box := _numbers(annotation.get("bbox"))) is not None:

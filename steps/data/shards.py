@@ -12,7 +12,6 @@ an image's when it reads it; sets that were prepared before there were any are r
 
 from __future__ import annotations
 
-import io
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from PIL import Image
 
 from steps.artifacts.manifest import ANEW
 from steps.command import UserError
+from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
@@ -179,7 +179,7 @@ class Images:
         """The decoded image of row ``index``, RGB."""
         data = self.encoded(index)
         try:
-            return Image.open(io.BytesIO(data)).convert("RGB")
+            return stored_pixels(data)
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
             raise self._damaged(index) from error
 
