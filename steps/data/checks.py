@@ -23,7 +23,7 @@ NOTES: tuple[Note, ...] = get_args(Note)
 
 _SHOWN = 3
 _HASHED_PIXELS = 2**20
-"""At a time: a large image is not copied whole."""
+"""At a time: a large image is not copied whole once more."""
 _JPEG_SIDE = 65_500
 """The longest side that libjpeg writes, in pixels."""
 
@@ -146,7 +146,8 @@ def _digest(rgb: Image.Image) -> int:
     rows = max(1, _HASHED_PIXELS // rgb.width)
     for top in range(0, rgb.height, rows):
         bottom = min(rgb.height, top + rows)
-        pixels.update(rgb.crop((0, top, rgb.width, bottom)).tobytes())
+        part = rgb if rows >= rgb.height else rgb.crop((0, top, rgb.width, bottom))
+        pixels.update(part.tobytes())
     return int.from_bytes(pixels.digest(), "big")
 
 

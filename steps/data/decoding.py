@@ -34,7 +34,9 @@ _UPRIGHT = {
 
 _MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\xff\xd8\xff": "JPEG"}
 """First bytes of formats whose files may be whole and yet not known to Pillow."""
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES = 258, 262, 277, 338
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 258, 262, 277, 338, 339
+_UNSIGNED = (1, 4)
+"""Sample formats of a TIFF that count from 0: stated so, or undefined."""
 _TIFF_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Channels of a TIFF's colours, by its photometric interpretation (TIFF 6.0)."""
 _TIFF_ALPHA = (1, 2)
@@ -147,6 +149,10 @@ def _check_bands(image: Image.Image) -> None:
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     if bits > 8:
         raise UnfitImageError(f"{bits} bits a channel; 8 bits a channel are needed")
+    if any(kind not in _UNSIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
+        raise UnfitImageError(
+            "channels of signed or floating numbers; 8 bits from 0 to 255 are needed"
+        )
     colours = _TIFF_CHANNELS.get(tags.get(_PHOTOMETRIC, 0))
     further = 0 if colours is None else tags.get(_SAMPLES, 1) - colours
     marked = tuple(tags.get(_EXTRA_SAMPLES, ()))
@@ -169,12 +175,12 @@ def _orientation(image: Image.Image) -> int:
 def _on_ground(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.Image, bool]:
     """RGB, and whether any pixel was transparent."""
     if not image.has_transparency_data:
-        return image.convert("RGB"), False
+        return _rgb(image), False
     # Pillow has no way from premultiplied gray to RGBA but through gray with alpha.
     rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     alpha = rgba.getchannel("A")
     if alpha.getextrema() == (255, 255):
-        return image.convert("RGB"), False
+        return _rgb(image), False
     behind = Image.new("RGBA", rgba.size, (*ground, 255))
     rgb = Image.alpha_composite(behind, rgba).convert("RGB")
     if rgb.getextrema() == tuple((value, value) for value in ground):
@@ -183,3 +189,7 @@ def _on_ground(image: Image.Image, ground: tuple[int, int, int]) -> tuple[Image.
             "colour; to take it, set another ground in the dataset's params"
         )
     return rgb, True
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    return image if image.mode == "RGB" else image.convert("RGB")

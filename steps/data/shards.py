@@ -1,6 +1,7 @@
 """A split of a prepared dataset: one Arrow file of encoded images, written once, memory-mapped.
 
-Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...),
+Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
+PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
 list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.

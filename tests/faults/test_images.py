@@ -170,6 +170,7 @@ def _opencv(suffix: str, pixels: np.ndarray) -> bytes:
         (tiff(DEEP[..., :3].astype(np.float32), 2, sample_format=3), "not of 8 bits"),
         (tiff(noise(channels=2), 1), "not gray or RGB with or without alpha"),
         (tiff(noise(channels=9), 2, [0] * 6), "not gray or RGB with or without alpha"),
+        (tiff(noise(channels=1), 1, sample_format=2), "signed or floating"),
         (TWELVE_BITS, "a JPEG that cannot be read"),
         (b"P6 4 4 65535\n" + bytes(96), "an image of format PPM; JPEG, PNG, WEBP, BMP, GIF"),
         (encoded(noise(), "JPEG2000"), "an image of format JPEG2000"),
