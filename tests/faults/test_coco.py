@@ -282,6 +282,23 @@ def test_a_perfect_detector_has_an_ap_of_100_whatever_the_ids(ids: list[Any], ro
     assert bool(odd) is (ids != [1, 2, 3, 4])
 
 
+def test_images_and_categories_may_be_numbered_from_0(root: Path) -> None:
+    content = good(each=1)
+    for image in content["images"]:
+        image["id"] -= 1
+    for category in content["categories"]:
+        category["id"] -= 7
+    for box in content["annotations"]:
+        box |= {"image_id": box["image_id"] - 1, "category_id": box["category_id"] - 7}
+    out = prepare(write(root, content))
+    perfect = [
+        {key: box[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for box in content["annotations"]
+    ]
+    assert average_precision(COCO(str(out / "val.json")), perfect, "bbox")["AP"] == 100
+    assert (SemanticMasks(out, "val")[0] > 0).sum() == 900
+
+
 @pytest.mark.parametrize("ids", [[0, 1, 2, 3], [1, 1, 2, 3]])
 def test_ground_truth_of_sets_prepared_before_is_measured_right(
     ids: list[int], tmp_path: Path
