@@ -20,6 +20,7 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
+from steps.models.finite import check_rows
 from steps.params.load import load
 from steps.params.protocols import Geometry
 
@@ -41,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     def features(images: Tensor) -> Tensor:
         inputs = normalise(images.to(device), mean, std)
-        return frozen_features(backbone, inputs, [protocol.pooling])[protocol.pooling].float()
+        (rows,) = frozen_features(backbone, inputs, [protocol.pooling]).values()
+        check_rows(rows, "features of a batch")
+        return rows.float()
 
     whole = EvaluationViews(options.data, "val", size, protocol.crop_fraction)
     pairs = Pairs(options.data, "val", protocol.view, size, seed)

@@ -37,9 +37,10 @@ from steps.engine.placement import Placement
 from steps.engine.saving import restore, tensors_of
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
-from steps.engine.sharding import reduce_the_rest
+from steps.engine.sharding import local, reduce_the_rest
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
+from steps.models.finite import DIVERGED, not_finite
 from steps.models.hooked import run_hooked
 from steps.params.training import Training
 
@@ -164,6 +165,7 @@ class _Run:
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.monitor.stop()
+        self._check_weights()
         self.placed.finish()
         images = self.total_steps * self.training.batch_size
         return Outcome(
@@ -354,13 +356,8 @@ class _Run:
         }
         if not all(math.isfinite(value) for value in means.values()):
             shown = ", ".join(f"{name} {value}" for name, value in means.items())
-            last = self.scratch.checkpoint
-            raise UserError(
-                self.where,
-                f"the loss is not finite in steps {self.window_start} to {self.state.step}: "
-                f"{shown}",
-                remedy="lower the learning rate or clip gradients; the last good checkpoint is "
-                + (str(last) if last else "none yet, the run was too young"),
+            raise self._diverged(
+                f"the loss is not finite in steps {self.window_start} to {self.state.step}: {shown}"
             )
         numbers = {name: float(value) for name, value in rates.items()}
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
@@ -373,8 +370,30 @@ class _Run:
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 
+    def _diverged(self, found: str) -> UserError:
+        last = self.scratch.checkpoint
+        return UserError(
+            self.where,
+            found,
+            remedy=f"{DIVERGED}; the last good checkpoint is "
+            + (str(last) if last else "none yet, the run was too young"),
+        )
+
+    def _check_weights(self) -> None:
+        """Let weights and moments pass that are finite after the last update, in all processes.
+
+        Raises:
+            UserError: naming the first tensor that is not, and the step.
+        """
+        tensors = tensors_of(self.method, self.optimizer).items()
+        wrong = not_finite((name, local(tensor)) for name, tensor in tensors)
+        if any_process(bool(wrong), self.fabric.device):
+            found = wrong or "a tensor in another process is not finite"
+            raise self._diverged(f"after step {self.state.step}, {found}")
+
     def _save(self) -> None:
         """Write a checkpoint, between two windows so that none is torn."""
+        self._check_weights()
         facts = {
             "state": dataclasses.asdict(self.state),
             "metrics": self.monitor.metrics,

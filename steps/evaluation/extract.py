@@ -16,6 +16,7 @@ from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
 from steps.models.backbones import BackboneModel
 from steps.models.features import frozen_features
+from steps.models.finite import check_rows
 
 
 @torch.inference_mode()
@@ -40,6 +41,9 @@ def extract(
         poolings: each becomes a file.
         batch_size: images at a time.
         mean, std: of the input that the backbone expects.
+
+    Raises:
+        UserError: a feature is not finite.
     """
     device = next(backbone.parameters()).device
     shape = (len(views), backbone.num_features)
@@ -51,11 +55,14 @@ def extract(
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             write_array_header_1_0(file, header)
             files[pooling] = file
+        start = 0
         for images, _ in evaluation_batches(views, batch_size):
             inputs = normalise(images.to(device), mean, std)
             for pooling, features in frozen_features(backbone, inputs, poolings).items():
+                check_rows(features, f"{pooling} features of {split}", start)
                 rows = features.float().cpu().numpy().astype("<f4", copy=False)
                 files[pooling].write(rows.tobytes())
+            start += len(images)
     labels = io.BytesIO()  # np.save into a file does not say why a write failed
     np.save(labels, views.labels)
     (folder / f"{split}_labels.npy").write_bytes(labels.getvalue())

@@ -22,6 +22,8 @@ from steps.models.finite import check_rows
 
 Features = npt.NDArray[np.float32] | Tensor
 BANK_CHUNK = 16384
+_LARGEST = 60.0
+"""Of a vote's logarithm: float32 ends at 88, and thousands of votes are added up."""
 _TIED_ROWS = 64
 """Rows with ties that are sorted in full at a time."""
 
@@ -49,9 +51,9 @@ def knn_votes(
         temperature: T of the weights.
         num_classes: C.
         chunk, bank_chunk: queries and training samples at a time.
-        weights: of a vote. "exp": exp(similarity / T), as DINO, here divided by that of the nearest
-            neighbour; "softmax": the same divided by its sum over the largest of ``ks``, as DINOv2,
-            whatever the k. Predictions are the same.
+        weights: of a vote. "exp": exp(similarity / T), as DINO, at most e^60 (below T = 1/60 a
+            query's votes are scaled to that); "softmax": the same divided by its sum over the
+            largest of ``ks``, as DINOv2, whatever the k. Predictions are the same.
         device: that computes.
 
     Yields:
@@ -63,8 +65,9 @@ def knn_votes(
     for start in range(0, len(queries), chunk):
         block = _rows(queries, start, start + chunk, device)
         similarity, index = nearest(train, block, max(ks), bank_chunk)
-        # The nearest neighbour's vote is 1: no vote overflows, however small the temperature.
-        logits = (similarity - similarity[:, :1]) / temperature
+        logits = similarity / temperature
+        # Votes are compared within a row alone, so that a row may be scaled before it overflows.
+        logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
         given = logits.exp() if weights == "exp" else logits.softmax(dim=1)
         labels = train_labels[index.cpu()].to(device)
         votes = {}

@@ -16,7 +16,10 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.engine.seeds import generator
+from steps.models.finite import check_rows, check_weights
 from steps.params.probes import Linear
+
+LOWER = "lower lr in the protocol"
 
 
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -98,8 +101,14 @@ def probe(
         seed: of the split and the order.
 
     Returns:
-        Scores (M, C) of the validation samples, and the learning rate chosen.
+        Scores (M, C) of the validation samples, and the learning rate chosen. One with which the
+        classifier diverged is not chosen.
+
+    Raises:
+        UserError: features are not finite, or every learning rate diverged.
     """
+    check_rows(train, "features of train")
+    check_rows(val, "features of val")
     std, mean = torch.std_mean(train, dim=0, correction=0)
     std = (std.square() + 1e-6).sqrt()
     train, val = standardised(train, mean, std), standardised(val, mean, std)
@@ -111,6 +120,8 @@ def probe(
         )
         predictions = torch.baddbmm(biases, train[held].expand(len(weights), -1, -1), weights)
         hits = (predictions.argmax(dim=2) == train_labels[held]).sum(dim=1)
+        hits[~predictions.isfinite().flatten(1).all(dim=1)] = -1
         lr = params.lr[int(hits.argmax())]
     weights, biases = train_classifiers(train, train_labels, [lr], params, classes, seed)
+    check_weights([("the classifier", weights), ("its bias", biases)], f"lr {lr}", LOWER)
     return val @ weights[0] + biases[0], lr

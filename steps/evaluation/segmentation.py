@@ -27,6 +27,7 @@ from steps.engine.checkpoint import Scratch
 from steps.engine.seeds import derive, generator, seeded
 from steps.models.backbones import Transformer
 from steps.models.features import last_blocks
+from steps.models.finite import not_finite
 from steps.params.segmentation import Segment
 
 Place = tuple[int, int]
@@ -176,14 +177,18 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         loss.backward()
         optimizer.step()
         if time.monotonic() - saved > protocol.checkpoint_seconds:
+            _check(head, step, total)
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
             place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
-    for name, tensor in head.state_dict().items():
-        # Of the last update, which no loss has shown.
-        if not bool(tensor.isfinite().all()):
-            raise _diverged(total - 1, total, f"{name} holds numbers that are not finite")
+    _check(head, total - 1, total)
     return head.eval()
+
+
+def _check(head: Head, step: int, total: int) -> None:
+    """Look at the weights after an update, which no loss has shown yet."""
+    if wrong := not_finite(head.state_dict().items()):
+        raise _diverged(step, total, wrong)
 
 
 def _diverged(step: int, total: int, found: str) -> UserError:

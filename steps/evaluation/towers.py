@@ -17,6 +17,7 @@ from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
 from steps.data.views import normalise
 from steps.methods.clip import CLIP
 from steps.models.backbones import HEADS, load_backbone, normalisation
+from steps.models.finite import check_rows
 from steps.params.load import validate
 from steps.params.methods import CLIPParams
 
@@ -89,4 +90,5 @@ class Towers:
         )
 
     def _unit(self, features: Tensor) -> Tensor:
+        check_rows(features, "features of a batch")
         return F.normalize(features.float(), dim=1).cpu()

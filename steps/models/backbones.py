@@ -126,7 +126,8 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         overrides: arguments of the timm model that replace those of the artifact.
 
     Raises:
-        UserError: the folder holds no backbone artifact, or not the bytes that were written.
+        UserError: the folder holds no backbone artifact, not the bytes that were written, or
+            weights that are not finite.
     """
     verify(artifact, "pretrain")
     model = timm.create_model(
@@ -138,6 +139,9 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
     )
     if (resizing := _config(artifact).get(RESIZING)) is not None:
         model.resizing = Resizing(**resizing)
+    check_weights(
+        model.state_dict().items(), str(artifact), f"train it anew ({DIVERGED}), or import it again"
+    )
     return cast(BackboneModel, model.float().eval())
 
 
