@@ -18,9 +18,10 @@ from typing import Any
 
 from torch import nn
 
-from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts import publish, read_manifest, verify, write_scores
 from steps.artifacts.identity import identify_evaluation
-from steps.command import UserError, run_step
+from steps.artifacts.places import check_places
+from steps.command import UserError, place, run_step
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
 from steps.params.detection import Detection
@@ -31,6 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse, train, measure, write the records."""
     started = time.monotonic()
     options = _parse(arguments)
+    check_places(options, "detect", record=True)
     params = load(options.protocol, Detection)
     manifest = read_manifest(options.backbone, "pretrain")
     data = read_manifest(options.data, "prepare")
@@ -38,6 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(
             str(options.data), f"a dataset of kind {data.facts.get('kind')}", allowed="detection"
         )
+    verify(options.data, shards=False)
     claim_gpu()
     # mmdet takes seconds to import: a user's mistake is to show before that.
     from steps.detection.train import train_and_evaluate
@@ -110,8 +113,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--protocol", type=Path, required=True, help="params/protocols/*.yaml")
     parser.add_argument("--backbone", type=Path, required=True, help="backbone artifact")
     parser.add_argument("--data", type=Path, required=True, help="prepared detection dataset")
-    parser.add_argument("--out", type=Path, required=True, help="the record file to write")
-    parser.add_argument("--pictures", type=Path, help="a folder for detections on images")
+    parser.add_argument("--out", type=place, required=True, help="the record file to write")
+    parser.add_argument("--pictures", type=place, help="a folder for detections on images")
     return parser.parse_args(arguments)
 
 

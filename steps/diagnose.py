@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import publish, read_manifest
-from steps.command import UserError, run_step
+from steps.artifacts.places import check_places
+from steps.command import UserError, place, run_step
 from steps.data.loader import EvaluationViews
 from steps.data.views import normalise
 from steps.diagnosis import codebook, positions, reconstructions, tokens
@@ -51,12 +52,13 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--images", type=int, default=1000, help="how many to measure on, at most")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
     inputs = {role: getattr(arguments, role) for role in ("backbone", "tokenizer", "data")}
     inputs = {role: path for role, path in inputs.items() if path is not None}
     if len(inputs) == 1:
         parser.error("give --backbone, --tokenizer, or both")
+    check_places(arguments, "diagnose")
     drawn = arguments.backbone or arguments.tokenizer
     with publish(
         arguments.out,
@@ -77,7 +79,7 @@ def main() -> None:
 def draw_tokenizer(arguments: argparse.Namespace) -> Drawing:
     """The pictures of a tokenizer."""
     tokenizer = load_tokenizer(arguments.tokenizer).network
-    side = json.loads((arguments.tokenizer / CONFIG).read_text())["tokenizer"]["image_size"]
+    side = json.loads((arguments.tokenizer / CONFIG).read_bytes())["tokenizer"]["image_size"]
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
     return codebook.draw(tokenizer, held_out_images(views, arguments.images, Look(*PIXELS)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from steps.artifacts import publish, read_manifest
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
@@ -21,6 +22,7 @@ from steps.params.protocols import Features
 
 def main() -> None:
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
+    check_places(arguments, "features")
     protocol = load(arguments.protocol, Features)
     facts = dataset_facts(arguments.data, labels=True)
     backbone = load_backbone(arguments.backbone)

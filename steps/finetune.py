@@ -15,6 +15,7 @@ from lightning.fabric import Fabric
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import (
     EvaluationViews,
@@ -40,6 +41,7 @@ from steps.params.protocols import Finetune
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
+    check_places(arguments, "finetune", record=True)
     protocol = load(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
     check_two_classes(arguments.data, facts.num_classes)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
@@ -19,6 +20,7 @@ from steps.engine.devices import claim_gpu
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
+from steps.models.finite import check_rows
 from steps.params.load import load
 from steps.params.protocols import Geometry
 
@@ -27,6 +29,7 @@ from steps.params.protocols import Geometry
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared dataset").parse_args(arguments)
+    check_places(options, "geometry", record=True)
     protocol = load(options.protocol, Geometry)
     facts = dataset_facts(options.data)
     seed = read_manifest(options.backbone, "pretrain").seed or 0
@@ -39,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     def features(images: Tensor) -> Tensor:
         inputs = normalise(images.to(device), mean, std)
-        return frozen_features(backbone, inputs, [protocol.pooling])[protocol.pooling].float()
+        (rows,) = frozen_features(backbone, inputs, [protocol.pooling]).values()
+        check_rows(rows, "features of a batch")
+        return rows.float()
 
     whole = EvaluationViews(options.data, "val", size, protocol.crop_fraction)
     pairs = Pairs(options.data, "val", protocol.view, size, seed)

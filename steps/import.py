@@ -19,7 +19,8 @@ from typing import Any, get_args
 
 from steps.artifacts import publish
 from steps.artifacts.digest import digest_file
-from steps.command import UserError, run_step
+from steps.artifacts.places import check_places
+from steps.command import UserError, place, run_step
 from steps.data.sources.source import ENVIRONMENT, data_root
 from steps.engine.loop import Outcome
 from steps.engine.monitor import METRICS
@@ -65,8 +66,9 @@ def main() -> None:
     parser.add_argument("--trained-on", help="the data set of its training, for the tables")
     parser.add_argument("--epochs", type=float, default=0.0, help="of its training, for the tables")
     parser.add_argument("--seed", type=int, default=0, help="of what later steps draw")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
+    check_places(arguments, "tokenizer" if arguments.format == DALLE else "pretrain")
     if arguments.name is None:
         arguments.name = f"{arguments.format}_official"
     if arguments.official is not None:

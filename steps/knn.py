@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes
 from steps.engine.devices import claim_gpu
@@ -26,6 +27,7 @@ from steps.params.protocols import KNN
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, features="a features artifact").parse_args()
+    check_places(arguments, "knn", record=True)
     protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     check_two_classes(arguments.features, facts["classes"])

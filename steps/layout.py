@@ -15,8 +15,9 @@ import torch
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
-from steps.data.annotations import objects
+from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
@@ -32,7 +33,9 @@ def main() -> None:
     arguments = task_parser(
         __doc__, data="a prepared set with masks", pictures="a folder"
     ).parse_args()
+    check_places(arguments, "layout", record=True)
     protocol = load(arguments.protocol, Layout)
+    need_masks(arguments.data, "layout")
     facts = dataset_facts(arguments.data)
     vit = load_backbone(arguments.backbone)
     if isinstance(vit, ResNet):

@@ -18,6 +18,7 @@ import torch
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.checkpoint import scratch
@@ -37,6 +38,7 @@ def main() -> None:
     arguments = task_parser(
         __doc__, features="of cached and logreg", data="a prepared dataset"
     ).parse_args()
+    check_places(arguments, "linear", record=True)
     any_protocol: Any = LinearProtocol
     protocol: Linear | LogReg | Probe = load(arguments.protocol, any_protocol)
     if isinstance(protocol, Probe):

@@ -2,7 +2,8 @@
 
 The artifact holds ``train.arrow`` and ``val.arrow`` (see :mod:`steps.data.shards`) and, for
 detection, ``train.json`` and ``val.json`` in COCO's instances format. Facts: dataset, kind,
-classes, splits (counts), mean and std of the training pixels in 0 to 1, and the problems found.
+classes, splits (counts), mean and std of the training pixels in 0 to 1, and the problems found;
+for detection also whether there are masks, and what was filled in or is odd about annotations.
 Where there are any, a split's facts also count the images that were ``turned`` upright,
 ``composited`` on a ground and the ``first_of_several`` frames, those of val name its
 ``empty_classes``, and ``in_both`` names images of val that are also in train.
@@ -15,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.artifacts import publish
-from steps.command import run_step
+from steps.artifacts.places import check_places
+from steps.command import place, run_step
 from steps.data.convert import convert
+from steps.data.shards import CHECKSUMS, SPLITS
 from steps.data.sources import open_source
 from steps.params.dataset import Dataset
 from steps.params.load import load
@@ -37,14 +40,16 @@ def prepare(params_file: Path, out: Path) -> None:
     ) as draft:
         facts = convert(source, dataset, str(params_file), draft.path)
         draft.facts = {"dataset": params_file.stem, **facts}
+        draft.logs.update(f"{split}{CHECKSUMS}" for split in SPLITS)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command ``python -m steps.prepare``."""
     parser = argparse.ArgumentParser(prog="steps.prepare", description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", type=Path, required=True, help="params/datasets/<name>.yaml")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the artifact")
+    parser.add_argument("--out", type=place, required=True, help="folder of the artifact")
     options = parser.parse_args(arguments)
+    check_places(options, "prepare")
     prepare(options.dataset, options.out)
 
 

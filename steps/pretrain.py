@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from steps.artifacts import identify, publish
 from steps.artifacts.identity import subject
 from steps.artifacts.named import check_named
-from steps.command import UserError, run_step
+from steps.artifacts.places import check_places
+from steps.command import UserError, place, run_step
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
 from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
@@ -57,8 +58,9 @@ def main() -> None:
     parser.add_argument("--data-share", type=float, help="share of the training images, up to 1")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
+    check_places(arguments, "pretrain")
     recipe = load(arguments.recipe, Recipe)
     backbone = load(arguments.backbone, Backbone)
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)

@@ -13,6 +13,7 @@ import time
 import torch
 
 from steps.artifacts import write_scores
+from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
@@ -27,6 +28,7 @@ from steps.params.protocols import Retrieval
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with captions").parse_args()
+    check_places(arguments, "retrieval", record=True)
     protocol = load(arguments.protocol, Retrieval)
     facts = dataset_facts(arguments.data)
     towers = Towers(arguments.backbone)

@@ -16,7 +16,9 @@ from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
+from steps.data.annotations import need_masks
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
@@ -30,7 +32,9 @@ from steps.params.segmentation import Segment
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared set with masks").parse_args(arguments)
+    check_places(options, "segment", record=True)
     protocol = load(options.protocol, Segment)
+    need_masks(options.data, "segment")
     facts = dataset_facts(options.data)
     manifest = read_manifest(options.backbone, "pretrain")
     seed = manifest.seed or 0

@@ -18,7 +18,8 @@ from typing import Any
 from steps.artifacts import identify, publish
 from steps.artifacts.digest import digest_file
 from steps.artifacts.named import check_named
-from steps.command import run_step
+from steps.artifacts.places import check_places
+from steps.command import place, run_step
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
@@ -43,8 +44,9 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, help="the backbone that the params name, frozen")
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
+    check_places(arguments, "tokenizer")
     recipe = load(arguments.tokenizer, TokenizerRecipe)
     teacher = None if recipe.teacher is None else recipe.teacher.resolved()
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=arguments.tokenizer)

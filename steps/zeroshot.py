@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.text import fill
@@ -28,6 +29,7 @@ from steps.params.protocols import ZeroShot
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with labels").parse_args()
+    check_places(arguments, "zeroshot", record=True)
     protocol = load(arguments.protocol, ZeroShot)
     facts = dataset_facts(arguments.data, labels=True)
     classes = read_manifest(arguments.data, "prepare").facts["classes"]

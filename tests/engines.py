@@ -70,4 +70,4 @@ def dvc_nodes(folder: Path) -> dict[str, Node]:
 
 
 def _without_log(command: str) -> str:
-    return shlex.join(shlex.split(command.split(" 2> ")[0]))
+    return shlex.join(shlex.split(command.split(" 2>> ")[0]))

@@ -18,11 +18,16 @@ def command(module: str, *arguments: object, processes: int = 1) -> list[str]:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """This process's variables, changed: the repository is found, one thread, no GPU."""
+    """This process's variables, changed: the repository is found first, one thread, no GPU."""
     return {
         **os.environ,
-        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *_python_path()]),
         "OMP_NUM_THREADS": "1",
         "CUDA_VISIBLE_DEVICES": "",
         **changes,
     }
+
+
+def _python_path() -> list[str]:
+    """Folders where this process's packages may be, from PYTHONPATH."""
+    return [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]

@@ -262,12 +262,19 @@ def dvc_yaml(plan: Plan) -> str:
     }
     if artifacts:
         content["artifacts"] = artifacts
-    text = yaml.safe_dump(content, sort_keys=False, width=10**6, allow_unicode=True)
-    # DVC fills in what stands in ${}; a name of ours that has it means it as it is.
-    text = text.replace("${", "\\${")
+    text = yaml.safe_dump(_literal(content), sort_keys=False, width=10**6, allow_unicode=True)
     asked = [] if plan.root == ROOT else ["--params", str(plan.root)]
     command = shlex.join(["python", "-m", "workflow.dvc", plan.name, *asked])
     return f"# The nodes of {file}, as workflow/Snakefile has them.\n# Made by: {command}\n{text}"
+
+
+def _literal(content: Any) -> Any:
+    """Values as DVC has to be told them: it would fill in what stands in ${}."""
+    if isinstance(content, dict):
+        return {_literal(key): _literal(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_literal(value) for value in content]
+    return content.replace("${", "\\${") if isinstance(content, str) else content
 
 
 def main() -> None:
@@ -286,8 +293,8 @@ def main() -> None:
     if options.check:
         check(content, options.experiment)
         return
-    with tempfile.NamedTemporaryFile("w", dir=".", prefix=".dvc.yaml.", delete=False) as draft:
-        draft.write(content)
+    with tempfile.NamedTemporaryFile(dir=".", prefix=".dvc.yaml.", delete=False) as draft:
+        draft.write(content.encode())
     Path(draft.name).chmod(0o644)
     Path(draft.name).replace(FILE)
 
@@ -298,7 +305,7 @@ def check(content: str, experiment: str) -> None:
     Raises:
         UserError: it is missing or differs.
     """
-    found = FILE.read_text() if FILE.is_file() else ""
+    found = FILE.read_bytes().decode("utf-8", "replace") if FILE.is_file() else ""
     if found != content:
         lines = zip(found.splitlines(), content.splitlines(), strict=False)
         number = next((index for index, (a, b) in enumerate(lines, 1) if a != b), None)

@@ -60,6 +60,10 @@ def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:
     return Asked(Path(path), params, {"protocol": plan.protocol_file(protocol)})
 
 
+_GROUPS = ("params", "facts")
+"""Of a manifest, mappings that stand in every one."""
+
+
 def manifest_of(path: Path) -> dict[str, Any] | None:
     """The manifest of an artifact or a record file; None where there is none."""
     try:
@@ -67,9 +71,10 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
             found = json.loads(path.read_bytes())["manifest"]
         else:
             found = json.loads((path / MANIFEST).read_bytes())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    whole = isinstance(found, dict) and all(isinstance(found.get(key), dict) for key in _GROUPS)
+    return found if whole else None
 
 
 def check_names(plan: Plan) -> None:

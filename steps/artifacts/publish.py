@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts.digest import digest_file, digest_files
+from steps.artifacts.drafts import draft_of, put, sync
 from steps.artifacts.manifest import MANIFEST, Manifest, read_manifest
+from steps.artifacts.places import check_artifact
 from steps.artifacts.provenance import (
     code_version,
     device_name,
     library_versions,
     peak_memory_mib,
 )
+from steps.command.machine import writing
 
 
 class Draft:
@@ -45,8 +45,8 @@ def publish(
 ) -> Iterator[Draft]:
     """Yield a :class:`Draft`; on a clean exit give it a manifest and rename it to ``out``.
 
-    An artifact that stood at ``out`` is replaced. On an exception nothing is left behind and what
-    stood there stays.
+    An artifact of the node that stood at ``out`` is replaced, and nothing else is. On an exception
+    nothing is left behind and what stood there stays.
 
     Args:
         out: the folder to publish.
@@ -57,18 +57,18 @@ def publish(
         seed: the seed, where the step has one.
 
     Raises:
-        UserError: an input is not a whole artifact.
+        UserError: an input is not a whole artifact, something else stands at ``out``, or the disk
+            does not take it.
     """
+    check_artifact(out, node, inputs.values())
     digests = {role: read_manifest(path).digest for role, path in inputs.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = Draft(Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent)))
     started = time.monotonic()
-    try:
+    with writing(out), draft_of(out) as path:
+        path.mkdir()
+        draft = Draft(path)
         yield draft
-        names = sorted(
-            str(path.relative_to(draft.path)) for path in draft.path.rglob("*") if path.is_file()
-        )
-        files = {name: digest_file(draft.path / name) for name in names if name not in draft.logs}
+        names = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        files = {name: digest_file(path / name) for name in names if name not in draft.logs}
         manifest = Manifest(
             node=node,
             digest=digest_files(files),
@@ -85,32 +85,9 @@ def publish(
             wall_seconds=round(draft.seconds_before + time.monotonic() - started, 3),
             peak_memory_mib=peak_memory_mib(),
         )
-        (draft.path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-        _replace(draft.path, out)
-    finally:
-        shutil.rmtree(draft.path, ignore_errors=True)
-
-
-def _replace(draft: Path, out: Path) -> None:
-    draft.chmod(0o755)  # mkdtemp makes private folders; an artifact is for everyone to read
-    for path in draft.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    if out.exists():
-        # A folder cannot be renamed over a full one. Between the two renames ``out`` is absent,
-        # never half there.
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-        out.rename(old / out.name)
-        draft.rename(out)
-        shutil.rmtree(old)
-    else:
-        draft.rename(out)
-    _sync(out.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        (path / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        for file in path.rglob("*"):
+            sync(file)
+        sync(path)
+        check_artifact(out, node, inputs.values())
+        put(path, out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steps.artifacts.digest import digest_value
-from steps.artifacts.manifest import Manifest, read_manifest
+from steps.artifacts.drafts import write_whole
+from steps.artifacts.manifest import Manifest, Required, read_manifest
+from steps.artifacts.places import check_record
 from steps.artifacts.provenance import (
     code_version,
     device_name,
@@ -20,6 +21,7 @@ from steps.artifacts.provenance import (
     peak_memory_mib,
 )
 from steps.command import UserError
+from steps.command.machine import writing
 
 
 class Record(BaseModel):
@@ -101,6 +103,10 @@ def write_records(
         node, params, inputs, sources, seed: as for :func:`steps.artifacts.publish`.
         started: ``time.monotonic()`` when the step began.
         facts: anything else worth keeping (training loss, chosen lr).
+
+    Raises:
+        UserError: an input is not a whole artifact, something other than a record file stands at
+            ``out``, or the disk does not take it.
     """
     if not records:
         raise ValueError("a record file holds at least one record")
@@ -125,16 +131,10 @@ def write_records(
         "records": content,
         "manifest": manifest.model_dump(mode="json"),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with draft.open("w") as file:
-            file.write(json.dumps(body, indent=2, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    text = json.dumps(body, indent=2, allow_nan=False) + "\n"
+    check_record(out, inputs.values())
+    with writing(out):
+        write_whole(out, text.encode())
 
 
 def write_scores(
@@ -152,6 +152,9 @@ def write_scores(
 ) -> None:
     """Write what a task measured of a backbone.
 
+    Raises:
+        UserError: nothing could be measured.
+
     Args:
         out: the JSON file.
         scores: by metric, in ``unit``, with the number of samples that each is a mean over.
@@ -163,6 +166,12 @@ def write_scores(
         unit: of all scores.
         started, facts: as for :func:`write_records`.
     """
+    if not scores:
+        raise UserError(
+            str(inputs["data"]) if "data" in inputs else str(out),
+            f"{task} has no number to record: there was nothing to measure against",
+            remedy="prepare a dataset whose val split has what the task measures",
+        )
     records = [
         Record.of_backbone(
             inputs["backbone"],
@@ -193,15 +202,24 @@ def read_records(path: Path) -> tuple[list[Record], Manifest]:
     """The records of one file and the manifest of the step that measured them.
 
     Raises:
-        UserError: the file is absent or not a record file.
+        UserError: the file is absent, not a record file, or not as it was written.
     """
+    again = "remove it and run its step again"
     try:
         body = json.loads(path.read_bytes())
         records = [Record.model_validate(record) for record in body["records"]]
-        return records, Manifest.model_validate(body["manifest"])
+        manifest = Manifest.model_validate(body["manifest"])
+        digest = digest_value(body["records"])
     except OSError as error:
         raise UserError(str(path), "no such record file", remedy="run its step first") from error
-    except (ValidationError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(str(path), "not a record file", remedy=again) from error
+    headline = {record.metric: record.value for record in records}
+    if digest != manifest.digest or body.get("metrics") != headline:
         raise UserError(
-            str(path), "not a record file", remedy="remove it and run its step again"
-        ) from error
+            str(path),
+            "its records are not those that the step wrote, by their digest",
+            remedy=again,
+        )
+    manifest.facts = Required(manifest.facts, f"{path}: manifest.facts", again)
+    return records, manifest

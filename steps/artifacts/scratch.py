@@ -6,6 +6,7 @@ its last checkpoint is, and the changes of code that it was taken over.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -21,12 +22,17 @@ from pydantic import ValidationError
 
 from steps.artifacts.identity import Identity
 from steps.command import UserError
+from steps.command.machine import writing
 
 SCRATCH = Path(".scratch")
 LOCK = "lock"
 _IDENTITY, _PROGRESS, _TAKEN_UP = "identity.json", "progress.json", "taken_up.json"
 
 log = logging.getLogger(__name__)
+
+
+class InUseError(UserError):
+    """Another process holds a scratch folder."""
 
 
 class ScratchFolder:
@@ -78,14 +84,22 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a scratch folder for this process; the lock goes with the process, however it ends.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or its file system has no locks.
     """
-    with (folder / LOCK).open("w") as lock:
+    with writing(folder), (folder / LOCK).open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise InUseError(
+                    str(folder), "another process runs this very step", remedy="wait for it to end"
+                ) from error
             raise UserError(
-                str(folder), "another process runs this very step", remedy="wait for it to end"
+                str(folder),
+                f"its file system gives no lock ({error.strerror}), by which two processes at one "
+                "step are kept apart",
+                remedy="have its locks started (NFS: lockd, or the mount option local_lock=flock), "
+                f"or make {SCRATCH} a link to a folder on a local disk",
             ) from error
         yield
 
@@ -95,8 +109,10 @@ def in_use(folder: Path) -> bool:
     try:
         with locked(folder):
             return False
-    except UserError:
+    except InUseError:
         return True
+    except UserError:  # no locks: nobody can hold one
+        return False
 
 
 @contextmanager
@@ -106,17 +122,27 @@ def own_folder(identity: Identity) -> Iterator[Path]:
     Checkpoints of the same run by other code or params that stay behind are said.
 
     Raises:
-        UserError: another process runs the same step.
+        UserError: another process runs the same step, or the folder was removed meanwhile.
     """
     folder = folder_of(identity)
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         if not progress(folder):
             for line in left_behind(identity):
                 log.warning("%s", line)
         _write(folder / _IDENTITY, identity.model_dump())
-        yield folder
-        shutil.rmtree(folder)
+        try:
+            yield folder
+        except FileNotFoundError as error:
+            if folder.is_dir():
+                raise
+            raise UserError(
+                str(folder),
+                "removed while the step ran",
+                remedy="run the same command again: the run starts from the beginning",
+            ) from error
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def left_behind(identity: Identity) -> list[str]:
@@ -202,7 +228,10 @@ def read_identity(folder: Path) -> Identity | None:
 def progress(folder: Path) -> dict[str, Any]:
     """``step`` and ``seconds`` of the last checkpoint; empty where there is none."""
     found = _read(folder / _PROGRESS)
-    return found if isinstance(found, dict) else {}
+    numbers = isinstance(found, dict) and all(
+        isinstance(found.get(key), int | float) for key in ("step", "seconds")
+    )
+    return found if numbers else {}
 
 
 def _few(names: list[str], most: int = 3) -> list[str]:
@@ -212,14 +241,17 @@ def _few(names: list[str], most: int = 3) -> list[str]:
 def _read(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
 def _write(path: Path, value: Any) -> None:
     draft = path.with_name(f"{path.name}.new")
-    with draft.open("w") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    try:
+        with writing(path), draft.open("w", encoding="utf-8") as file:
+            json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,5 +1,7 @@
 """The one exception that a user is meant to read."""
 
+from __future__ import annotations
+
 
 class UserError(Exception):
     """Something outside the code is wrong: a file, a key, an image, a machine.
@@ -21,3 +23,9 @@ class UserError(Exception):
             parts.append(f"remedy: {remedy}")
         super().__init__(" | ".join(" ".join(part.split()) for part in parts))
         self.where = where
+
+    @classmethod
+    def of(cls, line: str) -> UserError:
+        """The error of which only the line is left, as another process said it."""
+        where, _, found = line.partition(": ")
+        return cls(where, found)

@@ -1,24 +1,50 @@
-"""Run a step's ``main`` and turn a :class:`UserError` into one line and exit status 2."""
+"""Run a step's ``main``: errors in one line, a signal to end leaves nothing behind."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import stat
 import sys
+import time
 from collections.abc import Callable
+from types import FrameType
 
 from steps.command.errors import UserError
+from steps.command.machine import of_machine
+
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def run_step(main: Callable[[], None]) -> None:
     """Call ``main``; end the process with status 2 and one line on stderr for a user's mistake.
 
-    Any other exception keeps its traceback: it is a bug of ours, and hiding where it came from
-    would help nobody.
+    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps
+    its traceback: it is a bug of ours, and hiding where it came from would help nobody. SIGTERM and
+    SIGHUP end it as an exception does, so that drafts are removed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for each backbone it loads
+    if stat.S_ISREG(os.fstat(2).st_mode):
+        # A log, which has what earlier runs said above.
+        now, command = time.strftime("%Y-%m-%d %H:%M:%S %z"), " ".join(sys.orig_argv)
+        print(f"--- {now} {command}", file=sys.stderr)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
     try:
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        said = error if isinstance(error, UserError) else of_machine(error, "the disk")
+        if said is None:
+            raise
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End by an exception, so that everything is put away; a second signal does not disturb it."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    raise SystemExit(128 + number)

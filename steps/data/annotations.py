@@ -7,20 +7,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from pycocotools import mask as rle
-
+from steps.artifacts import read_manifest
 from steps.command import UserError
+from steps.data.segmentations import Mask, SegmentationError, given
+from steps.data.segmentations import bitmap as pixels_of
+from steps.data.values import number
 
-Mask = npt.NDArray[np.uint8]
-"""(height, width) of 0 and 1."""
 
-
-def usable(box: Mapping[str, Any]) -> bool:
+def large_enough(box: Mapping[str, Any]) -> bool:
     """Whether a COCO annotation can be a target: mmdet asks for a pixel of width and height."""
     _, _, width, height = box["bbox"]
-    return bool(width >= 1 and height >= 1 and box["area"] > 0 and box.get("segmentation"))
+    return bool(width >= 1 and height >= 1 and box["area"] > 0)
+
+
+def usable(box: Mapping[str, Any], *, masks: bool) -> bool:
+    """Whether an annotation can be a target of a task that needs masks, or does not."""
+    return large_enough(box) and (not masks or given(box.get("segmentation")))
+
+
+def has_masks(folder: Path) -> bool:
+    """Whether a prepared detection dataset has masks, not boxes alone.
+
+    Raises:
+        UserError: it is of another kind, or has no readable annotations.
+    """
+    facts = read_manifest(folder, "prepare").facts
+    if facts.get("kind") != "detection":
+        raise UserError(str(folder), f"a dataset of kind {facts.get('kind')}", allowed="detection")
+    if (stated := facts.get("masks")) is not None:
+        return bool(stated)
+    # A set prepared before facts said so.
+    contents = (read_annotations(folder / f"{split}.json") for split in ("train", "val"))
+    return all(
+        any(given(box.get("segmentation")) for box in content["annotations"])
+        for content in contents
+    )
+
+
+def need_masks(folder: Path, task: str) -> None:
+    """Stop before any work of a task that a dataset of boxes alone cannot serve.
+
+    Raises:
+        UserError: the dataset has no masks.
+    """
+    if not has_masks(folder):
+        raise UserError(
+            str(folder),
+            f"a set of boxes alone, and {task} needs masks",
+            allowed="a detection dataset with a segmentation for each annotation",
+            remedy=f"take such a set, or leave the task {task} out",
+        )
 
 
 def class_names(folder: Path) -> tuple[str, ...]:
@@ -39,10 +75,10 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def read_annotations(path: Path) -> dict[str, Any]:
-    """A COCO instances file.
+    """A COCO instances file that ``steps.prepare`` wrote.
 
     Raises:
-        UserError: it is absent or no JSON.
+        UserError: it is absent, no JSON, or of a time when annotations were not checked.
     """
     try:
         content: dict[str, Any] = json.loads(path.read_bytes())
@@ -50,18 +86,28 @@ def read_annotations(path: Path) -> dict[str, Any]:
         raise UserError(
             str(path), f"no readable annotations ({error})", remedy="prepare the dataset again"
         ) from error
+    for box in content["annotations"]:
+        if number(box["area"]) is None or box.get("iscrowd", 0) not in (0, 1):
+            raise UserError(
+                str(path),
+                f"annotation {box['id']} has no number as area, or iscrowd is neither 0 nor 1",
+                remedy="prepare the dataset again",
+            )
     return content
 
 
-def bitmap(segmentation: Any, height: int, width: int) -> Mask:
-    """(height, width) of 0 and 1 from COCO's polygons or run lengths."""
-    encoded = segmentation
-    if isinstance(segmentation, list):
-        encoded = rle.merge(rle.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        encoded = rle.frPyObjects(segmentation, height, width)
-    decoded: Mask = rle.decode(encoded)
-    return decoded
+def bitmap(box: Mapping[str, Any], height: int, width: int) -> Mask:
+    """(height, width) of 0 and 1, the pixels of a prepared annotation.
+
+    Raises:
+        UserError: its mask is none, which ``steps.prepare`` did not always see.
+    """
+    try:
+        return pixels_of(box["segmentation"], height, width)
+    except SegmentationError as error:
+        raise UserError(
+            f"annotation {box['id']}", str(error), remedy="prepare the dataset again"
+        ) from error
 
 
 def objects(folder: Path, split: str) -> list[Mask | None]:
@@ -76,8 +122,8 @@ def objects(folder: Path, split: str) -> list[Mask | None]:
     sizes = {image["id"]: (image["height"], image["width"]) for image in content["images"]}
     found: dict[int, Mask] = {}
     for box in content["annotations"]:
-        if usable(box) and not box.get("iscrowd", 0):
+        if usable(box, masks=True) and not box.get("iscrowd", 0):
             image = box["image_id"]
-            mask = bitmap(box["segmentation"], *sizes[image])
+            mask = bitmap(box, *sizes[image])
             found[image] = mask if image not in found else found[image] | mask
     return [found.get(image["id"]) for image in content["images"]]

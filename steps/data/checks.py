@@ -1,24 +1,21 @@
-"""Validation: every image decoded, every label, caption and box looked at; what is bad is named."""
+"""Validation: every image decoded, every label and caption looked at; what is bad is named."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from PIL import Image
 
 from steps.command import UserError
 from steps.data.decoding import Picture, UnfitImageError, decode, lossless
-from steps.data.names import has_text, is_text, printable
+from steps.data.names import is_text, printable, written
 from steps.data.sources.source import Item, Problem
+from steps.data.values import shown
 from steps.params.dataset import GROUND, MAX_PIXELS
-
-BOX_SLACK = 1.0
-"""Pixels by which a box may pass its image's edge: annotation files round (COCO's own do)."""
 
 Note = Literal["turned", "composited", "first_of_several"]
 """What was done to an image that is not its file's plain content, as :class:`Picture` has it."""
@@ -29,7 +26,6 @@ _HASHED_PIXELS = 2**20
 """At a time: a large image is not copied whole once more."""
 _JPEG_SIDE = 65_500
 """The longest side that libjpeg writes, in pixels."""
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
 
 
 class Tally:
@@ -191,42 +187,9 @@ def check_label(label: int | None, classes: int) -> str | None:
 
 def check_caption(caption: object) -> str | None:
     """What is wrong with a caption, if anything."""
-    if not isinstance(caption, str):
-        return f"unreadable caption: {type(caption).__name__}, not text"
-    if not is_text(caption) or not has_text(caption):
-        return f"unreadable caption {caption[:40]!r}"
-    return None
+    return None if written(caption) else f"unreadable caption {shown(caption)}"
 
 
 def check_name(name: str) -> str | None:
     """What is wrong with the name of an image, if anything."""
     return None if is_text(name) else "its name is not UTF-8; rename it"
-
-
-def check_annotation(
-    annotation: dict[str, Any], width: int, height: int, categories: Collection[object]
-) -> str | None:
-    """What is wrong with a COCO annotation, if anything.
-
-    Args:
-        annotation: COCO's object; ``bbox`` is [x, y, width, height] in pixels.
-        width: of its image, in pixels; likewise ``height``.
-        categories: the numbers that ``category_id`` may be.
-    """
-    missing = [key for key in _ANNOTATION_KEYS if key not in annotation]
-    if missing:
-        return f"no key '{missing[0]}'"
-    if annotation["category_id"] not in categories:
-        return f"category_id {annotation['category_id']} is not among the categories"
-    box = annotation["bbox"]
-    numbers = isinstance(box, list) and all(isinstance(value, int | float) for value in box)
-    if not numbers or len(box) != 4 or not all(math.isfinite(value) for value in box):
-        return f"box {box} is not four numbers"
-    x, y, box_width, box_height = box
-    if box_width <= 0 or box_height <= 0:
-        return f"box {box} has no area"
-    right, bottom = x + box_width, y + box_height
-    low = -BOX_SLACK
-    if x < low or y < low or right > width + BOX_SLACK or bottom > height + BOX_SLACK:
-        return f"box {box} is outside its image of {width}x{height}"
-    return None

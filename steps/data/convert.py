@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections import Counter, deque
@@ -19,13 +18,13 @@ from steps.data.checks import (
     Decoded,
     Note,
     Tally,
-    check_annotation,
     check_caption,
     check_image,
     check_name,
 )
 from steps.data.checks import check_label as wrong_label
 from steps.data.in_both import InBoth
+from steps.data.instances import Instances, say
 from steps.data.names import same_written
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
@@ -40,7 +39,6 @@ _NOTED: dict[Note, str] = {
     "composited": "have transparent pixels, which were put on the ground of the params",
     "first_of_several": "are the first of several frames or pages; the others are left out",
 }
-_KEPT_KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "segmentation")
 _log = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -64,9 +62,11 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     tally = Tally()
     pixels = _Pixels()
     both = InBoth()
-    splits = {}
+    splits, gathered = {}, []
     for split in SPLITS:
-        splits[split] = _Split(source, dataset, split, tally, pixels, both).write(out)
+        part = _Split(source, dataset, split, tally, pixels, both)
+        splits[split] = part.write(out, where)
+        gathered += [part.instances] if part.instances is not None else []
     for label, images in enumerate(splits["train"].get("per_class", [])):
         if images == 0:
             tally.bad("train", f"class '{source.classes[label]}'", "no image")
@@ -74,10 +74,14 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     for split, facts in splits.items():
         if facts["images"] == 0:
             raise UserError(where, f"split {split} has no image", remedy="correct its path")
+    for instances in gathered:
+        instances.enforce(where)
     for problem in tally.problems:
         _log.warning("left out: %s %s: %s", problem.split, problem.item, problem.problem)
     _say_notes(splits)
     _say_absent(source, splits["val"])
+    notes = [note for instances in gathered for note in instances.notes()]
+    say(notes)
     shared = both.enforce(where, out, getattr(dataset, "max_in_both", None))
     mean, std = pixels.mean_and_std()
     return {
@@ -89,6 +93,7 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         "mean_and_std_of": pixels.images,
         "problems": [vars(problem) for problem in tally.problems],
         "problem_share": tally.share(),
+        **({"masks": dataset.has_masks, "annotation_notes": notes} if gathered else {}),
         **shared,
     }
 
@@ -181,14 +186,15 @@ class _Split:
         labels = source.labels(split)
         classes = len(source.classes) if source.kind == "classification" else 0
         self._keep = choose(labels, classes, getattr(dataset.limit, split))
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
-        self._categories = {category["id"] for category in source.categories}
+        self.instances: Instances | None = None
+        """Of a set for detection."""
+        if source.kind == "detection":
+            self.instances = Instances(split, source.categories, dataset.has_masks, tally)
         self._per_class = [0] * classes
         self._captions = 0
 
-    def write(self, out: Path) -> dict[str, Any]:
-        """Write the split's files; returns its counts."""
+    def write(self, out: Path, where: str) -> dict[str, Any]:
+        """Write the split's files; returns its counts. ``where`` is the params' file."""
         source, split = self._source, self._split
         for stray in source.problems(split):
             self._tally.seen(split)
@@ -223,9 +229,10 @@ class _Split:
         if source.has_captions:
             facts["captions"] = self._captions
         facts |= self._notes
-        if source.kind == "detection":
-            facts["boxes"] = len(self._annotations)
-            self._write_annotations(out / f"{split}.json")
+        if self.instances is not None:
+            self.instances.settle(where)
+            self.instances.write(out / f"{split}.json")
+            facts |= self.instances.facts()
         _log.info("%s: %d images", split, images)
         return facts
 
@@ -263,28 +270,8 @@ class _Split:
         self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1
-        if self._source.kind != "detection":
-            return
-        size = {"width": image.width, "height": image.height}
-        self._images.append({"id": item.image_id, "file_name": item.id, **size})
-        for annotation in item.annotations:
-            self._tally.seen(self._split)
-            problem = check_annotation(annotation, image.width, image.height, self._categories)
-            if problem is None:
-                kept = {key: annotation[key] for key in _KEPT_KEYS if key in annotation}
-                self._annotations.append(kept)
-            else:
-                name = f"annotation {annotation.get('id')} of {item.id}"
-                self._tally.bad(self._split, name, problem)
-
-    def _write_annotations(self, path: Path) -> None:
-        content = {
-            "info": {"description": "prepared by Pretext"},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": list(self._source.categories),
-        }
-        path.write_text(json.dumps(content, separators=(",", ":")))
+        if self.instances is not None:
+            self.instances.add(item, image.width, image.height)
 
 
 def _say_notes(splits: dict[str, dict[str, Any]]) -> None:

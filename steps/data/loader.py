@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.command import UserError
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
@@ -27,6 +27,9 @@ from steps.params.views import View, sides
 
 if TYPE_CHECKING:
     from steps.data.text import Captions
+
+STALL_SECONDS = 600
+"""How long a run waits for its loading processes to give a batch, before it ends with an error."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,10 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
     """Read the facts of a prepared set.
 
     Raises:
-        UserError: no such artifact, or ``labels`` are needed and it has none.
+        UserError: no such artifact, ``labels`` are needed and it has none, or bytes that are not
+            those that were written (of images, a reader says it).
     """
-    facts = read_manifest(dataset, "prepare").facts
+    facts = verify(dataset, "prepare", shards=False).facts
     if labels and facts["kind"] != "classification":
         raise UserError(
             str(dataset), f"a {facts['kind']} set, without labels", allowed="a classification set"
@@ -203,7 +207,10 @@ def training_batches(
             num_workers=workers,
             collate_fn=_collate,
             worker_init_fn=_outlast_sigterm,
+            timeout=STALL_SECONDS if workers else 0,
             generator=_worker_seeds(),
+            # Only from such memory is a copy to a GPU made while the GPU computes.
+            pin_memory=torch.cuda.is_available(),
         )
     )
     if workers:
@@ -215,7 +222,15 @@ def evaluation_batches(
     views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
-    return iter(DataLoader(views, batch_size, num_workers=workers, generator=_worker_seeds()))
+    return iter(
+        DataLoader(
+            views,
+            batch_size,
+            num_workers=workers,
+            timeout=STALL_SECONDS if workers else 0,
+            generator=_worker_seeds(),
+        )
+    )
 
 
 def _worker_seeds() -> torch.Generator:
@@ -242,10 +257,12 @@ def _kill_loaders() -> None:
 def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:
     views, labels, texts = zip(*items, strict=True)
     given = [text for text in texts if text is not None]
+    # torch's own collation stacks in shared memory. Tensors that are not there are put there by a
+    # thread, whose failure would only be heard of as a stall.
     return Samples(
-        [torch.stack(same) for same in zip(*views, strict=True)],
-        torch.tensor(labels),
-        torch.stack(given) if given else None,
+        [default_collate(list(same)) for same in zip(*views, strict=True)],
+        default_collate([torch.tensor(label) for label in labels]),
+        default_collate(given) if given else None,
     )
 
 

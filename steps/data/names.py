@@ -5,8 +5,10 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 from steps.command import UserError
+from steps.params.names import unprintable
 
 _BLANK = {"\u115f", "\u1160", "\u2800", "\u3164", "\uffa0"}
 """Letters and symbols by category that show nothing: Hangul fillers, the empty Braille cell."""
@@ -24,18 +26,28 @@ def is_text(name: str) -> bool:
     return True
 
 
-def has_text(text: str) -> bool:
-    """Whether anything of it is seen: not only spaces, controls, marks, characters of no width."""
-    return any(
-        unicodedata.category(character)[0] in "LNPS" or unicodedata.category(character) in _UNKNOWN
-        for character in text
-        if character not in _BLANK
+def written(value: Any) -> TypeGuard[str]:
+    """Whether a value is text of which something is seen.
+
+    Spaces, controls, marks and characters of no width alone are not seen.
+    """
+    return (
+        isinstance(value, str)
+        and is_text(value)
+        and any(
+            unicodedata.category(sign)[0] in "LNPS" or unicodedata.category(sign) in _UNKNOWN
+            for sign in value
+            if sign not in _BLANK
+        )
     )
 
 
-def printable(name: str) -> str:
-    """A name that UTF-8 can hold; what it cannot is escaped."""
-    return name.encode(errors="backslashreplace").decode()
+def printable(text: str) -> str:
+    """One line of a name or a message; what no terminal shows as itself is escaped."""
+    return "".join(
+        sign.encode("unicode_escape").decode() if sign in "\n\t" or unprintable(sign) else sign
+        for sign in text
+    )
 
 
 def same_written(name: str) -> str:
@@ -50,7 +62,7 @@ def check_label_names(classes: Sequence[str], where: str) -> None:
         UserError: naming the class.
     """
     for name in classes:
-        if not is_text(name) or not has_text(name):
+        if not written(name):
             raise UserError(
                 where, f"a class is called {name!r}", allowed="a name of visible UTF-8 text"
             )

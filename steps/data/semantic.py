@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steps.command import UserError
-from steps.data.annotations import Mask, bitmap, class_names, read_annotations, usable
+from steps.data.annotations import bitmap, class_names, read_annotations, usable
+from steps.data.segmentations import Mask
 
 BACKGROUND = "background"
 IGNORED = 255
@@ -38,12 +40,12 @@ class SemanticMasks:
         labels = {item["id"]: label for label, item in enumerate(content["categories"], start=1)}
         self.sizes = [(image["height"], image["width"]) for image in content["images"]]
         rows = {image["id"]: row for row, image in enumerate(content["images"])}
-        self._layers: list[list[tuple[bool, float, int, object]]] = [[] for _ in self.sizes]
+        self._layers: list[list[tuple[bool, float, int, dict[str, Any]]]] = [[] for _ in self.sizes]
         for box in content["annotations"]:
-            if usable(box):
+            if usable(box, masks=True):
                 crowd = bool(box.get("iscrowd", 0))
                 label = IGNORED if crowd else labels[box["category_id"]]
-                layer = (crowd, float(box["area"]), label, box["segmentation"])
+                layer = (crowd, float(box["area"]), label, box)
                 self._layers[rows[box["image_id"]]].append(layer)
         for layers in self._layers:
             # From back to front: crowds, then objects from the largest to the smallest.
@@ -55,6 +57,6 @@ class SemanticMasks:
     def __getitem__(self, index: int) -> Mask:
         """(height, width) uint8."""
         mask = np.zeros(self.sizes[index], np.uint8)
-        for _, _, label, segmentation in self._layers[index]:
-            mask[bitmap(segmentation, *self.sizes[index]) > 0] = label
+        for _, _, label, box in self._layers[index]:
+            mask[bitmap(box, *self.sizes[index]) > 0] = label
         return mask

@@ -5,10 +5,15 @@ PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
 list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
+
+``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
+then of all bytes of the file but the images. A reader compares the last when it opens the file, and
+an image's when it reads it; sets that were prepared before there were any are read without.
 """
 
 from __future__ import annotations
 
+import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -22,11 +27,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from steps.artifacts.manifest import ANEW
 from steps.command import UserError
 from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
+CHECKSUMS = ".crc32"
+DAMAGED = "damaged: not the bytes that prepare wrote"
 
 
 class ShardWriter:
@@ -51,6 +59,8 @@ class ShardWriter:
             fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
         self._schema = pa.schema(fields)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
+        self._path = path
+        self._checksums: list[int] = []
         self._file = pa.OSFile(str(path), "wb")
         self._writer = pa.ipc.new_file(self._file, self._schema)
 
@@ -64,6 +74,7 @@ class ShardWriter:
         captions: Sequence[str] | None = None,
     ) -> None:
         """Append a row. ``label`` and ``captions`` are for files that have these columns."""
+        self._checksums.append(zlib.crc32(image))
         row = {"id": id, "image": image, "width": width, "height": height}
         row |= {"label": label, "captions": captions}
         for name, column in self._columns.items():
@@ -72,10 +83,13 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is left and the file's footer; without it the file cannot be opened."""
+        """Write what is left and the file's footer, without which the file cannot be opened, and
+        the checksums."""
         self._flush()
         self._writer.close()
         self._file.close()
+        sums = np.array([*self._checksums, _checksum(*_mapped(self._path)[::2])], "<u4")
+        self._path.with_suffix(CHECKSUMS).write_bytes(sums.tobytes())
 
     def _flush(self) -> None:
         if self._columns["id"]:
@@ -105,7 +119,8 @@ class Images:
         split: ``train`` or ``val``.
 
     Raises:
-        UserError: there is no such split, or its file is not a whole Arrow file.
+        UserError: there is no such split, or its file is not a whole Arrow file; or, when a row is
+            read, its bytes are not those that were written.
     """
 
     def __init__(self, dataset: Path, split: str) -> None:
@@ -123,17 +138,26 @@ class Images:
                 remedy="make the dataset: python -m steps.prepare",
             )
         try:
-            reader = pa.ipc.open_file(pa.memory_map(str(self.path)))
-            # The batches are views of the mapped file: no image is read here.
-            self._batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        except (pa.ArrowInvalid, OSError) as error:
+            whole, self._schema, self._batches = _mapped(self.path)
+            damaged = not self._is_whole(whole)
+        except (pa.ArrowException, OSError, ValueError, KeyError, IndexError) as error:
             raise UserError(
-                str(self.path),
-                f"not a whole Arrow file ({error})",
-                remedy="remove the dataset's folder and prepare it again",
+                str(self.path), f"not a whole Arrow file ({error})", remedy=ANEW
             ) from error
-        self._schema = reader.schema
+        if damaged:
+            raise UserError(str(self.path), DAMAGED, remedy=ANEW)
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+
+    def _is_whole(self, whole: Any) -> bool:
+        """Whether all but the images is as it was written; keeps the checksums of the images."""
+        sums = self.path.with_suffix(CHECKSUMS)
+        self._checksums = np.fromfile(sums, "<u4") if sums.is_file() else None
+        if self._checksums is None:
+            return True
+        rows = sum(batch.num_rows for batch in self._batches)
+        return len(self._checksums) == rows + 1 and bool(
+            self._checksums[-1] == _checksum(whole, self._batches)
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         return {"dataset": self.dataset, "split": self.split, "path": self.path}
@@ -148,11 +172,17 @@ class Images:
     def encoded(self, index: int) -> bytes:
         """The encoded image file of row ``index``."""
         data: bytes = self._value("image", index)
+        if self._checksums is not None and zlib.crc32(data) != self._checksums[index]:
+            raise self._damaged(index)
         return data
 
     def image(self, index: int) -> Image.Image:
         """The decoded image of row ``index``, RGB."""
-        return stored_pixels(self.encoded(index))
+        data = self.encoded(index)
+        try:
+            return stored_pixels(data)
+        except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
+            raise self._damaged(index) from error
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
@@ -211,3 +241,27 @@ class Images:
         batch = bisect_right(self._ends, index)
         row = index - (self._ends[batch - 1] if batch else 0)
         return self._batches[batch].column(column)[row].as_py()
+
+    def _damaged(self, index: int) -> UserError:
+        where = f"{self.path}: image {index} ({self._value('id', index)})"
+        return UserError(where, DAMAGED, remedy=ANEW)
+
+
+def _mapped(path: Path) -> tuple[Any, Any, list[Any]]:
+    """A file's bytes, its schema and its batches, views of one mapping: no image is read."""
+    mapped = pa.memory_map(str(path))
+    reader = pa.ipc.open_file(mapped)
+    batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    mapped.seek(0)
+    return mapped.read_buffer(), reader.schema, batches
+
+
+def _checksum(whole: Any, batches: Sequence[Any]) -> int:
+    """Of all bytes of a mapped file but the encoded images."""
+    view, found, place = memoryview(whole), 0, 0
+    for batch in batches:
+        images = batch.column("image").buffers()[2]
+        start = images.address - whole.address
+        found = zlib.crc32(view[place:start], found)
+        place = start + images.size
+    return zlib.crc32(view[place:], found)

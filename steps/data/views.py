@@ -165,10 +165,14 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """uint8 (B, 3, H, W) to float32 with the channel mean and deviation (of 0 to 1) taken out."""
-    shape = (1, 3, 1, 1)
-    centre = torch.tensor(mean, device=images.device).view(shape)
-    scale = torch.tensor(std, device=images.device).view(shape)
+    centre, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
     return (images.float() / 255 - centre) / scale
+
+
+@functools.cache
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """A number a channel (1, C, 1, 1). Made once: a copy to a GPU would wait for all its work."""
+    return torch.tensor(values, device=device).view(1, -1, 1, 1)
 
 
 def _uniform(interval: Sequence[float], rng: np.random.Generator) -> float:

@@ -2,7 +2,8 @@
 
 Exploring Plain Vision Transformer Backbones for Object Detection (arXiv:2203.16527), section 3:
 attention in windows, but for a few evenly spaced blocks that attend globally; decomposed relative
-positions (MViTv2, arXiv:2112.01526, equation 4); the absolute positions of pretraining resized.
+positions (MViTv2, arXiv:2112.01526, equation 4); the absolute positions of pretraining resized
+as the backbone itself resizes them (``own_resizing``; ViTDet's own way is ``offset=0``).
 The class token does not exist in the detector, and nor does the final norm.
 """
 
@@ -24,7 +25,8 @@ from torch.utils.checkpoint import checkpoint
 
 from steps.command import UserError
 from steps.detection.beit import PositionBias, as_plain, position_biases
-from steps.models.backbones import CONFIG, load_backbone, normalisation
+from steps.models.backbones import CONFIG, load_backbone, normalisation, own_resizing
+from steps.models.positions import Resizing, resize_map
 
 
 class ViTDet(nn.Module):
@@ -41,6 +43,8 @@ class ViTDet(nn.Module):
         checkpoint_activations: compute each block again in the backward pass.
         biases: of a BEiT (``steps.detection.beit``), one a block.
         outputs: the blocks whose maps are given, in order; ``None``: the last one.
+        resizing: how the position table is resized to an image's grid; ``None``: as the
+            transformer itself says.
 
     Raises:
         UserError: relative positions with an attention that is not timm's ``Attention``.
@@ -57,8 +61,10 @@ class ViTDet(nn.Module):
         checkpoint_activations: bool = False,
         biases: nn.ModuleList | None = None,
         outputs: Sequence[int] | None = None,
+        resizing: Resizing | None = None,
     ) -> None:
         super().__init__()
+        self.resizing = own_resizing(vit) if resizing is None else resizing
         self.depth = depth = len(vit.blocks)
         self.outputs = (depth - 1,) if outputs is None else tuple(outputs)
         # Blocks above the last map have no effect and would get no gradient.
@@ -122,9 +128,8 @@ class ViTDet(nn.Module):
         """Patches with their positions, (B, H, W, D)."""
         x_BHWD = self.patch_norm(self.proj(images).permute(0, 2, 3, 1))
         if self.pos_embed is not None:
-            x_BHWD = x_BHWD + resize_positions(
-                self.pos_embed, self.pretrain_grid, (x_BHWD.shape[1], x_BHWD.shape[2])
-            )
+            table = self.pos_embed.unflatten(1, self.pretrain_grid)
+            x_BHWD = x_BHWD + resize_map(table, (x_BHWD.shape[1], x_BHWD.shape[2]), self.resizing)
         embedded: Tensor = self.norm_pre(x_BHWD)
         return embedded
 
@@ -222,16 +227,6 @@ def from_windows(x: Tensor, size: int, height: int, width: int) -> Tensor:
     return x.reshape(x.shape[0], rows * size, columns * size, -1)[:, :height, :width]
 
 
-def resize_positions(table_1ND: Tensor, grid: tuple[int, int], wanted: tuple[int, int]) -> Tensor:
-    """A position table without prefix rows on another grid, bicubic: (1, rows, columns, D)."""
-    maps: Tensor = table_1ND.unflatten(1, grid)
-    if grid == wanted:
-        return maps
-    maps = maps.permute(0, 3, 1, 2)
-    maps = F.interpolate(maps, size=wanted, mode="bicubic", align_corners=False)
-    return maps.permute(0, 2, 3, 1)
-
-
 def evenly_spaced(count: int, depth: int) -> tuple[int, ...]:
     """Indices of ``count`` of ``depth`` blocks, evenly spaced, ending with the last.
 
@@ -267,7 +262,7 @@ def load_vitdet(
             not these blocks.
     """
     vit = load_backbone(artifact, drop_path_rate=drop_path)
-    biases = None
+    biases, resizing = None, own_resizing(vit)
     if isinstance(vit, Beit):
         biases, vit = position_biases(vit), as_plain(vit, drop_path)
     patch = int(vit.patch_embed.patch_size[0])
@@ -293,6 +288,7 @@ def load_vitdet(
         checkpoint_activations=checkpoint_activations,
         biases=biases,
         outputs=outputs,
+        resizing=resizing,
     )
 
 

@@ -22,7 +22,7 @@ class CascadeHeads(CascadeRoIHead):  # type: ignore[misc]
 
     Args:
         shared_gradient: divide the gradient of the features by the number of stages.
-        masks: first: one mask head, of the first stage; each: one a stage.
+        masks: first: one mask head, of the first stage; each: one a stage; where there is any.
         arguments: mmdet's own.
     """
 
@@ -33,7 +33,7 @@ class CascadeHeads(CascadeRoIHead):  # type: ignore[misc]
         self.one_mask_head = masks == "first"
         super().__init__(**arguments)
         self.share = 1 / self.num_stages if shared_gradient else 1.0
-        if self.one_mask_head:
+        if self.one_mask_head and self.with_mask:
             self.mask_head = self.mask_head[:1]
 
     def _bbox_forward(self, stage: int, x: tuple[Tensor, ...], rois: Tensor) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any, cast
 from mmengine.dataset import DefaultSampler, pseudo_collate
 from torch import nn
 
+from steps.data.loader import STALL_SECONDS
 from steps.detection.backbone import ViTDet
 from steps.detection.dataset import Detections
 from steps.detection.evaluation import CocoAP
@@ -47,17 +48,20 @@ def detector(
     mean: Sequence[float],
     std: Sequence[float],
     classes: int,
+    masks: bool,
 ) -> Config:
-    """The model: preprocessor, backbone, pyramid, proposal network, box and mask head.
+    """The model: preprocessor, backbone, pyramid, proposal network, box head and mask head.
 
     Args:
         backbone: the pretrained backbone.
         mean, std: per channel, of pixels in 0 to 1.
         classes: how many the dataset has.
+        masks: whether there is a mask head.
     """
+    plain = "MaskRCNN" if masks else "FasterRCNN"
     neck, strides = _pyramid(params, backbone)
     return {
-        "type": "MaskRCNN" if params.heads.cascade is None else "CascadeRCNN",
+        "type": plain if params.heads.cascade is None else "CascadeRCNN",
         "data_preprocessor": {
             "type": "DetDataPreprocessor",
             "mean": [255 * value for value in mean],
@@ -68,7 +72,7 @@ def detector(
         "backbone": {"type": handed_over(backbone)},
         "neck": neck,
         "rpn_head": _rpn_head(params, strides),
-        "roi_head": roi_head(params, strides, classes),
+        "roi_head": roi_head(params, strides, classes, masks),
         "train_cfg": {
             "rpn": matching(
                 params.proposals.positive_iou,
@@ -167,11 +171,14 @@ def _proposals(proposals: Proposals, before: int, after: int) -> Config:
     }
 
 
-def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tuple[Config, Config]:
+def dataloaders(
+    params: Detection, data: Path, seed: int, processes: int, masks: bool
+) -> tuple[Config, Config]:
     """The loaders of training and of evaluation, for one of so many processes."""
     train = {
         "batch_size": params.batch_size // processes,
         "num_workers": params.workers,
+        "timeout": STALL_SECONDS if params.workers else 0,
         "collate_fn": pseudo_collate,
         "sampler": {"type": DefaultSampler, "shuffle": True},
         "dataset": {
@@ -184,11 +191,13 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "augmentation": params.augmentation,
             "keep_empty": params.keep_empty,
             "min_image_size": params.min_image_size,
+            "masks": masks,
         },
     }
     val = {
         "batch_size": params.eval_batch_size,
         "num_workers": params.workers,
+        "timeout": STALL_SECONDS if params.workers else 0,
         "collate_fn": pseudo_collate,
         "sampler": {"type": DefaultSampler, "shuffle": False},
         "dataset": {
@@ -197,14 +206,15 @@ def dataloaders(params: Detection, data: Path, seed: int, processes: int) -> tup
             "split": "val",
             "image_size": params.image_size,
             "short_side": params.short_side,
+            "masks": masks,
         },
     }
     return train, val
 
 
-def evaluator(data: Path) -> Config:
+def evaluator(data: Path, masks: bool) -> Config:
     """What measures a detector on the val split."""
-    return {"type": CocoAP, "annotations": data / "val.json"}
+    return {"type": CocoAP, "annotations": data / "val.json", "masks": masks}
 
 
 def schedulers(optimizer: DetectionOptimizer, iterations: int) -> list[Config]:

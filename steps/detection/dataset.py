@@ -32,7 +32,7 @@ _STRIP = 20
 
 
 class Detections(Dataset[dict[str, Any]]):
-    """A split: images resized to fit a size, with boxes and masks where it is for training.
+    """A split: images resized to fit a size, with their objects where it is for training.
 
     Args:
         folder: the prepared dataset.
@@ -43,9 +43,11 @@ class Detections(Dataset[dict[str, Any]]):
         augmentation: of the training split; ``None``: no targets, all images in order.
         keep_empty: keep training images without annotations.
         min_image_size: leave out training images with a shorter side.
+        masks: objects have masks, not boxes alone.
 
     Raises:
-        UserError: images and annotations do not belong together, or nothing is left.
+        UserError: images and annotations do not belong together, there is no object, or no image
+            is left.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Detections(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None = None,
         keep_empty: bool = True,
         min_image_size: int = 0,
+        masks: bool = True,
     ) -> None:
         self.images = Images(folder, split)
         self.image_size = image_size
@@ -67,6 +70,7 @@ class Detections(Dataset[dict[str, Any]]):
         self.epoch = 0
         """Set before each epoch; it decides the draws."""
         self.augmentation = augmentation
+        self.masks = masks
         path = folder / f"{split}.json"
         content = read_annotations(path)
         if [image["file_name"] for image in content["images"]] != self.images.ids:
@@ -79,11 +83,18 @@ class Detections(Dataset[dict[str, Any]]):
         self.boxes = self.boxes_dropped = 0
         for box in content["annotations"]:
             image = targets[box["image_id"]]
-            if usable(box):
+            if usable(box, masks=masks):
                 self.boxes += 1
-                image.append({"label": labels[box["category_id"]], **_essence(box)})
+                image.append({"label": labels[box["category_id"]], **_essence(box, masks)})
             else:
                 self.boxes_dropped += 1
+        if all(box["crowd"] for found in targets.values() for box in found):
+            raise UserError(
+                str(path),
+                "no object" + " with a mask" * masks,
+                allowed="objects in train, to learn from, and in val, to be found",
+                remedy="correct the dataset and prepare it again",
+            )
         self.rows: list[tuple[int, int, bytes]] = []
         """(row of the Arrow file, image id, targets as JSON, which is small and quick to share)."""
         for row, image in enumerate(content["images"]):
@@ -114,7 +125,8 @@ class Detections(Dataset[dict[str, Any]]):
             image = _resize(image, self._size(image, short_side=self.short_side))
             return _pack(image, meta, None)
         rng = np.random.default_rng(derive(self.seed, "augment", self.epoch, image_id))
-        found = Targets.of(json.loads(targets), *image.shape[:2])
+        height, width = image.shape[:2]
+        found = Targets.of(json.loads(targets), height, width, masks=self.masks)
         image, found = self._augment(self.augmentation, image, found, rng)
         return _pack(image, meta, found.at_least(self.augmentation.min_box))
 
@@ -157,68 +169,98 @@ class Detections(Dataset[dict[str, Any]]):
 
 
 class Targets:
-    """The objects of an image: ``boxes`` (N, 4) float32, ``labels``, ``crowds`` (N,), ``masks``."""
+    """The objects of an image.
+
+    Args:
+        boxes: (N, 4) float32, corners.
+        labels: (N,).
+        crowds: (N,).
+        size: height and width of the image.
+        masks: None: boxes alone.
+    """
 
     def __init__(
         self,
         boxes: npt.NDArray[np.float32],
         labels: npt.NDArray[np.int64],
         crowds: npt.NDArray[np.bool_],
-        masks: BitmapMasks,
+        size: tuple[int, int],
+        masks: BitmapMasks | None,
     ) -> None:
-        self.boxes, self.labels, self.crowds, self.masks = boxes, labels, crowds, masks
+        self.boxes, self.labels, self.crowds = boxes, labels, crowds
+        self.size, self.masks = size, masks
 
     @classmethod
-    def of(cls, found: list[dict[str, Any]], height: int, width: int) -> Targets:
+    def of(
+        cls, found: list[dict[str, Any]], height: int, width: int, *, masks: bool = True
+    ) -> Targets:
         """From a dataset's annotations of an image of this size."""
         corners = np.array([box["corners"] for box in found], np.float32).reshape(-1, 4)
+        bitmaps = None
+        if masks:
+            bitmaps = BitmapMasks([bitmap(box, height, width) for box in found], height, width)
         return cls(
             corners.clip(0, np.array([width, height, width, height], np.float32)),
             np.array([box["label"] for box in found], np.int64),
             np.array([box["crowd"] for box in found], bool),
-            BitmapMasks([bitmap(box["mask"], height, width) for box in found], height, width),
+            (height, width),
+            bitmaps,
         )
 
     def resized(self, size: tuple[int, int]) -> Targets:
         """For the image resized to (height, width)."""
-        height, width = self.masks.height, self.masks.width
+        height, width = self.size
         factors = np.array([size[1] / width, size[0] / height] * 2, np.float32)
-        return Targets(self.boxes * factors, self.labels, self.crowds, self.masks.resize(size))
+        masks = None if self.masks is None else self.masks.resize(size)
+        return Targets(self.boxes * factors, self.labels, self.crowds, size, masks)
 
     def flipped(self) -> Targets:
         """For the image mirrored left to right."""
+        width = self.size[1]
         left, top, right, bottom = self.boxes.T
-        boxes = np.stack([self.masks.width - right, top, self.masks.width - left, bottom], axis=1)
-        return Targets(boxes, self.labels, self.crowds, self.masks.flip("horizontal"))
+        boxes = np.stack([width - right, top, width - left, bottom], axis=1)
+        masks = None if self.masks is None else self.masks.flip("horizontal")
+        return Targets(boxes, self.labels, self.crowds, self.size, masks)
 
     def cropped(self, top: int, left: int, bottom: int, right: int) -> Targets:
-        """For a part of the image: boxes become those of what is seen of the masks."""
+        """For a part of the image: boxes become those of what is seen of the masks.
+
+        Boxes alone are cut at its edges; what is outside has no area.
+        """
+        size = (bottom - top, right - left)
+        if self.masks is None:
+            moved = self.boxes - np.array([left, top] * 2, np.float32)
+            boxes = moved.clip(0, np.array([size[1], size[0]] * 2, np.float32))
+            return Targets(boxes, self.labels, self.crowds, size, None)
         masks = self.masks.crop(np.array([left, top, right, bottom]))
         boxes = masks.get_bboxes("hbox").tensor.numpy()
-        return Targets(boxes, self.labels, self.crowds, masks)
+        return Targets(boxes, self.labels, self.crowds, size, masks)
 
     def at_least(self, side: float) -> Targets:
         """Those with a box wider and higher than ``side`` pixels."""
         keep = ((self.boxes[:, 2:] - self.boxes[:, :2]) > side).all(axis=1)
         kept = np.flatnonzero(keep)
-        return Targets(self.boxes[kept], self.labels[kept], self.crowds[kept], self.masks[kept])
+        masks = None if self.masks is None else self.masks[kept]
+        return Targets(self.boxes[kept], self.labels[kept], self.crowds[kept], self.size, masks)
 
     def instances(self, *, crowds: bool) -> InstanceData:
         """mmdet's form of the crowds or of all others."""
         chosen = np.flatnonzero(self.crowds == crowds)
-        return InstanceData(
+        instances = InstanceData(
             bboxes=torch.from_numpy(self.boxes[chosen]),
             labels=torch.from_numpy(self.labels[chosen]),
-            masks=self.masks[chosen],
         )
+        if self.masks is not None:
+            instances.masks = self.masks[chosen]
+        return instances
 
 
-def _essence(box: Mapping[str, Any]) -> dict[str, Any]:
+def _essence(box: Mapping[str, Any], masks: bool) -> dict[str, Any]:
     left, top, width, height = box["bbox"]
     return {
         "corners": [left, top, left + width, top + height],
         "crowd": bool(box.get("iscrowd", 0)),
-        "mask": box["segmentation"],
+        **({"id": box["id"], "segmentation": box["segmentation"]} if masks else {}),
     }
 
 

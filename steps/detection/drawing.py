@@ -30,11 +30,11 @@ _GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class Objects:
-    """Of an image: ``boxes`` (N, 4) as corners, ``labels`` (N,), ``masks`` (N, H, W)."""
+    """Of an image: ``boxes`` (N, 4) as corners, ``labels`` (N,), ``masks`` (N, H, W) or None."""
 
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]
-    masks: npt.NDArray[np.bool_]
+    masks: npt.NDArray[np.bool_] | None
     names: list[str]
     """What is written at each."""
 
@@ -44,8 +44,9 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
 
     The images are evenly spaced among those with objects.
     """
+    masks = bool(cast(Any, model).roi_head.with_mask)
     views = Detections(
-        data, "val", image_size=params.image_size, short_side=params.short_side, seed=0
+        data, "val", image_size=params.image_size, short_side=params.short_side, masks=masks
     )
     classes = views.metainfo["classes"]
     seen = [index for index, (_, _, targets) in enumerate(views.rows) if json.loads(targets)]
@@ -55,7 +56,8 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
     for index in chosen:
         row, _, targets = views.rows[index]
         image = views.images.image(row).convert("RGB")
-        there = _truth(Targets.of(json.loads(targets), image.height, image.width), classes)
+        objects = Targets.of(json.loads(targets), image.height, image.width, masks=masks)
+        there = _truth(objects, classes)
         found = detect(model, views[index], classes, params.pictures.min_score)
         rows.append([overlay(image, there), overlay(image, found)])
     heads = ("ground truth", f"found, score at least {params.pictures.min_score:g}")
@@ -75,7 +77,8 @@ def detect(
     found = found[found.scores >= least].cpu()
     labels = found.labels.numpy()
     names = [f"{classes[k]} {score:.2f}" for k, score in zip(labels, found.scores, strict=True)]
-    return Objects(found.bboxes.numpy(), labels, found.masks.numpy().astype(bool), names)
+    masks = found.masks.numpy().astype(bool) if "masks" in found else None
+    return Objects(found.bboxes.numpy(), labels, masks, names)
 
 
 def _truth(targets: Targets, classes: tuple[str, ...]) -> Objects:
@@ -83,7 +86,8 @@ def _truth(targets: Targets, classes: tuple[str, ...]) -> Objects:
         classes[label] + (" (crowd)" if crowd else "")
         for label, crowd in zip(targets.labels, targets.crowds, strict=True)
     ]
-    return Objects(targets.boxes, targets.labels, targets.masks.masks.astype(bool), names)
+    masks = None if targets.masks is None else targets.masks.masks.astype(bool)
+    return Objects(targets.boxes, targets.labels, masks, names)
 
 
 def overlay(image: Image.Image, objects: Objects) -> Image.Image:
@@ -91,7 +95,8 @@ def overlay(image: Image.Image, objects: Objects) -> Image.Image:
     scale = max(_WIDTH / image.width, 1.0)
     size = (round(image.width * scale), round(image.height * scale))
     pixels = np.asarray(image.resize(size, Image.Resampling.BILINEAR), np.float32).copy()
-    for label, mask in zip(objects.labels, objects.masks, strict=True):
+    masks = () if objects.masks is None else objects.masks
+    for label, mask in zip(objects.labels, masks, strict=objects.masks is not None):
         large = np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
         pixels[large] += _COVER * (np.array(colour(int(label)), np.float32) - pixels[large])
     picture = Image.fromarray(pixels.round().astype(np.uint8))

@@ -14,52 +14,73 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from steps.command import UserError
+
 STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 """The first six numbers of COCO's summary, at most 100 detections an image."""
 NUMBERS = (*STATISTICS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """All twelve: then average recall at 1, 10 and 100 detections an image, and at 100 by size."""
 KINDS = {"box": "bbox", "mask": "segm"}
-METRICS = tuple(f"{kind}_{name}" for kind in KINDS for name in STATISTICS)
+
+
+def kinds_of(masks: bool) -> dict[str, str]:
+    """pycocotools' name of each kind of AP that a detector with or without masks has."""
+    return KINDS if masks else {"box": KINDS["box"]}
+
+
+def metrics_of(masks: bool) -> tuple[str, ...]:
+    """The metrics of a detector with or without masks, were there objects of each size."""
+    return tuple(f"{kind}_{name}" for kind in kinds_of(masks) for name in STATISTICS)
 
 
 class CocoAP(BaseMetric):  # type: ignore[misc]
-    """Box and mask AP on a split, in percent.
+    """Box AP on a split, and mask AP where there are masks, in percent.
 
     Args:
         annotations: COCO instances file of the split.
+        masks: whether the detector finds them.
     """
 
     default_prefix = None
 
-    def __init__(self, annotations: Path) -> None:
+    def __init__(self, annotations: Path, masks: bool = True) -> None:
         super().__init__()
-        self.annotations = annotations
+        self.annotations, self.masks = annotations, masks
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Keep the detections of a batch, masks run-length encoded."""
+        """Keep the detections of a batch, masks run-length encoded.
+
+        Raises:
+            UserError: a box or score is not finite.
+        """
         for sample in data_samples:
             found = sample["pred_instances"]
-            masks = np.asfortranarray(
-                found["masks"].cpu().numpy().astype(np.uint8).transpose(1, 2, 0)
-            )
-            self.results.append(
-                {
-                    "image_id": sample["img_id"],
-                    "boxes": found["bboxes"].cpu().double().numpy(),
-                    "scores": found["scores"].cpu().double().numpy(),
-                    "labels": found["labels"].cpu().numpy(),
-                    "masks": rle.encode(masks),
-                }
-            )
+            result = {
+                "image_id": sample["img_id"],
+                "boxes": found["bboxes"].cpu().double().numpy(),
+                "scores": found["scores"].cpu().double().numpy(),
+                "labels": found["labels"].cpu().numpy(),
+            }
+            if not (np.isfinite(result["boxes"]).all() and np.isfinite(result["scores"]).all()):
+                raise UserError(
+                    f"detections in image {sample['img_id']}",
+                    "a box or score that is not finite",
+                    remedy="lower optimizer.lr in the protocol: its training has diverged",
+                )
+            if self.masks:
+                masks = found["masks"].cpu().numpy().astype(np.uint8).transpose(1, 2, 0)
+                result["masks"] = rle.encode(np.asfortranarray(masks))
+            self.results.append(result)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """``box_AP`` to ``mask_APl``; a size without ground truth has no entry."""
+        """``box_AP`` to ``box_APl`` and, with masks, ``mask_AP`` to ``mask_APl``; a size without
+        ground truth has no entry."""
         # pycocotools prints its progress, which is of no use to anybody.
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(str(self.annotations))
             categories = [category["id"] for category in truth.dataset["categories"]]
             metrics: dict[str, float] = {}
-            for name, kind in KINDS.items():
+            for name, kind in kinds_of(self.masks).items():
                 found = _detections(results, kind, categories)
                 metrics |= {
                     f"{name}_{statistic}": value
@@ -89,6 +110,7 @@ def evaluate(truth: COCO, detections: list[dict[str, Any]], kind: str) -> COCOev
 
     Detections of masks must not carry boxes: sizes would follow from these.
     """
+    truth = numbered(truth)
     if detections:
         found = truth.loadRes(detections)
     else:
@@ -101,6 +123,25 @@ def evaluate(truth: COCO, detections: list[dict[str, Any]], kind: str) -> COCOev
     evaluation.accumulate()
     evaluation.summarize()
     return evaluation
+
+
+def numbered(truth: COCO) -> COCO:
+    """The ground truth with annotations numbered from 1, itself where ids are good.
+
+    pycocotools takes the id 0 for "not matched", and of two annotations with one id forgets the
+    first.
+    """
+    boxes = truth.dataset["annotations"]
+    ids = {box.get("id") for box in boxes}
+    if len(ids) == len(boxes) and all(type(number) is int and number > 0 for number in ids):
+        return truth
+    anew = COCO()
+    anew.dataset = {
+        **truth.dataset,
+        "annotations": [{**box, "id": number} for number, box in enumerate(boxes, start=1)],
+    }
+    anew.createIndex()
+    return anew
 
 
 def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
@@ -142,15 +183,14 @@ def _detections(
     """COCO's results format. Areas follow from the box or the mask, so an entry has only one."""
     found = []
     for result in results:
-        for box, score, label, mask in zip(
-            result["boxes"], result["scores"], result["labels"], result["masks"], strict=True
-        ):
-            left, top, right, bottom = box.tolist()
-            place = (
+        if kind == "bbox":
+            places = [
                 {"bbox": [left, top, right - left, bottom - top]}
-                if kind == "bbox"
-                else {"segmentation": mask}
-            )
+                for left, top, right, bottom in result["boxes"].tolist()
+            ]
+        else:
+            places = [{"segmentation": mask} for mask in result["masks"]]
+        for place, score, label in zip(places, result["scores"], result["labels"], strict=True):
             found.append(
                 {
                     "image_id": result["image_id"],

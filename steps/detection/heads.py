@@ -19,19 +19,19 @@ NORMS: dict[str, Config | None] = {
 """What mmcv builds for each name of a norm."""
 
 
-def roi_head(params: Detection, strides: Sequence[float], classes: int) -> Config:
+def roi_head(params: Detection, strides: Sequence[float], classes: int, masks: bool) -> Config:
     """The heads on RoI-aligned features.
 
     Args:
         strides: of the pyramid's levels; the last one gives proposals alone.
         classes: how many the dataset has.
+        masks: whether there is a mask head.
     """
     heads, channels = params.heads, params.pyramid.channels
-    parts = {
-        "bbox_roi_extractor": _roi_align(heads, heads.box_roi, channels, strides),
-        "mask_roi_extractor": _roi_align(heads, heads.mask_roi, channels, strides),
-        "mask_head": _mask_head(heads, channels, classes),
-    }
+    parts = {"bbox_roi_extractor": _roi_align(heads, heads.box_roi, channels, strides)}
+    if masks:
+        parts["mask_roi_extractor"] = _roi_align(heads, heads.mask_roi, channels, strides)
+        parts["mask_head"] = _mask_head(heads, channels, classes)
     if heads.cascade is None:
         box_head = _box_head(heads, channels, classes, OFFSET_WEIGHT)
         return {"type": "StandardRoIHead", "bbox_head": box_head, **parts}

@@ -1,8 +1,11 @@
-"""What mmengine's runner does of ours: seed each epoch, checkpoint, report progress."""
+"""What mmengine's runner does of ours: seed each epoch, stop where numbers are not finite,
+checkpoint, report progress.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -13,14 +16,21 @@ import numpy as np
 import torch
 from mmengine.dist import barrier, get_rank, is_main_process
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from steps.artifacts import archives
+from steps.command import UserError
+from steps.command.machine import writing
+from steps.detection.evaluation import KINDS
 from steps.engine.seeds import derive
 
 log = logging.getLogger("steps.detect")
 
 CHECKPOINT = "checkpoint.pth"
 REPORT_SECONDS = 10.0
+DIVERGED = 10.0
+"""An epoch's mean loss over the run's first loss from which a training counts as diverged."""
 
 
 class SeedEpoch(Hook):  # type: ignore[misc]
@@ -37,8 +47,50 @@ class SeedEpoch(Hook):  # type: ignore[misc]
         runner.train_dataloader.dataset.epoch = runner.epoch
 
 
+class Finite(Hook):  # type: ignore[misc]
+    """Stop where a loss, or a weight after an epoch, is not finite: it is not saved or measured."""
+
+    priority = "HIGH"
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Look at the loss, which mmengine has brought to the CPU for its own log.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        loss = float(outputs["loss"])
+        if not math.isfinite(loss):
+            parts = [
+                name
+                for name, value in outputs.items()
+                if name != "loss" and not math.isfinite(float(value))
+            ]
+            raise _diverged(runner, f"the loss is {loss} ({', '.join(parts)})")
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Look at the weights, which the last update of an epoch may have spoilt.
+
+        Raises:
+            UserError: one is not finite.
+        """
+        for name, tensor in runner.model.state_dict().items():
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                raise _diverged(runner, f"{name} holds numbers that are not finite")
+
+
+def _diverged(runner: Runner, found: str) -> UserError:
+    return UserError(
+        f"detection, iteration {min(runner.iter + 1, runner.max_iters)} of {runner.max_iters}",
+        found,
+        remedy="lower optimizer.lr in the protocol, lengthen optimizer.warmup_iterations, or set "
+        "optimizer.clip_grad",
+    )
+
+
 class SaveEpoch(Hook):  # type: ignore[misc]
-    """Write ``checkpoint.pth`` after each epoch, by rename: it is whole or the one before."""
+    """Write ``checkpoint.pth`` after each epoch, of plain values: whole, or as it was."""
 
     priority = "VERY_LOW"
 
@@ -47,12 +99,21 @@ class SaveEpoch(Hook):  # type: ignore[misc]
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save weights, optimiser and schedules."""
-        # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run.
+        # mmengine's own hook overwrites in place, and a kill meanwhile would lose the run; what it
+        # writes holds pickled objects, which run code when they are read.
         if is_main_process():
-            folder = Path(runner.work_dir)
-            meta = {"epoch": runner.epoch + 1, "iter": runner.iter}
-            runner.save_checkpoint(str(folder), "draft.pth", meta=meta)
-            (folder / "draft.pth").replace(folder / CHECKPOINT)
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            path = Path(runner.work_dir) / CHECKPOINT
+            content = {
+                "epoch": runner.epoch + 1,
+                "iterations": runner.iter,
+                "epoch_losses": runner.message_hub.get_info("epoch_losses"),
+                "model": dict(model.state_dict()),
+                "optimizer": runner.optim_wrapper.state_dict(),
+                "schedules": [each.state_dict() for each in runner.param_schedulers],
+            }
+            with writing(path):
+                archives.save(content, path)
             if self._mark is not None:
                 self._mark(runner.iter)
         barrier()
@@ -70,6 +131,7 @@ class Progress(Hook):  # type: ignore[misc]
         """Forget what another run of this process left in mmengine's global store."""
         if runner.epoch == 0:
             runner.message_hub.update_info("epoch_losses", [])
+            runner.message_hub.update_info("first_loss", None)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the epoch's mean."""
@@ -81,6 +143,8 @@ class Progress(Hook):  # type: ignore[misc]
         """Add the loss; report when it is time."""
         loss = outputs["loss"].detach()
         self._sum, self._count = self._sum.to(loss.device) + loss, self._count + 1
+        if runner.iter == 0:
+            runner.message_hub.update_info("first_loss", float(loss))
         if self._first is None:
             self._first, self._began = runner.iter, time.monotonic()
         now = time.monotonic()
@@ -95,16 +159,29 @@ class Progress(Hook):  # type: ignore[misc]
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Keep the epoch's mean loss where a checkpoint carries it."""
+        """Keep the epoch's mean loss where a checkpoint carries it.
+
+        Raises:
+            UserError: it is far above the loss before any update.
+        """
         losses = list(runner.message_hub.get_info("epoch_losses"))
         losses.append(round(float(self._sum) / self._count, 6))
         runner.message_hub.update_info("epoch_losses", losses)
+        first = runner.message_hub.get_info("first_loss")
+        # A checkpoint of before has no first loss.
+        if first is not None and losses[-1] > DIVERGED * first:
+            found = (
+                f"the mean loss of epoch {len(losses)} is {losses[-1]:g}, and began at {first:g}"
+            )
+            raise _diverged(runner, found)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Keep the metrics and log the two headline numbers."""
+        """Keep the metrics and log the headline numbers."""
         self.metrics = metrics
         if metrics and is_main_process():
-            log.info(
-                "after epoch %d: box AP %.2f, mask AP %.2f",
-                *(runner.epoch, metrics["box_AP"], metrics["mask_AP"]),
-            )
+            found = [
+                f"{kind} AP {metrics[f'{kind}_AP']:.2f}"
+                for kind in KINDS
+                if f"{kind}_AP" in metrics
+            ]
+            log.info("after epoch %d: %s", runner.epoch, ", ".join(found))

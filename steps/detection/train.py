@@ -16,20 +16,22 @@ from mmdet.registry import MODELS
 from mmengine.config import ConfigDict
 from mmengine.dist import init_dist
 from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
 from steps.command import UserError
-from steps.data.annotations import class_names
+from steps.data.annotations import class_names, has_masks
 from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
-from steps.detection.evaluation import METRICS
+from steps.detection.evaluation import metrics_of
 from steps.detection.heads import Config
-from steps.detection.hooks import CHECKPOINT, Progress, SaveEpoch, SeedEpoch
+from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw
 from steps.detection.resnet import ResNetMaps, load_resnet_maps
+from steps.engine.checkpoint import read_checkpoint
 from steps.engine.seeds import seeded
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
@@ -59,6 +61,24 @@ class QuietRunner(Runner):  # type: ignore[misc]
 
     parts: Config
     """What the run was built from, as JSON."""
+
+    def load_or_resume(self) -> None:
+        """Go on after the last whole epoch; nothing else is ever loaded.
+
+        Raises:
+            UserError: the checkpoint is unreadable or damaged.
+        """
+        path = Path(self.work_dir) / CHECKPOINT
+        if not path.is_file():
+            return
+        saved = read_checkpoint(path)
+        model = self.model.module if is_model_wrapper(self.model) else self.model
+        model.load_state_dict(saved["model"])
+        self.optim_wrapper.load_state_dict(saved["optimizer"])
+        for schedule, state in zip(self.param_schedulers, saved["schedules"], strict=True):
+            schedule.load_state_dict(state)
+        self.train_loop._epoch, self.train_loop._iter = saved["epoch"], saved["iterations"]
+        self.message_hub.update_info("epoch_losses", saved["epoch_losses"])
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         pass
@@ -111,7 +131,10 @@ def train_and_evaluate(
         "train_boxes_left_out": dataset.boxes_dropped,
         "epoch_losses": runner.message_hub.get_info("epoch_losses"),
         "iterations": runner.max_iters,
-        "metrics_without_ground_truth": [name for name in METRICS if name not in metrics],
+        "masks": dataset.masks,
+        "metrics_without_ground_truth": [
+            name for name in metrics_of(dataset.masks) if name not in metrics
+        ],
         "resumed": resumed,
         "mmengine": runner.parts,
     }
@@ -138,8 +161,8 @@ def build_runner(
             f"{params.batch_size}",
             allowed=f"a multiple of {processes}, the number of processes",
         )
-    # Not torch.use_deterministic_algorithms: the backward passes of RoIAlign and of resized
-    # positions have no deterministic kernel on a GPU, where two runs differ in their last bits.
+    # Not torch.use_deterministic_algorithms: the backward passes of RoIAlign and of resized biases
+    # (BEiT's) have no deterministic kernel on a GPU, where two runs differ in their last bits.
     torch.backends.cudnn.deterministic = True
     if processes > 1:
         if not torch.cuda.is_available():
@@ -149,16 +172,16 @@ def build_runner(
                 remedy="run the step in a single process",
             )
         init_dist("pytorch", backend="nccl")
-    parts = _parts(params, backbone, len(class_names(data)))
+    masks = with_masks(params, data)
+    parts = _parts(params, backbone, len(class_names(data)), masks)
     model = _build(parts, seed)
     depth = cast(ViTDet | ResNetMaps, model.backbone).depth
-    train, val = config.dataloaders(params, data, seed, processes)
+    train, val = config.dataloaders(params, data, seed, processes, masks)
     wrapper = AmpOptimWrapper if params.precision == "fp16" else OptimWrapper
     clip = params.optimizer.clip_grad
     loader = QuietRunner.build_dataloader(train, seed=seed)
     schedulers = config.schedulers(params.optimizer, params.epochs * len(loader))
     progress = Progress()
-    last = scratch / CHECKPOINT
     runner = QuietRunner(
         model=model,
         work_dir=str(scratch),
@@ -170,16 +193,14 @@ def build_runner(
             "val_interval": params.eval_epochs or params.epochs,
         },
         val_cfg={},
-        val_evaluator=config.evaluator(data),
+        val_evaluator=config.evaluator(data, masks),
         optim_wrapper=wrapper(
             adamw(model, depth, params.optimizer),
             clip_grad=None if clip is None else {"max_norm": clip},
         ),
         param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
-        custom_hooks=[SeedEpoch(), progress, SaveEpoch(mark)],
-        load_from=str(last) if last.is_file() else None,
-        resume=last.is_file(),
+        custom_hooks=[SeedEpoch(), Finite(), progress, SaveEpoch(mark)],
         launcher="pytorch" if processes > 1 else "none",
         cfg={"sync_bn": "torch"},
         log_level="ERROR",
@@ -204,14 +225,33 @@ def build_detector(
     backbone: Path,
     classes: int,
     seed: int,
+    masks: bool = True,
 ) -> nn.Module:
     """A detector with a pretrained backbone and all else initialised from ``seed``."""
-    return _build(_parts(params, backbone, classes), seed)
+    return _build(_parts(params, backbone, classes, masks), seed)
 
 
-def _parts(params: Detection, backbone: Path, classes: int) -> Config:
+def with_masks(params: Detection, data: Path) -> bool:
+    """Whether a detector of this dataset has a mask head.
+
+    Raises:
+        UserError: the protocol wants one, and the dataset has boxes alone.
+    """
+    there = has_masks(data)
+    if params.masks is True and not there:
+        raise UserError(
+            "detection protocol: masks",
+            f"true, and {data} is a set of boxes alone",
+            allowed="auto or false",
+            remedy="take one of these: a detector without mask head, measured by box AP",
+        )
+    return there if params.masks == "auto" else params.masks
+
+
+def _parts(params: Detection, backbone: Path, classes: int, masks: bool) -> Config:
     mean, std = pretraining_normalisation(backbone)
-    return config.detector(params, _trunk(params, backbone), mean=mean, std=std, classes=classes)
+    trunk = _trunk(params, backbone)
+    return config.detector(params, trunk, mean=mean, std=std, classes=classes, masks=masks)
 
 
 def _build(parts: Config, seed: int) -> nn.Module:

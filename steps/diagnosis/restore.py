@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from steps.artifacts import Manifest, read_manifest
+from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 from steps.methods import Method, Surroundings, build_method
 from steps.methods.build import backbone_for
@@ -27,7 +27,7 @@ def restore(artifact: Path, tokenizer: Path | None = None) -> Method:
         UserError: the artifact is none of a pretraining, or has no heads beside its backbone, or
             was trained with another tokenizer.
     """
-    manifest = read_manifest(artifact, "pretrain")
+    manifest = verify(artifact, "pretrain")
     if not (artifact / HEADS).is_file():
         raise UserError(
             str(artifact),

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from steps.command import UserError
+from steps.engine.distributed import world_size
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,11 @@ def plan_batch(
     return BatchPlan(global_batch, rank, world, accumulation)
 
 
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Every batch norm of a module."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+
+
 @contextmanager
 def refusing_batch_norm(
     module: nn.Module, micro_batch: int, share: int, where: str
@@ -71,11 +77,20 @@ def refusing_batch_norm(
         where: the params file that errors name.
 
     Raises:
-        UserError: one did.
+        UserError: one did, or has a single value to take statistics of.
     """
 
     def refuse(norm: nn.Module, inputs: Any) -> None:
-        if norm.training and micro_batch < share:
+        if not norm.training:
+            return
+        if inputs[0].numel() // inputs[0].shape[1] * world_size() < 2:
+            raise UserError(
+                f"{where}: training.batch_size",
+                "a batch norm gets one value a channel, which has no statistics",
+                allowed="2 or more",
+                remedy="raise it, or take a backbone or a head without batch norm",
+            )
+        if micro_batch < share:
             raise UserError(
                 f"{where}: training.max_batch_per_device",
                 f"a device takes {micro_batch} of its {share} images at a time, but batch norm "
@@ -84,8 +99,7 @@ def refusing_batch_norm(
                 remedy="raise it, train on more devices, or take a backbone without batch norm",
             )
 
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    hooks = [norm.register_forward_pre_hook(refuse) for norm in norms]
+    hooks = [norm.register_forward_pre_hook(refuse) for norm in batch_norms(module)]
     try:
         yield
     finally:

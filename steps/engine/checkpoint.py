@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from pydantic import ValidationError
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
@@ -29,15 +30,20 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from steps.artifacts import archives
+from steps.artifacts.digest import digest_file
 from steps.artifacts.identity import Identity
+from steps.artifacts.manifest import Required
 from steps.artifacts.scratch import ScratchFolder, folder_of, own_folder
 from steps.command import UserError
+from steps.command.machine import writing
 from steps.engine.distributed import rank
 
 FILE = "checkpoint.pt"
 SHARDS = "shards-"
 """How the name of a sharded checkpoint's folder begins; the time follows, so that none is alike."""
-_FACTS = "checkpoint.json"
+REMEDY = "remove it and run again: the run starts from the beginning"
+_FACTS, _DIGESTS = "checkpoint.json", "digests"
 
 Kind = tuple[torch.Size, torch.dtype]
 
@@ -111,12 +117,8 @@ class Scratch(ScratchFolder):
     def save(self, state: dict[str, Any], step: int) -> None:
         """Write the checkpoint after ``step`` steps; a kill leaves the old one or the new one."""
         final = self.folder / FILE
-        draft = final.with_suffix(".new")
-        with draft.open("wb") as file:
-            torch.save({**self._header(), **state}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(final)
+        with writing(final):
+            archives.save({**self._header(), **state}, final)
         self._remove(self._folders())
         self.mark(step)
 
@@ -129,19 +131,18 @@ class Scratch(ScratchFolder):
             step: how many steps were made.
         """
         draft = self.folder / "shards.new"
-        if rank() == 0:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-        dist.barrier()
-        writer = HuggingFaceStorageWriter(str(draft), save_distributed=True)
-        # Returns when all processes have written theirs to the disk.
-        save(dict(tensors), storage_writer=writer)
-        if rank() > 0:
-            return
-        with (draft / _FACTS).open("w") as file:
-            json.dump({**self._header(), **facts}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        with writing(draft):
+            if rank() == 0:
+                shutil.rmtree(draft, ignore_errors=True)
+                draft.mkdir()
+            dist.barrier()
+            digests = _save_shards(draft, tensors)
+            if rank() > 0:
+                return
+            with (draft / _FACTS).open("w", encoding="utf-8") as file:
+                json.dump({**self._header(), **facts, _DIGESTS: digests}, file)
+                file.flush()
+                os.fsync(file.fileno())
         before = [*self._folders(), self.folder / FILE]
         draft.rename(self.folder / f"{SHARDS}{time.time_ns()}")
         self._remove(before)
@@ -153,17 +154,13 @@ class Scratch(ScratchFolder):
         Its "tensors", where it has some, are ``Tensors``.
 
         Raises:
-            UserError: it is unreadable, or belongs to another recipe, data set or code.
+            UserError: it is unreadable or damaged, or belongs to another recipe, data set or code;
+                or, when it is asked for, something that is not in it.
         """
         source = path or self.checkpoint
         if source is None:
             return None
-        try:
-            state = _read(source)
-        except Exception as error:  # torch raises a dozen kinds for a file that is not its own
-            raise UserError(
-                str(source), f"not a readable checkpoint: {error}", remedy="remove it and run again"
-            ) from error
+        state = read_checkpoint(source)
         self._check(source, state, given=path is not None)
         return state
 
@@ -215,17 +212,53 @@ class Scratch(ScratchFolder):
                 path.unlink(missing_ok=True)
 
 
+def read_checkpoint(source: Path) -> Required:
+    """The content of a checkpoint, on the CPU.
+
+    Raises:
+        UserError: it is unreadable or damaged; or, when it is asked for, something is not in it.
+    """
+    try:
+        return Required(_read(source), str(source), REMEDY)
+    except UserError:
+        raise
+    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
+        found = f"not a readable checkpoint: {archives.reason(error)}"
+        raise UserError(str(source), found, remedy=REMEDY) from error
+
+
 def _read(source: Path) -> dict[str, Any]:
     state: Any
     if source.is_dir():
-        state = json.loads((source / _FACTS).read_text())
+        state = json.loads((source / _FACTS).read_bytes())
+        for name, digest in state.get(_DIGESTS, {}).items():
+            if digest_file(source / name) != digest:
+                raise ValueError(f"damaged: {name} in it differs from its checksum")
         return {**state, "tensors": ShardedTensors(source)}
-    state = torch.load(source, map_location="cpu", weights_only=True)
+    state = archives.read(source)
     if not isinstance(state, dict):
         return {}
     if "tensors" in state:
-        state["tensors"] = WholeTensors(state["tensors"])
+        state["tensors"] = WholeTensors(Required(state["tensors"], f"{source}: tensors", REMEDY))
     return state
+
+
+def _save_shards(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """Write each process's rows; the digest of each file, in all processes."""
+    writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    try:
+        # Returns when all processes have written theirs to the disk.
+        save(dict(tensors), storage_writer=writer)
+    except CheckpointException as error:
+        for failed, _ in error.failures.values():
+            if isinstance(failed, OSError):
+                raise failed from error
+        raise
+    world = dist.get_world_size()
+    mine = sorted(folder.glob("*.safetensors"))[rank() :: world]
+    parts: list[dict[str, str]] = [{}] * world
+    dist.all_gather_object(parts, {path.name: digest_file(path) for path in mine})
+    return {name: digest for part in parts for name, digest in part.items()}
 
 
 @contextmanager

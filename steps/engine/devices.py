@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision.amp import MixedPrecision
 from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.strategy import Strategy
 
 from steps.engine import sharding
 from steps.engine.allocator import keep_freed_memory
 
-_claimed: list[IO[str]] = []
+log = logging.getLogger(__name__)
+_claimed: list[int] = []
+
+
+class BF16(MixedPrecision):
+    """Fabric's bfloat16 autocast over float32 weights, without its conversion of inputs.
+
+    Images are float32 and everything else is integer or bool already; batches are frozen
+    dataclasses, which Fabric's conversion refuses.
+    """
+
+    def __init__(self, device: str) -> None:
+        super().__init__("bf16-mixed", device=device)
+
+    def convert_input(self, data: Any) -> Any:
+        """The data as they are."""
+        return data
 
 
 def claim_gpu() -> None:
@@ -30,23 +49,45 @@ def claim_gpu() -> None:
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
     for index in range(torch.cuda.device_count()):
-        path = Path(tempfile.gettempdir()) / f"pretext-gpu-{index}.lock"
-        lock = path.open("w")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
+            lock = _lock(f"pretext-gpu-{index}.lock")
+        except OSError as error:
+            if error.errno != errno.EWOULDBLOCK:
+                log.warning("GPU %d is shared: no lock of its own (%s)", index, error)
             continue
         _claimed.append(lock)
         os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
         return
 
 
+def _lock(name: str) -> int:
+    """Take a lock that all users of the machine share, by a file that any of them may have made.
+
+    Raises:
+        OSError: EWOULDBLOCK where another process has it; another error where there is no lock.
+    """
+    path = Path(tempfile.gettempdir()) / name
+    try:
+        # A lock needs no right to write. Nor may a file of another user be opened to be made, in a
+        # folder that all may write to.
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
+        os.fchmod(file, 0o644)  # whatever the umask, so that others can open it
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise
+    return file
+
+
 def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric:
     """A launched Fabric: one device, or those that torchrun gave (nccl or gloo).
 
     Args:
-        precision: "fp32" or "bf16" (mixed: weights stay in float32).
+        precision: "fp32", of all products, on a GPU too; or "bf16", mixed: weights stay in float32,
+            and what autocast leaves in float32 may multiply in TF32.
         deterministic: refuse operations whose result varies between runs.
         strategy: "ddp" or "fsdp", of several devices; one has nothing to share.
     """
@@ -54,20 +95,25 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     claim_gpu()
     torch.use_deterministic_algorithms(deterministic)
+    # In deterministic mode torch fills every new tensor with NaN, to show reads of what was never
+    # written: a kernel for each.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if not torch.cuda.is_available():
         keep_freed_memory()
     # Processes are torchrun's, also where Slurm's commands are installed.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
+    accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = Fabric(
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        accelerator=accelerator,
         devices=local,
         num_nodes=world // local,
         strategy=_strategy(strategy, world),
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
+        plugins=BF16(accelerator) if precision == "bf16" else None,
     )
     fabric.launch()
     return fabric

@@ -24,7 +24,7 @@ from torch import Tensor
 from steps.command import UserError
 from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
 from steps.data.views import normalise
-from steps.engine.batching import refusing_batch_norm
+from steps.engine.batching import batch_norms, refusing_batch_norm
 from steps.engine.checkpoint import Scratch
 from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import any_process, mean_over_processes
@@ -37,9 +37,10 @@ from steps.engine.placement import Placement
 from steps.engine.saving import restore, tensors_of
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
-from steps.engine.sharding import reduce_the_rest
+from steps.engine.sharding import local, reduce_the_rest
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
+from steps.models.finite import DIVERGED, not_finite
 from steps.models.hooked import run_hooked
 from steps.params.training import Training
 
@@ -156,14 +157,15 @@ class _Run:
         self.terminated = False
 
     def train(self, resume: dict[str, Any] | None) -> Outcome:
-        metrics_bytes = self._restore(resume) if resume is not None else 0
-        self.monitor.start(self.state.step, metrics_bytes)
+        metrics = self._restore(resume) if resume is not None else ""
+        self.monitor.start(self.state.step, metrics)
         previous = signal.signal(signal.SIGTERM, self._terminate)
         try:
             self._steps()
         finally:
             signal.signal(signal.SIGTERM, previous)
             self.monitor.stop()
+        self._check_weights()
         self.placed.finish()
         images = self.total_steps * self.training.batch_size
         return Outcome(
@@ -331,7 +333,9 @@ class _Run:
         }
 
     def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
-        few = slice(0, 2)
+        # A batch norm has no statistics of one image: it is counted twice, and halved.
+        alone = len(batch.labels) == 1 and batch_norms(self.method)
+        few = [0, 0] if alone else slice(0, 2)
         text = None if batch.text is None else batch.text[few]
         part = Batch([view[few] for view in batch.views], batch.labels[few], text)
         chosen = {name: draw[few] for name, draw in draws.items()}
@@ -352,13 +356,8 @@ class _Run:
         }
         if not all(math.isfinite(value) for value in means.values()):
             shown = ", ".join(f"{name} {value}" for name, value in means.items())
-            last = self.scratch.checkpoint
-            raise UserError(
-                self.where,
-                f"the loss is not finite in steps {self.window_start} to {self.state.step}: "
-                f"{shown}",
-                remedy="lower the learning rate or clip gradients; the last good checkpoint is "
-                + (str(last) if last else "none yet, the run was too young"),
+            raise self._diverged(
+                f"the loss is not finite in steps {self.window_start} to {self.state.step}: {shown}"
             )
         numbers = {name: float(value) for name, value in rates.items()}
         values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
@@ -371,11 +370,33 @@ class _Run:
         self.monitor.write(self.state.step, values)
         self.window, self.window_start = {}, self.state.step
 
+    def _diverged(self, found: str) -> UserError:
+        last = self.scratch.checkpoint
+        return UserError(
+            self.where,
+            found,
+            remedy=f"{DIVERGED}; the last good checkpoint is "
+            + (str(last) if last else "none yet, the run was too young"),
+        )
+
+    def _check_weights(self) -> None:
+        """Let weights and moments pass that are finite after the last update, in all processes.
+
+        Raises:
+            UserError: naming the first tensor that is not, and the step.
+        """
+        tensors = tensors_of(self.method, self.optimizer).items()
+        wrong = not_finite((name, local(tensor)) for name, tensor in tensors)
+        if any_process(bool(wrong), self.fabric.device):
+            found = wrong or "a tensor in another process is not finite"
+            raise self._diverged(f"after step {self.state.step}, {found}")
+
     def _save(self) -> None:
         """Write a checkpoint, between two windows so that none is torn."""
+        self._check_weights()
         facts = {
             "state": dataclasses.asdict(self.state),
-            "metrics_bytes": self.monitor.metrics_bytes,
+            "metrics": self.monitor.metrics,
         }
         if self.placed.sharded:
             self.scratch.save_shards(
@@ -385,7 +406,8 @@ class _Run:
             tensors = tensors_of(self.method, self.optimizer)
             self.scratch.save({**facts, "tensors": tensors}, self.state.step)
 
-    def _restore(self, checkpoint: dict[str, Any]) -> int:
+    def _restore(self, checkpoint: dict[str, Any]) -> str | int:
+        """Go on from a checkpoint; the metrics that belong to it."""
         state = _State(**checkpoint["state"])
         # A checkpoint at a phase's first step is that of the phase before, at its end.
         for phase in self.phases[1:]:
@@ -393,8 +415,10 @@ class _Run:
                 self._enter(phase)
         self.state, self.window_start = state, state.step
         restore(self.method, self.optimizer, checkpoint["tensors"])
-        metrics_bytes: int = checkpoint["metrics_bytes"]
-        return metrics_bytes
+        # Earlier versions kept their number of bytes.
+        older = "metrics_bytes" in checkpoint
+        metrics: str | int = checkpoint["metrics_bytes" if older else "metrics"]
+        return metrics
 
     def _terminate(self, number: int, frame: FrameType | None) -> None:
         """On SIGTERM (a scheduler's time limit): checkpoint at the next chance, then end."""

@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from steps.command import UserError
+from steps.command.machine import writing
+
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
@@ -37,13 +40,24 @@ class Monitor:
         self._since = self._line = time.monotonic()
         self._bar: Progress | None = None
 
-    def start(self, step: int, metrics_bytes: int) -> None:
-        """Begin at a step; metrics that a killed run wrote after its checkpoint are cut off."""
+    def start(self, step: int, metrics: str | int) -> None:
+        """Begin at a step.
+
+        Args:
+            step: how many steps were made before.
+            metrics: the lines of metrics.jsonl up to there. What a killed run wrote after its
+                checkpoint goes, what was lost of the file comes back. Of a checkpoint of an earlier
+                version, the number of their bytes.
+
+        Raises:
+            UserError: the file has fewer bytes than that.
+        """
         if self.quiet:
             return
-        self.metrics_path.touch()
-        with self.metrics_path.open("r+b") as file:
-            file.truncate(metrics_bytes)
+        with writing(self.metrics_path):
+            if isinstance(metrics, int):
+                metrics = self._first(metrics)
+            self.metrics_path.write_text(metrics, encoding="utf-8")
         if sys.stderr.isatty():
             self._bar = Progress(
                 TextColumn("{task.description}"),
@@ -58,9 +72,9 @@ class Monitor:
             self._bar.start()
 
     @property
-    def metrics_bytes(self) -> int:
-        """How much of metrics.jsonl belongs to a checkpoint made now."""
-        return 0 if self.quiet else self.metrics_path.stat().st_size
+    def metrics(self) -> str:
+        """The lines that belong to a checkpoint made now."""
+        return "" if self.quiet else self.metrics_path.read_text(encoding="utf-8")
 
     def stepped(self, images: int, waited: float) -> None:
         """Count a step: the images of the global batch, the seconds spent waiting for data."""
@@ -96,6 +110,18 @@ class Monitor:
             self._line = now
         self._since, self._images, self.waited = now, 0, 0.0
 
+    def _first(self, size: int) -> str:
+        """So many bytes of metrics.jsonl."""
+        content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
+        if len(content) < size:
+            raise UserError(
+                str(self.metrics_path),
+                f"{len(content)} bytes, and the checkpoint beside it belongs to {size}",
+                remedy=f"remove {self.metrics_path.parent} and run again: the run starts from the "
+                "beginning",
+            )
+        return content[:size].decode()
+
     def stop(self) -> None:
         """Give the terminal back."""
         if self._bar is not None:
@@ -103,7 +129,7 @@ class Monitor:
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:
-    with path.open("a") as file:
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 

@@ -138,11 +138,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    sizes = norms(gradients)
+    sizes = torch.stack(norms(gradients))
     if clip.scope != "tensor":
-        sizes = [torch.stack(sizes).norm()] * len(gradients)
-    factors = [(clip.max_norm / (size + 1e-6)).clamp(max=1.0) for size in sizes]
-    scaled = list(zip(gradients, factors, strict=True))
+        sizes = sizes.norm().expand(len(gradients))
+    factors = (clip.max_norm / (sizes + 1e-6)).clamp(max=1.0)
+    scaled = list(zip(gradients, factors.unbind(), strict=True))
     if gradients[0].device.type == "cpu":
         # Most factors are 1. Elsewhere the host would wait for the device to learn which.
         scaled = [(gradient, factor) for gradient, factor in scaled if factor != 1]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steps.models.finite import check_rows
+
 
 def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     """Whether each sample's label is among its k highest scores: (N,) bool.
@@ -13,7 +15,11 @@ def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         scores: (N, C).
         labels: (N,) int64.
         k: at most C are looked at.
+
+    Raises:
+        UserError: scores that are not finite.
     """
+    check_rows(scores, "scores")
     best = scores.topk(min(k, scores.shape[1]), dim=1).indices
     return (best == labels.unsqueeze(1)).any(dim=1)
 

@@ -40,6 +40,7 @@ from steps.evaluation.probes import (
     width,
 )
 from steps.models.backbones import BackboneModel, image_size
+from steps.models.finite import check_rows, not_finite
 from steps.params.probes import Probe
 
 
@@ -54,10 +55,17 @@ class Frozen:
 
     @torch.no_grad()
     def read(self, images: Tensor, reads: Sequence[Reads]) -> dict[Reads, Tensor]:
-        """Features (B, width) float32 of uint8 images (B, 3, S, S)."""
+        """Features (B, width) float32 of uint8 images (B, 3, S, S).
+
+        Raises:
+            UserError: one is not finite.
+        """
         inputs = normalise(self.fabric.to_device(images), self.mean, self.std)
         with self.fabric.autocast():
-            return read_backbone(self.model, inputs, reads)
+            features = read_backbone(self.model, inputs, reads)
+        for rows in features.values():
+            check_rows(rows, "features of a batch")
+        return features
 
 
 @dataclass(frozen=True)
@@ -94,7 +102,7 @@ def probe_augmented(
         where: the params file that errors name.
 
     Raises:
-        UserError: the batch does not fit the set or the devices.
+        UserError: the batch does not fit the set or the devices, or every classifier diverged.
     """
     size = image_size(frozen.model)
     heads = grid(protocol.blocks, protocol.poolings, protocol.lr)
@@ -108,16 +116,20 @@ def probe_augmented(
         kept, held = split_held_out(len(views), protocol.held_out, seed)
         views = views.only(kept)
     train(frozen, probes, views, protocol, seed, place, where)
-    chosen, shares = 0, {}
+    # A classifier of a grid may diverge; it is not chosen.
+    diverged = [bool(not_finite(each.named_parameters())) for each in probes.classifiers()]
+    if all(diverged):
+        raise UserError(f"{where}: lr", "every classifier diverged", remedy="lower it")
+    chosen, shares = diverged.index(False), {}
     if held is not None:
         whole = EvaluationViews(dataset, "train", size, protocol.crop_fraction)
-        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol)[1]
-        chosen = best(found)
+        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol, diverged)[1]
+        chosen = best([-1 if gone else right for gone, right in zip(diverged, found, strict=True)])
         shares = {
             head.name: 100 * hits / len(held) for head, hits in zip(heads, found, strict=True)
         }
     val = EvaluationViews(dataset, "val", size, protocol.crop_fraction)
-    hits = measure(frozen, probes, val, protocol)
+    hits = measure(frozen, probes, val, protocol, diverged)
     correct = {top: counts[chosen] for top, counts in hits.items()}
     return Measured(correct, len(val), heads[chosen].name, shares)
 
@@ -186,15 +198,22 @@ def train(
 
 @torch.no_grad()
 def measure(
-    frozen: Frozen, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
+    frozen: Frozen,
+    probes: Probes,
+    views: Dataset[tuple[Tensor, int]],
+    protocol: Probe,
+    diverged: Sequence[bool],
 ) -> dict[int, list[int]]:
-    """How many images each classifier gets right within the top 1 and the top 5."""
+    """How many images each classifier gets right within the top 1 and the top 5: none where it has
+    diverged."""
     probes.eval()
     hits = {top: [0] * len(probes.heads) for top in (1, 5)}
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):
         logits = probes(frozen.read(images, probes.reads)).cpu()
         for top, counts in hits.items():
             for index in range(len(counts)):
+                if diverged[index]:
+                    continue
                 counts[index] += correct_in_top(logits[:, index], labels, top)
     return hits
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
+from numpy.lib.format import write_array_header_1_0
 
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
 from steps.models.backbones import BackboneModel
 from steps.models.features import frozen_features
+from steps.models.finite import check_rows
 
 
 @torch.inference_mode()
@@ -37,20 +41,28 @@ def extract(
         poolings: each becomes a file.
         batch_size: images at a time.
         mean, std: of the input that the backbone expects.
+
+    Raises:
+        UserError: a feature is not finite.
     """
     device = next(backbone.parameters()).device
-    arrays = {
-        pooling: open_memmap(
-            folder / f"{split}_{pooling}.npy", "w+", np.float32, (len(views), backbone.num_features)
-        )
-        for pooling in poolings
-    }
-    start = 0
-    for images, _ in evaluation_batches(views, batch_size):
-        inputs = normalise(images.to(device), mean, std)
-        for pooling, features in frozen_features(backbone, inputs, poolings).items():
-            arrays[pooling][start : start + len(images)] = features.float().cpu().numpy()
-        start += len(images)
-    for array in arrays.values():
-        array.flush()
-    np.save(folder / f"{split}_labels.npy", views.labels)
+    shape = (len(views), backbone.num_features)
+    with ExitStack() as opened:
+        files: dict[str, IO[bytes]] = {}
+        for pooling in poolings:
+            # Written, not mapped: on a full disk a write fails, and a mapping ends the process.
+            file = opened.enter_context((folder / f"{split}_{pooling}.npy").open("wb"))
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            write_array_header_1_0(file, header)
+            files[pooling] = file
+        start = 0
+        for images, _ in evaluation_batches(views, batch_size):
+            inputs = normalise(images.to(device), mean, std)
+            for pooling, features in frozen_features(backbone, inputs, poolings).items():
+                check_rows(features, f"{pooling} features of {split}", start)
+                rows = features.float().cpu().numpy().astype("<f4", copy=False)
+                files[pooling].write(rows.tobytes())
+            start += len(images)
+    labels = io.BytesIO()  # np.save into a file does not say why a write failed
+    np.save(labels, views.labels)
+    (folder / f"{split}_labels.npy").write_bytes(labels.getvalue())

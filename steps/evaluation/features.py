@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from steps.artifacts import verify
 from steps.command import UserError
 
 SPLITS = ("train", "val")
@@ -32,8 +33,9 @@ def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> Frozen
     """Open a features artifact.
 
     Raises:
-        UserError: a pooling that was not extracted.
+        UserError: a pooling that was not extracted, or bytes that are not those that were.
     """
+    verify(artifact, "features")
     arrays = {}
     for pooling in poolings:
         path = artifact / f"{split}_{pooling}.npy"

@@ -18,9 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steps.engine.seeds import generator
+from steps.models.finite import check_rows
 
 Features = npt.NDArray[np.float32] | Tensor
 BANK_CHUNK = 16384
+_LARGEST = 60.0
+"""Of a vote's logarithm: float32 ends at 88, and thousands of votes are added up."""
 _TIED_ROWS = 64
 """Rows with ties that are sorted in full at a time."""
 
@@ -48,17 +51,23 @@ def knn_votes(
         temperature: T of the weights.
         num_classes: C.
         chunk, bank_chunk: queries and training samples at a time.
-        weights: of a vote. "exp": exp(similarity / T), as DINO; "softmax": the same divided by
-            its sum over the largest of ``ks``, as DINOv2, whatever the k. Predictions are the same.
+        weights: of a vote. "exp": exp(similarity / T), as DINO, at most e^60 (below T = 1/60 a
+            query's votes are scaled to that); "softmax": the same divided by its sum over the
+            largest of ``ks``, as DINOv2, whatever the k. Predictions are the same.
         device: that computes.
 
     Yields:
         For each chunk, votes (m, C) by k, on the CPU.
+
+    Raises:
+        UserError: features that are not finite.
     """
     for start in range(0, len(queries), chunk):
         block = _rows(queries, start, start + chunk, device)
         similarity, index = nearest(train, block, max(ks), bank_chunk)
         logits = similarity / temperature
+        # Votes are compared within a row alone, so that a row may be scaled before it overflows.
+        logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
         given = logits.exp() if weights == "exp" else logits.softmax(dim=1)
         labels = train_labels[index.cpu()].to(device)
         votes = {}
@@ -146,4 +155,6 @@ def _rows(features: Features, start: int, stop: int, device: torch.device | str)
     rows = features[start:stop]
     if not isinstance(rows, Tensor):
         rows = torch.from_numpy(np.ascontiguousarray(rows))
-    return F.normalize(rows.to(device), dim=1)
+    rows = rows.to(device)
+    check_rows(rows, "features", start)
+    return F.normalize(rows, dim=1)

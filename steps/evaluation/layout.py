@@ -17,8 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from steps.command import UserError
-from steps.data.annotations import Mask
 from steps.data.loader import EvaluationViews
+from steps.data.segmentations import Mask
 from steps.data.views import centre_crop, normalise
 from steps.models.attention import class_attention
 from steps.models.backbones import Transformer

@@ -14,8 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.command import UserError
 from steps.engine.seeds import generator
+from steps.models.finite import check_rows, check_weights
 from steps.params.probes import Linear
+
+LOWER = "lower lr in the protocol"
 
 
 def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -66,9 +70,20 @@ def train_classifiers(
 
 
 def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (kept, held out) of a random split."""
+    """Indices (kept, held out) of a random split, at least one each.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    if count < 2:
+        raise UserError(
+            "protocol: held_out",
+            f"{count} training image, of which a part is to be held out to choose by",
+            allowed="two images or more",
+            remedy="give one lr or c, or take a larger set",
+        )
     order = torch.randperm(count, generator=generator(seed, "held out"))
-    held = max(round(count * share), 1)
+    held = min(max(round(count * share), 1), count - 1)
     return order[held:], order[:held]
 
 
@@ -86,8 +101,14 @@ def probe(
         seed: of the split and the order.
 
     Returns:
-        Scores (M, C) of the validation samples, and the learning rate chosen.
+        Scores (M, C) of the validation samples, and the learning rate chosen. One with which the
+        classifier diverged is not chosen.
+
+    Raises:
+        UserError: features are not finite, or every learning rate diverged.
     """
+    check_rows(train, "features of train")
+    check_rows(val, "features of val")
     std, mean = torch.std_mean(train, dim=0, correction=0)
     std = (std.square() + 1e-6).sqrt()
     train, val = standardised(train, mean, std), standardised(val, mean, std)
@@ -99,6 +120,8 @@ def probe(
         )
         predictions = torch.baddbmm(biases, train[held].expand(len(weights), -1, -1), weights)
         hits = (predictions.argmax(dim=2) == train_labels[held]).sum(dim=1)
+        hits[~predictions.isfinite().flatten(1).all(dim=1)] = -1
         lr = params.lr[int(hits.argmax())]
     weights, biases = train_classifiers(train, train_labels, [lr], params, classes, seed)
+    check_weights([("the classifier", weights), ("its bias", biases)], f"lr {lr}", LOWER)
     return val @ weights[0] + biases[0], lr

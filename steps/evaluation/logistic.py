@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steps.evaluation.linear import split_held_out
+from steps.models.finite import check_rows
 from steps.params.probes import LogReg
 
 _HISTORY = 10
@@ -77,7 +78,12 @@ def regress(
 
     Returns:
         Scores (M, C) of the validation samples, and the c chosen: the smallest of the best.
+
+    Raises:
+        UserError: features are not finite.
     """
+    check_rows(train, "features of train")
+    check_rows(val, "features of val")
     train, val = train.double(), val.double()
     chosen = params.c[0]
     if len(params.c) > 1:

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
+from steps.data.loader import STALL_SECONDS
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, resized_cut, to_tensor
@@ -26,6 +27,7 @@ from steps.engine.checkpoint import Scratch
 from steps.engine.seeds import derive, generator, seeded
 from steps.models.backbones import Transformer
 from steps.models.features import last_blocks
+from steps.models.finite import not_finite
 from steps.params.segmentation import Segment
 
 Place = tuple[int, int]
@@ -133,7 +135,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
     """A head trained on the scenes, from a checkpoint where there is one.
 
     Raises:
-        UserError: fewer images than a batch.
+        UserError: fewer images than a batch, or the training diverges.
     """
     per_epoch = len(scenes) // protocol.batch_size
     if not per_epoch:
@@ -158,6 +160,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             scenes,
             batch_sampler=list(_places(len(scenes), protocol.batch_size, seed, start, total)),
             num_workers=protocol.workers,
+            timeout=STALL_SECONDS if protocol.workers else 0,
             generator=torch.Generator().manual_seed(0),
         )
     )
@@ -167,15 +170,44 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         for group in optimizer.param_groups:
             group["lr"] = protocol.lr * rate(step, total, protocol.warmup_iterations)
         logits = head(frozen(images), scenes.size)
-        loss = F.cross_entropy(logits, classes.to(frozen.device), ignore_index=IGNORED)
+        loss = mean_loss(logits, classes.to(frozen.device))
+        if not bool(loss.isfinite()):
+            raise _diverged(step, total, f"the loss is {loss.item()}")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if time.monotonic() - saved > protocol.checkpoint_seconds:
+            _check(head, step, total)
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
             place.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
+    _check(head, total - 1, total)
     return head.eval()
+
+
+def _check(head: Head, step: int, total: int) -> None:
+    """Look at the weights after an update, which no loss has shown yet."""
+    if wrong := not_finite(head.state_dict().items()):
+        raise _diverged(step, total, wrong)
+
+
+def _diverged(step: int, total: int, found: str) -> UserError:
+    return UserError(
+        f"segment, step {step + 1} of {total}",
+        found,
+        remedy="lower lr in the protocol, or lengthen warmup_iterations",
+    )
+
+
+def mean_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross-entropy of the pixels whose class is known; 0 where a batch has none.
+
+    Args:
+        logits: (B, C, S, S).
+        classes: (B, S, S), some of them ``IGNORED``.
+    """
+    total = F.cross_entropy(logits, classes, ignore_index=IGNORED, reduction="sum")
+    return total / (classes != IGNORED).sum().clamp(min=1)
 
 
 def rate(step: int, total: int, warmup: int) -> float:

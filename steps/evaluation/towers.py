@@ -10,13 +10,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.command import UserError
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
 from steps.data.views import normalise
 from steps.methods.clip import CLIP
 from steps.models.backbones import HEADS, load_backbone, normalisation
+from steps.models.finite import check_rows
 from steps.params.load import validate
 from steps.params.methods import CLIPParams
 
@@ -32,7 +33,7 @@ class Towers:
     """
 
     def __init__(self, artifact: Path) -> None:
-        manifest = read_manifest(artifact, "pretrain")
+        manifest = verify(artifact, "pretrain")
         if not (artifact / TOKENIZER).is_file():
             raise UserError(
                 str(artifact),
@@ -89,4 +90,5 @@ class Towers:
         )
 
     def _unit(self, features: Tensor) -> Tensor:
+        check_rows(features, "features of a batch")
         return F.normalize(features.float(), dim=1).cpu()

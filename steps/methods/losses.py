@@ -143,6 +143,7 @@ def momentum_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tens
         temperature: tau.
     """
     all_keys = gather(F.normalize(keys.float(), dim=1))
-    logits = F.normalize(queries.float(), dim=1) @ all_keys.T / temperature
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = F.normalize(queries.float(), dim=1) @ all_keys.T / temperature
     own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
     return 2 * temperature * F.cross_entropy(logits, own)

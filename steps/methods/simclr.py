@@ -97,8 +97,10 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
         views against the second views of all W processes.
     """
     all_first, all_second = gather(first), gather(second)
-    logits_aa, logits_ab = first @ all_first.T / temperature, first @ all_second.T / temperature
-    logits_bb, logits_ba = second @ all_second.T / temperature, second @ all_first.T / temperature
+    # In bfloat16 a cosine near 1 is rounded to 0.004, and a logit to ten times that.
+    with torch.autocast(first.device.type, enabled=False):
+        logits_aa, logits_ab = (first @ every.T / temperature for every in (all_first, all_second))
+        logits_bb, logits_ba = (second @ every.T / temperature for every in (all_second, all_first))
     own = places(logits_ab)
     itself = F.one_hot(own, logits_ab.shape[1]).bool()
     # A view is no candidate of its own.

@@ -16,9 +16,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 import steps.models.small_stem  # noqa: F401  (timm learns of it)
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.command import UserError
 from steps.models.batch_norm import BatchNorm2d
+from steps.models.finite import DIVERGED, check_weights
 from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
 
@@ -106,7 +107,13 @@ def save_backbone(
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors."""
+    """Write tensors as safetensors.
+
+    Raises:
+        UserError: one holds NaN or infinity.
+    """
+    remedy = f"{DIVERGED}; of weights that were imported, get the file again"
+    check_weights(weights.items(), path.name, remedy)
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(whole, path, metadata={"format": "pt"})
 
@@ -119,9 +126,10 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         overrides: arguments of the timm model that replace those of the artifact.
 
     Raises:
-        UserError: the folder holds no backbone artifact.
+        UserError: the folder holds no backbone artifact, not the bytes that were written, or
+            weights that are not finite.
     """
-    read_manifest(artifact, "pretrain")
+    verify(artifact, "pretrain")
     model = timm.create_model(
         f"local-dir:{artifact}",
         pretrained=True,
@@ -129,8 +137,11 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         **_batch_norm(is_resnet(artifact)),
         **overrides,
     )
-    if (resizing := json.loads((artifact / CONFIG).read_text()).get(RESIZING)) is not None:
+    if (resizing := _config(artifact).get(RESIZING)) is not None:
         model.resizing = Resizing(**resizing)
+    check_weights(
+        model.state_dict().items(), str(artifact), f"train it anew ({DIVERGED}), or import it again"
+    )
     return cast(BackboneModel, model.float().eval())
 
 
@@ -142,14 +153,21 @@ def own_resizing(model: BackboneModel) -> Resizing:
 
 def is_resnet(artifact: Path) -> bool:
     """Whether a backbone artifact is a ResNet."""
-    architecture: str = json.loads((artifact / CONFIG).read_text())["architecture"]
+    architecture: str = _config(artifact)["architecture"]
     return architecture.startswith("resnet")
 
 
 def normalisation(artifact: Path) -> tuple[list[float], list[float]]:
     """Mean and standard deviation per channel (of pixels in 0 to 1) that a backbone expects."""
-    config = json.loads((artifact / CONFIG).read_text())["pretrained_cfg"]
+    config = _config(artifact)["pretrained_cfg"]
     return config["mean"], config["std"]
+
+
+def _config(artifact: Path) -> dict[str, Any]:
+    """The content of ``config.json``, as it was written."""
+    verify(artifact, "pretrain")
+    content: dict[str, Any] = json.loads((artifact / CONFIG).read_bytes())
+    return content
 
 
 def image_size(model: BackboneModel) -> int:

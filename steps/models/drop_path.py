@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -63,8 +64,14 @@ def sample(stack: Stack, batch: int, generator: torch.Generator) -> Tensor:
 
 def gates(stack: Stack, keep: Tensor) -> Tensor:
     """What each sample's branches are multiplied by, 0 or 1 / (1 - p): float32, as ``keep``."""
-    rates = torch.tensor([module.rate for module in _modules(stack)], device=keep.device)
+    rates = _rates(tuple(module.rate for module in _modules(stack)), keep.device)
     return torch.where(rates > 0, keep.float() / (1 - rates), 1.0)
+
+
+@functools.cache
+def _rates(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """On the device once: a copy to a GPU would wait for all its work."""
+    return torch.tensor(values, device=device)
 
 
 def is_complete(stack: Stack) -> bool:

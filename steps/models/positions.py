@@ -79,13 +79,60 @@ def resize_table(
     side = round((table_1ND.shape[1] - prefix) ** 0.5)
     if grid == (side, side):
         return table_1ND
-    weights = _bicubic(side, grid, resizing).to(table_1ND)
-    return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
+    weights = _bicubic(side, grid, resizing, table_1ND.device, table_1ND.dtype)
+    with torch.autocast(table_1ND.device.type, enabled=False):
+        return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
+
+
+def resize_map(map_1HWD: Tensor, grid: tuple[int, int], resizing: Resizing) -> Tensor:
+    """Resize the rows of patches of a position table to a grid of any shape.
+
+    The same as :func:`resize_table`, one axis after the other: a detector's grids are many and
+    large, and so would be the matrices of both axes together.
+
+    Args:
+        map_1HWD: (1, rows, columns, D).
+        grid: (rows, columns) wanted.
+        resizing: the reference's way of doing it.
+
+    Returns:
+        (1, rows, columns, D); the map itself where it fits already.
+    """
+    rows, columns = map_1HWD.shape[1:3]
+    if grid == (rows, columns):
+        return map_1HWD
+    down, across = (
+        _cubic(side, wanted, resizing).to(map_1HWD)
+        for side, wanted in zip((rows, columns), grid, strict=True)
+    )
+    return torch.einsum("rh,bhwd,cw->brcd", down, map_1HWD, across)
 
 
 @functools.cache
-def _bicubic(side: int, grid: tuple[int, int], resizing: Resizing) -> Tensor:
-    """Interpolation as a matrix, (rows * columns, side * side).
+def _cubic(side: int, wanted: int, resizing: Resizing) -> Tensor:
+    """Interpolation along one axis as a matrix, (wanted, side)."""
+    basis = torch.eye(side, dtype=torch.float64).view(-1, 1, side, 1)
+    factor = (wanted + resizing.offset) / side
+    resized = F.interpolate(
+        basis.expand(-1, -1, -1, side),
+        size=None if resizing.offset else (wanted, side),
+        scale_factor=(factor, 1.0) if resizing.offset else None,
+        mode="bicubic",
+        align_corners=False,
+        antialias=resizing.antialias,
+    )
+    return resized[:, 0, :, 0].T.contiguous()
+
+
+@functools.cache
+def _bicubic(
+    side: int,
+    grid: tuple[int, int],
+    resizing: Resizing,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Interpolation as a matrix, (rows * columns, side * side), computed in float64.
 
     It is linear in the table, and a matrix product has a deterministic backward pass on every
     device, which interpolation has not.
@@ -102,4 +149,4 @@ def _bicubic(side: int, grid: tuple[int, int], resizing: Resizing) -> Tensor:
         align_corners=False,
         antialias=resizing.antialias,
     )
-    return resized.flatten(1).T.contiguous()
+    return resized.flatten(1).T.contiguous().to(device, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from steps.command import UserError
@@ -56,4 +57,8 @@ def random_masking(noise_BN: Tensor, ratio: float) -> Masking:
 
 def take(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
     """The tokens at each sample's places: (B, K, D)."""
-    return tokens_BND.gather(1, places_BK.unsqueeze(2).expand(-1, -1, tokens_BND.shape[2]))
+    samples, tokens, width = tokens_BND.shape
+    first = torch.arange(0, samples * tokens, tokens, device=places_BK.device)
+    # Whole rows: a GPU's deterministic gradient of ``gather`` sorts every number by itself.
+    rows = (places_BK + first.unsqueeze(1)).flatten()
+    return tokens_BND.flatten(0, 1).index_select(0, rows).view(samples, -1, width)

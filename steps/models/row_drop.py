@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ def rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
     """Each block's rate: the same, or rising linearly from 0."""
     if uniform:
         return [rate] * depth
-    return [float(share) for share in torch.linspace(0, rate, depth)]
+    return [float(share) for share in np.linspace(0, rate, depth)]
 
 
 def kept_rows(rows: int, rate: float) -> int:

@@ -8,14 +8,18 @@ from annotated_types import Ge
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.names import Label, Name
+
+_WEIGHTS = ("pretrained", "checkpoint_path", "cache_dir")
+"""Arguments of timm that read weights, by how their names begin."""
 
 
 class Backbone(Params):
     """``params/backbones/<backbone>.yaml``."""
 
-    scale: str
+    scale: Label
     """How tables print it, such as ViT-B."""
-    architecture: str
+    architecture: Name
     """The timm architecture that ``model_args`` vary: a plain vision transformer, or a ResNet.
     Methods that need another kind (``beit``) say in their recipes what they change about it."""
     image_size: Annotated[int, Ge(1)]
@@ -44,6 +48,12 @@ class Backbone(Params):
                 f"architecture {self.architecture}: name the vision transformer of its size, such "
                 "as vit_base_patch16_224; recipes make a BEiT of it (method.backbone)"
             )
+        for key in self.model_args:
+            if key.startswith(_WEIGHTS):
+                raise ValueError(
+                    f"model_args.{key}: an architecture has no weights; an experiment's methods "
+                    "take those of others (imported: ...)"
+                )
         return self
 
     @property

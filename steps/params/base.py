@@ -1,4 +1,4 @@
-"""The base of every params model: unknown keys forbidden, no silent conversion, immutable."""
+"""The base of every params model: known keys, finite numbers, nothing converted silently."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Params(BaseModel):
-    """A frozen group of params. ``strict``: a string where a number belongs is an error."""
+    """A frozen group of params. A string where a number belongs is an error, and so is infinity."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     def resolved(self) -> dict[str, Any]:
         """All values, defaults included, as JSON: what a manifest records and a digest covers."""

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from steps.params.base import Params
+from steps.params.names import Place
 
 GROUND = (255, 255, 255)
 MAX_PIXELS = 178_956_970
 """About half a GB of RGB."""
 
 
-def _inside(place: str) -> str:
-    if ".." in PurePath(place).parts:
-        raise ValueError("a path under the data root has no '..'; or give an absolute one")
-    if "\0" in place:
-        raise ValueError("no path holds the character NUL")
-    return place
-
-
 Count = Annotated[int, Ge(1)]
 Pixels = Annotated[float, Gt(0)]
 Text = Annotated[str, Len(1)]
-Place = Annotated[Text, AfterValidator(_inside)]
-"""A path or a glob under the data root, or an absolute one; links on the way are followed."""
 Kind = Literal["classification", "detection", "captions"]
 
 
@@ -54,6 +44,16 @@ class _Dataset(Params):
     @property
     def has_captions(self) -> bool:
         """Whether each image comes with captions."""
+        return False
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether objects have boxes: a set for detection."""
+        return False
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether each object's box comes with a mask."""
         return False
 
     @model_validator(mode="after")
@@ -167,6 +167,16 @@ class CocoDataset(FromFiles):
     format: Literal["coco"]
     train: AnnotatedFolder
     val: AnnotatedFolder
+    masks: bool = True
+    """Every annotation has a mask. false: boxes alone; masks in the files are left out."""
+
+    @property
+    def has_boxes(self) -> bool:
+        return True
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks
 
 
 class CocoCaptionsDataset(_Files):
@@ -227,6 +237,14 @@ class ShapesDataset(_Dataset):
     @property
     def has_captions(self) -> bool:
         return self.kind == "classification"
+
+    @property
+    def has_boxes(self) -> bool:
+        return self.kind == "detection"
+
+    @property
+    def has_masks(self) -> bool:
+        return self.has_boxes
 
     @model_validator(mode="after")
     def _consistent(self) -> ShapesDataset:

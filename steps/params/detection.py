@@ -1,5 +1,5 @@
-"""Params of detection: Mask R-CNN or Cascade Mask R-CNN on a plain vision transformer (ViTDet,
-arXiv:2203.16527), or on a ResNet.
+"""Params of detection: Mask R-CNN, Faster R-CNN where there are no masks, or a cascade of either,
+on a plain vision transformer (ViTDet, arXiv:2203.16527), or on a ResNet.
 """
 
 from __future__ import annotations
@@ -127,14 +127,15 @@ class Heads(Params):
     """The box and the mask head on RoI-aligned features."""
 
     cascade: Cascade | None = None
-    """null: Mask R-CNN (arXiv:1703.06870); else Cascade Mask R-CNN."""
+    """null: Mask R-CNN (arXiv:1703.06870); else Cascade Mask R-CNN. Without masks, Faster R-CNN
+    (arXiv:1506.01497) or Cascade R-CNN: the same without mask head."""
 
     box_convs: Annotated[int, Ge(0)] = 4
     box_channels: Count
     box_fc: Count
     box_roi: Count = 7
     mask_convs: Annotated[int, Ge(0)] = 4
-    mask_channels: Count
+    mask_channels: Count = 256
     mask_roi: Count = 14
     """The mask has twice this side."""
     finest_scale: Count = 56
@@ -255,6 +256,9 @@ class Detection(Params):
     """Of all devices together."""
     precision: Literal["fp32", "fp16"] = "fp32"
     """fp16: mixed precision with loss scaling (mmcv has no bf16 kernels of RoIAlign)."""
+    masks: bool | Literal["auto"] = "auto"
+    """A mask head and mask AP beside box AP. auto: where the dataset has masks; true: the dataset
+    has to have them; false: boxes alone, whatever the dataset has."""
     keep_empty: bool = False
     """Train on images without annotations too."""
     min_image_size: Annotated[int, Ge(0)] = 0

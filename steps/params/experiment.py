@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any
 
-from annotated_types import Ge, Len
+from annotated_types import Len
 from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.imported import Imported, ImportedMethod, Method
+from steps.params.names import Label, Name
+from steps.params.numbers import Whole
 from steps.params.scaling import Grown, Scaling
 from steps.params.tasks import OBJECT_TASKS, Task
 
-Names = Annotated[list[str], Len(1)]
+Names = Annotated[list[Name], Len(1)]
 _GONE = {
     "chain": "python -m workflow.dvc writes dvc.yaml from the experiment",
     "text_methods": "recipes say which methods have a text tower",
@@ -23,27 +26,27 @@ _GONE = {
 class Experiment(Params):
     """``params/experiments/<experiment>.yaml``."""
 
-    title: str
-    question: str
+    title: Label
+    question: Annotated[str, Len(1)]
     """What the report answers, in a sentence or two."""
-    dataset: str
+    dataset: Name
     """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
-    detection_dataset: str | None = None
+    detection_dataset: Name | None = None
     """Images with boxes and masks: detection, segmentation, object layout."""
-    regime: str
+    regime: Name
     """``params/recipes/<regime>/``."""
     methods: Annotated[list[Method], Len(1)]
     """Recipes of the regime, each a row; or ``imported: {...}``, an official checkpoint."""
     backbones: Names
-    seeds: Annotated[list[Annotated[int, Ge(0)]], Len(1)]
+    seeds: Annotated[list[Whole], Len(1)]
     scaling: Scaling | None = None
     """A study of scale: each of its methods has a row for every length and share of the images."""
-    features: str = "features"
+    features: Name = "features"
     """The protocol of the frozen features that knn and linear take."""
-    tasks: dict[Task, list[str]]
+    tasks: dict[Task, list[Name]]
     """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
     for it in the ranking. A task that is not named is left out."""
-    pictures: list[str] = []
+    pictures: list[Name] = []
     """Those of ``methods`` whose pictures the page shows, with the first seed: where they look,
     what they detect, and what ``steps.diagnose`` drew of them and of their tokenizers."""
 
@@ -52,7 +55,7 @@ class Experiment(Params):
         """The rows that are pretrained here: methods, or their points in a study of scale."""
         return [name for name in self.names if name not in self.imported]
 
-    @property
+    @cached_property
     def grown(self) -> dict[str, Grown]:
         """The rows of a study of scale, by their names."""
         if self.scaling is None:
@@ -60,7 +63,7 @@ class Experiment(Params):
         grown = [each for name in self.scaling.methods for each in self.scaling.grown(name)]
         return {each.name: each for each in grown}
 
-    @property
+    @cached_property
     def imported(self) -> dict[str, Imported]:
         """The official checkpoints, by their names."""
         found = [m.imported for m in self.methods if isinstance(m, ImportedMethod)]
@@ -69,11 +72,13 @@ class Experiment(Params):
     @property
     def names(self) -> list[str]:
         """Every row as tables call it, in the experiment's order."""
+        points: dict[str, list[str]] = {}
+        for each in self.grown.values():
+            points.setdefault(each.recipe, []).append(each.name)
         names: list[str] = []
         for method in self.methods:
             name = method if isinstance(method, str) else method.imported.name
-            points = [each.name for each in self.grown.values() if each.recipe == name]
-            names += points or [name]
+            names += points.get(name, [name])
         return names
 
     def evaluations(self) -> Iterator[tuple[Task, str]]:

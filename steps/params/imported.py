@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt
-from pydantic import Discriminator, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Tag
 
 from steps.params.base import Params
+from steps.params.names import Below, Label, Name
+from steps.params.numbers import Epochs
 
 Format = Literal["mae", "mocov3", "dino", "ibot", "dinov2", "beit", "beit2", "droppos", "clip"]
 """Official files that ``steps.import`` makes a backbone of."""
-Name = Annotated[str, StringConstraints(pattern=r"^[\w.-]+$")]
-Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Imported(Params):
@@ -23,31 +21,21 @@ class Imported(Params):
     """How tables call the row; its folder in the results."""
     format: Format
     """The method whose official file it is."""
-    checkpoint: Text
+    checkpoint: Below
     """The file, below the data root."""
-    backbone: str
+    backbone: Name
     """``params/backbones/<backbone>.yaml``: what the file must hold; positions are resized to its
     image size as the method does it."""
-    network: Text | None = None
+    network: Name | None = None
     """Of a file with two: teacher or student, base or momentum; null: what evaluations take."""
-    epochs: Annotated[float, Gt(0)] | None = None
+    epochs: Epochs | None = None
     """Of its training, for the tables; null: not known."""
-    trained_on: Text | None = None
+    trained_on: Label | None = None
     """The data set of its training, for the tables; null: that of the method's publication."""
     normalise: Literal["imagenet", "inception", "clip"] | None = None
     """What images are given by; null: as the method's code does."""
-    source: Text | None = None
+    source: Label | None = None
     """Where the file is to be had, for the message where it is missing."""
-
-    @model_validator(mode="after")
-    def _below(self) -> Imported:
-        path = PurePosixPath(self.checkpoint)
-        if path.is_absolute() or ".." in path.parts:
-            raise ValueError(
-                f"checkpoint {self.checkpoint}: a path below the data root ($PRETEXT_DATA, else "
-                "data/), such as official/mae_pretrain_vit_base.pth"
-            )
-        return self
 
     @property
     def asked(self) -> dict[str, Any]:
@@ -89,6 +77,6 @@ def _kind(value: object) -> str:
 
 
 Method = Annotated[
-    Annotated[str, Tag("a recipe")] | Annotated[ImportedMethod, Tag("a checkpoint")],
+    Annotated[Name, Tag("a recipe")] | Annotated[ImportedMethod, Tag("a checkpoint")],
     Discriminator(_kind),
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Mapping
+import math
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,43 +14,25 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from steps.command import UserError
+from steps.params.names import unprintable
+from steps.params.numbers import LARGEST
+from steps.params.yaml_loader import Loader
 
 T = TypeVar("T")
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with two changes: ``1e-4`` is a number (as in YAML 1.2), a key may stand once."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
-
-
-def _construct_once(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    if twice:
-        raise yaml.constructor.ConstructorError(
-            None, None, f"key '{twice[0]}' stands twice", node.start_mark
-        )
-    loader.flatten_mapping(node)
-    return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _construct_once)
+LARGEST_FILE = 1_000_000
+"""Bytes of a params file."""
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: the file is absent or not YAML.
+        UserError: the file is absent, no file of text, or not YAML.
     """
     try:
-        text = path.read_text()
+        text = _text(path)
     except FileNotFoundError as error:
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         close = closest(path.stem, known)
@@ -60,9 +43,48 @@ def read_yaml(path: Path) -> Any:
             remedy=f"did you mean '{close}'?" if close else "name one of these or write the file",
         ) from error
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise UserError(str(path), f"not readable as YAML: {error}") from error
+        return yaml.load(text, Loader=Loader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(
+            str(path), f"not readable as YAML: {error}", remedy="correct the file"
+        ) from error
+
+
+def _text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        FileNotFoundError: it is absent.
+        UserError: it is something else than a file of text of a params file's size.
+    """
+    remedy = "name the YAML file of the params"
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise UserError(str(path), kind, allowed="a YAML file", remedy=remedy)
+        if found.st_size > LARGEST_FILE:
+            raise UserError(
+                str(path),
+                f"{found.st_size:,} bytes",
+                allowed=f"a YAML file of {LARGEST_FILE:,} bytes at most",
+                remedy=remedy,
+            )
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        raise UserError(
+            str(path),
+            f"not text in UTF-8, at byte {error.start}",
+            allowed="a YAML file in UTF-8",
+            remedy="save it in UTF-8",
+        ) from error
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            shortened(str(path)), f"not readable ({why})", allowed="a YAML file", remedy=remedy
+        ) from error
 
 
 def load(path: Path, model: type[T]) -> T:
@@ -81,7 +103,14 @@ def validate(content: object, model: type[T], where: str) -> T:
         UserError: naming the file, the key, what was found and what is allowed.
     """
     if not isinstance(content, Mapping):
-        raise UserError(where, f"{type(content).__name__} at the top", allowed="a mapping of keys")
+        found = "nothing" if content is None else f"{type(content).__name__} at the top"
+        raise UserError(
+            where, found, allowed="a mapping of keys", remedy="write its keys, such as name: value"
+        )
+    for key, found, allowed in _unusable(content, ""):
+        raise UserError(
+            f"{where}: {key}", found, allowed=allowed, remedy=f"correct the key in {where}"
+        )
     adapter = TypeAdapter(model)
     try:
         return adapter.validate_python(content)
@@ -93,6 +122,26 @@ def validate(content: object, model: type[T], where: str) -> T:
         raise UserError(
             f"{where}: {first}", message + more, remedy=f"correct the key in {where}"
         ) from error
+
+
+def _unusable(value: object, key: str) -> Iterator[tuple[str, str, str]]:
+    """What no params may hold, with its key, what was found and what is allowed."""
+    if isinstance(value, Mapping):
+        for name, each in value.items():
+            below = f"{key}.{name}" if key else str(name)
+            yield from _unusable(name, below)
+            yield from _unusable(each, below)
+    elif isinstance(value, list | tuple | set):
+        for index, each in enumerate(value):
+            yield from _unusable(each, f"{key}[{index}]")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"{value}", "a finite number"
+    elif isinstance(value, int) and abs(value) > LARGEST:
+        digits = len(f"{value:x}")
+        found = f"{value:,}" if digits < 30 else f"a number of more than {digits} digits"
+        yield key, found, f"whole numbers up to {LARGEST:,}"
+    elif isinstance(value, str) and (sign := unprintable(value)) is not None:
+        yield key.encode("unicode_escape").decode(), f"the character {sign}", "printable text"
 
 
 def _key(detail: ErrorDetails, content: object) -> str:
@@ -117,10 +166,15 @@ def _explain(detail: ErrorDetails, content: object) -> str:
         return f"key '{key}' is missing"
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
-    found = detail["input"]
+    found, message = detail["input"], shortened(detail["msg"].removeprefix("Value error, "), 500)
     if isinstance(found, Mapping):  # of several keys together, which the message names
-        return detail["msg"].removeprefix("Value error, ")
-    return f"'{key}' is {found!r} ({type(found).__name__}), but: {detail['msg']}"
+        return message
+    return f"'{key}' is {shortened(repr(found))} ({type(found).__name__}), but: {message}"
+
+
+def shortened(text: str, most: int = 120) -> str:
+    """Text for an error, cut where it is too long for a line."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from itertools import product
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Len, Lt
@@ -9,6 +11,61 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.numbers import Count, Probability, Whole
+
+Misfit = tuple[str, str, str]
+"""A key, what was found there, and what is allowed."""
+
+
+def hides_none(key: str, share: float, patches: int) -> Misfit:
+    """A share of patches that is not one of them."""
+    return key, f"{share:g}, of {patches} patches not one", f"{_up(1 / patches)} or more"
+
+
+def _up(share: float) -> str:
+    """A share in four digits, rounded up: the number printed is enough."""
+    return f"{math.ceil(share * 1e4) / 1e4:g}"
+
+
+def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
+    """As of a method: a share above 0 of ``count`` that is none of them, or leaves none.
+
+    What stays is the integer part of the product (``steps.models.random_masking``).
+    """
+    stay = int(count * (1 - share))
+    if share > 0 and stay == count:
+        return hides_none(key, share, count)
+    if stay == 0:
+        return key, f"{share:g} keeps none of {count} {what}", f"up to {1 - 1 / count:.4g}"
+    return None
+
+
+def masks_none(key: str, share: float, crops: int, what: str) -> Misfit | None:
+    """As of a method: a share above 0 of a batch's crops that is not one of them."""
+    if share == 0 or int(crops * share) > 0:
+        return None
+    return key, f"{share:g}, of {crops} {what} not one", f"0, or {_up(1 / crops)} and more"
+
+
+def lays_block(side: int, least: float, most: float, min_aspect: float) -> bool:
+    """True if blocks can be laid over a grid as ``steps.models.masks`` proposes them.
+
+    Args:
+        side: of the grid, which a block is smaller than.
+        least: what a block aims at, in patches.
+        most: what it may hide; areas are drawn between the two, whichever is larger.
+        min_aspect: height over width is between this and its inverse.
+    """
+    low, high = sorted((least, most))
+    for height, width in product(range(1, side), repeat=2):
+        # What rounds to these sides.
+        (a, b), (c, d) = (height - 0.5, height + 0.5), (width - 0.5, width + 0.5)
+        area, aspect = (
+            a * c <= high and low <= b * d,
+            a / d <= 1 / min_aspect and min_aspect <= b / c,
+        )
+        if height * width <= most and area and aspect:
+            return True
+    return False
 
 
 class BlockMasks(Params):
@@ -23,11 +80,20 @@ class BlockMasks(Params):
     min_aspect: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Height over width is log-uniform between this and its inverse."""
 
-    def misfit(self, patches: int) -> tuple[str, str, str] | None:
-        """As of a method: a ratio that hides nothing."""
-        if int(self.ratio * patches) > 0:
+    def misfit(self, patches: int) -> Misfit | None:
+        """As of a method: a ratio that hides nothing, or blocks that cannot be laid."""
+        hidden, side = int(self.ratio * patches), math.isqrt(patches)
+        if hidden == 0:
+            return hides_none("masks.ratio", self.ratio, patches)
+        most = min(hidden, self.max_block or hidden)
+        if lays_block(side, self.min_block, most, self.min_aspect):
             return None
-        return "masks.ratio", f"{self.ratio}, of {patches} patches not one", f"above {1 / patches}"
+        return (
+            "masks.min_block",
+            f"{self.min_block}: no block of it fits, of at most {most} patches in a grid of "
+            f"{side} x {side}",
+            f"1 to {min(most, (side - 1) ** 2)}" if side > 1 else "a backbone of more patches",
+        )
 
 
 class RatioMasks(Params):
@@ -43,6 +109,17 @@ class RatioMasks(Params):
     """Of a block: height over width is log-uniform between this and its inverse."""
     start_epoch: Whole = 0
     """Before this epoch nothing is masked."""
+
+    def misfit(self, patches: int) -> Misfit | None:
+        """As of a method: ratios of which none hides anything."""
+        highest = max(map(sum, zip(self.ratios, self.variances, strict=True)))
+        side = math.isqrt(patches)
+        block = self.shape == "random" or lays_block(
+            side, (side // 3) ** 2, highest * patches, self.min_aspect
+        )
+        if highest * patches >= 1 and block:
+            return None
+        return hides_none("masks.ratios", highest, patches)
 
     @model_validator(mode="after")
     def _within(self) -> RatioMasks:

@@ -7,6 +7,7 @@ fine-tuning protocol does not wait for the end of pretraining.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +20,9 @@ from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment
-from steps.params.load import closest, load
+from steps.params.load import closest, load, shortened
 from steps.params.methods import CLIPParams
+from steps.params.names import NAME_RULE, is_name, unprintable
 from steps.params.probes import LinearProtocol
 from steps.params.protocols import (
     KNN,
@@ -71,6 +73,7 @@ class Plan:
     """
 
     def __init__(self, name: str, root: Path = ROOT) -> None:
+        _check_asked(name, root)
         self.name = name
         self.root = root
         self.experiment = load(experiment_file(name, root), Experiment)
@@ -98,6 +101,7 @@ class Plan:
         """The params of each protocol by its name."""
         self.resources = self._resources()
         """What the jobs ask of a scheduler."""
+        self._check_objects()
         self._check_kinds()
         self._check_classes()
         check_sizes(self)
@@ -272,6 +276,33 @@ class Plan:
                     remedy=f"call it {name}_official, say",
                 )
 
+    def _check_objects(self) -> None:
+        """Tasks of objects get boxes, and those that need masks get masks."""
+        name = self.experiment.detection_dataset
+        tasks = {task: self.experiment.tasks.get(task, []) for task in OBJECT_TASKS}
+        if name is None or not any(tasks.values()):
+            return
+        dataset, file = self.datasets[name], self.dataset_file(name)
+        where = f"{experiment_file(self.name, self.root)}: detection_dataset"
+        if not dataset.has_boxes:
+            needs = next(task for task, names in tasks.items() if names)
+            raise UserError(
+                where,
+                f"{file} has no boxes, which {needs} needs",
+                allowed="a set of format coco, or shapes of kind detection",
+            )
+        for task, protocol in ((task, name) for task, names in tasks.items() for name in names):
+            params = self.protocols[protocol]
+            if dataset.has_masks or (isinstance(params, Detection) and params.masks is not True):
+                continue
+            raise UserError(
+                where,
+                f"{file} says masks: false, and {task} needs masks "
+                f"({self.protocol_file(protocol)})",
+                allowed="a set with masks; or, to detect, a protocol with masks: auto",
+                remedy=f"take a set with masks, or leave the task {task} out",
+            )
+
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""
         for task, reads in (("layout", "looks from a class token"), ("segment", "reads patches")):
@@ -300,7 +331,7 @@ class Plan:
         """Who decides between classes gets two, where the set's params say which there are."""
         experiment = self.experiment
         classes = getattr(self.datasets[experiment.dataset], "classes", None)
-        deciding = [str(task) for task in experiment.tasks if task in CLASS_TASKS]
+        deciding: list[str] = [task for task in experiment.tasks if task in CLASS_TASKS]
         for name, recipe in self.recipes.items():
             if recipe.method.name == "supervised":
                 deciding.append(f"recipe {name}")
@@ -334,6 +365,21 @@ class Plan:
                 remedy="take a set with captions; a recipe can also make them of class names "
                 "(method.prompts)",
             )
+
+
+def _check_asked(name: str, root: Path) -> None:
+    """What a user asks for by a command is a name of params and a folder of them."""
+    if not is_name(name):
+        raise UserError(
+            "experiment", shortened(repr(name)), allowed=NAME_RULE, remedy="call its file so"
+        )
+    if re.search(r"^-|[\n\t]", str(root)) or unprintable(str(root)):
+        raise UserError(
+            "params",
+            shortened(repr(str(root))),
+            allowed="a folder whose path is a printable line and does not begin with -",
+            remedy="name it by its absolute path, or call it otherwise",
+        )
 
 
 def experiment_file(name: str, root: Path = ROOT) -> Path:

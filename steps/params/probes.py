@@ -106,6 +106,8 @@ class Probe(Params):
             raise ValueError(f"cls_mean_interleaved is of one block, but blocks is {self.blocks}")
         if self.view.count > 1 or self.view.second is not None:
             raise ValueError("view: a probe takes one view of an image, without a second image")
+        if self.batch_norm and self.batch_size < 2:
+            raise ValueError("batch_norm: a batch of one has no statistics; batch_size 2 or more")
         if self.schedule.min_lr > 0 and len(self.lr) > 1:
             raise ValueError("schedule.min_lr is of one learning rate, but lr has several")
         if self.schedule.warmup_epochs > self.epochs:

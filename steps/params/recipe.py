@@ -6,6 +6,7 @@ from pydantic import model_validator
 
 from steps.params.base import Params
 from steps.params.methods import MethodParams, RandomParams
+from steps.params.names import Name
 from steps.params.scaling import Share
 from steps.params.teacher import Teacher, check_needs
 from steps.params.training import Training
@@ -17,7 +18,7 @@ class Recipe(Params):
     method: MethodParams
     teacher: Teacher | None = None
     """The frozen network that the method learns from; trained first, if it is not there."""
-    tokenizer: str | None = None
+    tokenizer: Name | None = None
     """``params/tokenizers/<regime>/<tokenizer>.yaml``, whose tokens the method predicts."""
     training: Training | None = None
     data_share: Share = 1.0
@@ -56,6 +57,7 @@ class Recipe(Params):
             f"method {self.method.name}", self.method.takes_second_image
         )
         self.method.check_views(sum(view.count for view in self.training.views))
+        self.method.check_run(self.training.batch_size, self.training.epochs)
         what = f"method {self.method.name}"
         self.training.check_final_phase(what, allowed=self.method.final_phase)
         if (final := self.training.final_phase) is not None:

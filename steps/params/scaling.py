@@ -10,6 +10,7 @@ from annotated_types import Gt, Le, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.names import Name
 from steps.params.numbers import Positive
 
 Share = Annotated[float, Gt(0), Le(1)]
@@ -19,9 +20,9 @@ class Scaling(Params):
     """A grid: every method named, at every length, on every share; the other axis of scale is
     the experiment's ``backbones``."""
 
-    methods: Annotated[list[str], Len(1)]
+    methods: Annotated[list[Name], Len(1)]
     """Those of the experiment's methods that have a row for every point of the grid."""
-    lengths: Annotated[list[Positive], Len(1)]
+    lengths: Annotated[list[Annotated[Positive, Le(1000)]], Len(1)]
     """Factors on the recipe's epochs (``training.length``)."""
     data_shares: Annotated[list[Share], Len(1)] = [1.0]
     """Of the training images (``data_share``); an epoch goes over these."""

@@ -28,7 +28,6 @@ def check_sizes(plan: Plan) -> None:
         elif (training := plan.recipes[node.recipe].training) is not None:
             _check_views(plan, plan.recipe_file(node.recipe), training, node.backbone)
             _check_tokens(plan, node, training)
-            _check_method(plan, node)
     for protocol, params in plan.protocols.items():
         for name in plan.experiment.backbones:
             if isinstance(params, Finetune):
@@ -73,22 +72,6 @@ def _check_probe(plan: Plan, path: Path, probe: Probe, name: str) -> None:
             f"{path}: blocks",
             f"{max(probe.blocks)}, but backbone {name} has {backbone.depth} blocks",
             allowed=f"1 to {backbone.depth}",
-        )
-
-
-def _check_method(plan: Plan, node: Pretraining) -> None:
-    """A method's params fit the backbone's patches and depth."""
-    backbone = plan.backbones[node.backbone]
-    if backbone.is_resnet:  # check_backbone has the last word on these
-        return
-    misfit = plan.recipes[node.recipe].method.misfit(backbone.patches, backbone.depth)
-    if misfit is not None:
-        key, found, allowed = misfit
-        raise UserError(
-            f"{plan.recipe_file(node.recipe)}: method.{key}",
-            found,
-            allowed=allowed,
-            remedy=f"change the key, or leave backbone {node.backbone} out",
         )
 
 

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 
 from steps.params.base import Params
 from steps.params.methods.method import Need
+from steps.params.names import Name
 
 
 class Teacher(Params):
     """A pretraining of the same regime, on the same data set, from the same seed."""
 
-    recipe: str
+    recipe: Name
     """``params/recipes/<regime>/<recipe>.yaml``."""
-    backbone: str
+    backbone: Name
     """``params/backbones/<backbone>.yaml``."""
 
 

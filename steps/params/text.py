@@ -8,6 +8,7 @@ from annotated_types import Ge, Len
 from pydantic import Field, model_validator
 
 from steps.params.base import Params
+from steps.params.names import Below
 from steps.params.numbers import Count
 
 Prompt = Annotated[str, Field(pattern=r"\{class\}")]
@@ -20,7 +21,7 @@ class Vocabulary(Params):
 
     size: Annotated[int, Ge(258)] | None = None
     """The most tokens to learn: 256 bytes, two that mark start and end, and merges."""
-    file: Annotated[str, Len(1)] | None = None
+    file: Below | None = None
     """A ``tokenizer.json`` of the library tokenizers, under the data root."""
 
     @model_validator(mode="after")

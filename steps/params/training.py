@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt, Len, Lt
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import model_validator
 
 from steps.params.base import Params
-from steps.params.numbers import Count, NotNegative, Positive
+from steps.params.numbers import Count, Epochs, NotNegative, Positive
 from steps.params.views import Normalise, View
 
 
@@ -89,7 +89,7 @@ class FinalPhase(Params):
     (DINOv2, arXiv:2304.07193, appendix B.2).
     """
 
-    epochs: Annotated[float, Gt(0)]
+    epochs: Epochs
     """Besides those of the main phase."""
     lr_scale: Positive = 1.0
     """What the peak learning rate is multiplied by."""
@@ -101,8 +101,8 @@ class FinalPhase(Params):
 class Training(Params):
     """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
 
-    epochs: Annotated[float, Gt(0)]
-    length: Positive = 1.0
+    epochs: Epochs
+    length: Annotated[Positive, Le(1000)] = 1.0
     """Factor on ``epochs``, all schedules stretched with them: what is given in epochs, such as
     warm-up, keeps its part of the run."""
     batch_size: Annotated[int, Ge(1)]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 
 from steps.params.base import Params
 from steps.params.numbers import Count, Interval, Positive, Probability
@@ -14,6 +14,7 @@ from steps.params.numbers import Count, Interval, Positive, Probability
 Operation = Literal["crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 Engine = Literal["pillow", "tensor"]
+_RAND_AUGMENT = r"^rand(-((m|n|mmax|inc)[0-9]+|(mstd|p)[0-9]+([.][0-9]+)?))*$"
 
 
 class Jitter(Params):
@@ -75,7 +76,7 @@ class View(Params):
     """What computes the pixels. pillow: the references' own numbers. tensor: the same operations on
     tensors, faster, with pixels that differ by a few of 255; benchmarks/data.py measures both."""
     flip: Probability = 0.5
-    rand_augment: str | None = None
+    rand_augment: Annotated[str, StringConstraints(pattern=_RAND_AUGMENT)] | None = None
     """timm's notation of RandAugment, such as rand-m9-mstd0.5-inc1."""
     jitter: Jitter | None = None
     grayscale: Probability = 0.0

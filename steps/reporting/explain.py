@@ -8,7 +8,8 @@ import yaml
 
 from steps.artifacts import Record
 from steps.command import UserError
-from steps.params.load import closest
+from steps.params.load import closest, shortened
+from steps.reporting.escape import visible
 from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
 from steps.reporting.source import HEADING, Provenance, Source, Traced, read_source
 
@@ -64,7 +65,7 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
     return UserError(
         str(folder / "/".join(parts)),
         "no such cell in the report",
-        allowed=", ".join(allowed),
+        allowed=shortened(", ".join(allowed), 2000),
         remedy=f"did you mean {folder / close}?" if close else f"name one as {_FORM}",
     )
 
@@ -116,7 +117,7 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
             item.pretrained,
         ),
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"{visible(line)}\n" for line in lines)
 
 
 def _provenance(title: str, made: Provenance) -> list[str]:

@@ -29,21 +29,20 @@ from steps.reporting.canvas import (
     png,
     styled,
 )
+from steps.reporting.escape import drawn
 from steps.reporting.quantities import measured
 from steps.reporting.source import Heading
-from steps.reporting.tables import cells_of, headline, ranked, row_name
-
-_PANELS = 7
-"""Side by side at most."""
+from steps.reporting.tables import PANELS, cells_of, figure_rows, headline, row_name
 
 
 def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
-    """A panel a protocol with the headline metric of each row, best of the ranking on top. PNG."""
-    order = ranked(summary, heading)
-    names = [row_name(row, heading) for row in order.iter_rows(named=True)]
+    """A panel a protocol with the headline metric of each row that there is room for, best of the
+    ranking on top. PNG."""
+    order = figure_rows(summary, heading)
+    names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
     with styled():
         evaluations = heading.evaluations()
-        rows = math.ceil(len(evaluations) / _PANELS)
+        rows = math.ceil(len(evaluations) / PANELS)
         columns = math.ceil(len(evaluations) / rows)
         height = (0.27 * len(names) + 0.7) * rows + 0.35
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
@@ -55,7 +54,8 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             _score_panel(panel, order, cells)
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
-            title = f"{heading.label(evaluation)}\n{metric}" + (f" ({unit})" if unit else "")
+            title = f"{drawn(heading.label(evaluation))}\n{drawn(metric)}"
+            title += f" ({drawn(unit)})" if unit else ""
             panel.set_title(title, **TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=STEPS))
         for panel in panels[len(evaluations) :]:
@@ -110,13 +110,15 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
     marks = [
-        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=kind)
+        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=drawn(kind))
         for kind in kinds
     ]
     legend(figure, marks, handletextpad=0.2)
 
 
-def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading) -> bytes:
+def curves_figure(
+    curves: pl.DataFrame, kinds: dict[str, str], heading: Heading, trained: Sequence[str]
+) -> bytes:
     """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
 
     The last panel is there where a recipe measures k-NN along the way.
@@ -124,14 +126,15 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
     Args:
         curves: frame with the columns of ``CURVES_SCHEMA``.
         kinds: each recipe's type.
+        heading: the experiment.
+        trained: the methods to show, which have curves.
 
     Returns:
         a picture that says so where nothing was trained: engines expect the file.
     """
-    trained = [recipe for recipe in heading.methods if recipe in set(curves["recipe"])]
     if not trained:
         return _nothing_trained()
-    measured = curves.drop_nulls("knn_top1")
+    measured = curves.filter(pl.col("recipe").is_in(trained)).drop_nulls("knn_top1")
     count = len(trained) + (not measured.is_empty())
     rows = math.ceil(count / 4)
     columns = math.ceil(count / rows)
@@ -142,9 +145,9 @@ def curves_figure(curves: pl.DataFrame, kinds: dict[str, str], heading: Heading)
         for panel, recipe in zip(panels, trained, strict=False):
             colour = COLOURS.get(kinds[recipe], OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
-            panel.set_title(recipe, **TITLE)
+            panel.set_title(drawn(recipe), **TITLE)
         if count > len(trained):
-            _knn_panel(panels[len(trained)], measured, kinds, heading)
+            _knn_panel(panels[len(trained)], measured, kinds, heading, trained)
         for panel in panels[count:]:
             panel.set_visible(False)
         figure.supxlabel("epoch of pretraining", fontsize=8.5, color=SOFT)
@@ -184,12 +187,14 @@ def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: Heading
 
 
 def _knn_panel(
-    panel: Axes, measured: pl.DataFrame, kinds: dict[str, str], heading: Heading
+    panel: Axes,
+    measured: pl.DataFrame,
+    kinds: dict[str, str],
+    heading: Heading,
+    trained: Sequence[str],
 ) -> None:
     """k-NN accuracy over the epochs, a line a method, seed and backbone, named at its end."""
-    for recipe, backbone, seed in itertools.product(
-        heading.methods, heading.backbones, heading.seeds
-    ):
+    for recipe, backbone, seed in itertools.product(trained, heading.backbones, heading.seeds):
         line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
         if line.is_empty():
             continue
@@ -199,7 +204,7 @@ def _knn_panel(
         panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
         if seed == heading.seeds[0]:
             panel.annotate(
-                recipe,
+                drawn(recipe),
                 (epochs[-1], accuracies[-1]),
                 (-2, 4),
                 textcoords="offset points",
@@ -220,7 +225,7 @@ def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
 
 def _backbone_legend(figure: Figure, heading: Heading) -> None:
     marks = [
-        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=backbone)
+        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=drawn(backbone))
         for number, backbone in enumerate(heading.backbones)
     ]
     legend(figure, marks)

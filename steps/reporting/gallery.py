@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from steps.reporting.escape import Markup, code, plain, target
 from steps.reporting.pictures import FOLDER, Picture
 from steps.reporting.quantities import significant
 from steps.reporting.tables import Table
@@ -85,7 +86,10 @@ def _rows(pictures: Sequence[Picture], title: str) -> Iterable[str]:
     for start in range(0, len(pictures), COLUMNS):
         row = pictures[start : start + COLUMNS]
         names = [_name(picture, pictures) for picture in row]
-        cells = [f"![{title}: {_name(p, pictures)}]({FOLDER}/{p.file})" for p in row]
+        cells: list[str] = [
+            Markup(f"![{plain(f'{title}: {name}')}]({target(f'{FOLDER}/{picture.file}')})")
+            for name, picture in zip(names, row, strict=True)
+        ]
         yield Table(names, [False] * len(row), [cells]).markdown()
 
 
@@ -102,7 +106,7 @@ def _name(picture: Picture, among: Sequence[Picture]) -> str:
 def _facts(pictures: Sequence[Picture], told: set[str]) -> list[str]:
     """What the steps say in numbers, a line a picture, once for all pictures of a folder."""
     lines = [
-        f"- {_name(picture, pictures)}: {said}."
+        f"- {plain(_name(picture, pictures))}: {said}."
         for picture in pictures
         if picture.made.digest not in told and (said := ", ".join(_said(picture)))
     ]
@@ -111,7 +115,7 @@ def _facts(pictures: Sequence[Picture], told: set[str]) -> list[str]:
 
 def _said(picture: Picture) -> list[str]:
     return [
-        f"`{key}` {_number(value)}"
+        f"{code(key)} {_number(value)}"
         for key, value in picture.facts.items()
         if isinstance(value, int | float) and key not in _UNSAID
     ]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import polars as pl
 
+from steps.reporting.escape import code, paragraphs, plain, target
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
 from steps.reporting.quantities import plural
@@ -27,6 +29,8 @@ from steps.reporting.tables import (
     Table,
     cells_of,
     evaluation_table,
+    figure_methods,
+    figure_rows,
     headline,
     model_name,
     ranked,
@@ -94,8 +98,8 @@ def page(
     heading = source.heading
     parts = [
         "<!-- Made by python -m steps.report from the records beside it. Do not edit. -->\n",
-        f"# {_line(heading.title)}\n",
-        f"{heading.question.strip()}\n",
+        f"# {plain(heading.title.strip())}\n",
+        f"{paragraphs(heading.question)}\n",
         *scaling_section(summary, heading),
         *(["## All rows\n"] if heading.scaling else []),
         ranking_table(summary, heading).markdown(),
@@ -106,33 +110,44 @@ def page(
     for evaluation in heading.evaluations():
         parts += [f"## {_section(heading, evaluation)}\n", _caption(source, summary, evaluation)]
         parts.append(evaluation_table(summary, heading, evaluation).markdown())
-    labels = ", ".join(map(heading.label, heading.evaluations()))
+    labels = plain(", ".join(map(heading.label, heading.evaluations())))
     parts += [
         "## Figures\n",
-        _about_ranking(heading),
+        _about_ranking(summary, heading),
         f"![Headline metric of each task: {labels}](ranking.png)\n",
     ]
     if with_curves:
-        about = _ABOUT_CURVES
-        if source.curves["knn_top1"].is_not_null().any():
-            about += _ABOUT_KNN
+        about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
     parts += gallery(pictures)
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
 
 
-def _about_ranking(heading: Heading) -> str:
+def _about_ranking(summary: pl.DataFrame, heading: Heading) -> str:
     """Caption of the ranking figure."""
     what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
     spread = "; the dark line is ± one standard deviation over seeds"
-    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.\n"
+    every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
+    best = f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
+    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.{best}\n"
+
+
+def _about_curves(source: Source, summary: pl.DataFrame) -> str:
+    """Caption of the figure of training curves."""
+    trained = source.trained
+    shown = figure_methods(trained, summary, source.heading)
+    about = _ABOUT_CURVES
+    if len(shown) < len(trained):
+        about += f" Those of the best {len(shown)} of {len(trained):,} methods."
+    measured = source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"]
+    return about + (_ABOUT_KNN if measured.is_not_null().any() else "")
 
 
 def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
     heading = source.heading
     best = ranked_by(heading)
-    datasets = ", ".join(summary["pretrain_dataset"].unique(maintain_order=True).to_list())
+    datasets = plain(", ".join(summary["pretrain_dataset"].unique(maintain_order=True).to_list()))
     seeds = len(heading.seeds)
     spread = (
         f"mean ± sample standard deviation over {seeds} seeds"
@@ -140,7 +155,7 @@ def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
         else f"one seed ({heading.seeds[0]}), so no spread is known: small gaps may be chance"
     )
     return (
-        f"Sorted by {headline(summary, best)} of {_section(heading, best)}; {spread}. "
+        f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}; {spread}. "
         f"Epochs, images, FLOPs and device time are those of pretraining on {datasets}.\n"
     )
 
@@ -152,8 +167,9 @@ def _imported_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
     if not names:
         return []
     return [
-        f"{IMPORTED} Imported: {', '.join(names)}. The weights are the authors' own, pretrained by "
-        f"them and measured here; what their files do not say of the training is {ABSENT}.\n"
+        f"{IMPORTED} Imported: {plain(', '.join(names))}. The weights are the authors' own, "
+        "pretrained by them and measured here; what their files do not say of the training is "
+        f"{ABSENT}.\n"
     ]
 
 
@@ -169,7 +185,8 @@ def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
     if not names:
         return []
     return [
-        f"{COLLAPSED} Collapsed: at the end of pretraining the embeddings of {', '.join(names)} "
+        f"{COLLAPSED} Collapsed: at the end of pretraining the embeddings of "
+        f"{plain(', '.join(names))} "
         "hardly differed from image to image (`embedding_std`, `effective_rank` and `kl` in "
         "metrics.jsonl). Such a row tells of a run that failed, not of its method.\n"
     ]
@@ -180,10 +197,10 @@ def _caption(source: Source, summary: pl.DataFrame, evaluation: Evaluation) -> s
     first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
-    lacking = f" {ABSENT}: without a text tower ({', '.join(others)})." if others else ""
+    lacking = f" {ABSENT}: without a text tower ({plain(', '.join(others))})." if others else ""
     best = " Best of each column in bold." if (cells["unit"] == "%").any() else ""
     return (
-        f"Protocol `{evaluation.protocol}` on {first['dataset']}, "
+        f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
         f"{plural(first['n'], 'validation image')}.{best}{lacking}\n"
     )
 
@@ -207,26 +224,26 @@ def _tracing(heading: Heading, summary: pl.DataFrame) -> str:
     cell = f"{top['recipe']}/{top['backbone']}/{best.task}"
     if len(heading.tasks[best.task]) > 1:
         cell += f"/{best.protocol}"
-    params = _relative(heading.experiment, heading.out)
+    params = target(_relative(heading.experiment, heading.out))
     return f"""\
 What stands behind a number: the record, the file it was read from, the commit, params and
 artifact digests that made it. `/<metric>` or `/seed<k>` after the cell narrows it down.
 
 ```sh
-python -m steps.report --explain {heading.out}/{cell}
+python -m steps.report --explain {shlex.quote(f"{heading.out}/{cell}")}
 ```
 
 The page from the results, and a check that it follows from the records beside it:
 
 ```sh
-python -m steps.report --experiment {heading.experiment} \\
-    --results {heading.results} --out {heading.out}
-python -m steps.report --check {heading.out}
+python -m steps.report --experiment {shlex.quote(heading.experiment)} \\
+    --results {shlex.quote(heading.results)} --out {shlex.quote(heading.out)}
+python -m steps.report --check {shlex.quote(heading.out)}
 ```
 
 Beside this page: [{RECORDS}]({RECORDS}) holds every record with its provenance,
 [results.csv](results.csv) all means, [{CURVES}]({CURVES}) the losses, [{HEADING}]({HEADING}) the
-names and order. The experiment's params: [{heading.experiment}]({params}).
+names and order. The experiment's params: [{plain(heading.experiment)}]({params}).
 """
 
 
@@ -235,10 +252,11 @@ def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
     title, meaning = _TASKS.get(task, (task, "see its step"))
     protocols = source.heading.tasks[task]
     names = f"protocol{'s' if len(protocols) > 1 else ''} "
-    names += ", ".join(f"`{protocol}`" for protocol in protocols)
+    names += ", ".join(map(code, protocols))
     first = cells.unique("protocol", keep="first", maintain_order=True)
     counts = " or ".join(f"{n:,}" for n in first["n"].unique(maintain_order=True))
-    return f"- **{title}** (`{task}`, {names}, {cells['dataset'][0]}, n = {counts}): {meaning}."
+    known = f"{code(task)}, {names}, {plain(cells['dataset'][0])}, n = {counts}"
+    return f"- **{plain(title)}** ({known}): {meaning}."
 
 
 def _origin_note(source: Source) -> str:
@@ -297,23 +315,19 @@ def _params_notes(source: Source) -> list[str]:
             key for key in keys if any(each.get(key) != params[0].get(key) for each in params)
         ]
         if differing:
-            names = ", ".join(f"`{key}`" for key in differing)
+            names = ", ".join(map(code, differing))
             notes.append(
-                f"**Note: the {source.heading.label(evaluation)} records were measured under "
-                f"params that differ in {names}.**\n"
+                f"**Note: the {plain(source.heading.label(evaluation))} records were measured "
+                f"under params that differ in {names}.**\n"
             )
     return notes
 
 
 def _section(heading: Heading, evaluation: Evaluation) -> str:
     """The task in words, with its protocol where it has several."""
-    title = _TASKS.get(evaluation.task, (evaluation.task, ""))[0]
+    title = plain(_TASKS.get(evaluation.task, (evaluation.task, ""))[0])
     alone = len(heading.tasks[evaluation.task]) == 1
-    return title if alone else f"{title}, protocol `{evaluation.protocol}`"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+    return title if alone else f"{title}, protocol {code(evaluation.protocol)}"
 
 
 def _relative(path: str, folder: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -15,7 +16,7 @@ from typing import Any
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from steps.artifacts import Manifest, read_manifest
+from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 from steps.params.paths import Paths
 from steps.params.paths import backbone as backbone_of
@@ -90,14 +91,14 @@ def collect_pictures(
     content: dict[str, bytes] = {}
     seed = heading.seeds[0]
     for drawn in _drawn(heading, paths, methods, seed):
-        manifest = read_manifest(drawn.folder)
+        manifest = verify(drawn.folder)
         _check_of(drawn, manifest)
         for name in sorted(each for each in manifest.files if each.endswith(".png")):
             parts = [drawn.recipe, drawn.backbone, drawn.protocol, Path(name).stem]
             if len(heading.backbones) == 1:
                 parts.remove(drawn.backbone)
             suffix, small = reduced((drawn.folder / name).read_bytes())
-            file = "-".join(part for part in parts if part) + suffix
+            file = re.sub(r"[^\w.-]", "_", "-".join(part for part in parts if part)) + suffix
             content[file] = small
             pictures.append(
                 Picture(

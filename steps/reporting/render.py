@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from steps.artifacts.drafts import write_whole
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
 from steps.reporting.scaling.figure import scaling_figure
 from steps.reporting.source import Source, source_files
-from steps.reporting.tables import results_csv, summarize
+from steps.reporting.tables import figure_methods, results_csv, summarize
 
 PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
     "README.md",
@@ -35,7 +34,8 @@ def render_figures(source: Source) -> dict[str, bytes]:
     summary = summarize(source.records())
     files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
-    files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading)
+    shown = figure_methods(source.trained, summary, source.heading)
+    files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
     if source.heading.scaling:
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     return files
@@ -65,24 +65,9 @@ def write_report(
     files |= {f"{FOLDER}/{name}": content for name, content in drawn.items()}
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_file(out / name, content)
+        write_whole(out / name, content)
     # Engines are promised the folder, be there pictures or not.
     (out / FOLDER).mkdir(exist_ok=True)
     for old in (out / FOLDER).iterdir():
         if f"{FOLDER}/{old.name}" not in files:
             old.unlink()
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """A file, whole or as it was."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.chmod(0o644)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from steps.artifacts import Manifest, Record
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import CodeVersion
 from steps.command import UserError
+from steps.params.load import shortened
 
 HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
 OFFICIAL = "official"
@@ -155,6 +156,12 @@ class Source:
     traced: tuple[Traced, ...]
     curves: pl.DataFrame
 
+    @property
+    def trained(self) -> list[str]:
+        """The methods that have curves, in the experiment's order."""
+        known = set(self.curves["recipe"])
+        return [recipe for recipe in self.heading.methods if recipe in known]
+
     def records(self) -> pl.DataFrame:
         """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, and whether
         its backbone is collapsed or imported."""
@@ -174,10 +181,11 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
             not those that its step wrote.
     """
     seen: dict[str, str] = {}
+    orders = _orders(heading)
     placed: list[tuple[list[int], Traced]] = []
     for item in traced:
         for record in item.records:
-            place = _place(heading, item.source, record)
+            place = _place(orders, item.source, record)
             cell = f"{record.recipe}/{record.backbone}/{record.task}/{record.protocol}"
             cell += f"/{record.metric}/seed{record.seed}"
             if cell in seen:
@@ -189,29 +197,44 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
             seen[cell] = item.source
         _check_digest(item)
         placed.append((place, item))
+    for evaluation in set(heading.evaluations()) - {item.evaluation for item in traced}:
+        raise UserError(
+            HEADING,
+            f"names {evaluation}, of which there is no record",
+            remedy="make the report anew with the commands at the end of its page",
+        )
     placed.sort(key=lambda pair: pair[0])
     return Source(heading, tuple(item for _, item in placed), curves)
 
 
-def _place(heading: Heading, source: str, record: Record) -> list[int]:
-    """Where a record stands in the experiment's order, key by key."""
-    orders: dict[str, tuple[str | int, ...]] = {
+Orders = dict[str, dict[str | int, int]]
+"""Of a record's keys, where each value stands in the experiment; of protocols by ``task/``."""
+
+
+def _orders(heading: Heading) -> Orders:
+    names: dict[str, Sequence[str | int]] = {
         "task": tuple(heading.tasks),
-        "protocol": heading.tasks.get(record.task, ()),
+        **{f"{task}/protocol": protocols for task, protocols in heading.tasks.items()},
         "recipe": heading.methods,
         "backbone": heading.backbones,
         "seed": heading.seeds,
     }
+    return {key: {name: index for index, name in enumerate(each)} for key, each in names.items()}
+
+
+def _place(orders: Orders, source: str, record: Record) -> list[int]:
+    """Where a record stands in the experiment's order, key by key."""
     place = []
-    for key, known in orders.items():
+    for key in ("task", "protocol", "recipe", "backbone", "seed"):
+        known = orders[f"{record.task}/protocol" if key == "protocol" else key]
         found = getattr(record, key)
         if found not in known:
             raise UserError(
                 f"{source}: {key}",
                 f"{found!r} is not part of the experiment",
-                allowed=", ".join(map(str, known)),
+                allowed=shortened(", ".join(map(str, known)), 1000),
             )
-        place.append(known.index(found))
+        place.append(known[found])
     return place
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from steps.command import UserError
+from steps.reporting.escape import Markup, plain
 from steps.reporting.quantities import duration, flops_unit, measured, significant
 from steps.reporting.source import Evaluation, Heading
 
@@ -28,6 +30,10 @@ COLLAPSED = "†"
 IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
 """The mark of a row whose weights are the authors' own."""
 DECIMALS = 6
+PANELS = 7
+"""Of the ranking's figure, side by side at most."""
+MOST_ROWS, MOST_CURVES = 60, 40
+"""Rows and methods that figures show: nobody reads hundreds, and each costs time."""
 ABSENT = "\N{EN DASH}"
 """In the place of a number that there cannot be."""
 _CELL = ["task", "protocol", "metric", "recipe", "backbone"]
@@ -37,7 +43,8 @@ _CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_se
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text. ``right`` says which columns are set flush right."""
+    """Cells as text, or as Markdown where they are :class:`Markup`. ``right`` says which columns
+    are set flush right."""
 
     columns: list[str]
     right: list[bool]
@@ -45,7 +52,7 @@ class Table:
 
     def markdown(self) -> str:
         """The table with its pipes aligned, so that the source reads like the page."""
-        cells = [[cell.replace("|", r"\|") for cell in row] for row in [self.columns, *self.rows]]
+        cells = [[plain(cell) for cell in row] for row in [self.columns, *self.rows]]
         widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
         lines = [self._line(row, widths) for row in cells]
         rule = [
@@ -55,7 +62,7 @@ class Table:
         lines.insert(1, "| " + " | ".join(rule) + " |")
         return "\n".join(lines) + "\n"
 
-    def _line(self, row: list[str], widths: list[int]) -> str:
+    def _line(self, row: Sequence[str], widths: list[int]) -> str:
         padded = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, self.right, strict=True)
@@ -161,6 +168,21 @@ def score(row: dict[str, Any]) -> str:
     return text if row["std"] is None else f"{text} ± {measured(row['std'], row['unit'])}"
 
 
+def figure_rows(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
+    """The rows that the ranking's figure has room for, best first."""
+    # Two rows of panels have room for all of them, further ones share it.
+    lines = max(2, -(-len(heading.evaluations()) // PANELS))
+    return ranked(summary, heading).head(max(MOST_ROWS // 5, 2 * MOST_ROWS // lines))
+
+
+def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: Heading) -> list[str]:
+    """The methods whose training curves a figure has room for, in the experiment's order: those of
+    the best rows."""
+    best = dict.fromkeys(name for name in ranked(summary, heading)["recipe"] if name in trained)
+    chosen = set(list(best)[:MOST_CURVES])
+    return [name for name in heading.methods if name in chosen]
+
+
 def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
     """``Model | Type | Scale | Score | Epoch`` and the compute behind each row."""
     rows = ranked(summary, heading)
@@ -208,24 +230,27 @@ def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evalua
     metrics = metrics_of(summary, evaluation)
     rows: list[list[str]] = []
     bold = {metric: _best(cells_of(summary, evaluation, metric=metric)) for metric in metrics}
+    mine: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for cell in cells_of(summary, evaluation).iter_rows(named=True):
+        mine.setdefault((cell["recipe"], cell["backbone"]), {})[cell["metric"]] = cell
     for row in ranked(summary, heading).iter_rows(named=True):
         name = row_name(row, heading)
         if row["recipe"] not in heading.methods_of(evaluation.task):
             rows.append([name, *[ABSENT] * (1 + len(metrics))])
             continue
-        mine = cells_of(summary, evaluation, recipe=row["recipe"], backbone=row["backbone"])
-        cells = {cell["metric"]: cell for cell in mine.iter_rows(named=True)}
-        if len({cell["seeds"] for cell in cells.values()}) > 1:
+        cells = mine.get((row["recipe"], row["backbone"]), {})
+        seeds = {cell["seeds"] for cell in cells.values()}
+        if len(seeds) != 1:
             raise UserError(
                 f"{evaluation}/{row['recipe']}/{row['backbone']}",
-                "some seeds lack some metrics",
+                "some seeds lack some metrics" if seeds else "no record",
                 remedy=f"run python -m steps.{evaluation.task} again for every seed",
             )
-        shown = [name, str(mine["seeds"][0])]
+        shown = [name, *map(str, seeds)]
         for metric in metrics:
             text = score(cells[metric]) if metric in cells else "-"
             is_best = metric in cells and measured_mean(cells[metric]) == bold[metric]
-            shown.append(f"**{text}**" if is_best else text)
+            shown.append(Markup(f"**{text}**") if is_best else text)
         rows.append(shown)
     columns = ["Model", "Seeds", *(_column(summary, evaluation, metric) for metric in metrics)]
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
-from steps.artifacts import read_manifest
+from steps.artifacts import verify
 from steps.models.backbones import CONFIG, WEIGHTS, save_weights
 from steps.models.normalisation import PIXELS, Renormalise
 from steps.params.tokenizers import TokenizerParams
@@ -37,8 +37,8 @@ def load_tokenizer(
     Raises:
         UserError: the folder holds no tokenizer artifact.
     """
-    read_manifest(artifact, "tokenizer")
-    config = json.loads((artifact / CONFIG).read_text())
+    verify(artifact, "tokenizer")
+    config = json.loads((artifact / CONFIG).read_bytes())
     params: TokenizerParams = TypeAdapter(TokenizerParams).validate_python(config["tokenizer"])
     tokenizer = build_tokenizer(params)
     tokenizer.load_state_dict(load_file(artifact / WEIGHTS))

@@ -369,13 +369,13 @@ def test_a_strip_takes_little_memory(side: int) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def _in_little_memory(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a process that can write to one GiB."""
+def _in_little_memory(code: str, gib: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run code in a process that can write to so little memory."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         cwd=REPOSITORY,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (gib * 2**30,) * 2),
         capture_output=True,
         text=True,
         check=False,
@@ -454,7 +454,12 @@ def test_a_large_image_is_read(root: Path, tmp_path: Path) -> None:
     assert [80, 64] in made.train.sizes.tolist()
     made = Prepared(tmp_path, {**params, "max_pixels": 200_000_000})
     row = made.train.ids.index("a/large.png")
-    assert made.train.image(row).size == (15_000, 12_000)
+    read = f"""
+        from pathlib import Path
+        from steps.data.shards import Images
+        print(Images(Path({str(made.folder)!r}), "train").image({row}).size)
+    """
+    assert _in_little_memory(read, gib=2).stdout == "(15000, 12000)\n"
 
 
 # What is no plain file

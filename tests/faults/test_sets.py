@@ -181,6 +181,15 @@ def test_a_path_that_is_not_utf8_is_named(root: Path, tmp_path: Path, name: str)
     assert made.facts["classes"] == ["a", "b"]
 
 
+def test_signs_that_no_terminal_shows_are_escaped(root: Path, tmp_path: Path) -> None:
+    params = folders(root)
+    put(root / "train/a/\x1b[2J\n\u202egnp.txt", b"")
+    message = _refused(
+        tmp_path, params, r"train a/\x1b[2J\n\u202egnp.txt: not an image by its name"
+    )
+    assert message.isprintable()
+
+
 def test_a_member_that_is_not_utf8_is_named(root: Path, tmp_path: Path) -> None:
     extra = [(f"{LATIN}.png", encoded(noise(60))), (f"{LATIN}.cls", b"0")]
     params = _wds(root, tar(samples([0, 1]) + extra))

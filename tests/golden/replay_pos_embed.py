@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from steps.detection.backbone import by_offset, resize_positions
-from steps.models.positions import Resizing, resize_table
+import torch
+from torch import Tensor
+
+from steps.detection.backbone import by_offset
+from steps.models.positions import WITH_OFFSET, Resizing, resize_map, resize_table
 from steps.models.relative_positions import (
     grid_of,
     ratio_between,
@@ -36,12 +39,24 @@ def _mae(case: Case, room: str, facts: dict[str, Any]) -> None:
 def _dino(case: Case, room: str, facts: dict[str, Any]) -> None:
     table = case[f"{room}/input/pos_embed"]
     case.equal(resize_table(table, _grid(facts)), f"{room}/output/pos_embed")
+    case.equal(_by_axis(table, _grid(facts), WITH_OFFSET), f"{room}/output/pos_embed")
 
 
 def _dinov2(case: Case, room: str, facts: dict[str, Any]) -> None:
     _dino(case, room, facts)
-    ours = resize_table(case[f"{room}/input/pos_embed"], _grid(facts), resizing=REGISTERS)
-    case.equal(ours, f"{room}/output/pos_embed_registers_model")
+    table = case[f"{room}/input/pos_embed"]
+    for ours in (
+        resize_table(table, _grid(facts), resizing=REGISTERS),
+        _by_axis(table, _grid(facts), REGISTERS),
+    ):
+        case.equal(ours, f"{room}/output/pos_embed_registers_model")
+
+
+def _by_axis(table_1ND: Tensor, grid: tuple[int, int], resizing: Resizing) -> Tensor:
+    """``resize_table`` as the detector does it."""
+    side = round((table_1ND.shape[1] - 1) ** 0.5)
+    patches = resize_map(table_1ND[:, 1:].unflatten(1, (side, side)), grid, resizing)
+    return torch.cat([table_1ND[:, :1], patches.flatten(1, 2)], dim=1)
 
 
 def _beit(case: Case, room: str, facts: dict[str, Any]) -> None:
@@ -70,7 +85,7 @@ def _beit(case: Case, room: str, facts: dict[str, Any]) -> None:
 def _vitdet(case: Case, room: str, facts: dict[str, Any]) -> None:
     (rows, columns) = facts["from_grid"]
     table = case[f"{room}/input/pos_embed"][:, -rows * columns :]
-    ours = resize_positions(table, (rows, columns), _grid(facts))
+    ours = resize_map(table.unflatten(1, (rows, columns)), _grid(facts), SIZE)
     case.equal(ours, f"{room}/output/pos_embed")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from steps.detection.backbone import ViTDet
 from steps.detection.optimizer import decays, layer_of
 from steps.detection.pyramid import SimplePyramid, pyramid_scales
+from steps.models.positions import Resizing
 from tests.golden.case import Case
 
 PYRAMID_NAMES = {"fpn1": "scale.0", "fpn2": "scale.1"}
@@ -61,6 +62,7 @@ class Parts(nn.Module):
             window_size=model["window_size"],
             global_indices=tuple(i for i in range(model["depth"]) if i not in windows),
             relative_grid=model["img_size"] // model["patch_size"],
+            resizing=Resizing(offset=0.0),
         )
         # The case's pyramid takes the strides of a patch of 16 for granted.
         scales = pyramid_scales(16, [4 * 2**level for level in range(model["num_outs"])])

@@ -36,14 +36,21 @@ class Run:
     """After so many updates the first process alone gets SIGTERM, and the run ends with 143."""
 
 
-def run_all(runs: Sequence[Run], folder: Path, processes: int = 1) -> None:
-    """Run them, one after another, in new processes. A run that fails fails the test."""
+def run_all(runs: Sequence[Run], folder: Path, processes: int = 1, **variables: str) -> None:
+    """Run them, one after another, in new processes. A run that fails fails the test.
+
+    Args:
+        runs: what to run.
+        folder: where their list is written.
+        processes: that train each of them.
+        variables: of the environment, changed.
+    """
     file = folder / "runs.json"
     file.write_text(json.dumps([dataclasses.asdict(run) for run in runs]))
     done = subprocess.run(
         command("tests.pipeline.runs", file, processes=processes),
         cwd=folder,
-        env=environment(),
+        env=environment(**variables),
         capture_output=True,
         text=True,
         check=False,

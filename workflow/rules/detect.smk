@@ -25,5 +25,5 @@ rule detect:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.detect --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output.records} --pictures {output.pictures} 2> {log}"
+        "python -m steps.detect --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> {log:q}"

@@ -25,7 +25,7 @@ rule diagnose:
     params:
         behind=options,
     shell:
-        "python -m steps.diagnose {params.behind} --data {input.data} --out {output} 2> {log}"
+        "python -m steps.diagnose {params.behind:u} --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule diagnose_tokenizer:
@@ -47,5 +47,5 @@ rule diagnose_tokenizer:
     resources:
         **ASKS.of("diagnose").asked(),
     shell:
-        "python -m steps.diagnose --tokenizer {input.tokenizer} --data {input.data}"
-        " --out {output} 2> {log}"
+        "python -m steps.diagnose --tokenizer {input.tokenizer:q} --data {input.data:q}"
+        " --out {output:q} 2>> {log:q}"

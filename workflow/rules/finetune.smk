@@ -19,5 +19,5 @@ rule finetune:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.finetune --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.finetune --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"

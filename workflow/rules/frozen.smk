@@ -18,8 +18,8 @@ rule features:
         values=resolved(protocol=PLAN.experiment.features),
         file=PLAN.protocol_file(PLAN.experiment.features),
     shell:
-        "python -m steps.features --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.features --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule knn:
@@ -43,8 +43,8 @@ rule knn:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.knn --protocol {params.file} --backbone {input.backbone}"
-        " --features {input.features} --out {output} 2> {log}"
+        "python -m steps.knn --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --features {input.features:q} --out {output:q} 2>> {log:q}"
 
 
 rule linear:
@@ -69,8 +69,8 @@ rule linear:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
-        " --features {input.features} --data {input.data} --out {output} 2> {log}"
+        "python -m steps.linear --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --features {input.features:q} --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule geometry:
@@ -94,8 +94,8 @@ rule geometry:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.geometry --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.geometry --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule segment:
@@ -119,8 +119,8 @@ rule segment:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.segment --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.segment --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule layout:
@@ -145,5 +145,5 @@ rule layout:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.layout --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output.records} --pictures {output.pictures} 2> {log}"
+        "python -m steps.layout --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> {log:q}"

@@ -14,7 +14,7 @@ rule imported:
     params:
         values=resolved(backbone="{backbone}"),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
-        options=lambda wildcards: shlex.join(IMPORTED[wildcards.name].options),
+        options=lambda wildcards: words(IMPORTED[wildcards.name].options),
     shell:
-        "python -m steps.import --name {wildcards.name} {params.options}"
-        " --backbone {params.backbone} --seed {wildcards.seed} --out {output} 2> {log}"
+        "python -m steps.import --name {wildcards.name:q} {params.options:u}"
+        " --backbone {params.backbone:q} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"

@@ -21,6 +21,11 @@ def log_of(result):
     return f"logs/{result.removeprefix('results/').removesuffix('.json')}.log"
 
 
+def words(options):
+    """Options as a shell reads them, each a word: what a command takes with ``:u``, unchanged."""
+    return shlex.join(options)
+
+
 def rows(task=None):
     """The folder of every row of the experiment, or of those that a task takes."""
     return [PATHS.row(*row) for row in PLAN.rows(task)]
@@ -40,8 +45,8 @@ def behind(node, seed):
 
 def options(wildcards, input):
     """The command-line options that give those artifacts."""
-    paths = [(role, path) for role, path in input.items() if role != "data"]
-    return " ".join(f"--{role} {path}" for role, path in paths)
+    paths = [(f"--{role}", path) for role, path in input.items() if role != "data"]
+    return words(word for pair in paths for word in pair)
 
 
 def protocol_file(wildcards):

@@ -3,6 +3,9 @@ rule prepare:
         directory(data("{dataset}")),
     log:
         log_of(data("{dataset}")),
+    # Before every pretraining that could start: what is wrong with a dataset, even one that only
+    # the last tasks read, is to show first.
+    priority: 1
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("prepare").threads
@@ -12,4 +15,4 @@ rule prepare:
         values=resolved(dataset="{dataset}"),
         file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),
     shell:
-        "python -m steps.prepare --dataset {params.file} --out {output} 2> {log}"
+        "python -m steps.prepare --dataset {params.file:q} --out {output:q} 2>> {log:q}"

@@ -22,7 +22,7 @@ rule pretrain:
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
         behind=options,
-        grown=lambda wildcards: shlex.join(PLAN.recipe_options(wildcards.recipe)),
+        grown=lambda wildcards: words(PLAN.recipe_options(wildcards.recipe)),
     shell:
-        "python -m steps.pretrain --recipe {params.recipe} {params.grown} --backbone {params.backbone}"
-        " --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"
+        "python -m steps.pretrain --recipe {params.recipe:q} {params.grown:u} --backbone {params.backbone:q}"
+        " --data {input.data:q} {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"

@@ -39,8 +39,8 @@ rule page:
         file=PARAMS / "experiments" / f"{EXPERIMENT}.yaml",
         out=lambda wildcards, output: Path(output.page).parent,
     shell:
-        "python -m steps.report --experiment {params.file} --results results"
-        " --out {params.out} 2> {log}"
+        "python -m steps.report --experiment {params.file:q} --results results"
+        " --out {params.out:q} 2>> {log:q}"
 
 
 # The page is committed, so in a fresh clone it is there before its inputs are. That is why the

@@ -22,8 +22,8 @@ rule zeroshot:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.zeroshot --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.zeroshot --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"
 
 
 rule retrieval:
@@ -47,5 +47,5 @@ rule retrieval:
         values=resolved(protocol="{protocol}"),
         file=protocol_file,
     shell:
-        "python -m steps.retrieval --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2> {log}"
+        "python -m steps.retrieval --protocol {params.file:q} --backbone {input.backbone:q}"
+        " --data {input.data:q} --out {output:q} 2>> {log:q}"

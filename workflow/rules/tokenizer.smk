@@ -17,5 +17,5 @@ rule tokenizer:
         file=lambda wildcards: PLAN.tokenizer_file(wildcards.tokenizer),
         behind=options,
     shell:
-        "python -m steps.tokenizer --tokenizer {params.file} --data {input.data}"
-        " {params.behind} --seed {wildcards.seed} --out {output} 2> {log}"
+        "python -m steps.tokenizer --tokenizer {params.file:q} --data {input.data:q}"
+        " {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"

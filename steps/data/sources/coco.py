@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from steps.command import UserError
-from steps.data.sources.source import Item, Problem, Source, existing_file, existing_folder
+from steps.data.names import check_label_names, written
+from steps.data.sources.source import (
+    ABSENT,
+    FILE,
+    Item,
+    Problem,
+    Source,
+    existing_file,
+    existing_folder,
+    kind_of,
+)
+from steps.data.values import shown, whole
 from steps.params.dataset import AnnotatedFolder, CocoDataset
+from steps.params.names import leads_out
+
+_LONGEST_NAME = 1024
+"""Bytes of a file_name: more is a mistake, and would fill every message."""
 
 
 class CocoSource(Source):
@@ -27,7 +42,8 @@ class CocoSource(Source):
             "val": AnnotatedImages("val", dataset.val, "instances"),
         }
         train, val = (self._splits[split].categories() for split in ("train", "val"))
-        if train != val:
+        names = [{item["id"]: item["name"] for item in found} for found in (train, val)]
+        if names[0] != names[1]:
             raise UserError(
                 dataset.val.annotations,
                 "its categories differ from those of train",
@@ -57,48 +73,93 @@ class AnnotatedImages:
         name: instances or captions, for the error.
 
     Raises:
-        UserError: one of the two is missing, or the JSON is not COCO's.
+        UserError: one of the two is missing, the JSON is not COCO's, or two of its images have
+            one number or one file.
     """
 
     def __init__(self, split: str, files: AnnotatedFolder, name: str) -> None:
         self.folder = existing_folder(files.images, "the split's image files")
         self.path = existing_file(files.annotations, f"the JSON of COCO's {name} format")
         self._content = _read(self.path)
-        images = [image for image in self._content["images"] if _is_image(image)]
-        self.images: list[dict[str, Any]] = sorted(images, key=lambda image: int(image["id"]))
-        """COCO's image objects, by number; ``problems`` names the annotations without one."""
-        self.problems = [
-            Problem(split, f"images[{i}]", "an image without a number, file name and size")
-            for i, image in enumerate(self._content["images"])
-            if not _is_image(image)
-        ]
-        numbers = [image["id"] for image in self.images]
-        known = set(numbers)
-        if len(known) < len(numbers):
-            raise UserError(str(self.path), "two images have the same id", remedy="mend the file")
+        self.problems: list[Problem] = []
+        """Entries that are no images, and annotations without one."""
+        self.images: list[dict[str, Any]] = []
+        """COCO's image objects, by number: id, file_name, width and height."""
+        for i, found in enumerate(self._content["images"]):
+            image = _image(found)
+            if isinstance(image, str):
+                self.problems.append(Problem(split, f"images[{i}]", image))
+            else:
+                self.images.append(image)
+        self.images.sort(key=lambda image: int(image["id"]))
+        self._refuse_twice()
+        known = {image["id"] for image in self.images}
         self._by_image: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
         for i, annotation in enumerate(self._content["annotations"]):
-            number: Any = annotation.get("image_id") if isinstance(annotation, dict) else None
-            if number in known:
+            if not isinstance(annotation, dict):
+                problem = f"{shown(annotation)}, not an object of COCO's format"
+                self.problems.append(Problem(split, f"annotations[{i}]", problem))
+                continue
+            number = whole(annotation.get("image_id"))
+            if number is not None and number in known:
                 self._by_image[number].append(annotation)
             else:
-                shown = annotation.get("id", i) if isinstance(annotation, dict) else i
-                found = f"is for image {number}, which the file does not list"
-                self.problems.append(Problem(split, f"annotation {shown}", found))
+                which = shown(annotation.get("image_id"))
+                self.problems.append(
+                    Problem(
+                        split,
+                        f"annotation {shown(annotation.get('id', i))}",
+                        f"is for image {which}, which the file does not list",
+                    )
+                )
+
+    def _refuse_twice(self) -> None:
+        seen: dict[object, dict[str, Any]] = {}
+        for image in self.images:
+            for key in (image["id"], PurePath(image["file_name"])):
+                if key in seen:
+                    first, second = shown(seen[key]["file_name"]), shown(image["file_name"])
+                    what = f"two images have the same id {key}" if key == image["id"] else ""
+                    raise UserError(
+                        str(self.path),
+                        f"{what or 'an image is listed twice'}: {first} and {second}",
+                        remedy="give each image one entry with an id of its own",
+                    )
+                seen[key] = image
 
     def categories(self) -> list[dict[str, Any]]:
-        """COCO's categories.
+        """COCO's categories: id, name and, where it is text, supercategory.
 
         Raises:
-            UserError: there are none, or one has no number or name.
+            UserError: there are none, one has no whole number or no name, or two have the same.
         """
         found = self._content.get("categories")
         if not isinstance(found, list) or not found:
             raise UserError(str(self.path), "no categories", allowed="COCO's instances format")
+        categories: list[dict[str, Any]] = []
+        seen: set[int] = set()
         for i, category in enumerate(found):
             if not isinstance(category, dict) or not {"id", "name"} <= category.keys():
                 raise UserError(str(self.path), f"categories[{i}] has no id and name")
-        return found
+            number, name = whole(category["id"]), category["name"]
+            if number is None or not written(name):
+                key, allowed = ("id", "a whole number") if number is None else ("name", "text")
+                raise UserError(
+                    f"{self.path}: categories[{i}].{key}", shown(category[key]), allowed=allowed
+                )
+            if number in seen:
+                raise UserError(
+                    f"{self.path}: categories[{i}]",
+                    f"another category has the id {number} too",
+                    remedy="give each category an id of its own",
+                )
+            seen.add(number)
+            kept = {"id": number, "name": name}
+            if written(category.get("supercategory")):
+                kept["supercategory"] = category["supercategory"]
+            categories.append(kept)
+        check_label_names([category["name"] for category in categories], str(self.path))
+        return categories
 
     def of_image(self, position: int) -> tuple[dict[str, Any], ...]:
         """The annotations of an image."""
@@ -108,29 +169,48 @@ class AnnotatedImages:
         """The item of an image; ``more`` gives its annotations or captions."""
         image = self.images[position]
         path = self.folder / image["file_name"]
-        problem = None if path.is_file() else f"{path} is named by {self.path.name}, and is missing"
         return Item(
             image["file_name"],
             path.read_bytes,
             image_id=image["id"],
             size=(image["width"], image["height"]),
-            problem=problem,
+            problem=self._missing(path),
             **more,
         )
 
+    def _missing(self, path: Path) -> str | None:
+        kind = kind_of(path)
+        found = "missing" if kind == ABSENT else f"{kind}, not a file"
+        if kind == FILE:
+            return None
+        return f"is named by {self.path.name}, and is {found}, in {self.folder}"
 
-def _is_image(image: object) -> bool:
-    return (
-        isinstance(image, dict)
-        and all(isinstance(image.get(key), int) for key in ("id", "width", "height"))
-        and isinstance(image.get("file_name"), str)
-    )
+
+def _image(found: object) -> dict[str, Any] | str:
+    """What is needed of COCO's image object, or what is wrong with it."""
+    if not isinstance(found, dict):
+        return f"{shown(found)}, not an image with id, file_name, width and height"
+    image: dict[str, Any] = {"id": whole(found.get("id")), "file_name": found.get("file_name")}
+    image |= {side: whole(found.get(side)) for side in ("width", "height")}
+    for key in ("id", "width", "height"):
+        if image[key] is None or (key != "id" and image[key] < 1):
+            return f"{key} {shown(found.get(key))} is no whole number" + " above 0" * (key != "id")
+    name = image["file_name"]
+    if not written(name) or "\0" in name or len(name.encode()) > _LONGEST_NAME:
+        return f"file_name {shown(name)} is no name of a file"
+    if leads_out(name):
+        return f"file_name {shown(name)} leaves the folder of the images"
+    return image
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
+        content = json.loads(path.read_bytes(), object_pairs_hook=_object)
+    except RecursionError as error:
+        raise UserError(
+            str(path), "nested too deeply for JSON that holds annotations", allowed="COCO's format"
+        ) from error
+    except (OSError, ValueError) as error:
         raise UserError(
             str(path), f"not readable as JSON ({error})", remedy="fetch the file again, whole"
         ) from error
@@ -138,3 +218,11 @@ def _read(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(str(path), f"no list '{key}' at the top", allowed="COCO's format")
     return dict(content)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
+        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+    return found

@@ -19,6 +19,7 @@ from steps.data.sources.source import (
     numbered_classes,
     short_names,
 )
+from steps.data.values import shown
 from steps.params.dataset import ParquetDataset
 
 _ROWS_AT_ONCE = 256
@@ -170,7 +171,7 @@ class ParquetSource(Source):
                 return None
             content = content[key]
         if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
-            found = f"its Hugging Face metadata name the classes {str(content)[:40]!r}"
+            found = f"its Hugging Face metadata name the classes {shown(content)}"
             raise UserError(str(path), found, allowed="a list of names", remedy=remedy)
         return content
 

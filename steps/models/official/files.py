@@ -9,8 +9,8 @@ its name is known; anything else in a file is refused.
 from __future__ import annotations
 
 import io
-import pickle
 import re
+import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from steps.artifacts import archives
 from steps.command import UserError
 
 
@@ -73,6 +74,8 @@ def read_file(path: Path, shells: Iterable[str] = ()) -> Any:
             source.seek(0)
         with safe_globals([(Shell, name) for name in names]):
             return torch.load(source, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # torch raises a dozen kinds for a file that is not its own
         raise _refusal(path, error) from error
 
@@ -98,6 +101,7 @@ def _state_alone(path: Path) -> Path | io.BytesIO:
     """The file itself, or a copy of a TorchScript archive without its program."""
     if not zipfile.is_zipfile(path):
         return path
+    archives.check_sizes(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         if not any(_CODE.match(name) for name in names):
@@ -106,23 +110,19 @@ def _state_alone(path: Path) -> Path | io.BytesIO:
         with zipfile.ZipFile(copy, "w") as state:
             for name in names:
                 if not _CODE.match(name):
-                    state.writestr(name, archive.read(name))
+                    # In parts: an entry may inflate to more than it says.
+                    entry = zipfile.ZipInfo(name)
+                    entry.file_size = archive.getinfo(name).file_size
+                    with archive.open(name) as part, state.open(entry, "w") as kept:
+                        shutil.copyfileobj(part, kept, 2**20)
     copy.seek(0)
     return copy
 
 
 def _refusal(path: Path, error: Exception) -> UserError:
-    found = "not readable as weights alone"
-    if isinstance(error, pickle.UnpicklingError):
-        if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            found += f": it holds a pickled {match[1]}, which was not opened"
-        else:
-            found += ": its pickle is not one that torch writes for weights"
-    else:
-        found += f": {str(error)[:200]}"
     return UserError(
         str(path),
-        found,
+        f"not readable as weights alone: {archives.reason(error)}",
         allowed="tensors and plain values",
         remedy="a file that holds other pickled objects runs code when it is opened: save its "
         "state_dict() where you trust it",

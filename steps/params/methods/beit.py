@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steps.params.beit import BEiTBackbone
-from steps.params.masks import BlockMasks
+from steps.params.masks import BlockMasks, Misfit
 from steps.params.methods.method import Method
 from steps.params.numbers import DropPath
 
@@ -22,6 +22,6 @@ class BEiTParams(Method):
     masks: BlockMasks
     drop_path: DropPath = 0.0
 
-    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
         """Masks that hide nothing."""
         return self.masks.misfit(patches)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from steps.params.base import Params
 from steps.params.beit import BEiTBackbone
-from steps.params.masks import BlockMasks
+from steps.params.masks import BlockMasks, Misfit
 from steps.params.methods.method import Method
 from steps.params.numbers import Count, DropPath
 
@@ -34,7 +34,7 @@ class BEiT2Params(Method):
     aggregation: PatchAggregation
     drop_path: DropPath = 0.0
 
-    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
         """Masks that hide nothing, or early layers that are all there are."""
         early = self.aggregation.early_layers
         if depth is not None and early >= depth:

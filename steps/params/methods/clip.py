@@ -41,6 +41,7 @@ class CLIPParams(Method):
     kind = "Contrastive"
     reads = "features"
     text = True
+    compares = "tells a caption from the others of its batch"
     name: Literal["clip"]
     embed_dim: Count
     """Of the space that images and captions share."""

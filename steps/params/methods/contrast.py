@@ -27,6 +27,7 @@ class Predictor(Params):
 class MomentumContrast(Method):
     """Two views, queries of one encoder, keys of its moving average."""
 
+    compares = "tells an image from the others of its batch"
     temperature: Positive = 0.2
     momentum: Momentum = 0.99
     """Of the moving average at the start; a cosine takes it to ``momentum_end``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steps.params.masks import Misfit, drops_none
 from steps.params.methods.contrast import MomentumContrast
 from steps.params.numbers import MaskRatio, NotNegative, Probability
 
@@ -20,3 +21,7 @@ class DILEMMAParams(MomentumContrast):
     and no loss is added."""
     detection_weight: NotNegative = 1.0
     """Of the detection loss beside the contrastive one (lambda)."""
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """A rate that drops nothing, or everything."""
+        return drops_none("drop_rate", self.drop_rate, patches, "patches")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from annotated_types import Len
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.masks import Misfit, hides_none, lays_block, masks_none
 from steps.params.methods.method import Method
 from steps.params.methods.prototypes import PrototypeHead
 from steps.params.numbers import (
@@ -18,6 +20,9 @@ from steps.params.numbers import (
     Probability,
     Whole,
 )
+
+_LEAST_BLOCK, _ASPECT = 4, 0.3
+"""Of ``sample_spread_blocks`` in steps/models/masks.py."""
 
 
 class Masks(Params):
@@ -88,6 +93,27 @@ class DINOv2Params(Method):
             raise ValueError(
                 f"training.views gives {views} view(s) an image; dinov2 needs two, which are "
                 "global, and takes more, which are local"
+            )
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """Masks that hide nothing of a crop that is masked."""
+        side, highest = math.isqrt(patches), self.masks.ratios[1]
+        most = min(int(highest * patches), side // 2 * side)
+        if self.masks.probability == 0 or (most and lays_block(side, _LEAST_BLOCK, most, _ASPECT)):
+            return None
+        return hides_none("masks.ratios", highest, patches)
+
+    def check_run(self, batch: int, epochs: float) -> None:
+        """A crop of a batch is masked, and has another one near it for KoLeo."""
+        super().check_run(batch, epochs)
+        found = masks_none("masks.probability", self.masks.probability, 2 * batch, "global crops")
+        if found is not None:
+            key, what, allowed = found
+            raise ValueError(f"{key} {what} at batch_size {batch}; allowed: {allowed}")
+        if self.koleo_weight > 0 and batch < 2:
+            raise ValueError(
+                f"training.batch_size is {batch}; KoLeo parts an image from the others of its "
+                "batch: it takes 2 or more, or koleo_weight 0"
             )
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from annotated_types import Gt
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.masks import Misfit, drops_none, hides_none
 from steps.params.methods.decoder import Decoder
 from steps.params.methods.method import Method
 from steps.params.numbers import MaskRatio, NotNegative, Positive, Probability
@@ -44,6 +45,15 @@ class DropPosParams(Method):
     conf_ignore: bool = False
     """Leave out patches whose true position is predicted as surely as its label says."""
     pixel_task: PixelTask | None = None
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """A ratio that hides nothing, or everything; or no position that is dropped."""
+        if found := drops_none("mask_ratio", self.mask_ratio, patches, "patches"):
+            return found
+        visible = int(patches * (1 - self.mask_ratio))
+        if int(visible * (1 - self.pos_mask_ratio)) == visible:
+            return hides_none("pos_mask_ratio", self.pos_mask_ratio, visible)
+        return None
 
     @model_validator(mode="after")
     def _consistent(self) -> DropPosParams:

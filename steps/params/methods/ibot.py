@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.masks import RatioMasks
+from steps.params.masks import Misfit, RatioMasks
 from steps.params.methods.prototypes import PatchPrototypeHead
 from steps.params.methods.self_distillation import SelfDistillation
 from steps.params.numbers import Momentum, NotNegative, Positive
@@ -28,3 +28,16 @@ class IBOTParams(SelfDistillation):
     teacher_patch_temp: Positive
     warmup_teacher_patch_temp: Positive
     patch_center_momentum: Momentum = 0.9
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """Masks that hide nothing, where there is a loss of what they hide."""
+        return self.masks.misfit(patches) if self.ibot_weight > 0 else None
+
+    def check_run(self, batch: int, epochs: float) -> None:
+        """Masks that begin before the run ends."""
+        super().check_run(batch, epochs)
+        if self.ibot_weight > 0 and self.masks.start_epoch >= epochs:
+            raise ValueError(
+                f"masks.start_epoch {self.masks.start_epoch}: nothing is masked in a run of "
+                f"{epochs:g} epochs"
+            )

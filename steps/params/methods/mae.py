@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
+from steps.params.masks import Misfit, drops_none
 from steps.params.methods.decoder import Decoder
 from steps.params.methods.method import Method
 from steps.params.numbers import MaskRatio
@@ -21,3 +22,7 @@ class MAEParams(Method):
     norm_pix_loss: bool
     """Targets are the pixels normalised within each patch (true), or as they are."""
     decoder: Decoder
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """A ratio that hides nothing, or everything."""
+        return drops_none("mask_ratio", self.mask_ratio, patches, "patches")

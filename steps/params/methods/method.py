@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from steps.params.base import Params
+from steps.params.masks import Misfit
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
 Need = Literal["none", "optional", "required"]
@@ -28,11 +29,13 @@ class Method(Params):
     """Whether the method has a text tower, which zero-shot classification and retrieval need."""
     drawn: ClassVar[bool] = False
     """Whether ``steps.diagnose`` has pictures of it."""
+    compares: ClassVar[str] = ""
+    """What it does with an image and the others of its batch, if anything, as a verb."""
     final_phase: ClassVar[bool] = False
     """Whether its recipe may have ``training.final_phase``."""
     name: str
 
-    def misfit(self, patches: int, depth: int | None) -> tuple[str, str, str] | None:
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
         """What about the params does not fit a backbone.
 
         Args:
@@ -43,6 +46,18 @@ class Method(Params):
             The key below ``method``, what was found, and what is allowed; None where all fits.
         """
         return None
+
+    def check_run(self, batch: int, epochs: float) -> None:
+        """Raise ValueError if the method has nothing to learn from such a run.
+
+        Args:
+            batch: images in a global batch.
+            epochs: of the run.
+        """
+        if self.compares and batch < 2:
+            raise ValueError(
+                f"training.batch_size is {batch}; {self.name} {self.compares}: it takes 2 or more"
+            )
 
     def check_views(self, views: int) -> None:
         """Raise ValueError if the method cannot take so many views of an image."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steps.params.masks import Misfit, hides_none
 from steps.params.methods.method import Method
 from steps.params.numbers import MaskRatio
 
@@ -16,3 +17,9 @@ class MP3Params(Method):
     name: Literal["mp3"]
     mask_ratio: MaskRatio
     """Share of the patches that are neither key nor value in any block."""
+
+    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+        """A ratio that hides nothing."""
+        if self.mask_ratio > 0 and int(self.mask_ratio * patches) == 0:
+            return hides_none("mask_ratio", self.mask_ratio, patches)
+        return None

@@ -24,6 +24,7 @@ class SimCLRParams(Method):
 
     kind = "Contrastive"
     reads = "features"
+    compares = "tells an image from the others of its batch"
     name: Literal["simclr"]
     temperature: Positive = 0.1
     normalise: bool = True

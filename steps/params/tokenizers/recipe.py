@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.names import Below
 from steps.params.teacher import Teacher, check_needs
 from steps.params.tokenizers import TokenizerParams
 from steps.params.training import Training
@@ -14,7 +15,7 @@ class TokenizerRecipe(Params):
     """``params/tokenizers/<regime>/<tokenizer>.yaml``."""
 
     tokenizer: TokenizerParams
-    official: dict[str, str] | None = None
+    official: dict[str, Below] | None = None
     """Files of official weights below the data root, by the part that each holds: they are read
     instead of training."""
     teacher: Teacher | None = None
@@ -38,6 +39,7 @@ class TokenizerRecipe(Params):
                 f"takes {', '.join(params.official_files)}"
             )
         if self.training is not None:
+            params.check_batch(self.training.batch_size)
             views = sum(view.count for view in self.training.views)
             if views != 1:
                 raise ValueError(f"training.views gives {views} views an image; it takes one")

@@ -24,5 +24,8 @@ class Tokenizer(Params):
         """The side in pixels of what a token stands for."""
         raise NotImplementedError
 
+    def check_batch(self, batch: int) -> None:
+        """Raise ValueError if a batch of so many images is too small to start from."""
+
     def check_trained(self, trained: bool) -> None:
         """Raise ValueError if the params do not fit a tokenizer that is, or is not, trained."""

@@ -55,6 +55,16 @@ class VQKDParams(Tokenizer):
         """A patch."""
         return self.patch_size
 
+    def check_batch(self, batch: int) -> None:
+        """k-means finds a code in the first batch for each that it starts."""
+        features = batch * (self.image_size // self.patch_size) ** 2
+        if self.kmeans_init and features < self.codes:
+            raise ValueError(
+                f"training.batch_size {batch}: its {features:,} patches are fewer than the "
+                f"{self.codes:,} codes that k-means starts from them; take a larger batch, fewer "
+                "codes, or kmeans_init: false"
+            )
+
     @model_validator(mode="after")
     def _fits(self) -> VQKDParams:
         if self.image_size % self.patch_size:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.command import UserError
+from steps.reporting.escape import visible
 from steps.reporting.explain import file_text
 from steps.reporting.published.data import RANKING, RESULTS, Figure, Published, read_published
 from steps.reporting.published.match import Score, beside_pair, beside_place, measurements_beside
@@ -87,7 +88,7 @@ def _figure(published: Published, figure: Figure) -> str:
 
 def _entry(title: str, lines: dict[str, str]) -> str:
     body = [f"  {name:<12} {text}" for name, text in lines.items() if text]
-    return "\n".join([title, *body]) + "\n"
+    return "".join(f"{visible(line)}\n" for line in (title, *body))
 
 
 def _measured(scores: Sequence[Score]) -> list[str]:

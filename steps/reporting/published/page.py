@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.reporting.check import first_difference
+from steps.reporting.escape import Markup, code, plain, target
 from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
 from steps.reporting.published.match import (
     Measurement,
@@ -17,7 +20,7 @@ from steps.reporting.published.match import (
     measurements_beside,
 )
 from steps.reporting.quantities import plural
-from steps.reporting.render import PAGE, write_file
+from steps.reporting.render import PAGE
 from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
 
 GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED
@@ -36,7 +39,7 @@ _MARKS = f"""\
 
 def write_published(folder: Path) -> None:
     """Make the page of a folder of published figures."""
-    write_file(folder / PAGE, render_published(folder))
+    write_whole(folder / PAGE, render_published(folder))
 
 
 def check_published(folder: Path) -> str:
@@ -75,7 +78,7 @@ def render_published(folder: Path) -> bytes:
         _MARKS,
         "A measured number stands here only if it is of the same method, the same scale and the "
         "same task on the same data as the row: pretrained on "
-        f"`{published.matching.pretrain_dataset}`, in a protocol that "
+        f"{code(published.matching.pretrain_dataset)}, in a protocol that "
         "[matching.yaml](matching.yaml) lists. The small experiments of the other reports "
         "(`shapes`, CIFAR-10) are none of these, and do not enter.\n",
         "## ImageNet-1K\n",
@@ -179,7 +182,8 @@ def _measured(scores: Sequence[Score], epochs: float | None) -> str:
 
 def _place_note(number: int, place: Place) -> str:
     return (
-        f"{number}. {place.model}, {place.scale}, {place.epoch} epochs: {place.reason}. "
+        f"{number}. "
+        f"{plain(f'{place.model}, {place.scale}, {place.epoch} epochs: {place.reason}')}. "
         f"{sources(place.source_ref)}."
     )
 
@@ -191,14 +195,14 @@ def _pair_note(number: int, pair: Pair) -> str:
         said.append(f"{figure.resolution} px")
     said.append(f"pretraining: {figure.pretrain_data}")
     said += dict.fromkeys(each.note for each in pair.figures if each.note)
-    return f"{number}. {'; '.join(said)}. {sources(figure.source_ref)}."
+    return f"{number}. {plain('; '.join(said))}. {sources(figure.source_ref)}."
 
 
 def _left_out(published: Published) -> list[str]:
     doubtful = published.doubtful()
     if not doubtful:
         return []
-    names = ", ".join(dict.fromkeys(each.method for each in doubtful))
+    names = plain(", ".join(dict.fromkeys(each.method for each in doubtful)))
     return [
         f"Left out: {plural(len(doubtful), 'figure')} of {names}, "
         f'marked "{DOUBTFUL}" in results.csv.\n'
@@ -210,23 +214,26 @@ def sources(ref: str) -> str:
     return "; ".join(map(_link, ref.split("; ")))
 
 
-def _first_source(published: Published, place: Place) -> str:
+def _first_source(published: Published, place: Place) -> Markup:
     """Where the audited figure stands, short: in a paper, or else in a file."""
     refs = [each.source_ref for each in published.behind(place)] or place.source_ref.split("; ")
     chosen = next((each for each in refs if each.startswith("arXiv:")), refs[0])
-    return re.sub(r"^\[[\w.-]+/([\w.-]+): (?:[^\]]*/)?([^\]/]+)\]", r"[\1: \2]", _link(chosen))
+    return _link(chosen, short=True)
 
 
-def _link(ref: str) -> str:
+def _link(ref: str, *, short: bool = False) -> Markup:
+    """A paper or a file as a link, a file by its repository's and its own name where ``short``."""
     if paper := re.match(r"arXiv:(\d{4}\.\d{4,5})(.*)$", ref):
-        return f"[arXiv:{paper[1]}](https://arxiv.org/abs/{paper[1]}){paper[2]}"
+        return Markup(f"[arXiv:{paper[1]}](https://arxiv.org/abs/{paper[1]}){plain(paper[2])}")
     if file := re.match(r"([\w.-]+/[\w.-]+):([^@]+)@([0-9a-f]+)$", ref):
-        address = f"https://github.com/{file[1]}/blob/{file[3]}/{file[2]}"
-        return f"[{file[1]}: {file[2]}]({address})"
-    return ref
+        address = f"https://github.com/{file[1]}/blob/{file[3]}/{target(file[2])}"
+        names = [name.rpartition("/")[2] if short else name for name in (file[1], file[2])]
+        return Markup(f"[{plain(': '.join(names))}]({address})")
+    return plain(ref)
 
 
 def _tracing(folder: Path) -> str:
+    report = shlex.quote(f"reports/{folder.name}")
     return f"""\
 ## Trace a cell, make the page anew
 
@@ -234,14 +241,14 @@ What stands behind a row, or one cell of it: the rows of results.csv with their 
 the record and all that made it.
 
 ```sh
-python -m steps.report --explain reports/{folder.name}/imagenet/1
-python -m steps.report --explain reports/{folder.name}/imagenet/1/audited  # or score, measured
-python -m steps.report --explain reports/{folder.name}/coco/1/box          # or mask, measured
+python -m steps.report --explain {report}/imagenet/1
+python -m steps.report --explain {report}/imagenet/1/audited  # or score, measured
+python -m steps.report --explain {report}/coco/1/box          # or mask, measured
 ```
 
 ```sh
-python -m steps.report --published reports/{folder.name}
-python -m steps.report --check reports/{folder.name}
+python -m steps.report --published {report}
+python -m steps.report --check {report}
 ```
 
 Beside this page: [results.csv](results.csv) holds all published figures, k-NN, linear probes and

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from steps.reporting.canvas import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
+from steps.reporting.escape import drawn
 from steps.reporting.pictures import FOLDER
 from steps.reporting.quantities import flops_unit, significant
 from steps.reporting.scaling import laws, study
@@ -45,8 +46,8 @@ def scaling_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
             if floor is not None:
                 panel.axhline(floor, color=SOFT, linewidth=1.0, linestyle=":")
             metric = headline(summary, evaluation)
-            error = f"error, 100 \N{MINUS SIGN} {metric} (%)"
-            panel.set_title(f"{heading.label(evaluation)}: {error}", **TITLE)
+            error = f"error, 100 \N{MINUS SIGN} {drawn(metric)} (%)"
+            panel.set_title(f"{drawn(heading.label(evaluation))}: {error}", **TITLE)
             panel.set_xlabel("compute of pretraining", fontsize=8.5, color=SOFT)
             _axes(panel, runs)
         _legend(figure, names, kinds, heading)
@@ -107,7 +108,7 @@ def _legend(figure: Figure, names: list[str], kinds: Mapping[str, str], heading:
             [],
             marker=_MARKERS[place % len(_MARKERS)],
             color=COLOURS.get(kinds[name], OTHER),
-            label=name,
+            label=drawn(name),
         )
         for place, name in enumerate(names)
     ]
@@ -119,7 +120,7 @@ def _legend(figure: Figure, names: list[str], kinds: Mapping[str, str], heading:
             linestyle="",
             color=SOFT,
             markersize=_size(heading, backbone),
-            label=backbone,
+            label=drawn(backbone),
         )
         for backbone in heading.backbones
     ]

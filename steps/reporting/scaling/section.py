@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from steps.reporting.escape import Markup, plain
 from steps.reporting.quantities import flops_unit, measured, plural, significant
 from steps.reporting.scaling import laws, study
 from steps.reporting.scaling.figure import FILE
@@ -26,7 +27,7 @@ def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
         return []
     chosen = study.evaluations(summary, heading)
     by_task = {each: _runs(summary, heading, each) for each in chosen}
-    labels = {each: f"{heading.label(each)} {headline(summary, each)}" for each in chosen}
+    labels = {each: plain(f"{heading.label(each)} {headline(summary, each)}") for each in chosen}
     return [
         "## Scale\n",
         _about(heading, labels),
@@ -129,7 +130,7 @@ def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str
             for run in best.values():
                 score = measured(run["score"], "%")
                 bold = f"**{score}**" if score == most else score
-                cells.append(f"{bold} ({run['backbone']})")
+                cells.append(Markup(f"{bold} ({plain(run['backbone'])})"))
             rows.append([labels[evaluation], _flops(budget), *cells])
     columns = ["Score", "Budget", *methods]
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
@@ -162,20 +163,21 @@ def _spread(runs: Runs) -> str:
         f"At equal compute the worst method's error is {min(gaps):.2f} to {max(gaps):.2f} times "
         f"the best one's ({method:.2f} in the geometric mean); over the common range, "
         f"{_flops(budgets[0])} to {_flops(budgets[-1])}, a method's own falls by a factor of "
-        f"{gains[least]:.2f} ({least}) to {gains[most]:.2f} ({most}), {scale:.2f} in the mean: "
-        f"within this range {more}."
+        f"{gains[least]:.2f} ({plain(least)}) to {gains[most]:.2f} ({plain(most)}), {scale:.2f} "
+        f"in the mean: within this range {more}."
     )
 
 
 def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     met = laws.crossing(a, b)
+    low = max(_values(runs[name], "flops")[0] for name in (first, second))
+    high = min(_values(runs[name], "flops")[-1] for name in (first, second))
+    first, second = plain(first), plain(second)
     if met is None or not met.sure:
         return (
             f"{first} and {second}: exponents within {laws.TOLD_APART:g} standard errors of each "
             "other, so no crossing is claimed."
         )
-    low = max(_values(runs[name], "flops")[0] for name in (first, second))
-    high = min(_values(runs[name], "flops")[-1] for name in (first, second))
     ahead, behind = (first, second) if a.exponents[0] > b.exponents[0] else (second, first)
     if met.flops < low:
         return f"{ahead} leads {behind} throughout, by the curves."
@@ -198,7 +200,7 @@ def _caveats(heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
     lines = [
         "Recipes are those of one length and one backbone: no learning rate was tuned for a point "
         "of the grid, so a method may lose at a size for want of that alone.",
-        f"The shortest runs are hardly any training ({seen:,} images, {fewest['row']}).",
+        f"The shortest runs are hardly any training ({seen:,} images, {plain(fewest['row'])}).",
         "The frontier takes the best of several runs, lucky ones included; its standard errors are "
         "those of the line, not of this choice.",
         "A curve sums up its runs: at one budget they themselves may be ordered otherwise.",

@@ -21,6 +21,9 @@ from steps.detection.backbone import (
     pretraining_normalisation,
     to_windows,
 )
+from steps.models.backbones import load_backbone, own_resizing
+from steps.models.positions import WITH_OFFSET, Resizing, resize_table
+from steps.models.tokens import embed
 
 PLAIN: dict[str, Any] = {
     "window_size": None,
@@ -95,15 +98,42 @@ def test_blocks_above_the_last_map_are_left_out(backbone: Path) -> None:
         load_vitdet(backbone, image_size=64, outputs=[1, 4], **PLAIN)
 
 
-def test_other_sizes_are_resized_as_timm_does_without_antialiasing(backbone: Path) -> None:
+RESIZINGS = [WITH_OFFSET, Resizing(offset=0.0), Resizing(offset=0.0, antialias=True)]
+
+
+@pytest.mark.parametrize("resizing", RESIZINGS, ids=["offset", "sizes", "antialias"])
+@pytest.mark.parametrize("side", [40, 96])
+def test_positions_are_resized_as_the_backbone_itself_resizes_them(
+    resizing: Resizing, side: int
+) -> None:
+    vit = transformer()
+    vit.resizing = resizing
+    vitdet = ViTDet(vit, window_size=None, global_blocks=3)
+    images = torch.randn(1, 3, side, side)
+    with torch.no_grad():
+        expected = embed(vit, images)[:, 1:]
+        found = vitdet.embed(images).flatten(1, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_of_oblong_images_are_resized_axis_by_axis(backbone: Path) -> None:
+    artifact = load_backbone(backbone)
     vitdet = load_vitdet(backbone, image_size=96, **PLAIN)
-    assert vitdet.pos_embed is not None
+    assert vitdet.resizing == own_resizing(artifact) == WITH_OFFSET
     with torch.no_grad():
         bare = vitdet.patch_norm(vitdet.proj(torch.zeros(1, 3, 96, 80)).permute(0, 2, 3, 1))
         added = vitdet.embed(torch.zeros(1, 3, 96, 80)) - bare
-    maps = vitdet.pos_embed.unflatten(1, (8, 8)).permute(0, 3, 1, 2)
-    expected = torch.nn.functional.interpolate(maps, (12, 10), mode="bicubic")
-    torch.testing.assert_close(added, expected.permute(0, 2, 3, 1), rtol=1e-4, atol=1e-6)
+        expected = resize_table(artifact.pos_embed, (12, 10))[:, 1:].unflatten(1, (12, 10))
+    torch.testing.assert_close(added, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_an_artifact_s_own_resizing_reaches_the_detector(backbone: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "backbone"
+    shutil.copytree(backbone, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["resizing"] = {"offset": 0.0, "antialias": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    assert load_vitdet(copy, image_size=64, **PLAIN).resizing == Resizing(0.0, True)
 
 
 def test_a_window_of_the_whole_map_is_global_attention() -> None:

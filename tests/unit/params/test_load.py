@@ -16,6 +16,7 @@ from steps.params.load import load, read_yaml
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe
 from tests.scenery import BACKBONE, RECIPES, Scenery
+from tests.unit.detection.conftest import SMALL
 
 MAE, DINO = RECIPES["mae"], RECIPES["dino"]
 
@@ -104,6 +105,11 @@ def _experiment(scenery: Scenery, **changes: Any) -> Plan:
     return Plan("test", scenery.params)
 
 
+_BOXES = {
+    "format": "coco",
+    "train": {"images": "t", "annotations": "t.json"},
+    "val": {"images": "v", "annotations": "v.json"},
+}
 _KNN = {"k": [5], "headline_k": 5, "temperature": 0.07, "pooling": "cls"}
 _EXPERIMENT = {
     "title": "Test",
@@ -294,15 +300,16 @@ def test_masks_that_hide_nothing(scenery: Scenery) -> None:
     with pytest.raises(UserError) as caught:
         _experiment(scenery, methods=["beit"])
     assert str(caught.value).startswith(
-        f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: above 0.0625"
+        f"{path}: method.masks.ratio: 0.05, of 16 patches not one | allowed: 0.0625 or more"
     )
 
 
 def test_segmentation_needs_patches(scenery: Scenery) -> None:
     protocol = {"epochs": 1, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0}
     scenery.write("protocols/segment.yaml", protocol)
+    scenery.write("datasets/boxes.yaml", _BOXES)
     tasks = {"segment": ["segment"]}
-    experiment = {"methods": ["random"], "detection_dataset": "noise", "tasks": tasks}
+    experiment = {"methods": ["random"], "detection_dataset": "boxes", "tasks": tasks}
     _experiment(scenery, **experiment)
     with pytest.raises(UserError, match="segment reads patches, and backbone resnet_test"):
         _experiment(scenery, **experiment, backbones=["resnet_test"])
@@ -310,10 +317,45 @@ def test_segmentation_needs_patches(scenery: Scenery) -> None:
 
 def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
     scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
-    layout = {"methods": ["random"], "detection_dataset": "noise", "tasks": {"layout": ["layout"]}}
+    scenery.write("datasets/boxes.yaml", _BOXES)
+    layout = {"methods": ["random"], "detection_dataset": "boxes", "tasks": {"layout": ["layout"]}}
     _experiment(scenery, **layout)
     with pytest.raises(UserError, match="class token, and backbone resnet_test is a ResNet"):
         _experiment(scenery, **layout, backbones=["resnet_test"])
+
+
+@pytest.mark.parametrize(
+    ("task", "protocol"),
+    [
+        ("segment", {"epochs": 1, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0}),
+        ("layout", {"mass": 0.6, "crop_fraction": 1.0}),
+        ("detect", {**SMALL, "masks": True}),
+    ],
+)
+def test_masks_are_asked_of_the_dataset_before_any_work(
+    task: str, protocol: dict[str, Any], scenery: Scenery
+) -> None:
+    scenery.write("protocols/objects.yaml", protocol)
+    experiment = {
+        "methods": ["random"],
+        "detection_dataset": "boxes",
+        "tasks": {task: ["objects"]},
+    }
+    scenery.write("datasets/boxes.yaml", _BOXES)
+    _experiment(scenery, **experiment)
+    scenery.write("datasets/boxes.yaml", {**_BOXES, "masks": False})
+    with pytest.raises(UserError, match=rf"boxes\.yaml says masks: false, and {task} needs masks"):
+        _experiment(scenery, **experiment)
+    with pytest.raises(UserError, match=rf"noise\.yaml has no boxes, which {task} needs"):
+        _experiment(scenery, **{**experiment, "detection_dataset": "noise"})
+
+
+@pytest.mark.parametrize("masks", ["auto", False])
+def test_a_detector_without_masks_takes_boxes_alone(masks: Any, scenery: Scenery) -> None:
+    scenery.write("protocols/objects.yaml", {**SMALL, "masks": masks})
+    scenery.write("datasets/boxes.yaml", {**_BOXES, "masks": False})
+    tasks = {"detect": ["objects"]}
+    _experiment(scenery, methods=["random"], detection_dataset="boxes", tasks=tasks)
 
 
 OFFICIAL = {

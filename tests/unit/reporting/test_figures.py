@@ -30,12 +30,12 @@ def test_same_records_give_the_same_bytes_whatever_the_users_style(
     summary = summarize(source.records())
     first = (
         ranking_figure(summary, source.heading),
-        curves_figure(source.curves, KINDS, source.heading),
+        curves_figure(source.curves, KINDS, source.heading, source.trained),
     )
     with mpl.rc_context({"font.size": 20, "axes.facecolor": "red", "savefig.dpi": 50}):
         again = (
             ranking_figure(summary, source.heading),
-            curves_figure(source.curves, KINDS, source.heading),
+            curves_figure(source.curves, KINDS, source.heading, source.trained),
         )
         assert mpl.rcParams["font.size"] == 20
     assert first == again
@@ -74,7 +74,7 @@ def test_curves_show_what_was_trained(
     single: Synthetic, recipe: str, drawn: str, absent: str
 ) -> None:
     source = single.source()
-    png = curves_figure(source.curves.filter(recipe=recipe), KINDS, source.heading)
+    png = curves_figure(source.curves.filter(recipe=recipe), KINDS, source.heading, [recipe])
     assert _has(png, drawn)
     assert not _has(png, absent)
 
@@ -87,6 +87,6 @@ def test_a_panel_of_zeros_can_be_drawn(small: Synthetic) -> None:
 
 
 def test_no_training_no_curves(single: Synthetic) -> None:
-    png = curves_figure(CURVES_SCHEMA.to_frame(), KINDS, single.heading)
+    png = curves_figure(CURVES_SCHEMA.to_frame(), KINDS, single.heading, [])
     assert _pixels(png).shape == (120, 1800, 3)
     assert not any(_has(png, colour) for colour in ("#0072B2", "#D55E00", "#009E73"))

@@ -1,0 +1,101 @@
+"""Errors of the machine in one line: a disk that is full or gone, a loading process that died."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from steps.command.errors import UserError
+
+_NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
+"""How libraries in other languages print the number of an error of the system."""
+LOADERS = "the processes that load images (workers)"
+_AGAIN = "then run the same command again: nothing that was whole is lost"
+REMEDIES = {
+    errno.ENOSPC: f"free some space, {_AGAIN}",
+    errno.EDQUOT: f"free some space or have the quota raised, {_AGAIN}",
+    errno.EFBIG: f"use a file system, or a limit (ulimit -f), that takes larger files, {_AGAIN}",
+    errno.EROFS: f"make it writable or give another place, {_AGAIN}",
+    errno.EACCES: f"have the permission given, {_AGAIN}",
+    errno.EPERM: f"have the permission given, {_AGAIN}",
+    errno.EIO: f"look at the disk or the network behind it, {_AGAIN}",
+    errno.ESTALE: f"mount the file system again, {_AGAIN}",
+    errno.ENOTCONN: f"mount the file system again, {_AGAIN}",
+    errno.ETIMEDOUT: f"look at the network behind it, {_AGAIN}",
+    errno.ENOLCK: "have the locks of the file system started (NFS: lockd), or use a local disk",
+    errno.ENAMETOOLONG: "give a shorter name",
+    errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
+    errno.ENFILE: "close other programs, then run the same command again",
+}
+"""Errors that come from the machine, whatever the code does, and what to do about them."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an error of the machine inside into one line.
+
+    Args:
+        path: what is written, for errors that name no file themselves.
+
+    Raises:
+        UserError: the disk is full, read-only, or fails in another way that is not the code's.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if (said := of_machine(error, str(path))) is None:
+            raise
+        raise said from error
+
+
+def of_machine(error: Exception, where: str) -> UserError | None:
+    """The line for an error of the machine; None where it may be one of the code.
+
+    Args:
+        error: as it came.
+        where: what was read or written, for errors that name no file themselves.
+    """
+    if (said := _of_loader(str(error))) is not None:
+        return said
+    number, named = getattr(error, "errno", None), getattr(error, "filename", None)
+    if number is None and (match := _NUMBER.search(str(error))):
+        number = int(match[1] or match[2])
+    if (remedy := REMEDIES.get(number or 0)) is None:
+        return None
+    place = str(named) if isinstance(named, str | Path) else where
+    return UserError(place, f"the machine says: {os.strerror(number or 0)}", remedy=remedy)
+
+
+def _of_loader(text: str) -> UserError | None:
+    """The line for what torch says of a process that loads images."""
+    last = text.strip().rpartition("\n")[2]
+    if "in DataLoader worker process" in text and (said := last.partition("UserError: ")[2]):
+        return UserError.of(said)
+    if re.search(r"shared memory|</torch_|Bus error", text):
+        return UserError(
+            LOADERS,
+            "no room in shared memory (/dev/shm), through which they hand over images",
+            remedy=f"make it larger (docker run --shm-size=8g) or set fewer workers, {_AGAIN}",
+        )
+    if killed := re.match(r"DataLoader worker \(pid \d+\) is killed by signal: (.*?)\.", text):
+        return UserError(
+            LOADERS,
+            f"one was ended from outside ({killed[1]})",
+            remedy=f"if memory ran out, set fewer workers, {_AGAIN}",
+        )
+    if text.startswith("DataLoader worker (pid"):
+        return UserError(LOADERS, "one ended unexpectedly", remedy=f"set fewer workers, {_AGAIN}")
+    if timed := re.match(r"DataLoader timed out after (\d+)", text):
+        return UserError(
+            LOADERS,
+            f"no images for {timed[1]} seconds",
+            remedy="look whether the disk of the data still answers and whether /dev/shm is full, "
+            f"{_AGAIN}",
+        )
+    return None

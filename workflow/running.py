@@ -1,0 +1,138 @@
+"""One engine at a time in a folder of results, and the reason of a failure as its last words."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
+
+from steps.command import UserError
+from steps.params.paths import RESULTS
+
+LOCK = Path(RESULTS, ".running")
+"""Held by the Snakemake that may work on the results; whatever ends it frees it."""
+DVC = Path(".dvc/tmp")
+_PLANNING, _RUNNING = "plans", "runs"
+_PATIENCE = 20.0
+"""Seconds to wait for a process that only plans: it may end, as a dry run does, or begin."""
+
+
+class Running:
+    """The lock of this process on the results, taken before it plans.
+
+    A plan that was made while another process worked is stale: it may hold a job whose result has
+    been made since, and an engine removes the result of a job that it begins. So who does not get
+    the lock may plan, and not run.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[IO[str]] = []
+        self.refusal: UserError | None = None
+        try:
+            LOCK.parent.mkdir(exist_ok=True)
+            self._take()
+        except OSError as error:
+            self.refusal = UserError(
+                str(LOCK),
+                f"cannot be locked ({error.strerror}), so that two runs at once are not kept apart",
+                remedy="use a file system with locks that can be written to",
+            )
+
+    def begin(self) -> None:
+        """Go over from planning to running.
+
+        Raises:
+            UserError: another engine works on the results.
+        """
+        if self.refusal is None and DVC.is_dir():
+            self._keep_dvc_out()
+        if self.refusal is not None:
+            raise self.refusal
+        self._say(_RUNNING)
+
+    def _take(self) -> None:
+        file = LOCK.open("a+", encoding="utf-8")
+        until = time.monotonic() + _PATIENCE
+        while not _lock(file):
+            file.seek(0)
+            said = file.read()
+            if _PLANNING not in said or time.monotonic() > until:
+                self.refusal = UserError(
+                    RESULTS,
+                    f"another Snakemake works on them: {said.strip()}",
+                    remedy="wait for it to end, then run the same command again",
+                )
+                file.close()
+                return
+            time.sleep(0.1)
+        self._files.append(file)
+        self._say(_PLANNING)
+
+    def _say(self, what: str) -> None:
+        file = self._files[0]
+        file.truncate(0)
+        file.write(f"process {os.getpid()} {what} {' '.join(sys.argv[1:])}\n")
+        file.flush()
+
+    def _keep_dvc_out(self) -> None:
+        """Hold DVC's own lock too. It frees it while a stage runs, and then names its process."""
+        file = (DVC / "lock").open("a+", encoding="utf-8")
+        if _lock(file) and not (working := _dvc_processes()):
+            self._files.append(file)
+            return
+        self.refusal = UserError(
+            RESULTS,
+            "dvc works on them" + (f": process {working[0]}" if working else ""),
+            remedy="wait for it to end, then run the same command again",
+        )
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _dvc_processes() -> list[int]:
+    """Processes that DVC's list of paths in use names and that live."""
+    try:
+        uses: Any = json.loads((DVC / "rwlock").read_bytes())
+        read = [each for several in uses.get("read", {}).values() for each in several]
+        found = {int(each["pid"]) for each in (*read, *uses.get("write", {}).values())}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return sorted(pid for pid in found if Path(f"/proc/{pid}").exists())
+
+
+def say_at_the_end(jobs: Iterable[Any]) -> None:
+    """Print why jobs failed when Snakemake has said all that it says.
+
+    Args:
+        jobs: Snakemake's.
+    """
+    lines = [line for job in jobs for line in reasons(job.name, map(Path, job.log))]
+    atexit.register(lambda: print(*lines, sep="\n", file=sys.stderr, flush=True))
+
+
+def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
+    """Where a failed job has its log, and the last line in it: the step's own error."""
+    lines = []
+    for log in logs:
+        lines.append(f"{rule} failed; its log: {log}")
+        try:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        except OSError:
+            said = []
+        last = said[-1] if said else ""
+        if not last or last.startswith("--- "):
+            last = "error: it said nothing: it was ended from outside (memory, a time limit?)"
+        lines.append(last)
+    return lines
