@@ -373,11 +373,12 @@ KEYS += ["max_in_both", "resize_short_side", "classes", "class_names", "label", 
 @hypothesis.given(
     kind=st.sampled_from(list(BASE)),
     changes=st.dictionaries(st.sampled_from(KEYS), values, max_size=3),
+    damage=damages,
 )
 @settings
-def test_params(tmp_path: Path, kind: str, changes: dict[str, Any]) -> None:
+def test_params(tmp_path: Path, kind: str, changes: dict[str, Any], damage: list[Any]) -> None:
     text = yaml.safe_dump({"format": kind, **BASE[kind], **changes}, allow_unicode=True)
-    file = put(tmp_path / "set.yaml", text.encode(errors="replace"))
+    file = put(tmp_path / "set.yaml", damaged(text.encode(errors="replace"), damage))
     dataset = or_refused(lambda: load(file, Dataset))  # type: ignore[arg-type]
     if dataset is not None:
         digest_value(dataset.resolved())
