@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import tarfile
 import zlib
@@ -15,14 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from PIL import Image
 
 from steps.artifacts import read_manifest
+from steps.command import UserError
 from steps.data.shards import Images
 from steps.prepare import prepare
 
 Pixels = npt.NDArray[np.uint8]
+WDS = {"format": "webdataset", "train": "t.tar", "val": "v.tar"}
+PARQUET = {"format": "parquet", "train": "t.parquet", "val": "v.parquet"}
+SKIP: dict[str, Any] = {"on_bad": "skip", "max_bad_share": 0.9}
 
 
 def noise(seed: int = 0, width: int = 12, height: int = 10, channels: int = 3) -> Pixels:
@@ -165,3 +171,31 @@ class Prepared:
         self.facts = read_manifest(out, "prepare").facts
         self.train, self.val = (Images(out, split) for split in ("train", "val"))
         self.folder = out
+
+
+def wds(root: Path, train: bytes | None = None, val: bytes | None = None) -> dict[str, Any]:
+    """A set of one tar file a split, whole unless they are given, and its params."""
+    put(root / "t.tar", train if train is not None else tar(samples([0, 1, 0, 1])))
+    put(root / "v.tar", val if val is not None else tar(samples([0, 1], first=50)))
+    return WDS
+
+
+def table(root: Path, **more: Any) -> dict[str, Any]:
+    """A whole set of one Parquet file a split, and its params."""
+    parquet(root / "t.parquet", {"image": rows(4), "label": [0, 1, 0, 1]}, **more)
+    parquet(root / "v.parquet", {"image": rows(2, 50), "label": [0, 1]}, **more)
+    return PARQUET
+
+
+def refused(tmp_path: Path, params: Mapping[str, Any], *parts: str) -> str:
+    """The one line in which ``prepare`` refuses a set; nothing is written."""
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    with pytest.raises(UserError) as error:
+        Prepared(tmp_path, params)
+    message = str(error.value)
+    assert "\n" not in message
+    assert len(message) < 2000
+    for part in parts:
+        assert part in message, message
+    assert not (tmp_path / "out").exists()
+    return message
