@@ -13,7 +13,7 @@ from steps.command import UserError
 from steps.data.annotations import large_enough
 from steps.data.checks import Tally
 from steps.data.segmentations import SegmentationError, bounds, given, pixels, run_lengths
-from steps.data.sources import Item
+from steps.data.sources import Item, Problem
 from steps.data.values import number, shown, whole
 
 BOX_SLACK = 1.0
@@ -192,6 +192,8 @@ class Instances:
     """Whether every annotation has to have a mask; else masks are left out."""
     tally: Tally
     """Gets what is wrong."""
+    strays: Sequence[Problem] = ()
+    """What the reader found wrong, annotations without an image among it."""
 
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -287,8 +289,10 @@ class Instances:
         Raises:
             UserError: more than ``NO_USE_SHARE`` of the annotations, or no object is left.
         """
-        useless = self._seen - self._useful
-        if useless > NO_USE_SHARE * self._seen:
+        strays = sum(stray.item.startswith("annotation") for stray in self.strays)
+        seen = self._seen + strays
+        useless = seen - self._useful
+        if useless > NO_USE_SHARE * seen:
             examples = [
                 f"{problem.item}: {problem.problem}"
                 for problem in self.tally.problems
@@ -298,7 +302,7 @@ class Instances:
                 examples.append(f"{narrow.annotations} have a {_NARROW}, first {narrow.first}")
             raise UserError(
                 where,
-                f"{useless} of {self._seen} annotations of split {self.split} are of no use; "
+                f"{useless} of {seen} annotations of split {self.split} are of no use; "
                 + "; ".join(examples),
                 allowed=f"{NO_USE_SHARE:.0%}, whatever max_bad_share is: more is a file misread, "
                 "not a few bad items",
