@@ -189,7 +189,9 @@ class _Split:
         self.instances: Instances | None = None
         """Of a set for detection."""
         if source.kind == "detection":
-            self.instances = Instances(split, source.categories, dataset.has_masks, tally)
+            self.instances = Instances(
+                split, source.categories, dataset.has_masks, tally, source.problems(split)
+            )
         self._per_class = [0] * classes
         self._captions = 0
 

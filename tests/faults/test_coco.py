@@ -461,6 +461,16 @@ for index, (name, (mask, words)) in enumerate(MASKS.items()):
 """
 
 
+def test_annotations_of_no_image_are_of_no_use(root: Path) -> None:
+    def half(content: dict[str, Any]) -> None:
+        for box in content["annotations"][::2]:
+            box["image_id"] += 100
+
+    write(root, changed(half))
+    message = error(root, on_bad="skip", max_bad_share=0.9)
+    assert "4 of 8 annotations of split train are of no use; annotation 1: is for" in message
+
+
 def test_no_mask_crashes_or_takes_memory(root: Path) -> None:
     def limited() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
