@@ -17,7 +17,13 @@ from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
-from steps.data.loader import EvaluationViews, TrainingViews, dataset_facts, evaluation_batches
+from steps.data.loader import (
+    EvaluationViews,
+    TrainingViews,
+    check_two_classes,
+    dataset_facts,
+    evaluation_batches,
+)
 from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
 from steps.engine.checkpoint import scratch
@@ -38,6 +44,7 @@ def main() -> None:
     check_places(arguments, "finetune", record=True)
     protocol = load(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
+    check_two_classes(arguments.data, facts.num_classes)
     mean, std = normalisation(arguments.backbone)
     backbone = read_manifest(arguments.backbone, "pretrain")
     seed = backbone.seed or 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
+from steps.data.loader import check_two_classes
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
 from steps.evaluation.features import FrozenFeatures, read_features
@@ -29,6 +30,7 @@ def main() -> None:
     check_places(arguments, "knn", record=True)
     protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
+    check_two_classes(arguments.features, facts["classes"])
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)
     val = read_features(arguments.features, "val", poolings)

@@ -20,7 +20,7 @@ from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
-from steps.data.loader import dataset_facts
+from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import correct_in_top, percent
@@ -50,6 +50,7 @@ def main() -> None:
 def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: float) -> None:
     """On features that were extracted once."""
     classes = read_manifest(arguments.features, "features").facts["classes"]
+    check_two_classes(arguments.features, classes)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)
     val = read_features(arguments.features, "val", protocol.poolings)
@@ -74,6 +75,7 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
     manifest = read_manifest(arguments.backbone, "pretrain")
     seed = manifest.seed or 0
     data = dataset_facts(arguments.data, labels=True)
+    check_two_classes(arguments.data, data.num_classes)
     mean, std = normalisation(arguments.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
     inputs = {"backbone": arguments.backbone, "data": arguments.data}

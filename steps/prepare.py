@@ -2,7 +2,11 @@
 
 The artifact holds ``train.arrow`` and ``val.arrow`` (see :mod:`steps.data.shards`) and, for
 detection, ``train.json`` and ``val.json`` in COCO's instances format. Facts: dataset, kind,
-classes, splits (counts), mean and std of the training pixels in 0 to 1, and the problems found.
+classes, splits (counts), mean and std of the training pixels in 0 to 1, and the problems found;
+for detection also whether there are masks, and what was filled in or is odd about annotations.
+Where there are any, a split's facts also count the images that were ``turned`` upright,
+``composited`` on a ground and the ``first_of_several`` frames, those of val name its
+``empty_classes``, and ``in_both`` names images of val that are also in train.
 """
 
 from __future__ import annotations

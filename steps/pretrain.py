@@ -23,7 +23,7 @@ from steps.artifacts.identity import subject
 from steps.artifacts.named import check_named
 from steps.artifacts.places import check_places
 from steps.command import UserError, place, run_step
-from steps.data.loader import DatasetFacts, TrainingViews, dataset_facts
+from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
 from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
 from steps.engine.checkpoint import scratch
@@ -68,6 +68,8 @@ def main() -> None:
     recipe, name = grown(recipe, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
+    if supervised:
+        check_two_classes(arguments.data, facts.num_classes)
     pretrain(recipe, name, backbone, facts, arguments, started)
 
 

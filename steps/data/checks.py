@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from steps.command import UserError
+from steps.data.decoding import Picture, UnfitImageError, decode, lossless
+from steps.data.names import is_text, printable, written
 from steps.data.sources.source import Item, Problem
-from steps.data.values import shown, written
+from steps.data.values import shown
+from steps.params.dataset import GROUND, MAX_PIXELS
+
+Note = Literal["turned", "composited", "first_of_several"]
+"""What was done to an image that is not its file's plain content, as :class:`Picture` has it."""
+NOTES: tuple[Note, ...] = get_args(Note)
 
 _SHOWN = 3
+_HASHED_PIXELS = 2**20
+"""At a time: a large image is not copied whole once more."""
+_JPEG_SIDE = 65_500
+"""The longest side that libjpeg writes, in pixels."""
 
 
 class Tally:
@@ -27,7 +41,7 @@ class Tally:
 
     def bad(self, split: str, item: str, problem: str) -> None:
         """Name one item as bad."""
-        self.problems.append(Problem(split, item, problem))
+        self.problems.append(Problem(split, printable(item), printable(problem)))
 
     def share(self) -> float:
         """Problems over items seen, of the split where that is larger."""
@@ -69,21 +83,34 @@ class Tally:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A whole image: its bytes as they will be stored, and the counts of its pixel values."""
+    """A whole image: its bytes as they will be stored, and what is known of its pixels."""
 
     encoded: bytes
     width: int
     height: int
     histogram: list[int]
     """Counts of the 256 values of red, then green, then blue: (768,)."""
+    digest: int
+    """64 bits of a hash of size and pixels: images of one digest are the same image."""
+    notes: tuple[Note, ...] = ()
 
 
-def check_image(item: Item, resize_short_side: int | None) -> Decoded | str:
+def check_image(
+    item: Item,
+    resize_short_side: int | None = None,
+    ground: Sequence[int] = GROUND,
+    max_pixels: int = MAX_PIXELS,
+) -> Decoded | str:
     """Decode an image to its last row.
+
+    The file's bytes are kept where decoding them plainly gives the right pixels. What had to be
+    turned, put on a ground or shrunk is encoded anew.
 
     Args:
         item: from a reader.
-        resize_short_side: shrink a larger image to this many pixels; None: keep the file's bytes.
+        resize_short_side: shrink a larger image to this many pixels; None: keep its size.
+        ground: red, green and blue behind transparent pixels.
+        max_pixels: width times height above which an image is not decoded.
 
     Returns:
         The image, or what is wrong with it.
@@ -92,36 +119,59 @@ def check_image(item: Item, resize_short_side: int | None) -> Decoded | str:
         return item.problem
     try:
         encoded = item.read()
+        picture = decode(encoded, ground, max_pixels)
+    except UnfitImageError as error:
+        return str(error)
+    except MemoryError:
+        return "an image too large for this machine's memory"
     except OSError as error:
+        if error.errno is None:  # Pillow's own, not the system's
+            return f"corrupt image ({type(error).__name__}: {error})"
         return f"unreadable file ({error.strerror or error})"
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            image.load()
-            if image.mode.startswith(("I", "F")):
-                return f"an image of mode {image.mode}; 8 bits a channel are needed"
-            if item.size is not None and image.size != item.size:
-                return f"{_sized(image.size)} pixels, but the annotations say {_sized(item.size)}"
-            if resize_short_side is not None and min(image.size) > resize_short_side:
-                encoded, rgb = _shrink(image, resize_short_side)
-            else:
-                rgb = image.convert("RGB")
-            return Decoded(encoded, rgb.width, rgb.height, rgb.histogram())
-    except UnidentifiedImageError:
-        return "not an image of a known format"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything
         return f"corrupt image ({type(error).__name__}: {error})"
+    rgb = picture.rgb
+    if item.size is not None and rgb.size != item.size:
+        return _other_size(picture, item.size)
+    notes = [note for note in NOTES if getattr(picture, note)]
+    if resize_short_side is not None and min(rgb.size) > resize_short_side:
+        encoded, rgb = _shrink(rgb, resize_short_side, png=picture.format == "PNG")
+    elif picture.changed:
+        encoded = lossless(rgb)
+    return Decoded(encoded, *rgb.size, rgb.histogram(), _digest(rgb), tuple(notes))
 
 
-def _shrink(image: Image.Image, short_side: int) -> tuple[bytes, Image.Image]:
-    scale = short_side / min(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    rgb = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+def _digest(rgb: Image.Image) -> int:
+    pixels = hashlib.blake2b(repr(rgb.size).encode(), digest_size=8)
+    rows = max(1, _HASHED_PIXELS // rgb.width)
+    for top in range(0, rgb.height, rows):
+        bottom = min(rgb.height, top + rows)
+        part = rgb if rows >= rgb.height else rgb.crop((0, top, rgb.width, bottom))
+        pixels.update(part.tobytes())
+    return int.from_bytes(pixels.digest(), "big")
+
+
+def _other_size(picture: Picture, stated: tuple[int, int]) -> str:
+    found = _sized(picture.rgb.size)
+    if picture.turned and picture.rgb.size == stated[::-1]:
+        return (
+            f"{found} pixels upright, as its EXIF orientation says, but the annotations say "
+            f"{_sized(stated)}, its size unturned; state the upright size and boxes, or remove the "
+            "orientation from the file"
+        )
+    return f"{found} pixels, but the annotations say {_sized(stated)}"
+
+
+def _shrink(rgb: Image.Image, short_side: int, *, png: bool) -> tuple[bytes, Image.Image]:
+    scale = short_side / min(rgb.size)
+    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    shrunk = rgb.resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
-    if image.format == "PNG":
-        rgb.save(file, "PNG")
+    if png or max(size) > _JPEG_SIDE:
+        shrunk.save(file, "PNG")
     else:
-        rgb.save(file, "JPEG", quality=95)
-    return file.getvalue(), rgb
+        shrunk.save(file, "JPEG", quality=95)
+    return file.getvalue(), shrunk
 
 
 def _sized(size: tuple[int, int]) -> str:
@@ -137,6 +187,9 @@ def check_label(label: int | None, classes: int) -> str | None:
 
 def check_caption(caption: object) -> str | None:
     """What is wrong with a caption, if anything."""
-    if not written(caption):
-        return f"unreadable caption {shown(caption)}"
-    return None
+    return None if written(caption) else f"unreadable caption {shown(caption)}"
+
+
+def check_name(name: str) -> str | None:
+    """What is wrong with the name of an image, if anything."""
+    return None if is_text(name) else "its name is not UTF-8; rename it"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,17 +13,32 @@ from typing import Any, TypeVar
 import numpy as np
 
 from steps.command import UserError
-from steps.data.checks import Decoded, Tally, check_caption, check_image
+from steps.data.checks import (
+    NOTES,
+    Decoded,
+    Note,
+    Tally,
+    check_caption,
+    check_image,
+    check_name,
+)
 from steps.data.checks import check_label as wrong_label
+from steps.data.in_both import InBoth
 from steps.data.instances import Instances, say
+from steps.data.names import same_written
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
-from steps.params.dataset import Dataset
+from steps.params.dataset import Dataset, FromFiles
 
 PIXEL_SAMPLE = 50_000
 """The most training images that the channel mean and std are taken from, evenly spaced."""
 
 _QUEUED_PER_WORKER = 8
+_NOTED: dict[Note, str] = {
+    "turned": "were turned upright, as their EXIF orientation says",
+    "composited": "have transparent pixels, which were put on the ground of the params",
+    "first_of_several": "are the first of several frames or pages; the others are left out",
+}
 _log = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -46,9 +61,10 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     """
     tally = Tally()
     pixels = _Pixels()
+    both = InBoth()
     splits, gathered = {}, []
     for split in SPLITS:
-        part = _Split(source, dataset, split, tally, pixels)
+        part = _Split(source, dataset, split, tally, pixels, both)
         splits[split] = part.write(out, where)
         gathered += [part.instances] if part.instances is not None else []
     for label, images in enumerate(splits["train"].get("per_class", [])):
@@ -62,8 +78,11 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         instances.enforce(where)
     for problem in tally.problems:
         _log.warning("left out: %s %s: %s", problem.split, problem.item, problem.problem)
+    _say_notes(splits)
+    _say_absent(source, splits["val"])
     notes = [note for instances in gathered for note in instances.notes()]
     say(notes)
+    shared = both.enforce(where, out, getattr(dataset, "max_in_both", None))
     mean, std = pixels.mean_and_std()
     return {
         "kind": source.kind,
@@ -75,6 +94,7 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         "problems": [vars(problem) for problem in tally.problems],
         "problem_share": tally.share(),
         **({"masks": dataset.has_masks, "annotation_notes": notes} if gathered else {}),
+        **shared,
     }
 
 
@@ -147,10 +167,19 @@ class _Pixels:
 
 class _Split:
     def __init__(
-        self, source: Source, dataset: Dataset, split: str, tally: Tally, pixels: _Pixels
+        self,
+        source: Source,
+        dataset: Dataset,
+        split: str,
+        tally: Tally,
+        pixels: _Pixels,
+        both: InBoth,
     ) -> None:
         self._source = source
-        self._resize = getattr(dataset, "resize_short_side", None)
+        self._dataset: Any = dataset
+        self._both = both
+        self._names: set[str] = set()
+        self._notes: Counter[str] = Counter()
         self._split = split
         self._tally = tally
         self._pixels = pixels
@@ -160,7 +189,9 @@ class _Split:
         self.instances: Instances | None = None
         """Of a set for detection."""
         if source.kind == "detection":
-            self.instances = Instances(split, source.categories, dataset.has_masks, tally)
+            self.instances = Instances(
+                split, source.categories, dataset.has_masks, tally, source.problems(split)
+            )
         self._per_class = [0] * classes
         self._captions = 0
 
@@ -177,9 +208,7 @@ class _Split:
         path = out / f"{split}.arrow"
         images = 0
         with ShardWriter(path, labels=labelled, captions=source.has_captions) as writer:
-            decoded = ordered_map(
-                lambda item: check_image(item, self._resize), items, os.cpu_count() or 1
-            )
+            decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, image in decoded:
                 position = next(positions)
                 self._tally.seen(split)
@@ -193,6 +222,7 @@ class _Split:
                 writer.add(item.id, image.encoded, image.width, image.height, item.label, captions)
                 images += 1
                 self._count(item, image, captions)
+                self._both.add(split, image.digest)
                 if split == "train" and position in sampled:
                     self._pixels.add(image.histogram)
         facts: dict[str, Any] = {"images": images}
@@ -200,6 +230,7 @@ class _Split:
             facts["per_class"] = self._per_class
         if source.has_captions:
             facts["captions"] = self._captions
+        facts |= self._notes
         if self.instances is not None:
             self.instances.settle(where)
             self.instances.write(out / f"{split}.json")
@@ -207,7 +238,20 @@ class _Split:
         _log.info("%s: %d images", split, images)
         return facts
 
+    def _decode(self, item: Item) -> Decoded | str:
+        dataset = self._dataset
+        if not isinstance(dataset, FromFiles):
+            return check_image(item)
+        resize = getattr(dataset, "resize_short_side", None)
+        return check_image(item, resize, dataset.ground, dataset.max_pixels)
+
     def _wrong(self, item: Item) -> str | None:
+        if (problem := check_name(item.id)) is not None:
+            return problem
+        written = same_written(item.id)
+        if written in self._names:
+            return "its name stands twice in the split"
+        self._names.add(written)
         if self._source.kind != "classification":
             return None
         return wrong_label(item.label, len(self._source.classes))
@@ -225,10 +269,34 @@ class _Split:
 
     def _count(self, item: Item, image: Decoded, captions: list[str]) -> None:
         self._captions += len(captions)
+        self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1
         if self.instances is not None:
             self.instances.add(item, image.width, image.height)
+
+
+def _say_notes(splits: dict[str, dict[str, Any]]) -> None:
+    """Say how many images are not what their files plainly hold."""
+    for split, facts in splits.items():
+        for note in NOTES:
+            if facts.get(note):
+                _log.warning("%s: %d images %s", split, facts[note], _NOTED[note])
+
+
+def _say_absent(source: Source, val: dict[str, Any]) -> None:
+    """Say which classes val lacks, and add them to its facts as ``empty_classes``."""
+    per_class = val.get("per_class", [])
+    absent = [source.classes[label] for label, images in enumerate(per_class) if not images]
+    if absent:
+        val["empty_classes"] = absent
+        shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
+        _log.warning(
+            "val: no image of %d of %d classes (%s): accuracies are of the others alone",
+            len(absent),
+            len(per_class),
+            shown,
+        )
 
 
 def _spaced(count: int, most: int) -> list[int]:

@@ -12,8 +12,9 @@ from typing import Any
 from steps.command import UserError
 from steps.data.annotations import large_enough
 from steps.data.checks import Tally
+from steps.data.names import printable
 from steps.data.segmentations import SegmentationError, bounds, given, pixels, run_lengths
-from steps.data.sources import Item
+from steps.data.sources import Item, Problem
 from steps.data.values import number, shown, whole
 
 BOX_SLACK = 1.0
@@ -30,8 +31,8 @@ _AREA_BY_MASK = "area missing or not above 0: counted from the mask"
 _AREA_BY_BOX = "area missing or not above 0: taken from the box"
 _CROWD_MISSING = "iscrowd missing: taken as 0"
 _MASK_LEFT_OUT = "mask left out, as masks: false says"
-_ID_MISSING = "id missing, or no whole number above 0"
-_ID_TWICE = "id that another annotation has"
+_ID_MISSING = "id missing, or no whole number above 0: all are numbered from 1"
+_ID_TWICE = "id that another annotation has: all are numbered from 1"
 _OBJECT_TWICE = "same image, category and box as another annotation"
 _UNLIKE = "box and the bounds of its mask overlap by less than half (is it [x, y, width, height]?)"
 _NARROW = "box or mask smaller than a pixel: no target of training"
@@ -192,6 +193,8 @@ class Instances:
     """Whether every annotation has to have a mask; else masks are left out."""
     tally: Tally
     """Gets what is wrong."""
+    strays: Sequence[Problem] = ()
+    """What the reader found wrong, annotations without an image among it."""
 
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -213,7 +216,7 @@ class Instances:
         known = {category["id"] for category in self.categories}
         objects = set()
         for annotation in item.annotations:
-            name = f"annotation {shown(annotation.get('id'))} of {item.id}"
+            name = f"annotation {shown(annotation.get('id'))} of {printable(item.id)}"
             self._seen += 1
             self.tally.seen(self.split)
             if (box := _numbers(annotation.get("bbox"))) is not None:
@@ -287,8 +290,10 @@ class Instances:
         Raises:
             UserError: more than ``NO_USE_SHARE`` of the annotations, or no object is left.
         """
-        useless = self._seen - self._useful
-        if useless > NO_USE_SHARE * self._seen:
+        strays = sum(stray.item.startswith("annotation") for stray in self.strays)
+        seen = self._seen + strays
+        useless = seen - self._useful
+        if useless > NO_USE_SHARE * seen:
             examples = [
                 f"{problem.item}: {problem.problem}"
                 for problem in self.tally.problems
@@ -298,7 +303,7 @@ class Instances:
                 examples.append(f"{narrow.annotations} have a {_NARROW}, first {narrow.first}")
             raise UserError(
                 where,
-                f"{useless} of {self._seen} annotations of split {self.split} are of no use; "
+                f"{useless} of {seen} annotations of split {self.split} are of no use; "
                 + "; ".join(examples),
                 allowed=f"{NO_USE_SHARE:.0%}, whatever max_bad_share is: more is a file misread, "
                 "not a few bad items",

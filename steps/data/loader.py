@@ -72,6 +72,21 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
     )
 
 
+def check_two_classes(dataset: Path, classes: int) -> None:
+    """A classifier, or the accuracy of one, needs two classes to decide between.
+
+    Raises:
+        UserError: ``dataset``, a prepared set or its features, has fewer.
+    """
+    if classes < 2:
+        raise UserError(
+            str(dataset),
+            f"a set of {classes} class{'es' if classes != 1 else ''}",
+            allowed="two classes or more",
+            remedy="evaluate on a set with more classes, or leave tasks on labels out",
+        )
+
+
 class Samples(NamedTuple):
     """What the loader gives at a time: B training images, not yet normalised."""
 

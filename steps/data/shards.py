@@ -1,6 +1,7 @@
 """A split of a prepared dataset: one Arrow file of encoded images, written once, memory-mapped.
 
-Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...),
+Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
+PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
 list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
@@ -12,7 +13,6 @@ an image's when it reads it; sets that were prepared before there were any are r
 
 from __future__ import annotations
 
-import io
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -29,6 +29,7 @@ from PIL import Image
 
 from steps.artifacts.manifest import ANEW
 from steps.command import UserError
+from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
@@ -179,7 +180,7 @@ class Images:
         """The decoded image of row ``index``, RGB."""
         data = self.encoded(index)
         try:
-            return Image.open(io.BytesIO(data)).convert("RGB")
+            return stored_pixels(data)
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
             raise self._damaged(index) from error
 

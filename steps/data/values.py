@@ -31,17 +31,6 @@ def number(value: Any) -> float | None:
     return found if math.isfinite(found) else None
 
 
-def written(text: Any) -> bool:
-    """Whether a value is text that UTF-8 can write, with something to be seen in it."""
-    if not isinstance(text, str):
-        return False
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return any(character.isprintable() and not character.isspace() for character in text)
-
-
 def shown(value: Any) -> str:
     """The beginning of a value, as a message shows it."""
     try:
@@ -50,5 +39,4 @@ def shown(value: Any) -> str:
         return f"a {type(value).__name__} too deep to show"
     except ValueError:
         return "a number of thousands of digits"
-    text = text.encode("ascii", "backslashreplace").decode() if not written(text) else text
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

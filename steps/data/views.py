@@ -104,19 +104,58 @@ def sample_crop(
             left = int(rng.integers(width - wide + 1))
             return left, int(rng.integers(height - tall + 1)), wide, tall
     ratio = min(max(width / height, view.aspect[0]), view.aspect[1])
-    wide, tall = min(width, round(height * ratio)), min(height, round(width / ratio))
+    wide = min(width, max(1, round(height * ratio)))
+    tall = min(height, max(1, round(width / ratio)))
     return (width - wide) // 2, (height - tall) // 2, wide, tall
 
 
-def centre_crop(image: Image.Image, size: int, crop_fraction: float) -> Image.Image:
-    """The evaluation view: short side to size / crop_fraction (bicubic), then the centre."""
+def centre_crop(
+    image: Image.Image,
+    size: int,
+    crop_fraction: float,
+    resampling: Image.Resampling = Image.Resampling.BICUBIC,
+) -> Image.Image:
+    """The evaluation view: short side to size / crop_fraction, then the centre."""
     short = round(size / crop_fraction)
     scale = short / min(image.width, image.height)
-    if scale != 1:
-        resized = (max(round(image.width * scale), short), max(round(image.height * scale), short))
-        image = image.resize(resized, Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    width, height = (max(round(side * scale), short) for side in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return resized_cut(image, (width, height), left, top, size, resampling)
+
+
+def resized_cut(
+    image: Image.Image,
+    resized: tuple[int, int],
+    left: int,
+    top: int,
+    size: int,
+    resampling: Image.Resampling,
+) -> Image.Image:
+    """A square of ``size`` pixels of the image resized to ``resized`` (width, height).
+
+    Memory is bounded for strips too: of an image that would become much longer than the square,
+    only what the square shows is resized. Pixels are then the same but for rounding, which Pillow
+    also does between the two axes, in an order that depends on the sizes.
+    """
+    if max(resized) <= _STRIP * max(size, min(resized)):
+        whole = image if image.size == resized else image.resize(resized, resampling)
+        return whole.crop((left, top, left + size, top + size))
+    spans = []
+    for side, length, start in zip(image.size, resized, (left, top), strict=True):
+        step = side / length
+        first, last = start * step, (start + size) * step
+        reach = math.ceil(_TAPS * max(step, 1.0)) + 1
+        low, high = max(0, math.floor(first) - reach), min(side, math.ceil(last) + reach)
+        spans.append((low, high, max(first - low, 0.0), min(last - low, high - low)))
+    (x, right, x0, x1), (y, bottom, y0, y1) = spans
+    part = image.crop((x, y, right, bottom))
+    return part.resize((size, size), resampling, box=(x0, y0, x1, y1))
+
+
+_STRIP = 8
+"""How many times its short side a resized image may be long before it is cut first."""
+_TAPS = 3
+"""Neighbours to each side that a filter reads, at most (Lanczos), in steps of the output."""
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -27,6 +27,8 @@ from steps.engine.seeds import derive
 from steps.params.detection import Augmentation, RangeCrop
 
 Pixels = npt.NDArray[np.uint8]
+_STRIP = 20
+"""How many times its short side an image may be long to be cut before it is resized."""
 
 
 class Detections(Dataset[dict[str, Any]]):
@@ -284,7 +286,12 @@ def _window(
 def _cut(
     crop: RangeCrop, image: Pixels, found: Targets, rng: np.random.Generator
 ) -> tuple[Pixels, Targets]:
-    """Resize to one of the short sides, then keep a part whose sides are drawn too."""
+    """Resize to one of the short sides, then keep a part whose sides are drawn too.
+
+    A strip stays whole: its other side would become as many times longer.
+    """
+    if max(image.shape[:2]) > _STRIP * min(image.shape[:2]):
+        return image, found
     scale = int(rng.choice(crop.short_sides)) / min(image.shape[:2])
     size = round(image.shape[0] * scale), round(image.shape[1] * scale)
     image, found = _resize(image, size), found.resized(size)

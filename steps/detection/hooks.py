@@ -29,6 +29,8 @@ log = logging.getLogger("steps.detect")
 
 CHECKPOINT = "checkpoint.pth"
 REPORT_SECONDS = 10.0
+DIVERGED = 10.0
+"""An epoch's mean loss over the run's first loss from which a training counts as diverged."""
 
 
 class SeedEpoch(Hook):  # type: ignore[misc]
@@ -80,7 +82,7 @@ class Finite(Hook):  # type: ignore[misc]
 
 def _diverged(runner: Runner, found: str) -> UserError:
     return UserError(
-        f"detection, iteration {runner.iter + 1} of {runner.max_iters}",
+        f"detection, iteration {min(runner.iter + 1, runner.max_iters)} of {runner.max_iters}",
         found,
         remedy="lower optimizer.lr in the protocol, lengthen optimizer.warmup_iterations, or set "
         "optimizer.clip_grad",
@@ -129,6 +131,7 @@ class Progress(Hook):  # type: ignore[misc]
         """Forget what another run of this process left in mmengine's global store."""
         if runner.epoch == 0:
             runner.message_hub.update_info("epoch_losses", [])
+            runner.message_hub.update_info("first_loss", None)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the epoch's mean."""
@@ -140,6 +143,8 @@ class Progress(Hook):  # type: ignore[misc]
         """Add the loss; report when it is time."""
         loss = outputs["loss"].detach()
         self._sum, self._count = self._sum.to(loss.device) + loss, self._count + 1
+        if runner.iter == 0:
+            runner.message_hub.update_info("first_loss", float(loss))
         if self._first is None:
             self._first, self._began = runner.iter, time.monotonic()
         now = time.monotonic()
@@ -154,10 +159,21 @@ class Progress(Hook):  # type: ignore[misc]
             )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Keep the epoch's mean loss where a checkpoint carries it."""
+        """Keep the epoch's mean loss where a checkpoint carries it.
+
+        Raises:
+            UserError: it is far above the loss before any update.
+        """
         losses = list(runner.message_hub.get_info("epoch_losses"))
         losses.append(round(float(self._sum) / self._count, 6))
         runner.message_hub.update_info("epoch_losses", losses)
+        first = runner.message_hub.get_info("first_loss")
+        # A checkpoint of before has no first loss.
+        if first is not None and losses[-1] > DIVERGED * first:
+            found = (
+                f"the mean loss of epoch {len(losses)} is {losses[-1]:g}, and began at {first:g}"
+            )
+            raise _diverged(runner, found)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Keep the metrics and log the headline numbers."""

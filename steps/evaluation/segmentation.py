@@ -20,10 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
 from steps.data.loader import STALL_SECONDS
-from steps.data.segmentations import Mask
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
-from steps.data.views import centre_crop, normalise, to_tensor
+from steps.data.views import centre_crop, normalise, resized_cut, to_tensor
 from steps.engine.checkpoint import Scratch
 from steps.engine.seeds import derive, generator, seeded
 from steps.models.backbones import Transformer
@@ -66,32 +65,24 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
         mask = self.masks[index]
         if not self.training:
             view = centre_crop(image, self.size, self.protocol.crop_fraction)
-            classes = _nearest_crop(mask, self.size, self.protocol.crop_fraction)
-            return to_tensor(view), torch.from_numpy(classes).long()
+            nearest = Image.Resampling.NEAREST
+            grey = centre_crop(
+                Image.fromarray(mask), self.size, self.protocol.crop_fraction, nearest
+            )
+            return to_tensor(view), torch.from_numpy(np.array(grey)).long()
         rng = np.random.default_rng(derive(self.seed, "views", epoch, index))
         scale = float(rng.uniform(self.protocol.scale[0], self.protocol.scale[1]))
         factor = scale * self.size / min(image.size)
         width, height = (max(round(side * factor), self.size) for side in image.size)
         left = int(rng.integers(0, width - self.size + 1))
         top = int(rng.integers(0, height - self.size + 1))
-        box = (left, top, left + self.size, top + self.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC).crop(box)
-        grey = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST).crop(box)
+        cut = ((width, height), left, top, self.size)
+        image = resized_cut(image, *cut, Image.Resampling.BICUBIC)
+        grey = resized_cut(Image.fromarray(mask), *cut, Image.Resampling.NEAREST)
         pixels, classes = to_tensor(image), np.array(grey)
         if rng.random() < self.protocol.flip:
             pixels, classes = pixels.flip(2), classes[:, ::-1].copy()
         return pixels, torch.from_numpy(classes).long()
-
-
-def _nearest_crop(mask: Mask, size: int, crop_fraction: float) -> Mask:
-    """What ``centre_crop`` keeps of the image, each pixel the nearest one's class."""
-    height, width = mask.shape
-    short = round(size / crop_fraction)
-    scale = short / min(height, width)
-    resized = (max(round(width * scale), short), max(round(height * scale), short))
-    grey = Image.fromarray(mask).resize(resized, Image.Resampling.NEAREST)
-    left, top = (resized[0] - size) // 2, (resized[1] - size) // 2
-    return np.array(grey.crop((left, top, left + size, top + size)))
 
 
 class Head(nn.Module):

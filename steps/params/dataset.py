@@ -9,6 +9,12 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
 from steps.params.base import Params
+from steps.params.names import Place
+
+GROUND = (255, 255, 255)
+MAX_PIXELS = 178_956_970
+"""About half a GB of RGB."""
+
 
 Count = Annotated[int, Ge(1)]
 Pixels = Annotated[float, Gt(0)]
@@ -59,20 +65,34 @@ class _Dataset(Params):
         return self
 
 
-class _Files(_Dataset):
+class FromFiles(_Dataset):
+    """What all sets have that are read from image files."""
+
+    ground: Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)] = [*GROUND]
+    """Red, green and blue that transparent pixels are put on, 0 to 255; white by default. An image
+    of which nothing is seen on it is bad."""
+    max_pixels: Count = MAX_PIXELS
+    """Width times height above which an image is bad: decoding it takes 4 bytes a pixel."""
+    max_in_both: Annotated[int, Ge(0)] | None = None
+    """How many images of val may also be in train, pixel for pixel; more stop the step. null: any
+    number. They are named and counted in any case."""
+
+
+class _Files(FromFiles):
     resize_short_side: Count | None = None
     """Shrink images whose short side is above this many pixels (JPEG of quality 95; a PNG stays
-    one); null: keep each file's own bytes."""
+    one, and sides that JPEG cannot hold make one); null: keep each file's own bytes, but for images
+    that are turned upright or put on the ground, which become PNGs."""
 
 
 class FolderDataset(_Files):
     """One folder a class: ``<train>/<class>/**/*.jpg``; classes are numbered in sorted order."""
 
     format: Literal["folder"]
-    train: Text
+    train: Place
     """Folder of the split, under the data root; likewise ``val``."""
-    val: Text
-    class_names: Text | None = None
+    val: Place
+    class_names: Place | None = None
     """File under the data root with a line a class: its folder, a space, and its name in words, as
     prompts use it. null: the folders' names are the classes'."""
 
@@ -81,9 +101,9 @@ class ParquetDataset(_Files):
     """Parquet files as Hugging Face writes them: a column of images, one of labels, or captions."""
 
     format: Literal["parquet"]
-    train: Text
+    train: Place
     """Glob of the split's files, under the data root; likewise ``val``."""
-    val: Text
+    val: Place
     image_column: Text = "image"
     label_column: Text | None = "label"
     caption_column: Text | None = None
@@ -109,9 +129,9 @@ class WebDatasetDataset(_Files):
     """
 
     format: Literal["webdataset"]
-    train: Text
+    train: Place
     """Glob of the split's tar files, under the data root; likewise ``val``."""
-    val: Text
+    val: Place
     label: Literal["cls"] | None = "cls"
     """Extension of the member that holds the label, a decimal number."""
     caption: Literal["txt", "json"] | None = None
@@ -135,13 +155,13 @@ class WebDatasetDataset(_Files):
 class AnnotatedFolder(Params):
     """A split in COCO's layout."""
 
-    images: Text
+    images: Place
     """Folder under the data root."""
-    annotations: Text
+    annotations: Place
     """JSON file under the data root."""
 
 
-class CocoDataset(_Dataset):
+class CocoDataset(FromFiles):
     """Boxes and masks in COCO's instances format (detection)."""
 
     format: Literal["coco"]

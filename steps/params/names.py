@@ -39,6 +39,15 @@ def unprintable(text: str) -> str | None:
     return None
 
 
+def leads_out(path: str) -> bool:
+    """True of a path that leaves the folder which it is joined to; its links are not looked at."""
+    return PurePosixPath(path).is_absolute() or _climbs(path)
+
+
+def _climbs(path: str) -> bool:
+    return ".." in PurePosixPath(path).parts
+
+
 def _name(text: str) -> str:
     if not is_name(text):
         raise ValueError(NAME_RULE)
@@ -52,12 +61,18 @@ def _line(text: str) -> str:
 
 
 def _below(text: str) -> str:
-    if PurePosixPath(text).is_absolute() or ".." in PurePosixPath(text).parts:
+    if leads_out(text):
         raise ValueError(
             "a path below the data root ($PRETEXT_DATA, else data/), such as "
             "official/mae_pretrain_vit_base.pth"
         )
     return _no_option(text)
+
+
+def _place(text: str) -> str:
+    if _climbs(text):
+        raise ValueError("a path of data has no '..': give one below the data root, or absolute")
+    return text
 
 
 def _no_option(text: str) -> str:
@@ -73,3 +88,5 @@ Label = Annotated[str, Len(1, 200), AfterValidator(_line)]
 """A line of text that tables and pages print."""
 Below = Annotated[str, Len(1), AfterValidator(_below)]
 """A path of a file below the data root."""
+Place = Annotated[str, Len(1), AfterValidator(_place)]
+"""A path or a glob below the data root, or an absolute one; links on the way are followed."""

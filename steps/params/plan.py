@@ -37,7 +37,7 @@ from steps.params.recipe import Recipe
 from steps.params.resources import ResourceTable
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
-from steps.params.tasks import FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
+from steps.params.tasks import CLASS_TASKS, FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
 
 ROOT = Path("params")
@@ -103,6 +103,7 @@ class Plan:
         """What the jobs ask of a scheduler."""
         self._check_objects()
         self._check_kinds()
+        self._check_classes()
         check_sizes(self)
         self._check_text()
 
@@ -325,6 +326,21 @@ class Plan:
                         f"{teacher.backbone} is a ResNet, and a teacher gives tokens",
                         allowed="a vision transformer, such as vit_s16",
                     )
+
+    def _check_classes(self) -> None:
+        """Who decides between classes gets two, where the set's params say which there are."""
+        experiment = self.experiment
+        classes = getattr(self.datasets[experiment.dataset], "classes", None)
+        deciding: list[str] = [task for task in experiment.tasks if task in CLASS_TASKS]
+        for name, recipe in self.recipes.items():
+            if recipe.method.name == "supervised":
+                deciding.append(f"recipe {name}")
+        if classes is not None and len(classes) < 2 and deciding:
+            raise UserError(
+                f"{experiment_file(self.name, self.root)}: dataset",
+                f"{experiment.dataset} has one class, and {deciding[0]} decides between classes",
+                remedy="take a set with two classes or more, or leave that out",
+            )
 
     def _check_text(self) -> None:
         """Text tasks need methods with a text tower, and those need captions."""

@@ -18,6 +18,8 @@ Task = Literal[
 TASKS: tuple[Task, ...] = get_args(Task)
 FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
 """Tasks that read frozen features."""
+CLASS_TASKS: tuple[Task, ...] = ("knn", "linear", "finetune")
+"""Tasks that decide between the classes of the set that is pretrained on."""
 OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
 """Tasks that read ``detection_dataset``."""
 DRAWN_TASKS: tuple[Task, ...] = ("detect", "layout")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -23,13 +24,21 @@ from steps.detection.dataset import Detections
 from steps.detection.train import build_detector, with_masks
 from steps.params.detection import Augmentation, Detection, RangeCrop
 from steps.params.load import validate
+from steps.report import main as report
 from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes
+from tests.unit.reporting import synthetic
 
 CASCADES: dict[str, Any] = {
     "Faster R-CNN": None,
     "Cascade R-CNN, Detectron2's": {"masks": "first"},
     "Cascade R-CNN, mmdet's": {"masks": "each", "resample": True, "shared_gradient": False},
 }
+
+
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that stops leaves its scratch folder where it runs."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +269,16 @@ def test_masks_of_before_that_were_not_checked_are_named(
     (data / "val.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"annotation 1: its .* prepare the dataset again"):
         layout.objects(data, "val")
+
+
+def test_a_report_of_boxes_alone_has_no_column_of_masks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(synthetic.METRICS, "detect", ("box_AP", "box_AP50"))
+    made = synthetic.build(tmp_path, methods=("random", "mae"), tasks=("detect",))
+    report(["--experiment", str(made.params), "--results", str(made.results), "--out", "reports/a"])
+    page = Path("reports/a/README.md").read_text()
+    assert re.search(r"\| Model +\| Seeds \| +box_AP \| +box_AP50 \|\n", page)
+    assert "mask_AP" not in page
+    assert "mask_AP" not in Path("reports/a/results.csv").read_text()
+    report(["--check", "reports/a"])

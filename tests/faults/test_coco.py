@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import resource
 import subprocess
 import sys
@@ -122,8 +123,12 @@ ANNOTATIONS: dict[str, tuple[Change, str]] = {
     "file_name NUL": (first("images", file_name="a\0.png"), "is no name of a file"),
     "file_name surrogate": (first("images", file_name="\ud800.png"), "is no name of a file"),
     "file_name long": (first("images", file_name="a" * 5000), "is no name of a file"),
-    "file_name too long for a disk": (first("images", file_name="a" * 600), "none that a file"),
+    "file_name too long for a disk": (
+        first("images", file_name="a" * 600),
+        "unreadable (File name too",
+    ),
     "file_name of a folder": (first("images", file_name="."), "is named by train.json, and is"),
+    "file_name of a pipe": (first("images", file_name="pipe"), "is a FIFO, not a file"),
     "file_name leaves": (first("images", file_name="../secret.png"), "leaves the folder"),
     "file_name leaves later": (first("images", file_name="a/../../secret.png"), "leaves the"),
     "file_name absolute": (first("images", file_name="/secret.png"), "leaves the folder"),
@@ -135,6 +140,7 @@ def test_what_is_wrong_in_an_entry_is_named(trial: str, root: Path) -> None:
     change, words = ANNOTATIONS[trial]
     write(root, changed(change), good())
     (root / "secret.png").write_bytes((root / "images/1.png").read_bytes())
+    os.mkfifo(root / "images/pipe")
     message = error(root)
     assert "bad item" in message
     assert "set.yaml" in message
@@ -166,7 +172,13 @@ FILES: dict[str, tuple[Change, str]] = {
         "an image is listed twice",
     ),
     "category id twice": (twice("categories", name="cow"), "another category has the id 7"),
-    "category name twice": (twice("categories", id=9), "another category has the name 'cat'"),
+    "category name twice": (twice("categories", id=9), "two classes have the name 'cat'"),
+    "category name twice, its accents encoded in two ways": (
+        lambda c: c.update(
+            categories=[{"id": 7, "name": "caf\u00e9"}, {"id": 8, "name": "cafe\u0301"}]
+        ),
+        "accents encoded in two ways",
+    ),
     "category name null": (first("categories", name=None), "categories[0].name: None"),
     "category name blank": (first("categories", name=" "), "categories[0].name: ' '"),
     "category name number": (first("categories", name=3), "categories[0].name: 3"),
@@ -268,6 +280,23 @@ def test_a_perfect_detector_has_an_ap_of_100_whatever_the_ids(ids: list[Any], ro
     assert average_precision(COCO(str(out / "val.json")), perfect, "bbox")["AP"] == 100
     odd = {note["note"] for note in read_manifest(out).facts["annotation_notes"]}
     assert bool(odd) is (ids != [1, 2, 3, 4])
+
+
+def test_images_and_categories_may_be_numbered_from_0(root: Path) -> None:
+    content = good(each=1)
+    for image in content["images"]:
+        image["id"] -= 1
+    for category in content["categories"]:
+        category["id"] -= 7
+    for box in content["annotations"]:
+        box |= {"image_id": box["image_id"] - 1, "category_id": box["category_id"] - 7}
+    out = prepare(write(root, content))
+    perfect = [
+        {key: box[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for box in content["annotations"]
+    ]
+    assert average_precision(COCO(str(out / "val.json")), perfect, "bbox")["AP"] == 100
+    assert (SemanticMasks(out, "val")[0] > 0).sum() == 900
 
 
 @pytest.mark.parametrize("ids", [[0, 1, 2, 3], [1, 1, 2, 3]])
@@ -430,6 +459,16 @@ for index, (name, (mask, words)) in enumerate(MASKS.items()):
     except UserError as error:
         print("named:", name)
 """
+
+
+def test_annotations_of_no_image_are_of_no_use(root: Path) -> None:
+    def half(content: dict[str, Any]) -> None:
+        for box in content["annotations"][::2]:
+            box["image_id"] += 100
+
+    write(root, changed(half))
+    message = error(root, on_bad="skip", max_bad_share=0.9)
+    assert "4 of 8 annotations of split train are of no use; annotation 1: is for" in message
 
 
 def test_no_mask_crashes_or_takes_memory(root: Path) -> None:

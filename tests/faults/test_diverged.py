@@ -25,6 +25,12 @@ from steps.params.load import validate
 from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes
 
 
+@pytest.fixture(autouse=True)
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that stops leaves its scratch folder where it runs."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("artifacts")
@@ -51,7 +57,7 @@ def run(step: Any, protocol: dict[str, Any], folder: Path, paths: dict[str, Path
     return out
 
 
-@pytest.mark.parametrize("lr", [1e4, 1e30])
+@pytest.mark.parametrize("lr", [1e7, 1e30])
 def test_a_loss_that_is_not_finite_stops_a_detector(
     lr: float, paths: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -61,6 +67,13 @@ def test_a_loss_that_is_not_finite_stops_a_detector(
     assert message.startswith("detection, iteration ")
     assert "the loss is nan" in message
     assert "lower optimizer.lr" in message
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_a_loss_that_has_exploded_stops_a_detector(paths: dict[str, Path], tmp_path: Path) -> None:
+    """Its numbers are finite, and its AP of about 0 would look like a result."""
+    with pytest.raises(UserError, match=r"the mean loss of epoch 2 is \d+.*, and began at [1-9]\."):
+        run(detect, small(lr=10.0), tmp_path, paths)
     assert not (tmp_path / "out.json").exists()
 
 

@@ -3,6 +3,9 @@ rule prepare:
         directory(data("{dataset}")),
     log:
         log_of(data("{dataset}")),
+    # Before every pretraining that could start: what is wrong with a dataset, even one that only
+    # the last tasks read, is to show first.
+    priority: 1
     conda:
         "../envs/pretext.yaml"
     threads: ASKS.of("prepare").threads

@@ -9,9 +9,20 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from steps.command import UserError
-from steps.data.sources.source import Item, Problem, Source, existing_file, existing_folder
-from steps.data.values import shown, whole, written
+from steps.data.names import check_label_names, written
+from steps.data.sources.source import (
+    ABSENT,
+    FILE,
+    Item,
+    Problem,
+    Source,
+    existing_file,
+    existing_folder,
+    kind_of,
+)
+from steps.data.values import shown, whole
 from steps.params.dataset import AnnotatedFolder, CocoDataset
+from steps.params.names import leads_out
 
 _LONGEST_NAME = 1024
 """Bytes of a file_name: more is a mistake, and would fill every message."""
@@ -126,7 +137,7 @@ class AnnotatedImages:
         if not isinstance(found, list) or not found:
             raise UserError(str(self.path), "no categories", allowed="COCO's instances format")
         categories: list[dict[str, Any]] = []
-        seen: dict[str, set[object]] = {"id": set(), "name": set()}
+        seen: set[int] = set()
         for i, category in enumerate(found):
             if not isinstance(category, dict) or not {"id", "name"} <= category.keys():
                 raise UserError(str(self.path), f"categories[{i}] has no id and name")
@@ -136,18 +147,18 @@ class AnnotatedImages:
                 raise UserError(
                     f"{self.path}: categories[{i}].{key}", shown(category[key]), allowed=allowed
                 )
+            if number in seen:
+                raise UserError(
+                    f"{self.path}: categories[{i}]",
+                    f"another category has the id {number} too",
+                    remedy="give each category an id of its own",
+                )
+            seen.add(number)
             kept = {"id": number, "name": name}
-            for key, value in kept.items():
-                if value in seen[key]:
-                    raise UserError(
-                        f"{self.path}: categories[{i}]",
-                        f"another category has the {key} {shown(value)} too",
-                        remedy="give each category an id and a name of its own",
-                    )
-                seen[key].add(value)
             if written(category.get("supercategory")):
                 kept["supercategory"] = category["supercategory"]
             categories.append(kept)
+        check_label_names([category["name"] for category in categories], str(self.path))
         return categories
 
     def of_image(self, position: int) -> tuple[dict[str, Any], ...]:
@@ -168,11 +179,11 @@ class AnnotatedImages:
         )
 
     def _missing(self, path: Path) -> str | None:
-        try:
-            there = path.is_file()
-        except OSError as error:  # a name that no file system has
-            return f"its file_name is none that a file can have ({error.strerror})"
-        return None if there else f"{path} is named by {self.path.name}, and is missing"
+        kind = kind_of(path)
+        found = "missing" if kind == ABSENT else f"{kind}, not a file"
+        if kind == FILE:
+            return None
+        return f"is named by {self.path.name}, and is {found}, in {self.folder}"
 
 
 def _image(found: object) -> dict[str, Any] | str:
@@ -187,7 +198,7 @@ def _image(found: object) -> dict[str, Any] | str:
     name = image["file_name"]
     if not written(name) or "\0" in name or len(name.encode()) > _LONGEST_NAME:
         return f"file_name {shown(name)} is no name of a file"
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    if leads_out(name):
         return f"file_name {shown(name)} leaves the folder of the images"
     return image
 

@@ -11,10 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.command import UserError
-from steps.data.sources.source import Item, Source, check_label_names, existing_files
+from steps.data.names import check_label_names
+from steps.data.sources.source import (
+    Item,
+    Source,
+    existing_files,
+    numbered_classes,
+    short_names,
+)
+from steps.data.values import shown
 from steps.params.dataset import ParquetDataset
 
 _ROWS_AT_ONCE = 256
+_DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
+"""What pyarrow raises for a file that is not as it should be."""
 
 
 class ParquetSource(Source):
@@ -32,10 +42,10 @@ class ParquetSource(Source):
         ]
         content = f"parquet files with the columns {', '.join(self._columns)}"
         self._files = {
-            "train": existing_files(dataset.train, content),
-            "val": existing_files(dataset.val, content),
+            split: short_names(existing_files(pattern, content))
+            for split, pattern in (("train", dataset.train), ("val", dataset.val))
         }
-        for path in self._files["train"] + self._files["val"]:
+        for path in [*self._files["train"], *self._files["val"]]:
             self._check_columns(path)
         self.kind = "classification" if dataset.label_column else "captions"
         self.has_captions = dataset.caption_column is not None
@@ -49,7 +59,7 @@ class ParquetSource(Source):
         wanted = iter(keep)
         position = next(wanted, None)
         start = 0
-        for path in self._files[split]:
+        for path, name in self._files[split].items():
             file = _open(path)
             first = start
             for group in range(file.num_row_groups):
@@ -57,8 +67,10 @@ class ParquetSource(Source):
                 if position is not None and position < end:
                     for row, values in self._rows(file, path, group, start):
                         if row == position:
-                            yield self._item(f"{path.stem}/{row - first}", values)
+                            yield self._item(f"{name}/{row - first}", values)
                             position = next(wanted, None)
+                    if position is not None and position < end:
+                        raise _unreadable(path, f"fewer rows than the {end - first} it states")
                 start = end
 
     def _rows(
@@ -72,22 +84,23 @@ class ParquetSource(Source):
                 for row in range(batch.num_rows):
                     yield start + row, {n: c[row] for n, c in zip(names, columns, strict=True)}
                 start += batch.num_rows
-        except (pa.ArrowException, OSError) as error:
+        except _DAMAGE as error:
             raise _unreadable(path, error) from error
 
     def _item(self, name: str, values: dict[str, Any]) -> Item:
         dataset = self._dataset
-        image = values[dataset.image_column].as_py()
+        image, problem = _value(values[dataset.image_column])
         found = image.get("bytes") if isinstance(image, dict) else image
         data: bytes = found if isinstance(found, bytes) else b""
-        problem = None if data else "the row holds no image bytes"
+        problem = problem or (None if data else "the row holds no image bytes")
         label = None
         if dataset.label_column is not None:
             label = values[dataset.label_column].as_py()
             problem = problem or ("the row holds no label" if label is None else None)
         captions: tuple[str, ...] = ()
         if dataset.caption_column is not None:
-            text = values[dataset.caption_column].as_py()
+            text, bad_caption = _value(values[dataset.caption_column])
+            problem = problem or bad_caption
             captions = tuple(text if isinstance(text, list) else [text])
         return Item(name, lambda: data, label, captions, problem=problem)
 
@@ -100,6 +113,10 @@ class ParquetSource(Source):
                     f"no column '{name}'",
                     allowed=", ".join(schema.names),
                     remedy="name the column in the dataset's params",
+                )
+            if schema.names.count(name) > 1:
+                raise UserError(
+                    str(path), f"two columns are called '{name}'", remedy="rename one of them"
                 )
         label = self._dataset.label_column
         if label is not None and not pa.types.is_integer(schema.field(label).type):
@@ -116,39 +133,67 @@ class ParquetSource(Source):
             if column is None:
                 labels += [None] * _open(path).metadata.num_rows
                 continue
+            file = _open(path)
             try:
-                labels += _open(path).read([column]).column(0).to_pylist()
-            except (pa.ArrowException, OSError) as error:
+                found = file.read([column]).column(column).to_pylist()
+            except _DAMAGE as error:
                 raise _unreadable(path, error) from error
+            if len(found) != file.metadata.num_rows:
+                raise _unreadable(path, f"{len(found)} labels for {file.metadata.num_rows} rows")
+            labels += found
         return labels
 
     def _class_names(self) -> list[str]:
-        path = self._files["train"][0]
+        path = next(iter(self._files["train"]))
         names = self._dataset.classes or self._names_in_metadata(path)
         if names is None:
-            known = [label for label in self._labels["train"] if label is not None]
-            names = [str(label) for label in range(max(known, default=-1) + 1)]
+            names = numbered_classes(self._labels["train"])
         check_label_names(names, str(path))
         return list(names)
 
     def _names_in_metadata(self, path: Path) -> list[str] | None:
-        metadata = _open(path).schema_arrow.metadata or {}
-        try:
-            features = json.loads(metadata[b"huggingface"])["info"]["features"]
-            names = features[self._dataset.label_column]["names"]
-        except (KeyError, TypeError, ValueError):
+        """The class names that Hugging Face's metadata give; None: they give none.
+
+        Raises:
+            UserError: they are not readable, or no list of names.
+        """
+        text = (_open(path).schema_arrow.metadata or {}).get(b"huggingface")
+        remedy = "write them anew, or give classes in the dataset's params"
+        if text is None:
             return None
-        return [str(name) for name in names]
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            found = f"its Hugging Face metadata are not readable as JSON ({type(error).__name__})"
+            raise UserError(str(path), found, remedy=remedy) from error
+        for key in ("info", "features", self._dataset.label_column, "names"):
+            if not isinstance(content, dict) or key not in content:
+                return None
+            content = content[key]
+        if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
+            found = f"its Hugging Face metadata name the classes {shown(content)}"
+            raise UserError(str(path), found, allowed="a list of names", remedy=remedy)
+        return content
+
+
+def _value(value: Any) -> tuple[Any, str | None]:
+    """The Python value of a cell, and what is wrong with it."""
+    try:
+        return value.as_py(), None
+    except UnicodeDecodeError:
+        return None, "text that is not UTF-8"
+    except (pa.ArrowException, ValueError, TypeError, KeyError) as error:
+        return None, f"unreadable value ({error})"
 
 
 def _open(path: Path) -> Any:
     try:
         return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+    except _DAMAGE as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def _unreadable(path: Path, error: object) -> UserError:
     return UserError(
         str(path), f"not readable as parquet ({error})", remedy="fetch the file again, whole"
     )

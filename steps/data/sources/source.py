@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from steps.command import UserError
@@ -14,6 +16,8 @@ from steps.params.dataset import Kind
 
 ENVIRONMENT = "PRETEXT_DATA"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_FEW = 1000
+FILE, FOLDER, ABSENT = "a file", "a folder", "nothing"
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,20 @@ def existing_folder(name: str, content: str) -> Path:
         content: what has to lie in it, for the error.
 
     Raises:
-        UserError: it is absent or empty.
+        UserError: it is absent, empty, not readable or no folder.
     """
     path = data_root() / name
-    if not path.is_dir() or not any(path.iterdir()):
-        raise _missing(path, "an empty folder" if path.is_dir() else "no such folder", content)
+    kind = kind_of(path)
+    if kind != FOLDER:
+        raise _missing(
+            path, "no such folder" if kind == ABSENT else f"{kind}, not a folder", content
+        )
+    try:
+        empty = not any(path.iterdir())
+    except OSError as error:
+        raise UserError(str(path), f"unreadable folder ({error.strerror})") from error
+    if empty:
+        raise _missing(path, "an empty folder", content)
     return path
 
 
@@ -92,24 +105,87 @@ def existing_file(name: str, content: str) -> Path:
     """The file ``name`` under the data root.
 
     Raises:
-        UserError: it is absent.
+        UserError: it is absent, or no file.
     """
     path = data_root() / name
-    if not path.is_file():
-        raise _missing(path, "no such file", content)
+    kind = kind_of(path)
+    if kind != FILE:
+        raise _missing(path, "no such file" if kind == ABSENT else f"{kind}, not a file", content)
     return path
 
 
 def existing_files(pattern: str, content: str) -> list[Path]:
-    """The files that match a glob under the data root, sorted.
+    """The files that match a glob, absolute or under the data root, sorted.
 
     Raises:
-        UserError: there are none.
+        UserError: there are none, one is no file, or the pattern is no glob.
     """
-    files = sorted(path for path in data_root().glob(pattern) if path.is_file())
+    place = data_root() / pattern
+    anchor = PurePath(pattern).anchor
+    root = Path(anchor) if anchor else data_root()
+    parts = PurePath(pattern).relative_to(anchor).parts
+    try:
+        found = sorted(root.glob("/".join(parts))) if parts else [root]
+    except (ValueError, IndexError, OSError, NotImplementedError, RecursionError) as error:
+        raise UserError(
+            str(place),
+            f"not a glob ({error})",
+            allowed="a path in which *, ? and [] stand for names",
+        ) from error
+    files = []
+    for path in found:
+        kind = kind_of(path)
+        if kind == FILE:
+            files.append(path)
+        elif kind != FOLDER or PurePath(pattern).suffix:
+            raise UserError(
+                str(path),
+                f"{kind}, not a file, matches {pattern}",
+                remedy="remove it, or give a pattern that leaves it out",
+            )
     if not files:
-        raise _missing(data_root() / pattern, "no file matches", content)
+        raise _missing(place, "no file matches", content)
     return files
+
+
+def short_names(files: Sequence[Path]) -> dict[Path, str]:
+    """A name for each file that no other has: without folder and suffix, where that does."""
+    stems = Counter(path.stem for path in files)
+    if len(stems) == len(files):
+        return {path: path.stem for path in files}
+    top = Path(os.path.commonpath([path.parent for path in files]))
+    return {path: path.relative_to(top).as_posix() for path in files}
+
+
+def kind_of(path: str | Path) -> str:
+    """What lies at a path, in words, links followed; nothing is opened, so a FIFO cannot stall."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a broken link" if os.path.islink(path) else ABSENT
+    except OSError as error:
+        return f"unreadable ({error.strerror})"
+    except ValueError:  # NUL, or text that no file system holds
+        return ABSENT
+    kinds = {
+        FILE: stat.S_ISREG,
+        FOLDER: stat.S_ISDIR,
+        "a FIFO": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+    }
+    return next((word for word, applies in kinds.items() if applies(mode)), "a device")
+
+
+def numbered_classes(labels: Sequence[int | None]) -> list[str]:
+    """Class names of a set that gives none: the labels, from 0 to the largest.
+
+    There are never more classes than images, or than a thousand: a label beyond that leaves classes
+    without any image, is not counted here, and is named where labels are checked. So one wrong
+    number costs nothing.
+    """
+    most = max(len(labels), _FEW)
+    known = (label for label in labels if label is not None and label < most)
+    return [str(label) for label in range(max(known, default=-1) + 1)]
 
 
 def _missing(path: Path, found: str, content: str) -> UserError:
@@ -121,14 +197,3 @@ def _missing(path: Path, found: str, content: str) -> UserError:
         remedy=f"put {content} there, or set {ENVIRONMENT} to the folder that the paths in the "
         f"dataset's params start from (now {data_root()}: {origin})",
     )
-
-
-def check_label_names(classes: Sequence[str], where: str) -> None:
-    """Raise where two classes have one name.
-
-    Raises:
-        UserError: naming the class.
-    """
-    twice = sorted({name for name in classes if classes.count(name) > 1})
-    if twice:
-        raise UserError(where, f"two classes have the name '{twice[0]}'", remedy="rename one")
