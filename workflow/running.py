@@ -82,10 +82,11 @@ class Running:
 
     def _keep_dvc_out(self) -> None:
         """Hold DVC's own lock too. It frees it while a stage runs, and then names its process."""
-        file = (DVC / "lock").open("a+", encoding="utf-8")
-        if _lock(file) and not (working := _dvc_processes()):
+        file, working = (DVC / "lock").open("a+", encoding="utf-8"), _dvc_processes()
+        if not working and _lock(file):
             self._files.append(file)
             return
+        file.close()
         self.refusal = UserError(
             RESULTS,
             "dvc works on them" + (f": process {working[0]}" if working else ""),
