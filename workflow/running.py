@@ -53,6 +53,8 @@ class Running:
         if self.refusal is None and DVC.is_dir():
             self._keep_dvc_out()
         if self.refusal is not None:
+            for file in self._files:
+                file.close()
             raise self.refusal
         self._say(_RUNNING)
 

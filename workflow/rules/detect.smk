@@ -26,4 +26,4 @@ rule detect:
         file=protocol_file,
     shell:
         "python -m steps.detect --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output.records} --pictures {output.pictures} 2>> {log}"
+        ' --data {input.data} --out {output.records} --pictures {output.pictures} 2>> "$(kept {log:q})"'

@@ -25,7 +25,7 @@ rule diagnose:
     params:
         behind=options,
     shell:
-        "python -m steps.diagnose {params.behind} --data {input.data} --out {output} 2>> {log}"
+        'python -m steps.diagnose {params.behind} --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule diagnose_tokenizer:
@@ -48,4 +48,4 @@ rule diagnose_tokenizer:
         **ASKS.of("diagnose").asked(),
     shell:
         "python -m steps.diagnose --tokenizer {input.tokenizer} --data {input.data}"
-        " --out {output} 2>> {log}"
+        ' --out {output} 2>> "$(kept {log:q})"'

@@ -20,4 +20,4 @@ rule finetune:
         file=protocol_file,
     shell:
         "python -m steps.finetune --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'

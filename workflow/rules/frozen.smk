@@ -19,7 +19,7 @@ rule features:
         file=PLAN.protocol_file(PLAN.experiment.features),
     shell:
         "python -m steps.features --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule knn:
@@ -44,7 +44,7 @@ rule knn:
         file=protocol_file,
     shell:
         "python -m steps.knn --protocol {params.file} --backbone {input.backbone}"
-        " --features {input.features} --out {output} 2>> {log}"
+        ' --features {input.features} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule linear:
@@ -70,7 +70,7 @@ rule linear:
         file=protocol_file,
     shell:
         "python -m steps.linear --protocol {params.file} --backbone {input.backbone}"
-        " --features {input.features} --data {input.data} --out {output} 2>> {log}"
+        ' --features {input.features} --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule geometry:
@@ -95,7 +95,7 @@ rule geometry:
         file=protocol_file,
     shell:
         "python -m steps.geometry --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule segment:
@@ -120,7 +120,7 @@ rule segment:
         file=protocol_file,
     shell:
         "python -m steps.segment --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule layout:
@@ -146,4 +146,4 @@ rule layout:
         file=protocol_file,
     shell:
         "python -m steps.layout --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output.records} --pictures {output.pictures} 2>> {log}"
+        ' --data {input.data} --out {output.records} --pictures {output.pictures} 2>> "$(kept {log:q})"'

@@ -17,4 +17,4 @@ rule imported:
         options=lambda wildcards: shlex.join(IMPORTED[wildcards.name].options),
     shell:
         "python -m steps.import --name {wildcards.name} {params.options}"
-        " --backbone {params.backbone} --seed {wildcards.seed} --out {output} 2>> {log}"
+        ' --backbone {params.backbone} --seed {wildcards.seed} --out {output} 2>> "$(kept {log:q})"'

@@ -12,4 +12,4 @@ rule prepare:
         values=resolved(dataset="{dataset}"),
         file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),
     shell:
-        "python -m steps.prepare --dataset {params.file} --out {output} 2>> {log}"
+        'python -m steps.prepare --dataset {params.file} --out {output} 2>> "$(kept {log:q})"'

@@ -25,4 +25,4 @@ rule pretrain:
         grown=lambda wildcards: shlex.join(PLAN.recipe_options(wildcards.recipe)),
     shell:
         "python -m steps.pretrain --recipe {params.recipe} {params.grown} --backbone {params.backbone}"
-        " --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2>> {log}"
+        ' --data {input.data} {params.behind} --seed {wildcards.seed} --out {output} 2>> "$(kept {log:q})"'

@@ -23,7 +23,7 @@ rule zeroshot:
         file=protocol_file,
     shell:
         "python -m steps.zeroshot --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'
 
 
 rule retrieval:
@@ -48,4 +48,4 @@ rule retrieval:
         file=protocol_file,
     shell:
         "python -m steps.retrieval --protocol {params.file} --backbone {input.backbone}"
-        " --data {input.data} --out {output} 2>> {log}"
+        ' --data {input.data} --out {output} 2>> "$(kept {log:q})"'

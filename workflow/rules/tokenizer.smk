@@ -18,4 +18,4 @@ rule tokenizer:
         behind=options,
     shell:
         "python -m steps.tokenizer --tokenizer {params.file} --data {input.data}"
-        " {params.behind} --seed {wildcards.seed} --out {output} 2>> {log}"
+        ' {params.behind} --seed {wildcards.seed} --out {output} 2>> "$(kept {log:q})"'
