@@ -286,7 +286,9 @@ def main() -> None:
     if options.check:
         check(content, options.experiment)
         return
-    with tempfile.NamedTemporaryFile("w", dir=".", prefix=".dvc.yaml.", delete=False) as draft:
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=".", prefix=".dvc.yaml.", delete=False
+    ) as draft:
         draft.write(content)
     Path(draft.name).chmod(0o644)
     Path(draft.name).replace(FILE)
@@ -298,7 +300,7 @@ def check(content: str, experiment: str) -> None:
     Raises:
         UserError: it is missing or differs.
     """
-    found = FILE.read_text() if FILE.is_file() else ""
+    found = FILE.read_text(encoding="utf-8") if FILE.is_file() else ""
     if found != content:
         lines = zip(found.splitlines(), content.splitlines(), strict=False)
         number = next((index for index, (a, b) in enumerate(lines, 1) if a != b), None)

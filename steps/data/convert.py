@@ -240,7 +240,7 @@ class _Split:
             "annotations": self._annotations,
             "categories": list(self._source.categories),
         }
-        path.write_text(json.dumps(content, separators=(",", ":")))
+        path.write_text(json.dumps(content, separators=(",", ":")), encoding="utf-8")
 
 
 def _spaced(count: int, most: int) -> list[int]:

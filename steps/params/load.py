@@ -49,7 +49,7 @@ def read_yaml(path: Path) -> Any:
         UserError: the file is absent or not YAML.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         known = sorted(file.stem for file in path.parent.glob("*.yaml"))
         close = closest(path.stem, known)

@@ -128,6 +128,8 @@ def test_a_place_that_cannot_be_locked(here: Path, monkeypatch: pytest.MonkeyPat
     [
         ("--- then\nnoise\nerror: a: b\n--- now\nimages 1\nerror: c: d\n", "error: c: d"),
         ("Traceback\n  File\nValueError: x", "ValueError: x"),
+        ("--- now\nerror: a: b\nException ignored in: <x>\nlost sys.stderr", "error: a: b"),
+        ("--- then\nerror: a: b\n--- now\nKilled", "Killed"),
         ("--- now python -m steps.x", "error: it said nothing: it was ended from outside"),
         ("", "error: it said nothing: it was ended from outside"),
         (None, "error: it said nothing: it was ended from outside"),

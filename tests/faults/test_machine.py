@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from steps.artifacts import archives, publish
 from steps.artifacts.drafts import draft_of, sweep
 from steps.artifacts.scratch import in_use, locked
-from steps.command import UserError
+from steps.command import UserError, run_step
 from steps.command.machine import REMEDIES, of_machine, writing
 from steps.data import loader
 from steps.data.loader import TrainingViews, _collate, training_batches
@@ -59,12 +59,13 @@ def _in_namespace(mount: str, arguments: list[str], folder: Path) -> Any:
 
 
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error that a process ended with, of one line, without a traceback."""
-    assert "Traceback" not in done.stderr, done.stderr
-    line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: "), done.stderr
+    """The error that a process ended with, of one line, without a traceback of ours."""
+    lines = done.stderr.replace("\0", "").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    assert '", line ' not in done.stderr, done.stderr
     assert done.returncode == 2
-    return line
+    return errors[0]
 
 
 # --- errors of the system
@@ -221,33 +222,50 @@ def _ended(batches: Any) -> UserError:
     raise AssertionError("it went on")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV])
-def test_a_killed_worker_ends_in_a_line(number: int, scenery: Scenery) -> None:
-    batches = _batches(_views(scenery), workers=1)
-    next(batches)
-    (child,) = multiprocessing.active_children()
-    assert child.pid is not None
-    os.kill(child.pid, number)
-    said = str(_ended(batches))
-    expected = "shared memory" if number == signal.SIGBUS else "ended from outside"
-    assert said.startswith("the processes that load images (workers): ")
-    assert expected in said
-
-
-def test_a_worker_that_stands_still_ends_in_a_line(
-    scenery: Scenery, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("SIGKILL", "one was ended from outside (Killed) | remedy: if memory ran out"),
+        ("SIGBUS", "no room in shared memory (/dev/shm)"),
+        ("SIGSEGV", "one was ended from outside (Segmentation fault)"),
+        ("SIGSTOP", "no images for 2 seconds"),
+    ],
+)
+def test_a_worker_that_ends_or_stands_still_ends_in_a_line(
+    name: str, said: str, scenery: Scenery
 ) -> None:
     assert loader.STALL_SECONDS == 600
-    monkeypatch.setattr(loader, "STALL_SECONDS", 2)
-    batches = _batches(_views(scenery), workers=1)
-    next(batches)
-    (child,) = multiprocessing.active_children()
-    assert child.pid is not None
-    os.kill(child.pid, signal.SIGSTOP)
-    try:
-        assert "no images for 2 seconds" in str(_ended(batches))
-    finally:
-        os.kill(child.pid, signal.SIGKILL)
+    _views(scenery)
+    script = (
+        f"from tests.faults.test_machine import strike; strike({str(scenery.root)!r}, {name!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert one_line(done).startswith(f"error: the processes that load images (workers): {said}")
+
+
+def strike(root: str, name: str) -> None:
+    """Send a signal to a process that loads, and go on, as a step does."""
+    loader.STALL_SECONDS = 2
+
+    def main() -> None:
+        view = View.model_validate({"area": [0.2, 1.0]})
+        views = TrainingViews(Path(root) / "results/data/noise", [view], 32, 0)
+        batches = _batches(views, workers=1)
+        next(batches)
+        (child,) = multiprocessing.active_children()
+        assert child.pid is not None
+        os.kill(child.pid, getattr(signal, name))
+        for _ in batches:
+            time.sleep(0.3)
+
+    run_step(main)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

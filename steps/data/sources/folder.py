@@ -89,7 +89,7 @@ def _in_words(folders: Sequence[str], file: str) -> list[str]:
         UserError: it names no such folder, or two alike.
     """
     path = existing_file(file, "a line a class: its folder, a space, its name")
-    pairs = [line.strip().partition(" ") for line in path.read_text().splitlines()]
+    pairs = [line.strip().partition(" ") for line in path.read_text(encoding="utf-8").splitlines()]
     words = {folder: name.strip() for folder, _, name in pairs if name.strip()}
     missing = [folder for folder in folders if folder not in words]
     if missing:
