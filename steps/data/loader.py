@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from steps.artifacts import verify
 from steps.command import UserError
+from steps.command.machine import writing
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
 from steps.engine.batching import BatchPlan
@@ -28,6 +29,7 @@ from steps.params.views import View, sides
 if TYPE_CHECKING:
     from steps.data.text import Captions
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 STALL_SECONDS = 600
 """How long a run waits for its loading processes to give a batch, before it ends with an error."""
 
@@ -185,17 +187,18 @@ def training_batches(
     ``workers`` processes decode; what they give does not depend on their number.
     """
     places = _Places(len(views), plan, seed, start, stop)
-    batches = iter(
-        DataLoader(
-            views,
-            batch_sampler=places,
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_outlast_sigterm,
-            timeout=STALL_SECONDS if workers else 0,
-            generator=_worker_seeds(),
+    with writing(SHARED_MEMORY):
+        batches = iter(
+            DataLoader(
+                views,
+                batch_sampler=places,
+                num_workers=workers,
+                collate_fn=_collate,
+                worker_init_fn=_outlast_sigterm,
+                timeout=STALL_SECONDS if workers else 0,
+                generator=_worker_seeds(),
+            )
         )
-    )
     if workers:
         atexit.register(_kill_loaders)  # after, so before, what torch registers
     return batches

@@ -382,7 +382,7 @@ def test_a_payload_in_a_detector_checkpoint_is_not_run(
     with pytest.raises(UserError, match="a pickled getattr, which was not opened"):
         runner.load_or_resume()
     assert not ran.exists()
-    # mmengine's own way, which falls back to running what stands there, is not gone.
+    # mmengine's own way, which falls back to running what stands there, is not taken.
     called: list[object] = []
     monkeypatch.setattr("mmengine.runner.runner._load_checkpoint", called.append)
     with pytest.raises(UserError):
