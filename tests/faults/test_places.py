@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.artifacts import Record, publish, read_manifest, read_records, write_records
+from steps.artifacts import Record, publish, read_manifest, read_records, verify, write_records
 from steps.artifacts import drafts as drafts_module
 from steps.artifacts.drafts import draft_of, put, sweep, write_whole
 from steps.artifacts.places import check_artifact, check_places, check_record
@@ -353,6 +353,22 @@ def test_a_kill_between_the_two_renames_loses_nothing(
     assert not out.exists()
     check_places(Namespace(out=out), "prepare")
     assert read_manifest(out).digest == digest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_processes_that_replace_one_artifact_at_once(tmp_path: Path) -> None:
+    out = artifact(tmp_path / "out", "first")
+    children = []
+    for name in "abc":
+        if (child := os.fork()) == 0:
+            for _ in range(15):
+                artifact(out, name)
+            os._exit(0)
+        children.append(child)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert ends == [0, 0, 0]
+    verify(out)
+    assert (out / "content.txt").read_text(encoding="utf-8") in ("a", "b", "c")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
