@@ -51,7 +51,7 @@ def is_report(folder: Path) -> bool:
     """Whether a report stands in a folder."""
     try:
         heading = json.loads((folder / HEADING).read_bytes())
-        return {"title", "methods", "backbones"} <= heading.keys()
+        return bool({"title", "methods", "backbones"} <= heading.keys())
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
