@@ -2,6 +2,7 @@
 #
 #   make quickstart   pretrain, evaluate, detect: reports/quickstart/README.md
 #   make test         all tests            make lint   what CI checks
+#   make test-faults  an hour: every kind of node killed under both engines, full disks as root
 #   make test-slurm   the DAG through sbatch, on a Slurm started here (as root)
 #   make bench        speed, side by side  make dvc    after a Snakemake run: hand it to DVC
 #   make pull         results from the DVC remote, in a state that Snakemake takes for its own
@@ -17,7 +18,7 @@ ARGS ?=
 export MAX_JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 export UV_PYTHON ?= $(shell $(PYTHON) -c 'import sys; print(sys.executable)')
 
-.PHONY: quickstart install test test-slurm lint format bench dvc pull
+.PHONY: quickstart install test test-faults test-slurm lint format bench dvc pull
 
 quickstart: install
 	$(SNAKEMAKE) report $(ARGS)
@@ -39,6 +40,11 @@ $(UV):
 # A test is one process of one thread, as many side by side as there are cores.
 test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
+
+# What may go wrong: the tests that take seconds, then 200 kills. ARGS goes to the second.
+test-faults: install
+	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal tests/faults
+	OMP_NUM_THREADS=1 $(RUN) python -m tests.faults.kills --kills 200 $(ARGS)
 
 # Twenty minutes. Slurm's packages are installed where they are missing.
 test-slurm: install

@@ -146,8 +146,8 @@ def _memory_mib(device: torch.device, *, peak: bool = False) -> float:
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated() / 2**20
     if not peak:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    status = Path("/proc/self/status").read_text()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # the peak starts anew
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     (kib,) = re.findall(r"VmHWM:\s+(\d+) kB" if peak else r"VmRSS:\s+(\d+) kB", status)
     return int(kib) / 2**10
 

@@ -53,9 +53,9 @@ def write_experiment(params: Path) -> str:
     backbones = [f"vit_{index}" for index in range(BACKBONES)]
     for backbone in backbones:
         shutil.copy(params / "backbones/vit_pico.yaml", params / f"backbones/{backbone}.yaml")
-    content = yaml.safe_load((params / "experiments/all_methods.yaml").read_text())
+    content = yaml.safe_load((params / "experiments/all_methods.yaml").read_text(encoding="utf-8"))
     content.update(backbones=backbones, seeds=[0])
-    (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content))
+    (params / "experiments/wide.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     return "wide"
 
 

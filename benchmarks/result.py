@@ -39,7 +39,7 @@ class Result:
         FOLDER.mkdir(exist_ok=True)
         path = FOLDER / f"{about['date']}-{self.name}"
         path.with_suffix(".json").write_text(
-            json.dumps({**about, "rows": self.rows}, indent=2) + "\n"
+            json.dumps({**about, "rows": self.rows}, indent=2) + "\n", encoding="utf-8"
         )
         lines = [f"# {self.name}, {about['date']}", ""]
         lines += [f"- {key}: {about[key]}" for key in ("commit", "hardware", "command")]
@@ -51,7 +51,7 @@ class Result:
         ]
         lines += ["| " + " | ".join(str(row[key]) for key in columns) + " |" for row in self.rows]
         text = "\n".join(lines) + "\n"
-        path.with_suffix(".md").write_text(text)
+        path.with_suffix(".md").write_text(text, encoding="utf-8")
         return text
 
 

@@ -76,20 +76,22 @@ def peak_mib(name: str, steps: int, folder: Path) -> list[float]:
             *("--backbone", _write(folder / "backbones/vit_tiny.yaml", backbone)),
             *("--data", str(data), "--seed", "0", "--out", str(out)),
         )
-    lines = [json.loads(line) for line in (out / "timing.jsonl").open()]
+    lines = [json.loads(line) for line in (out / "timing.jsonl").open(encoding="utf-8")]
     if lines[-1]["step"] != steps:
         sys.exit(f"{out} is a run of {lines[-1]['step']} steps")
     return [line["peak_memory_mib"] for line in lines]
 
 
 def _params(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((REPOSITORY / "params" / name).read_text())
+    content: dict[str, Any] = yaml.safe_load(
+        (REPOSITORY / "params" / name).read_text(encoding="utf-8")
+    )
     return content
 
 
 def _write(path: Path, content: dict[str, Any]) -> str:
     path.parent.mkdir(exist_ok=True, parents=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return str(path)
 
 

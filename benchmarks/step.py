@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
     recipes = sorted((REPOSITORY / "params/recipes" / arguments.regime).glob("*.yaml"))
-    contents = {path.stem: yaml.safe_load(path.read_text()) for path in recipes}
+    contents = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in recipes}
     trained = {name: content for name, content in contents.items() if "training" in content}
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
     for _ in range(ROUNDS):
@@ -66,7 +66,7 @@ def run(name: str, content: dict, arguments: argparse.Namespace) -> dict[str, fl
     )
     with tempfile.TemporaryDirectory() as folder:
         recipe, out = Path(folder) / f"{name}.yaml", Path(folder) / "out"
-        recipe.write_text(yaml.safe_dump(content))
+        recipe.write_text(yaml.safe_dump(content), encoding="utf-8")
         subprocess.run(
             [
                 *(sys.executable, "-m", "steps.pretrain", "--recipe", str(recipe)),
@@ -76,7 +76,7 @@ def run(name: str, content: dict, arguments: argparse.Namespace) -> dict[str, fl
             cwd=REPOSITORY,
             check=True,
         )
-        timing = [json.loads(line) for line in (out / "timing.jsonl").open()][1:]
+        timing = [json.loads(line) for line in (out / "timing.jsonl").open(encoding="utf-8")][1:]
         facts = read_manifest(out).facts
     speed = statistics.mean(row["images_per_second"] for row in timing)
     return {

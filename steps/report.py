@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from steps.command import UserError, run_step
+from steps.command import UserError, place, run_step
 from steps.params.experiment import Experiment
 from steps.params.load import load
 from steps.params.paths import Paths
@@ -23,7 +23,7 @@ from steps.reporting.pictures import collect_pictures
 from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
 from steps.reporting.published.page import check_published, write_published
-from steps.reporting.render import write_report
+from steps.reporting.render import check_folder, write_report
 from steps.reporting.source import Grown, Heading
 
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m steps.report", description=__doc__)
     parser.add_argument("--experiment", type=Path, help="params/experiments/<experiment>.yaml")
     parser.add_argument("--results", type=Path, help="the folder of all results")
-    parser.add_argument("--out", type=Path, help="reports/<experiment>, the folder to write")
+    parser.add_argument("--out", type=place, help="reports/<experiment>, the folder to write")
     parser.add_argument(
         "--published", type=Path, metavar="FOLDER", help="reports/published, beside the reports"
     )
@@ -70,6 +70,7 @@ def make(experiment: Path, results: Path, out: Path) -> None:
     Raises:
         UserError: the params are wrong, or a record is missing or does not belong.
     """
+    check_folder(out)
     params = load(experiment, Experiment)
     if not results.is_dir():
         raise UserError(

@@ -18,6 +18,7 @@ from steps.params.paths import RESULTS
 LOCK = Path(RESULTS, ".running")
 """Held by the Snakemake that may work on the results; whatever ends it frees it."""
 DVC = Path(".dvc/tmp")
+ENDED = "error: it said nothing: it was ended from outside (memory, a time limit?)"
 _PLANNING, _RUNNING = "plans", "runs"
 _PATIENCE = 20.0
 """Seconds to wait for a process that only plans: it may end, as a dry run does, or begin."""
@@ -53,6 +54,8 @@ class Running:
         if self.refusal is None and DVC.is_dir():
             self._keep_dvc_out()
         if self.refusal is not None:
+            for file in self._files:
+                file.close()
             raise self.refusal
         self._say(_RUNNING)
 
@@ -82,10 +85,11 @@ class Running:
 
     def _keep_dvc_out(self) -> None:
         """Hold DVC's own lock too. It frees it while a stage runs, and then names its process."""
-        file = (DVC / "lock").open("a+", encoding="utf-8")
-        if _lock(file) and not (working := _dvc_processes()):
+        file, working = (DVC / "lock").open("a+", encoding="utf-8"), _dvc_processes()
+        if not working and _lock(file):
             self._files.append(file)
             return
+        file.close()
         self.refusal = UserError(
             RESULTS,
             "dvc works on them" + (f": process {working[0]}" if working else ""),
@@ -123,7 +127,7 @@ def say_at_the_end(jobs: Iterable[Any]) -> None:
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """Where a failed job has its log, and the last line in it: the step's own error."""
+    """Where a failed job has its log, and the step's own error in it."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")
@@ -131,8 +135,9 @@ def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             said = []
-        last = said[-1] if said else ""
-        if not last or last.startswith("--- "):
-            last = "error: it said nothing: it was ended from outside (memory, a time limit?)"
-        lines.append(last)
+        # The last run's own; what libraries say while a process ends may stand after it.
+        begins = [index for index, line in enumerate(said) if line.startswith("--- ")]
+        own = said[begins[-1] + 1 :] if begins else said
+        errors = [line for line in own if line.startswith("error: ")]
+        lines.append((errors or own or [ENDED])[-1])
     return lines

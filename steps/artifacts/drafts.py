@@ -6,6 +6,7 @@ lock in it, which goes with the process however it ends: what nobody holds is of
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import IO
 
 _NEW, _OLD, _LOCK = "new", "old", "lock"
+_ATTEMPTS = 100
+"""How often two processes that replace one result may get in each other's way."""
 
 
 @contextmanager
@@ -39,12 +42,23 @@ def draft_of(out: Path) -> Iterator[Path]:
 
 
 def put(draft: Path, out: Path) -> None:
-    """Move a whole draft to its place. What stands there is replaced."""
-    if draft.is_dir() and out.exists():
-        # A folder cannot be renamed over a full one. Between the two renames ``out`` is absent,
-        # never half there; a kill just then leaves both in the draft, and `sweep` puts one back.
-        out.rename(draft.with_name(_OLD))
-    draft.replace(out)
+    """Move a whole draft to its place. What stands there is replaced.
+
+    A folder cannot be renamed over a full one. Between two renames ``out`` is absent, never half
+    there; a kill just then leaves both in the draft, and :func:`sweep` puts the old one back.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            if draft.is_dir() and out.exists():
+                out.rename(draft.with_name(f"{_OLD}{attempt}"))
+            draft.replace(out)
+            break
+        except OSError as error:
+            # Another process replaces it too: one of the two comes last.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not draft.exists() or attempt + 1 == _ATTEMPTS:
+                raise
     sync(out.parent)
 
 
@@ -83,8 +97,10 @@ def _free(lock: IO[str]) -> bool:
 
 def _settle(folder: Path, out: Path) -> None:
     """Remove a draft; what it moved away goes back where nothing has taken its place."""
-    if (folder / _OLD).exists() and not os.path.lexists(out):
-        (folder / _OLD).rename(out)
+    moved = sorted(folder.glob(f"{_OLD}*"), key=lambda path: int(path.name[3:]))
+    if moved and not os.path.lexists(out):
+        with suppress(OSError):  # another process may just have put its own
+            moved[-1].rename(out)
     try:
         shutil.rmtree(folder, ignore_errors=True)
     except BaseException:  # a signal: what is begun here is ended first

@@ -86,7 +86,9 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process holds it, or its file system has no locks.
     """
-    with writing(folder), (folder / LOCK).open("w", encoding="utf-8") as lock:
+    with writing(folder):
+        opened = (folder / LOCK).open("w", encoding="utf-8")
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

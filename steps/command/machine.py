@@ -61,8 +61,10 @@ def of_machine(error: Exception, where: str) -> UserError | None:
         error: as it came.
         where: what was read or written, for errors that name no file themselves.
     """
-    if (said := _of_loader(str(error))) is not None:
-        return said
+    # torch says that a process ended, and only in the error before, by which signal.
+    for each in (error.__cause__ or error.__context__, error):
+        if each is not None and (said := _of_loader(str(each))) is not None:
+            return said
     number, named = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (match := _NUMBER.search(str(error))):
         number = int(match[1] or match[2])
@@ -83,7 +85,7 @@ def _of_loader(text: str) -> UserError | None:
             "no room in shared memory (/dev/shm), through which they hand over images",
             remedy=f"make it larger (docker run --shm-size=8g) or set fewer workers, {_AGAIN}",
         )
-    if killed := re.match(r"DataLoader worker \(pid \d+\) is killed by signal: (.*?)\.", text):
+    if killed := re.search(r"DataLoader worker \(pid \d+\) is killed by signal: (.*?)\.", text):
         return UserError(
             LOADERS,
             f"one was ended from outside ({killed[1]})",

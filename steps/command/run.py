@@ -36,6 +36,8 @@ def run_step(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
+        # torch raises in the handler that it has for the end of a loading process: not once more.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said = error if isinstance(error, UserError) else of_machine(error, "the disk")
         if said is None:
             raise

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from steps.artifacts import verify
 from steps.command import UserError
+from steps.command.machine import writing
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
 from steps.engine.batching import BatchPlan, with_partners
@@ -28,6 +29,7 @@ from steps.params.views import View, sides
 if TYPE_CHECKING:
     from steps.data.text import Captions
 
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 STALL_SECONDS = 600
 """How long a run waits for its loading processes to give a batch, before it ends with an error."""
 
@@ -211,19 +213,20 @@ def training_batches(
     micro-batch comes with the partners of its samples (``steps.engine.batching.with_partners``).
     """
     places = _Places(len(views), plan, seed, start, stop, paired)
-    batches = iter(
-        DataLoader(
-            views,
-            batch_sampler=places,
-            num_workers=workers,
-            collate_fn=_collate,
-            worker_init_fn=_outlast_sigterm,
-            timeout=STALL_SECONDS if workers else 0,
-            generator=_worker_seeds(),
-            # Only from such memory is a copy to a GPU made while the GPU computes.
-            pin_memory=torch.cuda.is_available(),
+    with writing(SHARED_MEMORY):
+        batches = iter(
+            DataLoader(
+                views,
+                batch_sampler=places,
+                num_workers=workers,
+                collate_fn=_collate,
+                worker_init_fn=_outlast_sigterm,
+                timeout=STALL_SECONDS if workers else 0,
+                generator=_worker_seeds(),
+                # Only from such memory is a copy to a GPU made while the GPU computes.
+                pin_memory=torch.cuda.is_available(),
+            )
         )
-    )
     if workers:
         atexit.register(_kill_loaders)  # after, so before, what torch registers
     return batches

@@ -74,7 +74,7 @@ class TextTokenizer:
 
     def save(self, path: Path) -> None:
         """Write the encoding as ``read_tokenizer`` reads it."""
-        path.write_text(self.encoding.to_str(pretty=True) + "\n")
+        path.write_text(self.encoding.to_str(pretty=True) + "\n", encoding="utf-8")
 
 
 def learn_tokenizer(sentences: Iterable[str], size: int, context_length: int) -> TextTokenizer:
@@ -116,7 +116,7 @@ def read_tokenizer(path: Path, context_length: int) -> TextTokenizer:
         UserError: it is not one, or lacks the tokens that mark start and end.
     """
     try:
-        encoding = tokenizers.Tokenizer.from_str(path.read_text())
+        encoding = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises Exception itself
         raise UserError(
             str(path), f"not readable as a tokenizer ({error})", allowed="a tokenizer.json"

@@ -100,7 +100,7 @@ def save_backbone(
     }
     if (resizing := own_resizing(model)) != WITH_OFFSET:
         config[RESIZING] = dataclasses.asdict(resizing)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_weights(model.state_dict(), folder / WEIGHTS)
     if heads:
         save_weights(heads, folder / HEADS)

@@ -42,7 +42,7 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
             remedy="run python -m steps.pretrain again",
         )
     points = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
             point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))

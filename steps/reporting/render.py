@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from steps.artifacts.drafts import write_whole
+from steps.command import UserError
+from steps.command.machine import writing
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
 from steps.reporting.scaling.figure import scaling_figure
-from steps.reporting.source import Source, source_files
+from steps.reporting.source import CURVES, HEADING, RECORDS, Source, source_files
 from steps.reporting.tables import figure_methods, results_csv, summarize
 
 PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
@@ -20,6 +23,37 @@ PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
     "ranking.png",
     "curves.png",
 )
+
+
+def check_folder(out: Path) -> None:
+    """Refuse a folder in which a page, pictures or anything else of the user's would be lost.
+
+    Raises:
+        UserError: it holds what no report does.
+    """
+    if not out.exists() or is_report(out):
+        return
+    allowed = "the folder of a report, an empty one, or nothing"
+    remedy = "give another --out"
+    if not out.is_dir():
+        raise UserError(str(out), "a file", allowed=allowed, remedy=remedy)
+    # An engine removes the page, and what else it was promised, before it has them made again.
+    ours = {RESULTS, RECORDS, CURVES, PICTURES, RANKING_FIGURE, CURVES_FIGURE}
+    for path in sorted(out.iterdir()):
+        empty = path.name == FOLDER and path.is_dir() and not any(path.iterdir())
+        if path.name not in ours and not empty and not path.name.startswith("."):
+            raise UserError(
+                str(out), f"no report, and it holds {path.name}", allowed=allowed, remedy=remedy
+            )
+
+
+def is_report(folder: Path) -> bool:
+    """Whether a report stands in a folder."""
+    try:
+        heading = json.loads((folder / HEADING).read_bytes())
+        return bool({"title", "methods", "backbones"} <= heading.keys())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def render_tables(source: Source, pictures: Sequence[Picture] = ()) -> dict[str, bytes]:
@@ -54,7 +88,11 @@ def write_report(
         out: the report's folder.
         pictures: the list of its pictures.
         drawn: their files' content by name.
+
+    Raises:
+        UserError: the folder holds what no report does, or the disk does not take it.
     """
+    check_folder(out)
     drawn = drawn or {}
     files = {
         **source_files(source),
@@ -64,8 +102,9 @@ def write_report(
     }
     files |= {f"{FOLDER}/{name}": content for name, content in drawn.items()}
     for name, content in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(out / name, content)
+        with writing(out / name):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(out / name, content)
     # Engines are promised the folder, be there pictures or not.
     (out / FOLDER).mkdir(exist_ok=True)
     for old in (out / FOLDER).iterdir():

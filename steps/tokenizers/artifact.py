@@ -20,7 +20,7 @@ from steps.tokenizers.tokenizer import FrozenTokenizer, Tokenizer
 def save_tokenizer(tokenizer: Tokenizer, params: TokenizerParams, folder: Path) -> None:
     """Write both files into an existing folder."""
     config = {"tokenizer": params.resolved()}
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_weights(tokenizer.state_dict(), folder / WEIGHTS)
 
 

@@ -371,6 +371,25 @@ def test_a_payload_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     assert not ran.exists()
 
 
+def test_a_payload_in_a_detector_checkpoint_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = pytest.importorskip("steps.detection.train")
+    ran = tmp_path / "ran"
+    torch.save({"model": {}, "epoch": 1, "evil": Payload(ran)}, tmp_path / train.CHECKPOINT)
+    runner = object.__new__(train.QuietRunner)
+    runner._work_dir = str(tmp_path)
+    with pytest.raises(UserError, match="a pickled getattr, which was not opened"):
+        runner.load_or_resume()
+    assert not ran.exists()
+    # mmengine's own way, which falls back to running what stands there, is not taken.
+    called: list[object] = []
+    monkeypatch.setattr("mmengine.runner.runner._load_checkpoint", called.append)
+    with pytest.raises(UserError):
+        runner.load_or_resume()
+    assert called == []
+
+
 @pytest.mark.parametrize("left", ["", "half", "{}\n\0\0\0", None])
 def test_metrics_that_were_lost_come_back(left: str | None, tmp_path: Path) -> None:
     monitor = Monitor(tmp_path, "t", 10, quiet=False)

@@ -13,14 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from steps.artifacts import Record, publish, read_manifest, read_records, write_records
+from steps.artifacts import Record, publish, read_manifest, read_records, verify, write_records
 from steps.artifacts import drafts as drafts_module
 from steps.artifacts.drafts import draft_of, put, sweep, write_whole
 from steps.artifacts.places import check_artifact, check_places, check_record
 from steps.command import UserError, place
 from steps.prepare import main as prepare
+from steps.report import main as report
 from tests.processes import REPOSITORY, command, environment
 from tests.scenery import Scenery
+from tests.unit.reporting.synthetic import build
 
 ARROW = "results/.out.*/new/train.arrow"
 SHAPES = (REPOSITORY / "params/datasets/shapes.yaml").read_text(encoding="utf-8")
@@ -354,6 +356,22 @@ def test_a_kill_between_the_two_renames_loses_nothing(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_processes_that_replace_one_artifact_at_once(tmp_path: Path) -> None:
+    out = artifact(tmp_path / "out", "first")
+    children = []
+    for name in "abc":
+        if (child := os.fork()) == 0:
+            for _ in range(15):
+                artifact(out, name)
+            os._exit(0)
+        children.append(child)
+    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert ends == [0, 0, 0]
+    verify(out)
+    assert (out / "content.txt").read_text(encoding="utf-8") in ("a", "b", "c")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 def test_a_second_rename_that_fails_puts_the_old_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -398,3 +416,48 @@ def test_put_of_a_folder_over_nothing_and_over_an_empty_one(tmp_path: Path) -> N
             draft.mkdir()
             put(draft, out)
         assert out.is_dir()
+
+
+def _page(out: Path) -> None:
+    out.mkdir()
+    (out / "README.md").write_text("mine", encoding="utf-8")
+
+
+def _pictures(out: Path) -> None:
+    (out / "pictures").mkdir(parents=True)
+    (out / "pictures/me.jpg").write_bytes(b"mine")
+
+
+def _other_report(out: Path) -> None:
+    _page(out)
+    (out / "report.json").write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "stands", [_folder, _page, _pictures, _other_report, lambda out: out.touch(), artifact]
+)
+def test_a_report_replaces_only_a_report(
+    stands: Callable[[Path], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    stands(out)
+    before = _all(tmp_path)
+    words = ["--experiment", "none.yaml", "--results", "results", "--out", str(out)]
+    with pytest.raises(UserError, match=rf"{out}: (a file|no report, and it holds)"):
+        report(words)
+    assert _all(tmp_path) == before
+
+
+def test_a_report_replaces_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = build(tmp_path, methods=("random", "mae"), tasks=("knn",))
+    out = tmp_path / "reports/a"
+    words = ["--experiment", str(made.params), "--results", str(made.results), "--out", str(out)]
+    report(words)
+    whole = _all(out)
+    report(words)
+    for name in ("report.json", "README.md"):  # as engines do, which promise themselves these
+        (out / name).unlink()
+    report(words)
+    assert _all(out) == whole

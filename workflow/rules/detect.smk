@@ -26,4 +26,4 @@ rule detect:
         file=protocol_file,
     shell:
         "python -m steps.detect --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> "$(kept {log:q})"'

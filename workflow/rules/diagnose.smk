@@ -25,7 +25,7 @@ rule diagnose:
     params:
         behind=options,
     shell:
-        "python -m steps.diagnose {params.behind:u} --data {input.data:q} --out {output:q} 2>> {log:q}"
+        'python -m steps.diagnose {params.behind:u} --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule diagnose_tokenizer:
@@ -48,4 +48,4 @@ rule diagnose_tokenizer:
         **ASKS.of("diagnose").asked(),
     shell:
         "python -m steps.diagnose --tokenizer {input.tokenizer:q} --data {input.data:q}"
-        " --out {output:q} 2>> {log:q}"
+        ' --out {output:q} 2>> "$(kept {log:q})"'

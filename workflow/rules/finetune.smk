@@ -20,4 +20,4 @@ rule finetune:
         file=protocol_file,
     shell:
         "python -m steps.finetune --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'

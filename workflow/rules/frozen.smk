@@ -19,7 +19,7 @@ rule features:
         file=PLAN.protocol_file(PLAN.experiment.features),
     shell:
         "python -m steps.features --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule knn:
@@ -44,7 +44,7 @@ rule knn:
         file=protocol_file,
     shell:
         "python -m steps.knn --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --features {input.features:q} --out {output:q} 2>> {log:q}"
+        ' --features {input.features:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule linear:
@@ -70,7 +70,7 @@ rule linear:
         file=protocol_file,
     shell:
         "python -m steps.linear --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --features {input.features:q} --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --features {input.features:q} --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule geometry:
@@ -95,7 +95,7 @@ rule geometry:
         file=protocol_file,
     shell:
         "python -m steps.geometry --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule segment:
@@ -120,7 +120,7 @@ rule segment:
         file=protocol_file,
     shell:
         "python -m steps.segment --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule layout:
@@ -146,4 +146,4 @@ rule layout:
         file=protocol_file,
     shell:
         "python -m steps.layout --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output.records:q} --pictures {output.pictures:q} 2>> "$(kept {log:q})"'

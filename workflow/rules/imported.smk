@@ -17,4 +17,4 @@ rule imported:
         options=lambda wildcards: words(IMPORTED[wildcards.name].options),
     shell:
         "python -m steps.import --name {wildcards.name:q} {params.options:u}"
-        " --backbone {params.backbone:q} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"
+        ' --backbone {params.backbone:q} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -15,4 +15,4 @@ rule prepare:
         values=resolved(dataset="{dataset}"),
         file=lambda wildcards: PLAN.dataset_file(wildcards.dataset),
     shell:
-        "python -m steps.prepare --dataset {params.file:q} --out {output:q} 2>> {log:q}"
+        'python -m steps.prepare --dataset {params.file:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -25,4 +25,4 @@ rule pretrain:
         grown=lambda wildcards: words(PLAN.recipe_options(wildcards.recipe)),
     shell:
         "python -m steps.pretrain --recipe {params.recipe:q} {params.grown:u} --backbone {params.backbone:q}"
-        " --data {input.data:q} {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -40,7 +40,7 @@ rule page:
         out=lambda wildcards, output: Path(output.page).parent,
     shell:
         "python -m steps.report --experiment {params.file:q} --results results"
-        " --out {params.out:q} 2>> {log:q}"
+        ' --out {params.out:q} 2>> "$(kept {log:q})"'
 
 
 # The page is committed, so in a fresh clone it is there before its inputs are. That is why the

@@ -23,7 +23,7 @@ rule zeroshot:
         file=protocol_file,
     shell:
         "python -m steps.zeroshot --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule retrieval:
@@ -48,4 +48,4 @@ rule retrieval:
         file=protocol_file,
     shell:
         "python -m steps.retrieval --protocol {params.file:q} --backbone {input.backbone:q}"
-        " --data {input.data:q} --out {output:q} 2>> {log:q}"
+        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -18,4 +18,4 @@ rule tokenizer:
         behind=options,
     shell:
         "python -m steps.tokenizer --tokenizer {params.file:q} --data {input.data:q}"
-        " {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> {log:q}"
+        ' {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -1,0 +1,333 @@
+"""Kill whole engines at random moments, give the same command again, and compare the results.
+
+    python -m tests.faults.kills --kills 200 --out benchmarks/results/2026-11-26-kills.md
+
+Two experiments at the size of seconds are run once, under Snakemake, and never stopped. Then, for
+each kind of node and each engine in turn, the result of a node is removed, the engine is started
+for it and killed with SIGKILL, with all that it started, at a random moment of the node's step; up
+to three times in a row, and then the same command runs to its end. What it made must have the
+digest of the run that was never stopped, and no draft and no scratch folder may be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from steps.artifacts import read_records, verify
+from steps.artifacts.digest import digest_file, digest_value
+from steps.artifacts.provenance import code_version
+from steps.params.load import read_yaml
+from steps.params.plan import Plan
+from tests.processes import REPOSITORY, environment
+from tests.project import BIN, LAST, Project, record, tiny
+from tests.scenery import BACKBONE, Scenery
+from tests.unit.models.official.test_reading import official
+from workflow.dvc import Stages
+
+MOST = 3
+"""Kills in a row."""
+CLIP = LAST.replace("/mae/", "/clip/")
+IMPORTED = "results/imported/vit_imported/mae_official/seed0/backbone"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A node to kill: what it makes, in the experiment that asks for it."""
+
+    node: str
+    experiment: str
+    outs: tuple[str, ...]
+
+
+def targets() -> list[Target]:
+    """One of each kind of node, last in the DAG first: what a node makes anew is then no input of
+    one that is still to come."""
+
+    def task(name: str, protocol: str, *more: str) -> Target:
+        out = record(LAST, name, protocol)
+        return Target(name, "quickstart", (out, *(out.removesuffix(".json") for _ in more)))
+
+    text = f"{CLIP}/{{0}}/shapes/{{1}}.json"
+    page = ("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json")
+    pages = (*page, "pictures.json", "ranking.png", "curves.png", "pictures")
+    return [
+        Target("report", "quickstart", tuple(f"reports/quickstart/{name}" for name in pages)),
+        Target("zeroshot", "more", (text.format("zeroshot", "zeroshot_shapes"),)),
+        Target("retrieval", "more", (text.format("retrieval", "retrieval"),)),
+        task("knn", "knn"),
+        task("linear", "linear"),
+        task("finetune", "finetune"),
+        task("geometry", "geometry"),
+        task("segment", "segment"),
+        task("layout", "layout", "pictures"),
+        task("detect", "mask_rcnn_small", "pictures"),
+        Target("diagnose", "quickstart", (f"{LAST}/diagnosis/shapes",)),
+        Target("features", "quickstart", (f"{LAST}/features/shapes/features",)),
+        Target("import", "more", (IMPORTED,)),
+        Target("pretrain", "quickstart", (f"{LAST}/backbone",)),
+        Target("tokenizer", "more", ("results/tokenizers/shapes/test/dalle/seed0/tokenizer",)),
+        Target("prepare", "quickstart", ("results/data/shapes",)),
+    ]
+
+
+class Kills:
+    """A project with results, whose nodes are killed."""
+
+    def __init__(self, root: Path, seed: int) -> None:
+        self.root, self.random = root, random.Random(seed)
+        scenery = Scenery(root)
+        self.project: Project = tiny(scenery)
+        experiment = read_yaml(scenery.params / "experiments/quickstart.yaml")
+        scenery.write("experiments/quickstart.yaml", {**experiment, "methods": ["mae"]})
+        size = {"patch_size": 4, "model_args": {**BACKBONE["model_args"], "num_heads": 3}}
+        scenery.write("backbones/vit_imported.yaml", {**BACKBONE, **size})
+        (root / "data/official").mkdir(parents=True)
+        torch.save(official("mae"), root / "data/official/mae.pth")
+        imported = {
+            "name": "mae_official",
+            "format": "mae",
+            "checkpoint": "official/mae.pth",
+            "backbone": "vit_imported",
+        }
+        more: dict[str, Any] = {
+            **experiment,
+            "methods": ["clip", "beit", {"imported": imported}],
+            "tasks": {"knn": ["knn"], "zeroshot": ["zeroshot_shapes"], "retrieval": ["retrieval"]},
+            "pictures": [],
+        }
+        scenery.write("experiments/more.yaml", more)
+        # Checkpoints at every step of what trains, some seconds of it, and no lone log lines.
+        scenery.recipe("mae", epochs=4, checkpoint_seconds=1e-9)
+        scenery.tokenizer("dalle", epochs=4)
+        self.written = ""
+        self.seconds: dict[str, float] = {}
+        self.expected: dict[str, dict[str, str]] = {}
+
+    def whole(self) -> None:
+        """The run that is never stopped; how long each step takes."""
+        self.project.snakemake()
+        outs = [out for each in targets() if each.experiment == "more" for out in each.outs]
+        self.project.snakemake(*outs[1:], "--config", "experiment=more", target=outs[0])
+        for target in targets():
+            self.expected[target.node] = self.found(target)
+            self.seconds[target.node] = 6.0
+
+    def found(self, target: Target) -> dict[str, str]:
+        """The digest of each output: of what does not depend on the clock."""
+        return {out: _digest(self.root / out) for out in target.outs}
+
+    def settle(self, engine: str) -> None:
+        """Hand the results to an engine: it has nothing to do."""
+        if engine == "snakemake":
+            self.project.snakemake("--touch")
+            outs = [out for each in targets() if each.experiment == "more" for out in each.outs]
+            options = ("--config", "experiment=more", "--touch")
+            self.project.snakemake(*outs[1:], *options, target=outs[0])
+            return
+        for experiment in ("more", "quickstart"):
+            self.project.dvc(experiment)
+            self.written = experiment
+            stages = [self._stage(each) for each in targets() if each.experiment == experiment]
+            self.project.run("dvc", "commit", "--force", "--quiet", *stages)
+
+    def _stage(self, target: Target) -> str:
+        plan = Plan(target.experiment, self.root / "params")
+        for stage in Stages(plan).all():
+            if target.outs[0] in (*stage.results, *stage.committed):
+                return stage.name
+        raise ValueError(f"no stage of {target}")
+
+    def command(self, engine: str, target: Target) -> list[str]:
+        """The engine's command for a node."""
+        if engine == "dvc":
+            if self.written != target.experiment:
+                self.project.dvc(target.experiment)
+                self.written = target.experiment
+            return ["dvc", "repro", "--single-item", "--force", self._stage(target)]
+        return [
+            *("snakemake", "--snakefile", str(REPOSITORY / "workflow/Snakefile")),
+            *("--profile", str(REPOSITORY / "workflow/profiles/default"), "--cores", "1"),
+            *(*target.outs, "--config", f"experiment={target.experiment}"),
+        ]
+
+    def round(self, engine: str, target: Target, kills: int) -> int:
+        """Kill a node so many times, let it end, compare; how many kills struck its step."""
+        for out in target.outs:
+            path = self.root / out
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        command = self.command(engine, target)
+        struck = sum(self._kill(command, target.node) for _ in range(kills))
+        self._finish(command)
+        found = self.found(target)
+        if found != self.expected[target.node]:
+            raise SystemExit(f"{engine}, {target.node}: {found}, not {self.expected[target.node]}")
+        left = [*self.root.glob("results/**/.*.????????"), *self.root.glob(".scratch/*")]
+        left += self.root.glob("reports/**/.*.????????")
+        if left:
+            raise SystemExit(f"{engine}, {target.node}: left {left}")
+        return struck
+
+    def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
+        variables = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1"}
+        return subprocess.Popen(
+            command,
+            cwd=self.root,
+            env=environment(**variables),
+            stdout=subprocess.DEVNULL,
+            stderr=(self.root / "engine.log").open("wb"),
+            start_new_session=True,
+        )
+
+    def _kill(self, command: list[str], node: str) -> bool:
+        """Kill the engine at a random moment of a node's step; False where that ended before."""
+        engine = self._start(command)
+        while engine.poll() is None and not _runs(engine.pid, node):
+            time.sleep(0.01)
+        until = time.monotonic() + self.random.uniform(0, self.seconds[node])
+        while engine.poll() is None and time.monotonic() < until and _runs(engine.pid, node):
+            time.sleep(0.005)
+        struck = _runs(engine.pid, node)
+        _kill_session(engine.pid)
+        engine.wait()
+        return struck
+
+    def _finish(self, command: list[str]) -> None:
+        started = time.monotonic()
+        engine = self._start(command)
+        seen = 0.0
+        while engine.poll() is None:
+            if not seen and any(_runs(engine.pid, node) for node in self.seconds):
+                seen = time.monotonic()
+            time.sleep(0.02)
+        if engine.returncode != 0:
+            said = (self.root / "engine.log").read_text(encoding="utf-8", errors="replace")
+            raise SystemExit(f"{' '.join(command)} (after {seen - started:.0f} s):\n{said}")
+
+
+def _digest(path: Path) -> str:
+    if (path / "manifest.json").is_file():
+        return verify(path).digest
+    if path.suffix == ".json" and path.parent.parent.parent.name != "reports":
+        try:
+            records, _ = read_records(path)
+        except Exception:
+            return digest_file(path)
+        steady = [each.model_dump(exclude={"device_seconds"}) for each in records]
+        return digest_value(steady)
+    if path.is_dir():
+        return digest_value({each.name: digest_file(each) for each in sorted(path.iterdir())})
+    return digest_file(path)
+
+
+def _session(leader: int) -> Iterator[tuple[int, bytes]]:
+    """Processes of a session, with their command lines."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            session = int(
+                (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[3]
+            )
+            line = (folder / "cmdline").read_bytes()
+        except (OSError, ValueError, IndexError):
+            continue
+        if session == leader and line:
+            yield int(folder.name), line
+
+
+def _runs(leader: int, node: str) -> bool:
+    """Whether a step of a kind runs in a session."""
+    words = f"\0-m\0steps.{node}\0".encode()
+    return any(words in line for _, line in _session(leader))
+
+
+def _kill_session(leader: int) -> None:
+    """Kill all processes of a session: all at once, then any that had a group of its own."""
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    for process, _ in list(_session(leader)):
+        try:
+            os.kill(process, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def table(struck: Counter[tuple[str, str]], rounds: Counter[tuple[str, str]]) -> list[str]:
+    """Kills by node and engine; every round that ended has passed."""
+    lines = [
+        "| node | kills, Snakemake | ended alike | kills, DVC | ended alike |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for target in targets():
+        cells = []
+        for engine in ("snakemake", "dvc"):
+            key = (target.node, engine)
+            cells += [str(struck[key]), f"{rounds[key]} of {rounds[key]}"]
+        lines.append(f"| {target.node} | {' | '.join(cells)} |")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="at least so many")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nodes", nargs="+", help="only these kinds")
+    parser.add_argument("--out", type=Path, help="a markdown file for the figures")
+    options = parser.parse_args()
+    chosen = [each for each in targets() if options.nodes is None or each.node in options.nodes]
+    struck: Counter[tuple[str, str]] = Counter()
+    rounds: Counter[tuple[str, str]] = Counter()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        kills = Kills(Path(folder), options.seed)
+        kills.whole()
+        print(f"the whole run: {time.monotonic() - started:.0f} s", flush=True)
+        while struck.total() < options.kills:
+            for engine in ("snakemake", "dvc"):
+                kills.settle(engine)
+                for target in chosen:
+                    if struck.total() >= options.kills:
+                        break
+                    key = (target.node, engine)
+                    struck[key] += kills.round(engine, target, kills.random.randint(1, MOST))
+                    rounds[key] += 1
+                    print(f"{engine} {target.node}: {struck[key]} kills", flush=True)
+    seconds = time.monotonic() - started
+    code = code_version()
+    lines = [
+        f"# kills, {datetime.datetime.now(datetime.UTC).date().isoformat()}",
+        "",
+        f"- commit: {code.commit}{' with uncommitted changes' if code.dirty else ''}",
+        f"- hardware: {len(os.sched_getaffinity(0))} CPU cores",
+        f"- command: python -m tests.faults.kills {' '.join(sys.argv[1:])}",
+        f"- {struck.total()} kills with SIGKILL of an engine and all its processes, each while the "
+        f"node's step ran; {rounds.total()} times the same command then ran to its end, and "
+        f"{rounds.total()} times with the digests of a run that was never stopped, no draft left "
+        f"and no scratch folder; {seconds / 60:.0f} minutes",
+        "",
+        *table(struck, rounds),
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    if options.out is not None:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
