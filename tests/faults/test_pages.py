@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -22,9 +24,12 @@ from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.gallery import gallery
 from steps.reporting.markdown import page
 from steps.reporting.pictures import Picture
+from steps.reporting.published.page import render_published
 from steps.reporting.render import write_report
-from steps.reporting.source import Heading, Provenance, Source, Traced, make_source
+from steps.reporting.scaling.section import scaling_section
+from steps.reporting.source import Grown, Heading, Provenance, Source, Traced, make_source
 from steps.reporting.tables import Table, summarize
+from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build
 
 HOSTILE = (
@@ -317,3 +322,59 @@ def test_a_record_without_its_evaluation_is_named(made_up: Synthetic, tmp_path: 
 
     with pytest.raises(UserError, match="names linear/linear, of which there is no record"):
         check_report(tmp_path)
+
+
+@pytest.mark.parametrize("text", USABLE)
+def test_published_figures_of_hostile_names(text: str, tmp_path: Path) -> None:
+    """Rows of the CSV files that others propose: no tag and no link but those of sources."""
+    found = seen(_published(tmp_path / "hostile", text))
+    expected = seen(_published(tmp_path / "ordinary", "x"))
+    assert [tag for tag in found.tags if tag != "code"] == [
+        tag for tag in expected.tags if tag != "code"
+    ]
+    assert found.links == expected.links
+
+
+def _published(folder: Path, text: str) -> str:
+    """The page of the committed figures, a text in the place of every word about one of them."""
+    shutil.copytree(REPOSITORY / "reports/published", folder / "published")
+    for name, columns in (
+        ("owner_ranking.csv", ("type", "scale", "verdict", "reason")),
+        ("results.csv", ("family", "note", "resolution")),
+    ):
+        path = folder / "published" / name
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows[:3] + [row for row in rows if row.get("task") == "coco_box_ap"][:3]:
+            row.update(dict.fromkeys(columns, text))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    return render_published(folder / "published").decode()
+
+
+@pytest.mark.parametrize("text", USABLE)
+def test_a_study_of_scale_of_hostile_names(text: str, study: Source) -> None:
+    sections = []
+    for name in (text, "x"):
+        grown = {
+            row: each.model_copy(update={"recipe": f"{each.recipe}{name}"})
+            for row, each in study.heading.scaling.items()
+        }
+        heading = study.heading.model_copy(update={"scaling": grown})
+        sections.append(seen("\n".join(scaling_section(summarize(study.records()), heading))))
+    assert sections[0].tags == sections[1].tags
+    assert sections[0].links == sections[1].links
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    points = [
+        Grown(recipe=recipe, length=length, data_share=1.0)
+        for recipe in ("mae", "dino")
+        for length in (0.5, 1.0, 2.0)
+    ]
+    scaling = {f"{each.recipe}-x{each.length:g}": each for each in points}
+    root = tmp_path_factory.mktemp("study")
+    return build(root, methods=("random",), tasks=("knn",), scaling=scaling).source()
