@@ -7,6 +7,7 @@ links, pipes, line ends or marks that turn the direction of text, is shown as th
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ _SPECIAL = re.compile(
     """,
     re.VERBOSE,
 )
-_BLOCK = re.compile(r"^([#+=-]|\d+(?=[.)]))", re.MULTILINE)
+_BLOCK = re.compile(r"^([#+=-]|\d+(?=[.)]))")
 """What begins a heading, a list or a rule where it stands first in a line."""
 _SPACE = re.compile(r"[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
 """White space that may end a line; a no-break space may not."""
@@ -59,8 +60,12 @@ def plain(text: str) -> Markup:
 
 def paragraphs(text: str) -> Markup:
     """``text`` of several lines, each as it stands, none of them a heading, a list or code."""
-    lines = (plain(line) for line in text.strip().splitlines())
-    return Markup(_BLOCK.sub(_escape_block, "\n".join(lines)))
+    return Markup("\n".join(map(beginning, text.strip().splitlines())))
+
+
+def beginning(text: str) -> Markup:
+    """``text`` where a line or an item of a list begins: it is no heading and no list itself."""
+    return Markup(_BLOCK.sub(_escape_block, plain(text)))
 
 
 def _escape_block(found: re.Match[str]) -> str:
@@ -76,6 +81,11 @@ def code(name: str) -> Markup:
 def target(path: str) -> str:
     """A path as a link's target."""
     return quote(path, safe="/.-_~:+@,")
+
+
+def word(text: str) -> str:
+    """``text`` as a word of a command line that a page shows, to be copied into a shell."""
+    return shlex.quote(visible(text))
 
 
 def drawn(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from steps.reporting.escape import Markup, code, plain, target
+from steps.reporting.escape import Markup, beginning, code, plain, target
 from steps.reporting.pictures import FOLDER, Picture
 from steps.reporting.quantities import significant
 from steps.reporting.tables import Table
@@ -106,7 +106,7 @@ def _name(picture: Picture, among: Sequence[Picture]) -> str:
 def _facts(pictures: Sequence[Picture], told: set[str]) -> list[str]:
     """What the steps say in numbers, a line a picture, once for all pictures of a folder."""
     lines = [
-        f"- {plain(_name(picture, pictures))}: {said}."
+        f"- {beginning(_name(picture, pictures))}: {said}."
         for picture in pictures
         if picture.made.digest not in told and (said := ", ".join(_said(picture)))
     ]

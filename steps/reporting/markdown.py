@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import polars as pl
 
-from steps.reporting.escape import code, paragraphs, plain, target
+from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
 from steps.reporting.quantities import plural
@@ -230,15 +229,15 @@ What stands behind a number: the record, the file it was read from, the commit, 
 artifact digests that made it. `/<metric>` or `/seed<k>` after the cell narrows it down.
 
 ```sh
-python -m steps.report --explain {shlex.quote(f"{heading.out}/{cell}")}
+python -m steps.report --explain {word(f"{heading.out}/{cell}")}
 ```
 
 The page from the results, and a check that it follows from the records beside it:
 
 ```sh
-python -m steps.report --experiment {shlex.quote(heading.experiment)} \\
-    --results {shlex.quote(heading.results)} --out {shlex.quote(heading.out)}
-python -m steps.report --check {shlex.quote(heading.out)}
+python -m steps.report --experiment {word(heading.experiment)} \\
+    --results {word(heading.results)} --out {word(heading.out)}
+python -m steps.report --check {word(heading.out)}
 ```
 
 Beside this page: [{RECORDS}]({RECORDS}) holds every record with its provenance,

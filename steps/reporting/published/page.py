@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.reporting.check import first_difference
-from steps.reporting.escape import Markup, code, plain, target
+from steps.reporting.escape import Markup, code, plain, target, word
 from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
 from steps.reporting.published.match import (
     Measurement,
@@ -233,7 +232,7 @@ def _link(ref: str, *, short: bool = False) -> Markup:
 
 
 def _tracing(folder: Path) -> str:
-    report = shlex.quote(f"reports/{folder.name}")
+    report = word(f"reports/{folder.name}")
     return f"""\
 ## Trace a cell, make the page anew
 
