@@ -98,7 +98,7 @@ def write_results(root: Path, rows: int, seeds: int = 1) -> Path:
     }
     file = root / "params/experiments/made_up.yaml"
     file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(content))  # JSON is YAML
+    file.write_text(json.dumps(content), encoding="utf-8")  # JSON is YAML
     experiment = Experiment.model_validate(content)
     paths = Paths(experiment, str(root / "results"))
     for index, recipe in enumerate(experiment.names):
@@ -117,7 +117,7 @@ def _write_backbone(out: Path, recipe: str, index: int, seed: int) -> Manifest:
         for step in range(1, POINTS + 1)
     )
     log = out / "metrics.jsonl"
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     facts = {
         "method": recipe,
         "recipe": recipe,
@@ -133,7 +133,7 @@ def _write_backbone(out: Path, recipe: str, index: int, seed: int) -> Manifest:
     }
     files = {log.name: digest_file(log)}
     manifest = _manifest("pretrain", digest_files(files), seed, files=files, facts=facts)
-    (out / MANIFEST).write_text(manifest.model_dump_json())
+    (out / MANIFEST).write_text(manifest.model_dump_json(), encoding="utf-8")
     return manifest
 
 
@@ -161,7 +161,7 @@ def _write_records(file: Path, backbone: Manifest, task: str, protocol: str) -> 
     manifest = _manifest(task, digest_value(content), backbone.seed or 0)
     file.parent.mkdir(parents=True, exist_ok=True)
     body = {"records": content, "manifest": manifest.model_dump(mode="json")}
-    file.write_text(json.dumps(body))
+    file.write_text(json.dumps(body), encoding="utf-8")
 
 
 def _manifest(node: str, digest: str, seed: int, **further: Any) -> Manifest:

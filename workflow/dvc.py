@@ -293,7 +293,7 @@ def main() -> None:
     if options.check:
         check(content, options.experiment)
         return
-    with tempfile.NamedTemporaryFile(dir=".", prefix=".dvc.yaml.", delete=False) as draft:
+    with tempfile.NamedTemporaryFile("wb", dir=".", prefix=".dvc.yaml.", delete=False) as draft:
         draft.write(content.encode())
     Path(draft.name).chmod(0o644)
     Path(draft.name).replace(FILE)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from steps.command import UserError
 from steps.data.decoding import Picture, UnfitImageError, decode, lossless
-from steps.data.names import is_text, printable, written
+from steps.data.names import escaped, is_text, written
 from steps.data.sources.source import Item, Problem
 from steps.data.values import shown
 from steps.params.dataset import GROUND, MAX_PIXELS
@@ -41,7 +41,7 @@ class Tally:
 
     def bad(self, split: str, item: str, problem: str) -> None:
         """Name one item as bad."""
-        self.problems.append(Problem(split, printable(item), printable(problem)))
+        self.problems.append(Problem(split, escaped(item), escaped(problem)))
 
     def share(self) -> float:
         """Problems over items seen, of the split where that is larger."""

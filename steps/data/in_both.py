@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from steps.command import UserError
-from steps.data.names import printable
+from steps.data.names import escaped
 from steps.data.shards import Images
 
 _NAMED = 100
@@ -62,7 +62,7 @@ class InBoth:
             return {}
         train, val = (Images(out, split).ids for split in ("train", "val"))
         named = [{"train": train[a], "val": val[b]} for a, b in pairs[:_NAMED]]
-        shown = printable("; ".join(f"val {p['val']} is train {p['train']}" for p in named[:3]))
+        shown = escaped("; ".join(f"val {p['val']} is train {p['train']}" for p in named[:3]))
         shown += "; …" if len(pairs) > 3 else ""
         if most is not None and len(pairs) > most:
             raise UserError(

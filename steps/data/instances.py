@@ -12,7 +12,7 @@ from typing import Any
 from steps.command import UserError
 from steps.data.annotations import large_enough
 from steps.data.checks import Tally
-from steps.data.names import printable
+from steps.data.names import escaped
 from steps.data.segmentations import SegmentationError, bounds, given, pixels, run_lengths
 from steps.data.sources import Item, Problem
 from steps.data.values import number, shown, whole
@@ -216,7 +216,7 @@ class Instances:
         known = {category["id"] for category in self.categories}
         objects = set()
         for annotation in item.annotations:
-            name = f"annotation {shown(annotation.get('id'))} of {printable(item.id)}"
+            name = f"annotation {shown(annotation.get('id'))} of {escaped(item.id)}"
             self._seen += 1
             self.tally.seen(self.split)
             if (box := _numbers(annotation.get("bbox"))) is not None:
@@ -341,7 +341,8 @@ class Instances:
             "annotations": numbered,
             "categories": list(self.categories),
         }
-        path.write_text(json.dumps(content, separators=(",", ":"), allow_nan=False))
+        text = json.dumps(content, separators=(",", ":"), allow_nan=False)
+        path.write_text(text, encoding="utf-8")
 
 
 def say(notes: Sequence[Mapping[str, Any]]) -> None:

@@ -42,7 +42,7 @@ def written(value: Any) -> TypeGuard[str]:
     )
 
 
-def printable(text: str) -> str:
+def escaped(text: str) -> str:
     """One line of a name or a message; what no terminal shows as itself is escaped."""
     return "".join(
         sign.encode("unicode_escape").decode() if sign in "\n\t" or unprintable(sign) else sign

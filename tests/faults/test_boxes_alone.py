@@ -25,7 +25,7 @@ from steps.detection.train import build_detector, with_masks
 from steps.params.detection import Augmentation, Detection, RangeCrop
 from steps.params.load import validate
 from steps.report import main as report
-from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes
+from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes, seal
 from tests.unit.reporting import synthetic
 
 CASCADES: dict[str, Any] = {
@@ -65,9 +65,7 @@ def without(scenes: Path, out: Path, *keys: str, **facts: Any) -> Path:
             for key in keys:
                 del box[key]
         (out / f"{split}.json").write_text(json.dumps(content))
-    manifest = json.loads((out / "manifest.json").read_text())
-    manifest["facts"].update(facts)
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    seal(out, **facts)
     return out
 
 
@@ -227,6 +225,7 @@ def test_a_split_without_objects_stops_a_detector_before_it_trains(
     data = without(scenes, tmp_path / "data")
     content = json.loads((data / f"{split}.json").read_text())
     (data / f"{split}.json").write_text(json.dumps({**content, "annotations": []}))
+    seal(data)
     with pytest.raises(UserError, match=rf"{split}\.json: no object"):
         run(detect, "detect", tmp_path, protocol(), backbone=backbone, data=data)
 
@@ -253,6 +252,7 @@ def test_annotations_of_before_that_were_not_checked_are_named(
     content = json.loads((data / "val.json").read_text())
     content["annotations"][1][key] = value
     (data / "val.json").write_text(json.dumps(content))
+    seal(data)
     with pytest.raises(UserError, match=r"val\.json: annotation 2 has .* prepare the dataset"):
         run(detect, "detect", tmp_path, protocol(), backbone=backbone, data=data)
     with pytest.raises(UserError, match=r"val\.json: annotation 2 has .* prepare the dataset"):
@@ -267,6 +267,7 @@ def test_masks_of_before_that_were_not_checked_are_named(
     content = json.loads((data / "val.json").read_text())
     content["annotations"][0]["segmentation"] = mask
     (data / "val.json").write_text(json.dumps(content))
+    seal(data)
     with pytest.raises(UserError, match=r"annotation 1: its .* prepare the dataset again"):
         layout.objects(data, "val")
 

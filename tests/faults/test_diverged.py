@@ -22,7 +22,7 @@ from steps.detection.train import build_runner
 from steps.evaluation.segmentation import mean_loss
 from steps.params.detection import Detection
 from steps.params.load import validate
-from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes
+from tests.unit.detection.conftest import SMALL, make_backbone, make_scenes, seal
 
 
 @pytest.fixture(autouse=True)
@@ -164,6 +164,7 @@ def test_two_images_that_a_crowd_covers_train_a_head(
             }
         )
     (data / "train.json").write_text(json.dumps({**content, "annotations": boxes}))
+    seal(data)
     protocol = {"epochs": 4, "batch_size": 2, "lr": 0.01, "weight_decay": 0.0}
     out = run(segment.main, protocol, tmp_path, {**paths, "data": data})
     assert out.is_file()

@@ -15,6 +15,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from steps.artifacts import publish
+from steps.artifacts.digest import digest_file, digest_files
+from steps.artifacts.manifest import MANIFEST
 from steps.data.shards import ShardWriter
 from steps.models.backbones import create_backbone, save_backbone
 from steps.models.beit import as_beit
@@ -178,6 +180,16 @@ def make_backbone(
             device_seconds=0.0,
         )
     return folder
+
+
+def seal(artifact: Path, **facts: Any) -> None:
+    """Write a manifest anew for files that were changed, and for ``facts`` that are to be so."""
+    path = artifact / MANIFEST
+    content = json.loads(path.read_text())
+    content["files"] = {name: digest_file(artifact / name) for name in content["files"]}
+    content["digest"] = digest_files(content["files"])
+    content["facts"].update(facts)
+    path.write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from steps.detection.backbone import (
 from steps.models.backbones import load_backbone, own_resizing
 from steps.models.positions import WITH_OFFSET, Resizing, resize_table
 from steps.models.tokens import embed
+from tests.unit.detection.conftest import seal
 
 PLAIN: dict[str, Any] = {
     "window_size": None,
@@ -133,6 +134,7 @@ def test_an_artifact_s_own_resizing_reaches_the_detector(backbone: Path, tmp_pat
     config = json.loads((copy / "config.json").read_text())
     config["resizing"] = {"offset": 0.0, "antialias": True}
     (copy / "config.json").write_text(json.dumps(config))
+    seal(copy)
     assert load_vitdet(copy, image_size=64, **PLAIN).resizing == Resizing(0.0, True)
 
 
@@ -209,5 +211,6 @@ def test_normalisation_is_the_pretraining_s(backbone: Path, tmp_path: Path) -> N
     config = json.loads((copy / "config.json").read_text())
     del config["pretrained_cfg"]["mean"]
     (copy / "config.json").write_text(json.dumps(config))
+    seal(copy)
     with pytest.raises(UserError, match="pretrained_cfg: no mean and std"):
         pretraining_normalisation(copy)
