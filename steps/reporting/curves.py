@@ -42,12 +42,12 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
             remedy="run python -m steps.pretrain again",
         )
     points = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
         try:
             entry = json.loads(line)
             point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))
             knn = None if "knn_top1" not in entry else float(entry["knn_top1"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: line {number}", "no step, epoch and loss", allowed="a JSON object"
             ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,6 +241,15 @@ def _place(orders: Orders, source: str, record: Record) -> list[int]:
 
 def _check_digest(item: Traced) -> None:
     """The digest in a record file's manifest covers its records: an edited number shows."""
+    for record in item.records:
+        for name in ("value", "epochs", "flops", "device_seconds"):
+            if not math.isfinite(found := getattr(record, name)):
+                raise UserError(
+                    item.source,
+                    f"{record.metric if name == 'value' else name} is {found}",
+                    allowed="a finite number",
+                    remedy=f"run python -m steps.{record.task} again",
+                )
     digest = digest_value([record.model_dump() for record in item.records])
     if digest != item.measured.digest:
         raise UserError(

@@ -378,3 +378,26 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Source:
     scaling = {f"{each.recipe}-x{each.length:g}": each for each in points}
     root = tmp_path_factory.mktemp("study")
     return build(root, methods=("random",), tasks=("knn",), scaling=scaling).source()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_record_that_is_no_number(value: float, made_up: Synthetic) -> None:
+    source = made_up.source()
+    first, *rest = source.traced
+    records = (first.records[0].model_copy(update={"value": value}), *first.records[1:])
+    wrong = first.model_copy(update={"records": records})
+    with pytest.raises(UserError, match=rf"top1 is {value} \| allowed: a finite number"):
+        make_source(source.heading, [wrong, *rest], source.curves)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "1e400", "x", ""])
+def test_a_published_figure_that_is_no_number(value: str, tmp_path: Path) -> None:
+    shutil.copytree(REPOSITORY / "reports/published", tmp_path / "published")
+    path = tmp_path / "published/results.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    rows[1][rows[0].index("value")] = value
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.raises(UserError, match=r"results\.csv: line 2: value: "):
+        render_published(tmp_path / "published")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,8 @@ T = TypeVar("T", bound=BaseModel)
 
 
 def _number(text: str) -> str:
-    float(text)
+    if not math.isfinite(float(text)):
+        raise ValueError("a finite number")
     return text
 
 
@@ -240,7 +242,7 @@ def read_published(folder: Path) -> Published:
 def _rows(path: Path, model: type[T]) -> Iterator[T]:
     if not path.is_file():
         raise UserError(str(path), "missing")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         for row in reader:
             try:
