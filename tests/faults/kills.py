@@ -2,7 +2,7 @@
 
     python -m tests.faults.kills --kills 200 --out benchmarks/results/2026-11-26-kills.md
 
-Two experiments at the size of seconds are run once, under Snakemake, and never stopped. Then, for
+Experiments at the size of seconds are run once, under Snakemake, and never stopped. Then, for
 each kind of node and each engine in turn, the result of a node is removed, the engine is started
 for it and killed with SIGKILL, with all that it started, at a random moment of the node's step; up
 to three times in a row, and then the same command runs to its end. What it made must have the
@@ -40,6 +40,7 @@ from tests.scenery import BACKBONE, Scenery
 from tests.unit.models.official.test_reading import official
 from workflow.dvc import Stages
 
+EXPERIMENTS = ("quickstart", "more", "official")
 MOST = 3
 """Kills in a row."""
 CLIP = LAST.replace("/mae/", "/clip/")
@@ -77,9 +78,9 @@ def targets() -> list[Target]:
         task("segment", "segment"),
         task("layout", "layout", "pictures"),
         task("detect", "mask_rcnn_small", "pictures"),
-        Target("diagnose", "quickstart", (f"{LAST}/diagnosis/shapes",)),
+        Target("diagnose", "quickstart", (f"{LAST}/diagnose/shapes",)),
         Target("features", "quickstart", (f"{LAST}/features/shapes/features",)),
-        Target("import", "more", (IMPORTED,)),
+        Target("import", "official", (IMPORTED,)),
         Target("pretrain", "quickstart", (f"{LAST}/backbone",)),
         Target("tokenizer", "more", ("results/tokenizers/shapes/test/dalle/seed0/tokenizer",)),
         Target("prepare", "quickstart", ("results/data/shapes",)),
@@ -107,11 +108,17 @@ class Kills:
         }
         more: dict[str, Any] = {
             **experiment,
-            "methods": ["clip", "beit", {"imported": imported}],
+            "methods": ["clip", "beit"],
             "tasks": {"knn": ["knn"], "zeroshot": ["zeroshot_shapes"], "retrieval": ["retrieval"]},
             "pictures": [],
         }
         scenery.write("experiments/more.yaml", more)
+        more |= {
+            "methods": [{"imported": imported}],
+            "backbones": ["vit_imported"],
+            "tasks": {"knn": ["knn"]},
+        }
+        scenery.write("experiments/official.yaml", more)
         # Checkpoints at every step of what trains, some seconds of it, and no lone log lines.
         scenery.recipe("mae", epochs=4, checkpoint_seconds=1e-9)
         scenery.tokenizer("dalle", epochs=4)
@@ -121,9 +128,7 @@ class Kills:
 
     def whole(self) -> None:
         """The run that is never stopped; how long each step takes."""
-        self.project.snakemake()
-        outs = [out for each in targets() if each.experiment == "more" for out in each.outs]
-        self.project.snakemake(*outs[1:], "--config", "experiment=more", target=outs[0])
+        self._snakemake()
         for target in targets():
             self.expected[target.node] = self.found(target)
             self.seconds[target.node] = 6.0
@@ -135,16 +140,20 @@ class Kills:
     def settle(self, engine: str) -> None:
         """Hand the results to an engine: it has nothing to do."""
         if engine == "snakemake":
-            self.project.snakemake("--touch")
-            outs = [out for each in targets() if each.experiment == "more" for out in each.outs]
-            options = ("--config", "experiment=more", "--touch")
-            self.project.snakemake(*outs[1:], *options, target=outs[0])
+            self._snakemake("--touch")
             return
-        for experiment in ("more", "quickstart"):
+        for experiment in EXPERIMENTS:
             self.project.dvc(experiment)
             self.written = experiment
             stages = [self._stage(each) for each in targets() if each.experiment == experiment]
             self.project.run("dvc", "commit", "--force", "--quiet", *stages)
+
+    def _snakemake(self, *options: str) -> None:
+        """Make the targets, and what stands behind them."""
+        for experiment in EXPERIMENTS:
+            outs = [out for each in targets() if each.experiment == experiment for out in each.outs]
+            of = ("--config", f"experiment={experiment}")
+            self.project.snakemake(*outs[1:], *options, *of, target=outs[0])
 
     def _stage(self, target: Target) -> str:
         plan = Plan(target.experiment, self.root / "params")
