@@ -140,6 +140,7 @@ def test_torch_hides_why_a_write_failed_and_we_do_not(tmp_path: Path) -> None:
     assert not draft.is_symlink()
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize(
     ("mount", "said"),
@@ -168,6 +169,7 @@ def test_steps_on_a_small_or_read_only_disk(mount: str, said: str, scenery: Scen
     assert done.stdout.split() == ["results:"], "a draft was left"
 
 
+@pytest.mark.slow
 @as_root
 def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     root = scenery.root
@@ -184,6 +186,7 @@ def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     assert not (root / "out").exists()
 
 
+@pytest.mark.slow
 @as_root
 def test_a_full_dev_shm_ends_in_a_line(scenery: Scenery) -> None:
     data = scenery.images(train=64)
@@ -224,6 +227,7 @@ def _ended(batches: Any) -> UserError:
     raise AssertionError("it went on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
@@ -296,6 +300,7 @@ def _shared(items: Any) -> bool:
     return all(tensor.is_shared() for tensor in (*samples.views, samples.labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_loaders_work_however_processes_start(method: str, scenery: Scenery) -> None:
     data = scenery.images(train=64, captions=["a {class}"])
@@ -419,6 +424,7 @@ def test_a_gpu_that_cannot_be_locked_is_shared(
 # --- a scratch folder that goes
 
 
+@pytest.mark.slow
 def test_a_scratch_folder_removed_under_a_run(scenery: Scenery) -> None:
     data = scenery.images(train=64)
     recipe = scenery.recipe("mae", epochs=2000, checkpoint_seconds=0.2, knn=None)
