@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,6 +66,9 @@ def of_machine(error: Exception, where: str) -> UserError | None:
     for each in (error.__cause__ or error.__context__, error):
         if each is not None and (said := _of_loader(str(each))) is not None:
             return said
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    if any(name.endswith("multiprocessing/resource_sharer.py") for name in frames):
+        return _of_loader("DataLoader worker (pid)")  # ended with a batch that it still had to give
     number, named = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (match := _NUMBER.search(str(error))):
         number = int(match[1] or match[2])

@@ -10,9 +10,9 @@ Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 LARGEST = 2**31 - 1
 """Of whole numbers: what seeds, sizes and counters of every library hold."""
-Positive = Annotated[float, Gt(0)]
+Positive = Annotated[float, Gt(0), Le(1e30)]
 Epochs = Annotated[float, Gt(0), Le(1_000_000)]
-NotNegative = Annotated[float, Ge(0)]
+NotNegative = Annotated[float, Ge(0), Le(1e30)]
 Probability = Annotated[float, Ge(0), Le(1)]
 Momentum = Annotated[float, Ge(0), Le(1)]
 """Of a moving average: 1 keeps it as it is."""

@@ -7,6 +7,7 @@ import fcntl
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -95,6 +96,14 @@ def test_errors_of_the_code_keep_their_traceback(error: Exception, tmp_path: Pat
         raise error
 
 
+@pytest.mark.parametrize("kind", ["EOFError", "ConnectionResetError", "FileNotFoundError"])
+def test_a_batch_of_a_process_that_is_gone(kind: str) -> None:
+    code = compile(f"raise {kind}", "/lib/multiprocessing/resource_sharer.py", "exec")
+    with pytest.raises((EOFError, OSError)) as caught:
+        exec(code)
+    assert "one ended unexpectedly" in str(of_machine(caught.value, "x"))
+
+
 def _full(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Every fsync fails, where a write may be held back until then."""
 
@@ -140,6 +149,7 @@ def test_torch_hides_why_a_write_failed_and_we_do_not(tmp_path: Path) -> None:
     assert not draft.is_symlink()
 
 
+@pytest.mark.slow
 @as_root
 @pytest.mark.parametrize(
     ("mount", "said"),
@@ -168,6 +178,7 @@ def test_steps_on_a_small_or_read_only_disk(mount: str, said: str, scenery: Scen
     assert done.stdout.split() == ["results:"], "a draft was left"
 
 
+@pytest.mark.slow
 @as_root
 def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     root = scenery.root
@@ -184,6 +195,7 @@ def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     assert not (root / "out").exists()
 
 
+@pytest.mark.slow
 @as_root
 def test_a_full_dev_shm_ends_in_a_line(scenery: Scenery) -> None:
     data = scenery.images(train=64)
@@ -224,12 +236,13 @@ def _ended(batches: Any) -> UserError:
     raise AssertionError("it went on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("SIGKILL", "one was ended from outside (Killed) | remedy: if memory ran out"),
-        ("SIGBUS", "no room in shared memory (/dev/shm)"),
-        ("SIGSEGV", "one was ended from outside (Segmentation fault)"),
+        ("SIGKILL", "one (was ended from outside .Killed.|ended unexpectedly)"),
+        ("SIGBUS", "(no room in shared memory ./dev/shm.|one ended unexpectedly)"),
+        ("SIGSEGV", "one (was ended from outside .Segmentation fault.|ended unexpectedly)"),
         ("SIGSTOP", "no images for 2 seconds"),
     ],
 )
@@ -249,7 +262,9 @@ def test_a_worker_that_ends_or_stands_still_ends_in_a_line(
         check=False,
         timeout=100,
     )
-    assert one_line(done).startswith(f"error: the processes that load images (workers): {said}")
+    # Which of the two is heard of first is chance: the signal, or that a batch does not come.
+    line = one_line(done)
+    assert re.match(rf"error: the processes that load images \(workers\): {said}", line), line
 
 
 def strike(root: str, name: str) -> None:
@@ -296,6 +311,7 @@ def _shared(items: Any) -> bool:
     return all(tensor.is_shared() for tensor in (*samples.views, samples.labels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_loaders_work_however_processes_start(method: str, scenery: Scenery) -> None:
     data = scenery.images(train=64, captions=["a {class}"])
@@ -419,6 +435,7 @@ def test_a_gpu_that_cannot_be_locked_is_shared(
 # --- a scratch folder that goes
 
 
+@pytest.mark.slow
 def test_a_scratch_folder_removed_under_a_run(scenery: Scenery) -> None:
     data = scenery.images(train=64)
     recipe = scenery.recipe("mae", epochs=2000, checkpoint_seconds=0.2, knn=None)

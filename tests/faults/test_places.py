@@ -219,6 +219,7 @@ def test_a_place_that_was_taken_while_the_step_worked(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+@pytest.mark.slow
 def test_every_step_refuses_before_it_works(
     step: Callable[..., subprocess.CompletedProcess[str]], scenery: Scenery
 ) -> None:
@@ -272,6 +273,7 @@ def test_every_step_refuses_before_it_works(
     assert _all(scenery.root / "precious") == {"precious": b"mine"}
 
 
+@pytest.mark.slow
 def test_the_draft_of_a_killed_step_goes_when_it_starts_again(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text(SHAPES, encoding="utf-8")
     arguments = ("--dataset", "d.yaml", "--out", "results/out")
