@@ -160,7 +160,8 @@ def _write_records(file: Path, backbone: Manifest, task: str, protocol: str) -> 
     content = [record.model_dump() for record in records]
     manifest = _manifest(task, digest_value(content), backbone.seed or 0)
     file.parent.mkdir(parents=True, exist_ok=True)
-    body = {"records": content, "manifest": manifest.model_dump(mode="json")}
+    headline = {record.metric: record.value for record in records}
+    body = {"metrics": headline, "records": content, "manifest": manifest.model_dump(mode="json")}
     file.write_text(json.dumps(body), encoding="utf-8")
 
 

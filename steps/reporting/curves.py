@@ -42,7 +42,8 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
             remedy="run python -m steps.pretrain again",
         )
     points = []
-    for number, line in enumerate(path.read_text("utf-8", "replace").splitlines(), 1):
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), 1):
         try:
             entry = json.loads(line)
             point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))

@@ -117,7 +117,7 @@ def test_detections_that_are_not_finite_are_not_measured(
 def test_a_segmentation_head_that_diverges_stops(
     epochs: int, words: str, paths: dict[str, Path], tmp_path: Path
 ) -> None:
-    protocol = {"epochs": epochs, "batch_size": 4, "lr": 1e37, "weight_decay": 0.0}
+    protocol = {"epochs": epochs, "batch_size": 4, "lr": 1e30, "weight_decay": 1e30}
     with pytest.raises(UserError, match=f"segment, {words}"):
         run(segment.main, protocol, tmp_path, paths)
     assert not (tmp_path / "out.json").exists()
