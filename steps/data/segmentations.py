@@ -6,11 +6,11 @@ pycocotools checks little: a coordinate of NaN or 1e300 makes it write outside i
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pycocotools import mask as rle
 
 from steps.data.values import shown, whole
 
@@ -27,6 +27,14 @@ _BITS, _SIGN, _MORE = 5, 0x10, 0x20
 _FIRST_CHARACTER, _LAST_CHARACTER = 48, 111
 _MOST_CHARACTERS = 7
 """For each run length: 35 bits, where pycocotools has 32."""
+
+
+@functools.cache
+def _rle() -> Any:
+    """pycocotools' masks, which a set of another kind does without."""
+    from pycocotools import mask
+
+    return mask
 
 
 class SegmentationError(ValueError):
@@ -53,7 +61,7 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
         polygons = [_polygon(part, height, width) for part in segmentation]
         if not polygons:
             raise SegmentationError("its mask has no polygon")
-        merged: Runs = rle.merge(rle.frPyObjects(polygons, height, width))
+        merged: Runs = _rle().merge(_rle().frPyObjects(polygons, height, width))
         return merged
     if isinstance(segmentation, dict):
         return _counted(segmentation, height, width)
@@ -64,18 +72,18 @@ def run_lengths(segmentation: Any, height: int, width: int) -> Runs:
 
 def bitmap(segmentation: Any, height: int, width: int) -> Mask:
     """(height, width) of 0 and 1; arguments and errors as of :func:`run_lengths`."""
-    decoded: Mask = rle.decode(run_lengths(segmentation, height, width))
+    decoded: Mask = _rle().decode(run_lengths(segmentation, height, width))
     return decoded
 
 
 def pixels(runs: Runs) -> int:
     """How many pixels a mask covers."""
-    return int(rle.area(runs))
+    return int(_rle().area(runs))
 
 
 def bounds(runs: Runs) -> tuple[float, float, float, float]:
     """The box [x, y, width, height] around a mask's pixels."""
-    x, y, width, height = (float(value) for value in rle.toBbox(runs))
+    x, y, width, height = (float(value) for value in _rle().toBbox(runs))
     return x, y, width, height
 
 
@@ -135,7 +143,7 @@ def _counted(segmentation: dict[str, Any], height: int, width: int) -> Runs:
         found = f"the run length {wrong[0]}" if len(wrong) else f"{lengths.sum()} pixels in all"
         raise SegmentationError(f"its mask has {found}, and its image has {total} pixels")
     exact = {"size": [height, width], "counts": lengths.tolist()}
-    runs: Runs = rle.frPyObjects(exact, height, width)
+    runs: Runs = _rle().frPyObjects(exact, height, width)
     return runs
 
 

@@ -1,0 +1,27 @@
+"""The steps that run on GPUs import no library of detection, reports or the workflow."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.processes import REPOSITORY, environment
+
+HEAVY = ("pycocotools", "mmdet", "mmengine", "mmcv", "polars", "snakemake", "dvc", "hypothesis")
+NODES = ("prepare", "pretrain", "tokenizer", "features", "knn", "linear", "finetune", "geometry")
+
+
+@pytest.mark.parametrize("node", [*NODES, "import", "zeroshot", "retrieval"])
+def test_a_step_imports_little(node: str) -> None:
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))"
+    code = f"{blocked}; import importlib; importlib.import_module('steps.{node}')"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
