@@ -29,30 +29,29 @@ def test_same_records_give_the_same_bytes(single: Synthetic, tmp_path: Path) -> 
 
 
 def test_older_files_are_replaced_and_engines_get_every_file(tmp_path: Path) -> None:
-    untrained = build(tmp_path, methods=("random",), tasks=("knn",))
     out = tmp_path / "report"
-    out.mkdir()
-    for name in FILES:
-        (out / name).write_text("old")
-    (out / PICTURES).mkdir()
+    write_report(build(tmp_path / "older").source(), out)
+    older = {name: (out / name).read_bytes() for name in FILES}
     (out / PICTURES / "mae-reconstructions.png").write_text("old")
+    untrained = build(tmp_path / "newer", methods=("random",), tasks=("knn",))
     write_report(untrained.source(), out)
     assert {path.name for path in out.iterdir()} == {*FILES, PICTURES}
     assert "curves.png" not in (out / "README.md").read_text()
-    assert all((out / name).read_bytes() != b"old" for name in FILES)
+    assert all((out / name).read_bytes() != content for name, content in older.items())
     assert list((out / PICTURES).iterdir()) == []
 
 
 def test_a_failed_write_leaves_the_older_file_whole(
     single: Synthetic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "report.json").write_text("old")
+    out = tmp_path / "report"
+    write_report(single.source(), out)
+    older = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
     def full_disk(_: int) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        write_report(single.source(), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
-    assert (tmp_path / "report.json").read_text() == "old"
+        write_report(single.source(), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == older
