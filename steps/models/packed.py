@@ -256,8 +256,9 @@ def _has_kernel(v_THd: Tensor) -> bool:
     """Whether torch has attention over sequences of any length for such tensors.
 
     It is that of FlashAttention: for half precision, on a GPU of compute capability 8.0 or more.
-    Where flash attention is switched off (``sdpa_kernel``), so is this. No GPU has run it yet;
-    ``tests/pipeline/test_gpu.py`` holds it to the plain path on one.
+    Where flash attention is switched off (``sdpa_kernel``), so is this.
+    ``tests/pipeline/test_gpu.py`` holds it to the plain path; on an H100 it makes a step of DINO,
+    iBOT and DINOv2 1.05 to 1.17 times as fast as a pass a size (benchmarks/results).
     """
     return (
         v_THd.is_cuda

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -113,3 +114,29 @@ def test_clipping_leaves_short_gradients_to_the_bit_and_hides_no_nan(scope: str)
     a.grad[0] = torch.nan
     clip_gradients([a, b], ClipGrad(max_norm=1.0, scope=scope))  # type: ignore[arg-type]
     assert a.grad.isnan().all()
+
+
+def test_embeddings_of_every_kind_learn_with_the_patch_embedding() -> None:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", depth=2, num_classes=0, reg_tokens=4, pre_norm=True
+    )
+    module = nn.Module()
+    module.backbone = vit
+    params = Optimizer(
+        name="adamw",
+        lr=1.0,
+        weight_decay=0.1,
+        layer_decay=0.5,
+        undecayed=["pos_embed", "cls_token"],
+    )
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    groups = {
+        names[parameter].removeprefix("backbone."): (group["decayed"], group["lr_scale"])
+        for group in parameter_groups(module, params, depth=2)
+        for parameter in group["params"]
+    }
+    lowest = 0.5**3
+    assert groups["reg_token"] == groups["cls_token"] == (False, lowest)
+    assert groups["norm_pre.weight"] == groups["norm_pre.bias"] == (False, lowest)
+    assert groups["patch_embed.proj.weight"] == (True, lowest)
+    assert groups["norm.weight"] == (False, 1.0)
