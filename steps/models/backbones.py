@@ -60,6 +60,10 @@ def create_backbone(backbone: Backbone) -> BackboneModel:
             f"a {type(model).__name__}",
             allowed="timm's VisionTransformer or ResNet",
         )
+    if isinstance(model, ResNet):
+        # Its weights do not depend on it, so that timm has the size of its own training there.
+        side = backbone.image_size
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, side, side)}
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,14 @@ def test_a_patch_size_is_a_vision_transformers_alone(scenery: Scenery) -> None:
     )
     with pytest.raises(UserError, match="vit_tiny_patch16_224 needs it"):
         load(path, Backbone)
+
+
+@pytest.mark.parametrize("side", [32, 96, 224])
+def test_the_side_of_a_resnet_is_that_of_its_params(side: int, tmp_path: Path) -> None:
+    """Of images that erasing cuts, and of the artifact that tasks read."""
+    params = Backbone(**{**RESNET, "image_size": side})
+    resnet = create_backbone(params)
+    assert image_size(resnet) == side
+    save_backbone(resnet, params, tmp_path, mean=[0.5] * 3, std=[0.25] * 3)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["pretrained_cfg"]["input_size"] == [3, side, side]
