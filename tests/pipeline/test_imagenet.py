@@ -32,7 +32,7 @@ def test_it_plans_without_any_data(experiment: str, tmp_path: Path) -> None:
     said = done.stdout + done.stderr
     counts = dict(re.findall(r"^(\w+) +(\d+)$", said, re.M))
     rows = len(list(plan.rows()))
-    for task, protocols in plan.experiment.protocols.items():
+    for task, protocols in plan.experiment.tasks.items():
         assert int(counts[task]) == rows * len(protocols), task
     assert int(counts["prepare"]) == 2
     assert int(counts["imported"]) == len(plan.experiment.imported)
