@@ -41,9 +41,9 @@ $(UV):
 test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
 
-# What may go wrong: the tests that take seconds, then 200 kills. ARGS goes to the second.
+# What may go wrong: tests of seconds and of minutes, full disks as root, then 200 kills. ARGS goes to the second.
 test-faults: install
-	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal tests/faults
+	OMP_NUM_THREADS=1 $(RUN) pytest -m "long or not long" --numprocesses auto --dist worksteal tests/faults
 	OMP_NUM_THREADS=1 $(RUN) python -m tests.faults.kills --kills 200 $(ARGS)
 
 # Twenty minutes. Slurm's packages are installed where they are missing.

@@ -202,7 +202,7 @@ def test_a_folder_that_cannot_be_told_in_a_line(folder: str, tmp_path: Path) -> 
         Plan("quickstart", Path(folder))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_params_in_a_folder_with_a_space(tmp_path: Path) -> None:
     project(tmp_path, "my params")
     made = snakemake(tmp_path, "results/data/shapes", "--config", "params=my params")
@@ -210,7 +210,7 @@ def test_params_in_a_folder_with_a_space(tmp_path: Path) -> None:
     assert (tmp_path / "results/data/shapes/manifest.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_both_engines_run_the_same_commands_and_none_of_a_value(tmp_path: Path) -> None:
     folder = FOLDERS[-1]
     project(tmp_path, folder)
@@ -244,7 +244,7 @@ def test_both_engines_run_the_same_commands_and_none_of_a_value(tmp_path: Path) 
     assert not touched(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_data_root_of_any_name(tmp_path: Path) -> None:
     project(tmp_path)
     root = "da ta $(touch P9) 'q' \"d\" ;touch P8 {x} ü"
@@ -258,7 +258,7 @@ def test_a_data_root_of_any_name(tmp_path: Path) -> None:
     assert not touched(tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["sh$(touch P1)apes", "my set", "../evil"])
 def test_snakemake_refuses_such_a_dataset(name: str, tmp_path: Path) -> None:
     scenery = project(tmp_path)

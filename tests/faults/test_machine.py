@@ -149,7 +149,7 @@ def test_torch_hides_why_a_write_failed_and_we_do_not(tmp_path: Path) -> None:
     assert not draft.is_symlink()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @as_root
 @pytest.mark.parametrize(
     ("mount", "said"),
@@ -178,7 +178,7 @@ def test_steps_on_a_small_or_read_only_disk(mount: str, said: str, scenery: Scen
     assert done.stdout.split() == ["results:"], "a draft was left"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @as_root
 def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     root = scenery.root
@@ -195,7 +195,7 @@ def test_a_checkpoint_on_a_full_disk(scenery: Scenery) -> None:
     assert not (root / "out").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @as_root
 def test_a_full_dev_shm_ends_in_a_line(scenery: Scenery) -> None:
     data = scenery.images(train=64)

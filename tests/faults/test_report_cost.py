@@ -56,7 +56,7 @@ def tables(experiment: Path) -> tuple[float, Source]:
     return time.process_time() - started, source
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_time_grows_as_the_rows_do(tmp_path: Path) -> None:
     small, large = (write_results(tmp_path / str(rows), rows) for rows in (100, 400))
     tables(write_results(tmp_path / "warm", 2))
