@@ -24,6 +24,7 @@ from steps.command import UserError
 from steps.command.machine import writing
 from steps.detection.evaluation import KINDS
 from steps.engine.seeds import derive
+from steps.models.finite import not_finite
 
 log = logging.getLogger("steps.detect")
 
@@ -75,9 +76,8 @@ class Finite(Hook):  # type: ignore[misc]
         Raises:
             UserError: one is not finite.
         """
-        for name, tensor in runner.model.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise _diverged(runner, f"{name} holds numbers that are not finite")
+        if wrong := not_finite(runner.model.state_dict().items()):
+            raise _diverged(runner, wrong)
 
 
 def _diverged(runner: Runner, found: str) -> UserError:

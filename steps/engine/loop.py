@@ -31,7 +31,7 @@ from steps.engine.collapse import CollapseWatch
 from steps.engine.distributed import any_process, mean_over_processes
 from steps.engine.flops import flops_per_image
 from steps.engine.gradient_cache import Chunk, cached_backward
-from steps.engine.monitor import Monitor
+from steps.engine.monitor import DataWaits, Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.phases import Phase, plan_phases
 from steps.engine.placement import Placement
@@ -39,7 +39,6 @@ from steps.engine.saving import restore, tensors_of
 from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.engine.seeds import generator
 from steps.engine.sharding import local, reduce_the_rest
-from steps.engine.waiting import DataWaits
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
 from steps.models.finite import DIVERGED, not_finite

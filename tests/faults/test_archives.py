@@ -26,14 +26,6 @@ from tests.faults.builders_data import (
 )
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("PRETEXT_DATA", str(folder))
-    return folder
-
-
 def test_concatenated_archives_are_read_whole(root: Path, tmp_path: Path) -> None:
     parts = [tar(samples([0, 1], first=first)) for first in (0, 10, 20)]
     made = Prepared(tmp_path, wds(root, b"".join(parts)))

@@ -40,13 +40,7 @@ from tests.faults.builders_coco import (
 )
 from tests.processes import REPOSITORY, environment
 
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("PRETEXT_DATA", str(folder))
-    return folder
+pytestmark = pytest.mark.usefixtures("root")
 
 
 def error(root: Path, **params: Any) -> str:

@@ -79,14 +79,19 @@ def test_a_checkpoint_is_good_after_its_update_too(scenery: Scenery, step: Step)
         assert not not_finite(tensors.items())
 
 
+def _untrained(scenery: Scenery, step: Step) -> Path:
+    """A backbone artifact."""
+    recipe, out = scenery.params / "recipes/test/random.yaml", scenery.root / "made"
+    done = step("pretrain", *scenery.pretrain_arguments(recipe, scenery.images(), out))
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_weights_that_are_not_finite_are_not_imported(
     value: float, scenery: Scenery, step: Step
 ) -> None:
-    data = scenery.images()
-    made, out = scenery.root / "made", scenery.root / "imported"
-    random = scenery.params / "recipes/test/random.yaml"
-    assert step("pretrain", *scenery.pretrain_arguments(random, data, made)).returncode == 0
+    made, out = _untrained(scenery, step), scenery.root / "imported"
     weights = load_file(made / "model.safetensors")
     weights["norm.weight"][3] = value
     save_file(weights, scenery.root / "weights.safetensors")
@@ -104,10 +109,8 @@ def test_a_backbone_that_is_not_finite_gives_no_number(
     node: str, scenery: Scenery, step: Step
 ) -> None:
     """Also one that an earlier version published."""
-    data = scenery.images()
-    made, spoilt = scenery.root / "made", scenery.root / "spoilt"
-    random = scenery.params / "recipes/test/random.yaml"
-    assert step("pretrain", *scenery.pretrain_arguments(random, data, made)).returncode == 0
+    made, spoilt = _untrained(scenery, step), scenery.root / "spoilt"
+    data = scenery.root / "results/data/noise"
     weights = load_file(made / "model.safetensors")
     weights["blocks.1.mlp.fc1.weight"][0, 0] = float("nan")
     with publish(spoilt, node="pretrain", params={}, inputs={}, seed=0) as draft:

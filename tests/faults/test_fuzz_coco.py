@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from steps.command import UserError
@@ -27,18 +28,7 @@ from steps.detection.evaluation import average_precision
 from steps.params.dataset import CocoCaptionsDataset, CocoDataset
 from steps.params.detection import Augmentation
 from tests.faults.builders_coco import HEIGHT, MASKS, TOTAL, WIDTH, good, write
-
-hypothesis = pytest.importorskip("hypothesis")
-st = pytest.importorskip("hypothesis.strategies")
-
-EXAMPLES = os.environ.get("PRETEXT_FUZZ_EXAMPLES")
-settings = hypothesis.settings(
-    max_examples=int(EXAMPLES or 40),
-    derandomize=EXAMPLES is None,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
+from tests.faults.fuzzing import settings
 
 
 def deep(depth: int) -> list[Any]:

@@ -10,17 +10,18 @@ from __future__ import annotations
 import functools
 import io
 import json
-import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hypothesis import strategies as st
 from PIL import Image
 
 from steps.artifacts.digest import digest_value
@@ -33,18 +34,8 @@ from steps.data.sources.source import Item
 from steps.params.dataset import Dataset
 from steps.params.load import load, validate
 from tests.faults.builders_data import encoded, noise, parquet, png, put, rows, samples, tar, tiff
+from tests.faults.fuzzing import settings
 
-hypothesis = pytest.importorskip("hypothesis")
-st = pytest.importorskip("hypothesis.strategies")
-
-EXAMPLES = os.environ.get("PRETEXT_FUZZ_EXAMPLES")
-settings = hypothesis.settings(
-    max_examples=int(EXAMPLES or 40),
-    derandomize=EXAMPLES is None,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
-)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # of Pillow, on damaged files
 
 ODD = [

@@ -31,14 +31,6 @@ from tests.processes import REPOSITORY
 BLACK = np.zeros((10, 12, 3), np.uint8)
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("PRETEXT_DATA", str(folder))
-    return folder
-
-
 def _check(data: bytes, **more: Any) -> Decoded | str:
     return check_image(Item("x", lambda: data), **more)
 

@@ -44,15 +44,6 @@ from tests.faults.builders_data import (
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
-
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    monkeypatch.setenv("PRETEXT_DATA", str(folder))
-    return folder
-
-
 # Labels
 
 LARGE = [99_999_999_999, 300_000, 2**62, 10**17]
