@@ -1,4 +1,4 @@
-"""What it costs that images are held to a checksum as they are read, on gigabytes of them.
+"""Cost of holding images to a checksum as they are read, on gigabytes of them.
 
     python -m benchmarks.checksums [--gigabytes 5]
 

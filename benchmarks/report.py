@@ -1,4 +1,4 @@
-"""How the cost of a report grows with its rows.
+"""Growth of a report's cost with its rows.
 
     python -m benchmarks.report
 

@@ -61,7 +61,7 @@ def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:
 
 
 _GROUPS = ("params", "facts")
-"""Of a manifest, mappings that stand in every one."""
+"""Mappings that stand in every manifest."""
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:

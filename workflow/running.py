@@ -127,7 +127,7 @@ def say_at_the_end(jobs: Iterable[Any]) -> None:
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """Where a failed job has its log, and the step's own error in it."""
+    """Path of a failed job's log, and the step's own error in it."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")

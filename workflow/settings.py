@@ -1,4 +1,4 @@
-"""What Snakemake's ``--config`` may say."""
+"""Settings that Snakemake's ``--config`` takes."""
 
 from __future__ import annotations
 

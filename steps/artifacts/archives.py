@@ -78,7 +78,7 @@ def check_sizes(path: Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Why a file could not be read, without torch's advice to run what stands in it."""
+    """Reason that a file could not be read, without torch's advice to run what stands in it."""
     if isinstance(error, pickle.UnpicklingError):
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             return f"it holds a pickled {match[1]}, which was not opened"

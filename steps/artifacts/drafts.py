@@ -19,7 +19,7 @@ from typing import IO
 
 _NEW, _OLD, _LOCK = "new", "old", "lock"
 _ATTEMPTS = 100
-"""How often two processes that replace one result may get in each other's way."""
+"""Tries of a process to replace a result that another process replaces too."""
 
 
 @contextmanager

@@ -49,7 +49,7 @@ class Manifest(BaseModel):
 
 
 class Required(dict[str, Any]):
-    """What a file holds by name: a name that is not there is an error of the file, in one line."""
+    """Content of a file by name; a name that is not there is an error of the file, in one line."""
 
     def __init__(self, content: Mapping[str, Any], where: str, remedy: str) -> None:
         super().__init__(content)

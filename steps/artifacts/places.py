@@ -1,4 +1,4 @@
-"""Where a result may go: an artifact for an artifact, a record for a record, nothing else.
+"""Places for results: an artifact replaces an artifact, a record a record, and nothing else.
 
 Steps ask before any work, and :func:`steps.artifacts.publish` asks again before it replaces.
 """
@@ -65,11 +65,7 @@ def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():
-        raise _refusal(
-            out,
-            "a folder that is no artifact",
-            f"an artifact of {node}, an empty folder, or nothing",
-        )
+        raise _refusal(out, "a folder that is no artifact", ALLOWED.format(node))
     manifest = read_manifest(out)
     if manifest.node != node:
         raise _refusal(out, f"an artifact of {manifest.node}", f"one of {node}")

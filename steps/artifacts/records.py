@@ -152,9 +152,6 @@ def write_scores(
 ) -> None:
     """Write what a task measured of a backbone.
 
-    Raises:
-        UserError: nothing could be measured.
-
     Args:
         out: the JSON file.
         scores: by metric, in ``unit``, with the number of samples that each is a mean over.
@@ -165,6 +162,9 @@ def write_scores(
         dataset: where it was measured.
         unit: of all scores.
         started, facts: as for :func:`write_records`.
+
+    Raises:
+        UserError: nothing could be measured.
     """
     if not scores:
         raise UserError(

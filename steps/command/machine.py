@@ -13,7 +13,7 @@ from pathlib import Path
 from steps.command.errors import UserError
 
 _NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
-"""How libraries in other languages print the number of an error of the system."""
+"""Number of an error of the system, as libraries in other languages print it."""
 LOADERS = "the processes that load images (workers)"
 _AGAIN = "then run the same command again: nothing that was whole is lost"
 REMEDIES = {

@@ -21,12 +21,12 @@ def large_enough(box: Mapping[str, Any]) -> bool:
 
 
 def usable(box: Mapping[str, Any], *, masks: bool) -> bool:
-    """Whether an annotation can be a target of a task that needs masks, or does not."""
+    """True of an annotation that can be a target of a task that needs masks, or does not."""
     return large_enough(box) and (not masks or given(box.get("segmentation")))
 
 
 def has_masks(folder: Path) -> bool:
-    """Whether a prepared detection dataset has masks, not boxes alone.
+    """True of a prepared detection dataset that has masks, not only boxes.
 
     Raises:
         UserError: it is of another kind, or has no readable annotations.

@@ -18,7 +18,7 @@ from steps.data.values import shown
 from steps.params.dataset import GROUND, MAX_PIXELS
 
 Note = Literal["turned", "composited", "first_of_several"]
-"""What was done to an image that is not its file's plain content, as :class:`Picture` has it."""
+"""Change that makes an image other than its file's plain content, as :class:`Picture` has it."""
 NOTES: tuple[Note, ...] = get_args(Note)
 
 _SHOWN = 3
@@ -191,5 +191,5 @@ def check_caption(caption: object) -> str | None:
 
 
 def check_name(name: str) -> str | None:
-    """What is wrong with the name of an image, if anything."""
+    """Fault of an image's name, if it has one."""
     return None if is_text(name) else "its name is not UTF-8; rename it"

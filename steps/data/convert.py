@@ -187,7 +187,7 @@ class _Split:
         classes = len(source.classes) if source.kind == "classification" else 0
         self._keep = choose(labels, classes, getattr(dataset.limit, split))
         self.instances: Instances | None = None
-        """Of a set for detection."""
+        """Annotations of a set for detection."""
         if source.kind == "detection":
             self.instances = Instances(
                 split, source.categories, dataset.has_masks, tally, source.problems(split)

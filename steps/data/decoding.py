@@ -30,7 +30,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by the value of its EXIF orientation (CIPA DC-008, 4.6.5)."""
+"""Turn that makes an image upright, by the value of its EXIF orientation (CIPA DC-008, 4.6.5)."""
 
 _MAGIC = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\xff\xd8\xff": "JPEG"}
 """First bytes of formats whose files may be whole and yet not known to Pillow."""
@@ -53,7 +53,7 @@ class Picture:
 
     rgb: Image.Image
     format: str
-    """Of the file, such as JPEG."""
+    """Format of the file, such as JPEG."""
     turned: bool
     """An EXIF orientation was applied."""
     composited: bool
@@ -63,7 +63,7 @@ class Picture:
 
     @property
     def changed(self) -> bool:
-        """Whether decoding the file plainly gives other pixels."""
+        """True if decoding the file plainly gives other pixels."""
         return self.turned or self.composited
 
 

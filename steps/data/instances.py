@@ -20,7 +20,7 @@ from steps.data.values import number, shown, whole
 BOX_SLACK = 1.0
 """Pixels by which a box may pass its image's edge: annotation files round (COCO's own do)."""
 NO_USE_SHARE = 0.05
-"""Of a split's annotations, the share of no use above which a set is taken for misread."""
+"""Largest share of no use in a split's annotations; above it a set is taken for misread."""
 
 _log = logging.getLogger(__name__)
 _SHARE_OF_ONE = 1.001
@@ -45,11 +45,11 @@ class Checked:
     kept: dict[str, Any]
     """COCO's keys, without the id."""
     masked: bool
-    """Whether a mask is there, kept or left out."""
+    """True if a mask is there, kept or left out."""
     useful: bool
-    """Whether it can be a target: a pixel wide and high, and so its mask."""
+    """True if it can be a target: a pixel wide and high, and so its mask."""
     notes: tuple[str, ...] = ()
-    """What was missing and is now there, or was there and is left out."""
+    """Names of what was missing and is now there, or was there and is left out."""
 
 
 def check_annotation(
@@ -137,7 +137,7 @@ def _numbers(box: Any) -> list[float] | None:
 
 
 def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -> tuple[int, bool]:
-    """How many pixels a mask covers, and whether they fill its box.
+    """Number of pixels that a mask covers, and True if they fill its box.
 
     A polygon between the centres of pixels covers none.
 
@@ -190,11 +190,11 @@ class Instances:
     categories: Sequence[dict[str, Any]]
     """COCO's, in the order of the classes."""
     masks: bool
-    """Whether every annotation has to have a mask; else masks are left out."""
+    """True if every annotation needs a mask; else masks are left out."""
     tally: Tally
     """Gets what is wrong."""
     strays: Sequence[Problem] = ()
-    """What the reader found wrong, annotations without an image among it."""
+    """Faults that the reader found, annotations without an image among them."""
 
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
@@ -319,11 +319,11 @@ class Instances:
             )
 
     def facts(self) -> dict[str, int]:
-        """How many annotations there are."""
+        """Number of annotations."""
         return {"boxes": len(self._annotations)}
 
     def notes(self) -> list[dict[str, Any]]:
-        """What was changed or is odd: a note, how many annotations have it, and the first."""
+        """Notes on what was changed or is odd: text, number of annotations, the first of them."""
         return [
             {"split": self.split, "note": note, **vars(count)}
             for note, count in self._notes.items()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 STALL_SECONDS = 600
-"""How long a run waits for its loading processes to give a batch, before it ends with an error."""
+"""Seconds that a run waits for a batch of its loading processes, before it ends with an error."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ _UNKNOWN = ("Co", "Cn")
 
 
 def is_text(name: str) -> bool:
-    """Whether UTF-8 can hold it: bytes that are none, and halves of pairs, are surrogates here."""
+    """True if UTF-8 can hold it: bytes that are none, and halves of pairs, are surrogates here."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -27,7 +27,7 @@ def is_text(name: str) -> bool:
 
 
 def written(value: Any) -> TypeGuard[str]:
-    """Whether a value is text of which something is seen.
+    """True of text of which something is seen.
 
     Spaces, controls, marks and characters of no width alone are not seen.
     """

@@ -38,11 +38,11 @@ def _rle() -> Any:
 
 
 class SegmentationError(ValueError):
-    """What is wrong with a segmentation, in words that follow its annotation's name."""
+    """Fault of a segmentation, in words that follow its annotation's name."""
 
 
 def given(segmentation: Any) -> bool:
-    """Whether there is one: exporters of boxes leave the key out, or write null or []."""
+    """True if there is one: exporters of boxes leave the key out, or write null or []."""
     return segmentation is not None and segmentation != []
 
 
@@ -77,7 +77,7 @@ def bitmap(segmentation: Any, height: int, width: int) -> Mask:
 
 
 def pixels(runs: Runs) -> int:
-    """How many pixels a mask covers."""
+    """Number of pixels that a mask covers."""
     return int(_rle().area(runs))
 
 

@@ -149,7 +149,7 @@ class Images:
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
 
     def _is_whole(self, whole: Any) -> bool:
-        """Whether all but the images is as it was written; keeps the checksums of the images."""
+        """True if all but the images is as it was written; keeps the checksums of the images."""
         sums = self.path.with_suffix(CHECKSUMS)
         self._checksums = np.fromfile(sums, "<u4") if sums.is_file() else None
         if self._checksums is None:
@@ -257,7 +257,7 @@ def _mapped(path: Path) -> tuple[Any, Any, list[Any]]:
 
 
 def _checksum(whole: Any, batches: Sequence[Any]) -> int:
-    """Of all bytes of a mapped file but the encoded images."""
+    """Checksum of all bytes of a mapped file but the encoded images."""
     view, found, place = memoryview(whole), 0, 0
     for batch in batches:
         images = batch.column("image").buffers()[2]

@@ -153,7 +153,7 @@ def resized_cut(
 
 
 _STRIP = 8
-"""How many times its short side a resized image may be long before it is cut first."""
+"""Largest ratio of a resized image's sides; a longer image is cut first."""
 _TAPS = 3
 """Neighbours to each side that a filter reads, at most (Lanczos), in steps of the output."""
 

@@ -28,7 +28,7 @@ from steps.params.detection import Augmentation, RangeCrop
 
 Pixels = npt.NDArray[np.uint8]
 _STRIP = 20
-"""How many times its short side an image may be long to be cut before it is resized."""
+"""Largest ratio of the sides of an image that is cut before it is resized."""
 
 
 class Detections(Dataset[dict[str, Any]]):

@@ -30,7 +30,7 @@ _GOLDEN = 0.618034
 
 @dataclass(frozen=True)
 class Objects:
-    """Of an image: ``boxes`` (N, 4) as corners, ``labels`` (N,), ``masks`` (N, H, W) or None."""
+    """Objects of an image; ``boxes`` (N, 4) are corners, ``masks`` (N, H, W) or None."""
 
     boxes: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64]

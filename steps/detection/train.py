@@ -232,7 +232,7 @@ def build_detector(
 
 
 def with_masks(params: Detection, data: Path) -> bool:
-    """Whether a detector of this dataset has a mask head.
+    """True if a detector of this dataset has a mask head.
 
     Raises:
         UserError: the protocol wants one, and the dataset has boxes alone.

@@ -204,8 +204,10 @@ def measure(
     protocol: Probe,
     diverged: Sequence[bool],
 ) -> dict[int, list[int]]:
-    """How many images each classifier gets right within the top 1 and the top 5: none where it has
-    diverged."""
+    """Number of images that each classifier gets right within the top 1 and the top 5.
+
+    One that has diverged gets none right.
+    """
     probes.eval()
     hits = {top: [0] * len(probes.heads) for top in (1, 5)}
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):

@@ -23,7 +23,7 @@ from steps.models.finite import check_rows
 Features = npt.NDArray[np.float32] | Tensor
 BANK_CHUNK = 16384
 _LARGEST = 60.0
-"""Of a vote's logarithm: float32 ends at 88, and thousands of votes are added up."""
+"""Largest logarithm of a vote: float32 ends at 88, and thousands of votes are added up."""
 _TIED_ROWS = 64
 """Rows with ties that are sorted in full at a time."""
 

@@ -46,7 +46,7 @@ class Method(nn.Module):
     """
 
     paired = False
-    """Whether the samples 2k and 2k + 1 of a global batch are mixed. A part of the batch then comes
+    """True if samples 2k and 2k + 1 of a global batch are mixed. A part of the batch then comes
     with the partners that it lacks, and a draw ``own`` (B,) bool that is False for those: the
     losses are not of them."""
 

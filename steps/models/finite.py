@@ -13,7 +13,7 @@ DIVERGED = "lower the learning rate, or clip gradients"
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """What is wrong with the first tensor that holds NaN or infinity; nothing where none does."""
+    """Fault of the first tensor that holds NaN or infinity; empty where none does."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and (wrong := int((~tensor.isfinite()).sum())):
             return f"{name}: {wrong} of {tensor.numel()} numbers are not finite"

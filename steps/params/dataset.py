@@ -48,12 +48,12 @@ class _Dataset(Params):
 
     @property
     def has_boxes(self) -> bool:
-        """Whether objects have boxes: a set for detection."""
+        """True if objects have boxes: a set for detection."""
         return False
 
     @property
     def has_masks(self) -> bool:
-        """Whether each object's box comes with a mask."""
+        """True if each object's box comes with a mask."""
         return False
 
     @model_validator(mode="after")
@@ -66,7 +66,7 @@ class _Dataset(Params):
 
 
 class FromFiles(_Dataset):
-    """What all sets have that are read from image files."""
+    """Params of all sets that are read from image files."""
 
     ground: Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)] = [*GROUND]
     """Red, green and blue that transparent pixels are put on, 0 to 255; white by default. An image
@@ -74,7 +74,7 @@ class FromFiles(_Dataset):
     max_pixels: Count = MAX_PIXELS
     """Width times height above which an image is bad: decoding it takes 4 bytes a pixel."""
     max_in_both: Annotated[int, Ge(0)] | None = None
-    """How many images of val may also be in train, pixel for pixel; more stop the step. null: any
+    """Images of val that may also be in train, pixel for pixel; more stop the step. null: any
     number. They are named and counted in any case."""
 
 

@@ -125,7 +125,7 @@ def validate(content: object, model: type[T], where: str) -> T:
 
 
 def _unusable(value: object, key: str) -> Iterator[tuple[str, str, str]]:
-    """What no params may hold, with its key, what was found and what is allowed."""
+    """First value that no params may hold: its key, what was found and what is allowed."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             below = f"{key}.{name}" if key else str(name)

@@ -27,7 +27,7 @@ def _up(share: float) -> str:
 
 
 def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
-    """As of a method: a share above 0 of ``count`` that is none of them, or leaves none.
+    """Misfit of a share above 0 of ``count`` that is none of them, or leaves none.
 
     What stays is the integer part of the product (``steps.models.random_masking``).
     """
@@ -40,7 +40,7 @@ def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
 
 
 def masks_none(key: str, share: float, crops: int, what: str) -> Misfit | None:
-    """As of a method: a share above 0 of a batch's crops that is not one of them."""
+    """Misfit of a share above 0 of a batch's crops that is not one of them."""
     if share == 0 or int(crops * share) > 0:
         return None
     return key, f"{share:g}, of {crops} {what} not one", f"0, or {_up(1 / crops)} and more"
@@ -81,7 +81,7 @@ class BlockMasks(Params):
     """Height over width is log-uniform between this and its inverse."""
 
     def misfit(self, patches: int) -> Misfit | None:
-        """As of a method: a ratio that hides nothing, or blocks that cannot be laid."""
+        """Misfit of a ratio that hides nothing, or of blocks that cannot be laid."""
         hidden, side = int(self.ratio * patches), math.isqrt(patches)
         if hidden == 0:
             return hides_none("masks.ratio", self.ratio, patches)
@@ -111,7 +111,7 @@ class RatioMasks(Params):
     """Before this epoch nothing is masked."""
 
     def misfit(self, patches: int) -> Misfit | None:
-        """As of a method: ratios of which none hides anything."""
+        """Misfit of ratios of which none hides anything."""
         highest = max(map(sum, zip(self.ratios, self.variances, strict=True)))
         side = math.isqrt(patches)
         block = self.shape == "random" or lays_block(

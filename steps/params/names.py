@@ -15,7 +15,7 @@ NAME_RULE = (
     "a name is of letters a to z and A to Z, digits, _, - and ., begins with a letter or digit, "
     "has at most 64 characters, and does not end in .json"
 )
-"""What a name may be, in words."""
+"""Rule for names, in words."""
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that turn the direction of the text after them: a page would show another text."""
 
@@ -83,7 +83,7 @@ def _no_option(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""Of a params file, a row, an architecture: what stands in paths and commands."""
+"""Name of a params file, a row, an architecture: it stands in paths and commands."""
 Label = Annotated[str, Len(1, 200), AfterValidator(_line)]
 """A line of text that tables and pages print."""
 Below = Annotated[str, Len(1), AfterValidator(_below)]

@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 LARGEST = 2**31 - 1
-"""Of whole numbers: what seeds, sizes and counters of every library hold."""
+"""Largest whole number: seeds, sizes and counters of every library hold it."""
 Positive = Annotated[float, Gt(0), Le(1e30)]
 Epochs = Annotated[float, Gt(0), Le(1_000_000)]
 NotNegative = Annotated[float, Ge(0), Le(1e30)]

@@ -368,7 +368,7 @@ class Plan:
 
 
 def _check_asked(name: str, root: Path) -> None:
-    """What a user asks for by a command is a name of params and a folder of them."""
+    """Check that a command asks for a name of params and a folder of them."""
     if not is_name(name):
         raise UserError(
             "experiment", shortened(repr(name)), allowed=NAME_RULE, remedy="call its file so"

@@ -20,7 +20,7 @@ _SPECIAL = re.compile(
     re.VERBOSE,
 )
 _BLOCK = re.compile(r"^([#+=-]|\d+(?=[.)]))")
-"""What begins a heading, a list or a rule where it stands first in a line."""
+"""Signs that begin a heading, a list or a rule where they stand first in a line."""
 _SPACE = re.compile(r"[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
 """White space that may end a line; a no-break space may not."""
 _PLAIN_CODE = re.compile(r"[\w.@%()+=/ ,:-]+")

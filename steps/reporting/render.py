@@ -48,7 +48,7 @@ def check_folder(out: Path) -> None:
 
 
 def is_report(folder: Path) -> bool:
-    """Whether a report stands in a folder."""
+    """True if a report stands in a folder."""
     try:
         heading = json.loads((folder / HEADING).read_bytes())
         return bool({"title", "methods", "backbones"} <= heading.keys())

@@ -209,7 +209,7 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
 
 
 Orders = dict[str, dict[str | int, int]]
-"""Of a record's keys, where each value stands in the experiment; of protocols by ``task/``."""
+"""Rank in the experiment of each value of a record's keys; of protocols by ``task/``."""
 
 
 def _orders(heading: Heading) -> Orders:
@@ -224,7 +224,7 @@ def _orders(heading: Heading) -> Orders:
 
 
 def _place(orders: Orders, source: str, record: Record) -> list[int]:
-    """Where a record stands in the experiment's order, key by key."""
+    """Rank of a record in the experiment's order, key by key."""
     place = []
     for key in ("task", "protocol", "recipe", "backbone", "seed"):
         known = orders[f"{record.task}/protocol" if key == "protocol" else key]

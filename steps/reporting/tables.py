@@ -31,7 +31,7 @@ IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
 """The mark of a row whose weights are the authors' own."""
 DECIMALS = 6
 PANELS = 7
-"""Of the ranking's figure, side by side at most."""
+"""Most rows side by side in the ranking's figure."""
 MOST_ROWS, MOST_CURVES = 60, 40
 """Rows and methods that figures show: nobody reads hundreds, and each costs time."""
 ABSENT = "\N{EN DASH}"

@@ -1,4 +1,4 @@
-"""How many examples the property tests try."""
+"""Settings of the property tests."""
 
 from __future__ import annotations
 

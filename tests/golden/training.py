@@ -111,7 +111,7 @@ def check_weights(case: Case, ours: dict[str, Tensor], zero: list[str]) -> None:
 
 
 def _adam_rounding(case: Case, gradient: Tensor) -> Tensor:
-    """How far rounding of a gradient may move each element of a weight in the recorded steps.
+    """Distance that rounding of a gradient may move each element of a weight in all steps.
 
     Adam divides a gradient by its own size, so that an error of that size moves a weight by the
     whole learning rate. Sums in another order, of another processor, change a gradient by

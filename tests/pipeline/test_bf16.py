@@ -17,7 +17,7 @@ from tests.pipeline.runs import Run, run_all
 from tests.scenery import RUNS, Scenery
 
 FIRST = 0.01
-"""How far the first loss may be from float32's, relative to it."""
+"""Relative distance of the first loss from float32's."""
 MEAN = 0.02
 """The same of the mean of all losses: the weights have moved another way."""
 STEPS = 12

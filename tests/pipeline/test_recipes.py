@@ -15,9 +15,9 @@ from tests.scenery import TOKENIZERS, Scenery
 
 REGIMES = ("cifar10", "imagenet")
 WIDTHS = {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 24, "patch_out_dim": 24}
-"""Of heads, however wide a recipe has them."""
+"""Widths of heads, however wide a recipe has them."""
 SIDES = {224: 32, 112: 32, 96: 16, 64: 32}
-"""Of views; a tokenizer's image is that of the test's."""
+"""Sides of views; a tokenizer's image is that of the test's."""
 SMALL: dict[str, Any] = {
     "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2},
     "vocabulary": {"size": 280},

@@ -187,7 +187,7 @@ class AnnotatedImages:
 
 
 def _image(found: object) -> dict[str, Any] | str:
-    """What is needed of COCO's image object, or what is wrong with it."""
+    """Needed values of COCO's image object, or its fault."""
     if not isinstance(found, dict):
         return f"{shown(found)}, not an image with id, file_name, width and height"
     image: dict[str, Any] = {"id": whole(found.get("id")), "file_name": found.get("file_name")}

@@ -68,7 +68,7 @@ class FolderSource(Source):
         return self._problems[split]
 
     def _unknown(self, folder: str) -> str:
-        """What is wrong with a folder that is no class."""
+        """Fault of a folder that is no class."""
         if not is_text(folder):
             return f"the name of class folder '{folder}' is not UTF-8; rename it"
         twin = [name for name in self._names if same_written(name) == same_written(folder)]
@@ -161,7 +161,7 @@ def _is(kind: Callable[[], bool]) -> bool:
 
 
 def _unless_file(path: Path, otherwise: str) -> str:
-    """What is wrong with something that is no image of a class; ``otherwise``: if it is a file."""
+    """Fault of something that is no image of a class; ``otherwise``: if it is a file."""
     kind = kind_of(path)
     return otherwise if kind == FILE else f"{kind}, not an image"
 

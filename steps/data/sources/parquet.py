@@ -24,7 +24,7 @@ from steps.params.dataset import ParquetDataset
 
 _ROWS_AT_ONCE = 256
 _DAMAGE = (pa.ArrowException, OSError, ValueError, KeyError)
-"""What pyarrow raises for a file that is not as it should be."""
+"""Errors that pyarrow raises for a file that is not as it should be."""
 
 
 class ParquetSource(Source):

@@ -158,7 +158,7 @@ def short_names(files: Sequence[Path]) -> dict[Path, str]:
 
 
 def kind_of(path: str | Path) -> str:
-    """What lies at a path, in words, links followed; nothing is opened, so a FIFO cannot stall."""
+    """Kind of file at a path, in words, links followed; nothing is opened: a FIFO cannot stall."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -179,7 +179,7 @@ def _members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile
 
 
 def _next_archive(file: IO[bytes]) -> int | None:
-    """Where the blocks of zeros end that the file is at; None: at the file's end."""
+    """Offset at which the blocks of zeros end that the file is at; None: at the file's end."""
     while chunk := file.read(_BLOCK * 2048):
         if any(chunk):
             first = next(i for i in range(0, len(chunk), _BLOCK) if any(chunk[i : i + _BLOCK]))

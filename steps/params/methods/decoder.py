@@ -15,7 +15,7 @@ class Decoder(Params):
     depth: Count
     num_heads: Count
     mlp_ratio: Positive = 4.0
-    """Of a block's hidden width to ``embed_dim``; their product is rounded down."""
+    """Hidden width of a block's MLP over ``embed_dim``; their product is rounded down."""
 
     @model_validator(mode="after")
     def _divides(self) -> Decoder:

@@ -30,7 +30,7 @@ class Method(Params):
     drawn: ClassVar[bool] = False
     """Whether ``steps.diagnose`` has pictures of it."""
     compares: ClassVar[str] = ""
-    """What it does with an image and the others of its batch, if anything, as a verb."""
+    """Verb for what it does with an image and the others of its batch, if anything."""
     final_phase: ClassVar[bool] = False
     """Whether its recipe may have ``training.final_phase``."""
     name: str

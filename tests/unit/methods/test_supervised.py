@@ -84,7 +84,7 @@ def test_forward_is_a_function_of_its_draws() -> None:
 @pytest.mark.parametrize(("batch", "size"), [(6, 3), (6, 2), (6, 1), (10, 5), (7, 7), (9, 3)])
 @pytest.mark.parametrize("params", [{"mixup": 0.8}, {"cutmix": 1.0, "drop_path": 0.3}])
 def test_partners_are_of_the_whole_batch(batch: int, size: int, params: dict[str, float]) -> None:
-    """Whatever a device takes at a time, the losses and gradients are those of the whole."""
+    """Losses and gradients are those of the whole, whatever a device takes at a time."""
     method = _method(random_erasing=0.5, **params)
     draws = method.sample(batch, torch.Generator().manual_seed(3))
     images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))

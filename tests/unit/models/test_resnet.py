@@ -142,7 +142,7 @@ def test_a_patch_size_is_a_vision_transformers_alone(scenery: Scenery) -> None:
 
 @pytest.mark.parametrize("side", [32, 96, 224])
 def test_the_side_of_a_resnet_is_that_of_its_params(side: int, tmp_path: Path) -> None:
-    """Of images that erasing cuts, and of the artifact that tasks read."""
+    """Images that erasing cuts, and the artifact that tasks read, have it."""
     params = Backbone(**{**RESNET, "image_size": side})
     resnet = create_backbone(params)
     assert image_size(resnet) == side
