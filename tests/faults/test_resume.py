@@ -58,9 +58,14 @@ def kill_at(
     assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
 
 
+# What a checkpoint must hold of every method, tests/pipeline/test_bf16.py tries in one process.
+OFTEN = [("mae", "vit_test"), ("tokenizer-vqkd", "vit_test"), ("simclr", "resnet_test")]
+REST = [(name, "vit_test") for name in RUNS if (name, "vit_test") not in OFTEN]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "backbone"), [*((name, "vit_test") for name in RUNS), ("simclr", "resnet_test")]
+    ("name", "backbone"), [*OFTEN, *(pytest.param(*each, marks=pytest.mark.long) for each in REST)]
 )
 def test_killed_twice_ends_with_the_same_bits(
     name: str, backbone: str, scenery: Scenery, step: Step

@@ -61,16 +61,19 @@ class Sessions:
 
 
 @pytest.mark.slow
-def test_bf16_trains_and_resumes_to_the_bit(scenery: Scenery) -> None:
+def test_both_precisions_train_and_resume_to_the_bit(scenery: Scenery) -> None:
     made = Sessions(scenery)
     runs = []
     for name in RUNS:
-        runs += [made.run(name, "fp32"), made.run(name, "bf16")]
-        runs += [made.run(name, "bf16-again", stop=5), made.run(name, "bf16-again")]
+        for precision in ("fp32", "bf16"):
+            again = f"{precision}-again"
+            runs += [made.run(name, precision)]
+            runs += [made.run(name, again, stop=5), made.run(name, again)]
     run_all(runs, scenery.root)
     for name in RUNS:
         made.close(name, "bf16")
-        assert made.digest(name, "bf16") == made.digest(name, "bf16-again"), name
+        for precision in ("fp32", "bf16"):
+            assert made.digest(name, precision) == made.digest(name, f"{precision}-again"), name
 
 
 @pytest.mark.slow
