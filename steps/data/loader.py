@@ -6,10 +6,13 @@ import atexit
 import copy
 import multiprocessing
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 STALL_SECONDS = 600
 """Seconds that a run waits for a batch of its loading processes, before it ends with an error."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -229,14 +234,14 @@ def training_batches(
         )
     if workers:
         atexit.register(_kill_loaders)  # after, so before, what torch registers
-    return batches
+    return heard(batches) if workers else batches
 
 
 def evaluation_batches(
     views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
-    return iter(
+    batches = iter(
         DataLoader(
             views,
             batch_size,
@@ -245,6 +250,52 @@ def evaluation_batches(
             generator=_worker_seeds(),
         )
     )
+    return heard(batches) if workers else batches
+
+
+def heard(batches: Iterator[T]) -> Iterator[T]:
+    """The batches of loading processes, each waited for as ``waiting`` does."""
+    while True:
+        try:
+            with waiting():
+                batch = next(batches)
+        except StopIteration:
+            return
+        yield batch
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Wait inside for a batch of loading processes, a little longer than torch's timeout at most.
+
+    That one ends a wait for a batch to be announced. Its tensors' file descriptors are then asked
+    for of the process that made them, and waited for without end if it stands still just then.
+
+    Raises:
+        RuntimeError: as torch says that a loader timed out.
+    """
+    set_alarm()
+    try:
+        yield
+    finally:
+        clear_alarm()
+
+
+def set_alarm() -> None:
+    """Begin such a wait. It ends by :func:`clear_alarm`, or in an error."""
+    if threading.current_thread() is threading.main_thread():  # who else cannot be interrupted
+        signal.signal(signal.SIGALRM, _stalled)
+        signal.setitimer(signal.ITIMER_REAL, STALL_SECONDS + 1)
+
+
+def clear_alarm() -> None:
+    """End such a wait."""
+    if threading.current_thread() is threading.main_thread():
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stalled(number: int, frame: FrameType | None) -> Any:
+    raise RuntimeError(f"DataLoader timed out after {STALL_SECONDS} seconds")
 
 
 def _worker_seeds() -> torch.Generator:

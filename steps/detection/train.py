@@ -28,7 +28,7 @@ from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
 from steps.detection.evaluation import metrics_of
 from steps.detection.heads import Config
-from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch
+from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch, Waiting
 from steps.detection.optimizer import adamw
 from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.engine.checkpoint import read_checkpoint
@@ -200,7 +200,10 @@ def build_runner(
         ),
         param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
-        custom_hooks=[SeedEpoch(), Finite(), progress, SaveEpoch(mark)],
+        custom_hooks=[
+            *([Waiting()] if params.workers else []),
+            *(SeedEpoch(), Finite(), progress, SaveEpoch(mark)),
+        ],
         launcher="pytorch" if processes > 1 else "none",
         cfg={"sync_bn": "torch"},
         log_level="ERROR",

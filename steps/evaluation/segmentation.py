@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
-from steps.data.loader import STALL_SECONDS
+from steps.data.loader import STALL_SECONDS, heard
 from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, resized_cut, to_tensor
@@ -155,7 +156,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
-    batches = iter(
+    batches: Iterator[Any] = iter(
         DataLoader(
             scenes,
             batch_sampler=list(_places(len(scenes), protocol.batch_size, seed, start, total)),
@@ -164,6 +165,8 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             generator=torch.Generator().manual_seed(0),
         )
     )
+    if protocol.workers:
+        batches = heard(batches)
     saved = time.monotonic()
     for step in range(start, total):
         images, classes = next(batches)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +265,27 @@ def test_a_worker_that_ends_or_stands_still_ends_in_a_line(
     # Which of the two is heard of first is chance: the signal, or that a batch does not come.
     line = one_line(done)
     assert re.match(rf"error: the processes that load images \(workers\): {said}", line), line
+
+
+def test_a_batch_that_is_announced_and_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a process stands still that has yet to hand over a batch's memory."""
+    monkeypatch.setattr(loader, "STALL_SECONDS", 0)
+    silent, kept = os.pipe()
+
+    def batches() -> Iterator[bytes]:
+        yield b"first"
+        yield os.read(silent, 1)
+
+    try:
+        heard = loader.heard(batches())
+        assert next(heard) == b"first"
+        with pytest.raises(RuntimeError) as caught:
+            next(heard)
+    finally:
+        os.close(silent)
+        os.close(kept)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    assert "no images for 0 seconds" in str(of_machine(caught.value, "x"))
 
 
 def strike(root: str, name: str) -> None:

@@ -273,6 +273,12 @@ def test_every_step_refuses_before_it_works(
     assert _all(scenery.root / "precious") == {"precious": b"mine"}
 
 
+def _heed() -> None:
+    """Take signals as a terminal's command does: nohup and & leave some of them ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_the_draft_of_a_killed_step_goes_when_it_starts_again(tmp_path: Path) -> None:
     (tmp_path / "d.yaml").write_text(SHAPES, encoding="utf-8")
@@ -284,6 +290,7 @@ def test_the_draft_of_a_killed_step_goes_when_it_starts_again(tmp_path: Path) ->
             cwd=tmp_path,
             env=environment(),
             stderr=subprocess.DEVNULL,
+            preexec_fn=_heed,
         )
         deadline = time.monotonic() + 60
         while not {path.parents[1] for path in tmp_path.glob(ARROW)} - older:
@@ -291,7 +298,7 @@ def test_the_draft_of_a_killed_step_goes_when_it_starts_again(tmp_path: Path) ->
             time.sleep(0.01)
         assert not older & set(tmp_path.glob("results/.out.*")), "an older draft stayed"
         process.send_signal(number)
-        process.wait(30)
+        process.wait(60)
         left = list(tmp_path.glob("results/.*"))
         assert len(left) == (number == signal.SIGKILL), (number, left)
 
@@ -392,7 +399,11 @@ def test_a_second_rename_that_fails_puts_the_old_back(
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "page.md"
     write_whole(file, b"old")
-    monkeypatch.setattr(drafts_module, "sync", lambda path: os.kill(os.getpid(), signal.SIGINT))
+
+    def interrupted(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drafts_module, "sync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, b"new")
     assert file.read_bytes() == b"old"
