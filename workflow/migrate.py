@@ -84,6 +84,8 @@ class Migration:
         for path, source in zip(results, before, strict=True):
             if not source.exists():
                 return f"no {source}"
+            if source.suffix == ".parquet":
+                continue  # The record names its digest.
             try:
                 manifest = read_records(source)[1] if source.is_file() else verify(source)
             except UserError as error:

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from steps.artifacts import verify
+from steps.artifacts import read_manifest, verify
 from steps.command import UserError
+from steps.data.shards import Images
 
 SPLITS = ("train", "val")
 
@@ -27,6 +28,30 @@ class FrozenFeatures:
     def concatenated(self, poolings: Sequence[str]) -> Tensor:
         """(N, D * len(poolings)) float32, in memory."""
         return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
+
+
+@dataclass(frozen=True)
+class Named:
+    """Names of what is classified: ids of the validation images, in order, and classes."""
+
+    ids: list[str]
+    classes: list[str]
+
+
+def source_of(features: Path, dataset: Path) -> Named:
+    """The names that features lack, from the dataset that they were extracted from.
+
+    Raises:
+        UserError: they were extracted from another one.
+    """
+    data = verify(dataset, "prepare", shards=False)
+    if read_manifest(features, "features").inputs.get("data") != data.digest:
+        raise UserError(
+            str(features),
+            f"features of another dataset than {dataset}",
+            remedy="give the dataset that they were extracted from, or extract them again",
+        )
+    return Named(Images(dataset, "val").ids, list(data.facts["classes"]))
 
 
 def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:
