@@ -82,10 +82,10 @@ class Migration:
     def _reason(self, stage: Stage, results: list[str], before: list[Path]) -> str:
         """Why a stage's results are not taken over; empty where they are."""
         for path, source in zip(results, before, strict=True):
+            if source.suffix == ".parquet":
+                return "measured before decisions were kept"
             if not source.exists():
                 return f"no {source}"
-            if source.suffix == ".parquet":
-                continue  # The record names its digest.
             try:
                 manifest = read_records(source)[1] if source.is_file() else verify(source)
             except UserError as error:
