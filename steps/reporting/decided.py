@@ -31,23 +31,23 @@ MOST_BYTES = 2_000_000
 """Of both files of an experiment: they are committed."""
 DECISIONS_SCHEMA = pl.Schema(
     {
-        "task": pl.String,
-        "protocol": pl.String,
-        "metric": pl.String,
-        "recipe": pl.String,
-        "backbone": pl.String,
-        "seed": pl.Int64,
-        "n": pl.Int64,
-        "images": pl.String,
-        "digest": pl.String,
-        "correct": pl.Binary,
+        "task": pl.String(),
+        "protocol": pl.String(),
+        "metric": pl.String(),
+        "recipe": pl.String(),
+        "backbone": pl.String(),
+        "seed": pl.Int64(),
+        "n": pl.Int64(),
+        "images": pl.String(),
+        "digest": pl.String(),
+        "correct": pl.Binary(),
         "draws": pl.List(pl.Float32),
     }
 )
 """A row per record: ``n`` images, the digest of their ids and labels (``images``) and that of the
 step's file; ``correct``, a packed bit per image that is right at top 1, or ``draws``."""
 IMAGES_SCHEMA = pl.Schema(
-    {"images": pl.String, "labels": pl.List(pl.Int32), "classes": pl.List(pl.String)}
+    {"images": pl.String(), "labels": pl.List(pl.Int32), "classes": pl.List(pl.String)}
 )
 """A row per digest of images: their labels in order, none where a task has none, and the names of
 the classes."""
