@@ -17,9 +17,10 @@ from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes
+from steps.data.shards import Images
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.features import FrozenFeatures, read_features, source_of
+from steps.evaluation.features import FrozenFeatures, check_source, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
@@ -34,7 +35,7 @@ def main() -> None:
     protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     check_two_classes(arguments.features, facts["classes"])
-    source = source_of(arguments.features, arguments.data)
+    check_source(arguments.features, arguments.data)
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)
     val = read_features(arguments.features, "val", poolings)
@@ -47,6 +48,7 @@ def main() -> None:
         measured, classified = measure(protocol, train, val, pooling, facts["classes"], seed)
         values |= {f"{metric}{suffix}": value for metric, value in measured.items()}
         decided.append(classified)
+    names = read_manifest(arguments.data, "prepare").facts["classes"]
     write_scores(
         arguments.out,
         {metric: (value, len(val.labels)) for metric, value in values.items()},
@@ -60,8 +62,8 @@ def main() -> None:
         },
         dataset=facts["dataset"],
         started=started,
-        facts=decided[0].facts(source.classes),
-        decisions=decided[0].decisions(source.ids),
+        facts=decided[0].facts(names),
+        decisions=decided[0].decisions(Images(arguments.data, "val").ids),
     )
 
 

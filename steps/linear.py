@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import Frozen, probe_augmented
-from steps.evaluation.features import read_features, source_of
+from steps.evaluation.features import check_source, read_features
 from steps.evaluation.linear import probe
 from steps.evaluation.logistic import regress
 from steps.models.backbones import load_backbone, normalisation
@@ -52,7 +52,7 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
     """On features that were extracted once."""
     classes = read_manifest(arguments.features, "features").facts["classes"]
     check_two_classes(arguments.features, classes)
-    source = source_of(arguments.features, arguments.data)
+    check_source(arguments.features, arguments.data)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)
     val = read_features(arguments.features, "val", protocol.poolings)
@@ -67,8 +67,8 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
     else:
         scores, lr = probe(*given, protocol, classes, seed)
         facts = {"lr": lr}
-    classified = Classified.of(scores, torch.from_numpy(val.labels))
-    write(arguments, protocol, "features", classified, source.ids, source.classes, facts, started)
+    decided = Classified.of(scores, torch.from_numpy(val.labels))
+    write(arguments, protocol, "features", decided, facts, started)
 
 
 def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) -> None:
@@ -97,10 +97,7 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
         )
         if fabric.global_rank == 0:
             facts = {"head": measured.head, "held_out": measured.held_out, **place.taken_up}
-            ids = Images(arguments.data, "val").ids
-            names = read_manifest(arguments.data, "prepare").facts["classes"]
-            decided = measured.decided
-            write(arguments, protocol, "data", decided, ids, names, facts, place.started)
+            write(arguments, protocol, "data", measured.decided, facts, place.started)
 
 
 def write(
@@ -108,25 +105,23 @@ def write(
     protocol: Linear | LogReg | Probe,
     read: str,
     decided: Classified,
-    ids: Sequence[str],
-    names: Sequence[str],
     facts: Mapping[str, Any],
     started: float,
 ) -> None:
     """The records of what was ``decided`` on the validation images; ``read`` is the input."""
     inputs = {"backbone": arguments.backbone, read: getattr(arguments, read)}
-    dataset = read_manifest(inputs[read]).facts["dataset"]
+    data = read_manifest(arguments.data, "prepare").facts
     write_scores(
         arguments.out,
-        decided.scores(len(names)),
+        decided.scores(len(data["classes"])),
         task="linear",
         protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs=inputs,
-        dataset=dataset,
+        dataset=data["dataset"],
         started=started,
-        facts={**facts, **decided.facts(names)},
-        decisions=decided.decisions(ids),
+        facts={**facts, **decided.facts(data["classes"])},
+        decisions=decided.decisions(Images(arguments.data, "val").ids),
     )
 
 

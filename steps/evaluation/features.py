@@ -13,7 +13,6 @@ from torch import Tensor
 
 from steps.artifacts import read_manifest, verify
 from steps.command import UserError
-from steps.data.shards import Images
 
 SPLITS = ("train", "val")
 
@@ -30,28 +29,19 @@ class FrozenFeatures:
         return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
 
 
-@dataclass(frozen=True)
-class Named:
-    """Names of what is classified: ids of the validation images, in order, and classes."""
-
-    ids: list[str]
-    classes: list[str]
-
-
-def source_of(features: Path, dataset: Path) -> Named:
-    """The names that features lack, from the dataset that they were extracted from.
+def check_source(features: Path, dataset: Path) -> None:
+    """Refuse features of another dataset than the one that names their images and classes.
 
     Raises:
-        UserError: they were extracted from another one.
+        UserError: naming both.
     """
-    data = verify(dataset, "prepare", shards=False)
-    if read_manifest(features, "features").inputs.get("data") != data.digest:
+    digest = verify(dataset, "prepare", shards=False).digest
+    if read_manifest(features, "features").inputs.get("data") != digest:
         raise UserError(
             str(features),
             f"features of another dataset than {dataset}",
             remedy="give the dataset that they were extracted from, or extract them again",
         )
-    return Named(Images(dataset, "val").ids, list(data.facts["classes"]))
 
 
 def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:
