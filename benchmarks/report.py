@@ -154,7 +154,7 @@ def _write_records(file: Path, backbone: Manifest, task: str, protocol: str) -> 
             **facts,
         )
         for place, metric in enumerate(
-            metrics if task == "geometry" else ("top1", "top5", "top1_per_class")
+            metrics if task == "geometry" else ("top1", "top5", "balanced")
         )
     ]
     content = [record.model_dump() for record in records]

@@ -14,7 +14,7 @@ import argparse
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -27,12 +27,15 @@ from steps.engine.devices import claim_gpu
 from steps.params.detection import Detection
 from steps.params.load import load
 
+if TYPE_CHECKING:
+    from steps.detection.train import Outcome
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse, train, measure, write the records."""
     started = time.monotonic()
     options = _parse(arguments)
-    check_places(options, "detect", record=True)
+    check_places(options, "detect", record=True, decisions=True)
     params = load(options.protocol, Detection)
     manifest = read_manifest(options.backbone, "pretrain")
     data = read_manifest(options.data, "prepare")
@@ -68,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
             if options.pictures is not None:
                 picture(options, params, outcome.model, seed)
             facts = {**outcome.facts, **place.taken_up}
-            write(options, params, data.facts, outcome.metrics, facts, place.started)
+            write(options, params, data.facts, outcome, facts, place.started)
 
 
 def picture(options: argparse.Namespace, params: Detection, model: nn.Module, seed: int) -> None:
@@ -89,7 +92,7 @@ def write(
     options: argparse.Namespace,
     params: Detection,
     data: dict[str, Any],
-    metrics: dict[str, float],
+    outcome: Outcome,
     facts: dict[str, Any],
     started: float,
 ) -> None:
@@ -97,7 +100,7 @@ def write(
     images = data["splits"]["val"]["images"]
     write_scores(
         options.out,
-        {metric: (value, images) for metric, value in metrics.items()},
+        {metric: (value, images) for metric, value in outcome.metrics.items()},
         task="detect",
         protocol=options.protocol,
         params=params.resolved(),
@@ -105,6 +108,7 @@ def write(
         dataset=data["dataset"],
         started=started,
         facts=facts,
+        decisions=outcome.decisions,
     )
 
 

@@ -30,7 +30,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.engine.seeds import seeded
-from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.accuracy import Classified
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
@@ -41,7 +41,7 @@ from steps.params.protocols import Finetune
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
-    check_places(arguments, "finetune", record=True)
+    check_places(arguments, "finetune", record=True, decisions=True)
     protocol = load(arguments.protocol, Finetune)
     facts = dataset_facts(arguments.data, labels=True)
     check_two_classes(arguments.data, facts.num_classes)
@@ -87,18 +87,23 @@ def main() -> None:
         )
         if fabric.global_rank == 0:
             held_out = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
-            hits = evaluate(fabric, method, held_out, protocol, mean, std)
-            count = len(held_out)
+            decided = evaluate(fabric, method, held_out, protocol, mean, std)
+            names = read_manifest(arguments.data, "prepare").facts["classes"]
             write_scores(
                 arguments.out,
-                {f"top{top}": (percent(hits[top], count), count) for top in (1, 5)},
+                decided.scores(len(names)),
                 task="finetune",
                 protocol=arguments.protocol,
                 params=protocol.resolved(),
                 inputs=inputs,
                 dataset=facts.name,
                 started=place.started,
-                facts={"labelled_images": facts.train_images, **place.taken_up},
+                facts={
+                    "labelled_images": facts.train_images,
+                    **place.taken_up,
+                    **decided.facts(names),
+                },
+                decisions=decided.decisions(held_out.images.ids),
             )
 
 
@@ -110,16 +115,15 @@ def evaluate(
     protocol: Finetune,
     mean: list[float],
     std: list[float],
-) -> dict[int, int]:
-    """How many validation images are right within the top 1 and the top 5."""
+) -> Classified:
+    """Decisions on the validation images, in order."""
     method.eval()
-    hits = {1: 0, 5: 0}
+    parts = []
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):
         with fabric.autocast():
             scores = method.logits(normalise(fabric.to_device(images), mean, std))
-        for top in hits:
-            hits[top] += correct_in_top(scores.float().cpu(), labels, top)
-    return hits
+        parts.append(Classified.of(scores.float().cpu(), labels))
+    return Classified.together(parts)
 
 
 if __name__ == "__main__":

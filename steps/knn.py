@@ -1,7 +1,8 @@
 """Classify by the nearest neighbours among frozen features.
 
     python -m steps.knn --protocol params/protocols/knn.yaml \\
-        --backbone .../backbone --features .../features --out .../knn/knn.json
+        --backbone .../backbone --features .../features --data results/data/shapes \\
+        --out .../knn/knn.json
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes
+from steps.data.shards import Images
 from steps.engine.devices import claim_gpu
-from steps.evaluation.accuracy import in_top, per_class_percent, percent
-from steps.evaluation.features import FrozenFeatures, read_features
+from steps.evaluation.accuracy import Classified
+from steps.evaluation.features import FrozenFeatures, check_source, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
@@ -26,30 +28,42 @@ from steps.params.protocols import KNN
 
 def main() -> None:
     started = time.monotonic()
-    arguments = task_parser(__doc__, features="a features artifact").parse_args()
-    check_places(arguments, "knn", record=True)
+    arguments = task_parser(
+        __doc__, features="a features artifact", data="the prepared dataset that they are of"
+    ).parse_args()
+    check_places(arguments, "knn", record=True, decisions=True)
     protocol = load(arguments.protocol, KNN)
     facts = read_manifest(arguments.features, "features").facts
     check_two_classes(arguments.features, facts["classes"])
+    check_source(arguments.features, arguments.data)
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)
     val = read_features(arguments.features, "val", poolings)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     claim_gpu()
     values: dict[str, float] = {}
+    decided: list[Classified] = []
     for pooling in poolings:
         suffix = "" if pooling == protocol.pooling else f"_{pooling}"
-        measured = measure(protocol, train, val, pooling, facts["classes"], seed)
+        measured, classified = measure(protocol, train, val, pooling, facts["classes"], seed)
         values |= {f"{metric}{suffix}": value for metric, value in measured.items()}
+        decided.append(classified)
+    names = read_manifest(arguments.data, "prepare").facts["classes"]
     write_scores(
         arguments.out,
         {metric: (value, len(val.labels)) for metric, value in values.items()},
         task="knn",
         protocol=arguments.protocol,
         params=protocol.resolved(),
-        inputs={"backbone": arguments.backbone, "features": arguments.features},
+        inputs={
+            "backbone": arguments.backbone,
+            "features": arguments.features,
+            "data": arguments.data,
+        },
         dataset=facts["dataset"],
         started=started,
+        facts=decided[0].facts(names),
+        decisions=decided[0].decisions(Images(arguments.data, "val").ids),
     )
 
 
@@ -60,25 +74,40 @@ def measure(
     pooling: str,
     classes: int,
     seed: int,
-) -> dict[str, float]:
-    """Accuracies in percent by metric: the headline, each k, then each few-shot size."""
-    of_k = accuracies(protocol, train, val, pooling, classes, protocol.k)
-    values = dict(of_k[protocol.headline_k])
-    values |= {f"{name}_k{k}": of_k[k][name] for k in protocol.k for name in of_k[k]}
+) -> tuple[dict[str, float], Classified]:
+    """Accuracies in percent by metric: the headline, each k, then each few-shot size.
+
+    Returns:
+        The accuracies, and the headline's decisions.
+    """
+    of_k = classify(protocol, train, val, pooling, classes, protocol.k)
+    headline = of_k[protocol.headline_k]
+    values = {**headline.accuracies(classes), "balanced": headline.balanced}
+    for k in protocol.k:
+        values |= _named(protocol, of_k[k], classes, f"_k{k}")
     labels = torch.from_numpy(train.labels)
     for samples in protocol.samples_per_class:
         sums: dict[str, float] = defaultdict(float)
         ks = few_shot_ks(protocol.k, samples)
         for attempt in range(protocol.tries):
             rows = few_shot_rows(labels, samples, seed, attempt)
-            for k, named in accuracies(protocol, train, val, pooling, classes, ks, rows).items():
-                for name, value in named.items():
-                    sums[f"{name}_{samples}shot_k{k}"] += value / protocol.tries
+            for k, found in classify(protocol, train, val, pooling, classes, ks, rows).items():
+                of_try = _named(protocol, found, classes, f"_{samples}shot_k{k}")
+                for name, value in of_try.items():
+                    sums[name] += value / protocol.tries
         values |= sums
-    return values
+    return values, headline
 
 
-def accuracies(
+def _named(protocol: KNN, classified: Classified, classes: int, suffix: str) -> dict[str, float]:
+    """Accuracies of a k that is not the headline."""
+    values = classified.accuracies(classes)
+    if protocol.per_class:
+        values["balanced"] = classified.balanced
+    return {f"{metric}{suffix}": value for metric, value in values.items()}
+
+
+def classify(
     protocol: KNN,
     train: FrozenFeatures,
     val: FrozenFeatures,
@@ -86,14 +115,13 @@ def accuracies(
     classes: int,
     ks: list[int],
     rows: Tensor | None = None,
-) -> dict[int, dict[str, float]]:
-    """Accuracies in percent by k and name, with some or all ``rows`` of the training set."""
+) -> dict[int, Classified]:
+    """Decisions on the validation set by k, with some or all ``rows`` of the training set."""
     bank, bank_labels = train.arrays[pooling], torch.from_numpy(train.labels)
     if rows is not None:
         bank, bank_labels = bank[rows.numpy()], bank_labels[rows]
-    right: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
-    labels = torch.from_numpy(val.labels)
-    here = iter(labels.split(protocol.chunk))
+    parts: dict[int, list[Classified]] = defaultdict(list)
+    labels = iter(torch.from_numpy(val.labels).split(protocol.chunk))
     for votes in knn_votes(
         bank,
         bank_labels,
@@ -106,17 +134,10 @@ def accuracies(
         weights=protocol.votes,
         device="cuda" if torch.cuda.is_available() else "cpu",
     ):
-        chunk_labels = next(here)
+        here = next(labels)
         for k, scores in votes.items():
-            for top in (1, 5):
-                right[k, top].append(in_top(scores, chunk_labels, top))
-    found: dict[int, dict[str, float]] = {k: {} for k in ks}
-    for (k, top), chunks in right.items():
-        correct = torch.cat(chunks)
-        found[k][f"top{top}"] = percent(int(correct.sum()), len(labels))
-        if protocol.per_class:
-            found[k][f"top{top}_per_class"] = per_class_percent(correct, labels)
-    return found
+            parts[k].append(Classified.of(scores, here))
+    return {k: Classified.together(chunks) for k, chunks in parts.items()}
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts.decisions import of_values
 from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.annotations import need_masks, objects
@@ -33,7 +34,7 @@ def main() -> None:
     arguments = task_parser(
         __doc__, data="a prepared set with masks", pictures="a folder"
     ).parse_args()
-    check_places(arguments, "layout", record=True)
+    check_places(arguments, "layout", record=True, decisions=True)
     protocol = load(arguments.protocol, Layout)
     need_masks(arguments.data, "layout")
     facts = dataset_facts(arguments.data)
@@ -56,10 +57,10 @@ def main() -> None:
     indices = overlaps(seen, protocol.mass)
     head = int(indices.mean(dim=0).argmax())
     values = {
-        "jaccard": indices[:, head].mean().item(),
-        "jaccard_any": indices.max(dim=1).values.mean().item(),
-        "inside": share_inside(seen.attention[:, head], seen.objects).mean().item(),
-        "area": seen.objects.float().mean().item(),
+        "jaccard": indices[:, head],
+        "jaccard_any": indices.max(dim=1).values,
+        "inside": share_inside(seen.attention[:, head], seen.objects),
+        "area": seen.objects.float().mean(dim=(1, 2)),
     }
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
     with publish(
@@ -74,7 +75,7 @@ def main() -> None:
         (draft.path / "layout.png").write_bytes(picture)
     write_scores(
         arguments.out,
-        {metric: (100.0 * value, len(indices)) for metric, value in values.items()},
+        {name: (100.0 * value.mean().item(), len(indices)) for name, value in values.items()},
         task="layout",
         protocol=arguments.protocol,
         params=protocol.resolved(),
@@ -82,6 +83,9 @@ def main() -> None:
         dataset=facts.name,
         started=started,
         facts={"head": head, "size": size},
+        decisions=of_values(
+            seen.ids, {name: (100.0 * value).tolist() for name, value in values.items()}
+        ),
     )
 
 

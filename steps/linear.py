@@ -21,11 +21,12 @@ from steps.artifacts.identity import identify_evaluation
 from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes, dataset_facts
+from steps.data.shards import Images
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
-from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import Frozen, probe_augmented
-from steps.evaluation.features import read_features
+from steps.evaluation.features import check_source, read_features
 from steps.evaluation.linear import probe
 from steps.evaluation.logistic import regress
 from steps.models.backbones import load_backbone, normalisation
@@ -38,7 +39,7 @@ def main() -> None:
     arguments = task_parser(
         __doc__, features="of cached and logreg", data="a prepared dataset"
     ).parse_args()
-    check_places(arguments, "linear", record=True)
+    check_places(arguments, "linear", record=True, decisions=True)
     any_protocol: Any = LinearProtocol
     protocol: Linear | LogReg | Probe = load(arguments.protocol, any_protocol)
     if isinstance(protocol, Probe):
@@ -51,6 +52,7 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
     """On features that were extracted once."""
     classes = read_manifest(arguments.features, "features").facts["classes"]
     check_two_classes(arguments.features, classes)
+    check_source(arguments.features, arguments.data)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)
     val = read_features(arguments.features, "val", protocol.poolings)
@@ -65,9 +67,8 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
     else:
         scores, lr = probe(*given, protocol, classes, seed)
         facts = {"lr": lr}
-    labels = torch.from_numpy(val.labels)
-    correct = {top: correct_in_top(scores, labels, top) for top in (1, 5)}
-    write(arguments, protocol, "features", correct, len(labels), facts, started)
+    decided = Classified.of(scores, torch.from_numpy(val.labels))
+    write(arguments, protocol, "features", decided, facts, started)
 
 
 def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) -> None:
@@ -96,32 +97,31 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
         )
         if fabric.global_rank == 0:
             facts = {"head": measured.head, "held_out": measured.held_out, **place.taken_up}
-            correct, images = measured.correct, measured.images
-            write(arguments, protocol, "data", correct, images, facts, place.started)
+            write(arguments, protocol, "data", measured.decided, facts, place.started)
 
 
 def write(
     arguments: argparse.Namespace,
     protocol: Linear | LogReg | Probe,
     read: str,
-    correct: Mapping[int, int],
-    count: int,
+    decided: Classified,
     facts: Mapping[str, Any],
     started: float,
 ) -> None:
-    """The records: ``correct`` of ``count`` validation images by top k; ``read`` is the input."""
+    """The records of what was ``decided`` on the validation images; ``read`` is the input."""
     inputs = {"backbone": arguments.backbone, read: getattr(arguments, read)}
-    dataset = read_manifest(inputs[read]).facts["dataset"]
+    data = read_manifest(arguments.data, "prepare").facts
     write_scores(
         arguments.out,
-        {f"top{top}": (percent(hits, count), count) for top, hits in correct.items()},
+        decided.scores(len(data["classes"])),
         task="linear",
         protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs=inputs,
-        dataset=dataset,
+        dataset=data["dataset"],
         started=started,
-        facts=facts,
+        facts={**facts, **decided.facts(data["classes"])},
+        decisions=decided.decisions(Images(arguments.data, "val").ids),
     )
 
 

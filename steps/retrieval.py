@@ -13,12 +13,13 @@ import time
 import torch
 
 from steps.artifacts import write_scores
+from steps.artifacts.decisions import of_values
 from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import percent
-from steps.evaluation.retrieval import Sayings, recalls
+from steps.evaluation.retrieval import Sayings, answers, by_caption
 from steps.evaluation.towers import Towers
 from steps.models.backbones import image_size
 from steps.params.load import load
@@ -28,7 +29,7 @@ from steps.params.protocols import Retrieval
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with captions").parse_args()
-    check_places(arguments, "retrieval", record=True)
+    check_places(arguments, "retrieval", record=True, decisions=True)
     protocol = load(arguments.protocol, Retrieval)
     facts = dataset_facts(arguments.data)
     towers = Towers(arguments.backbone)
@@ -41,7 +42,7 @@ def main() -> None:
     claim_gpu()
     towers.to("cuda" if torch.cuda.is_available() else "cpu")
     sayings = Sayings.of([them[: protocol.captions] for them in views.images.all_captions()])
-    found = recalls(
+    found = answers(
         towers.images(views, protocol.batch_size),
         towers.sentences(sayings.sentences, protocol.batch_size),
         sayings,
@@ -49,13 +50,20 @@ def main() -> None:
     )
     write_scores(
         arguments.out,
-        {metric: (percent(right, asked), asked) for metric, (right, asked) in found.items()},
+        {
+            metric: (percent(int(right.sum()), len(right)), len(right))
+            for metric, right in found.items()
+        },
         task="retrieval",
         protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "data": arguments.data},
         dataset=facts.name,
         started=started,
+        decisions=of_values(
+            [views.images.ids[image] for image in sayings.captions[:, 0].tolist()],
+            by_caption(found, sayings),
+        ),
     )
 
 

@@ -15,6 +15,7 @@ import torch
 from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, write_scores
+from steps.artifacts.decisions import of_confusion
 from steps.artifacts.identity import identify_evaluation
 from steps.artifacts.places import check_places
 from steps.command import UserError, run_step, task_parser
@@ -32,7 +33,7 @@ from steps.params.segmentation import Segment
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a prepared set with masks").parse_args(arguments)
-    check_places(options, "segment", record=True)
+    check_places(options, "segment", record=True, decisions=True)
     protocol = load(options.protocol, Segment)
     need_masks(options.data, "segment")
     facts = dataset_facts(options.data)
@@ -55,7 +56,8 @@ def main(arguments: list[str] | None = None) -> None:
         scenes = Scenes(options.data, "train", size, protocol, seed)
         head = train(frozen, scenes, protocol, seed, place)
         val = Scenes(options.data, "val", size, protocol, seed)
-        counts = confusion(frozen, head, val, protocol.eval_batch_size)
+        of_scenes = confusion(frozen, head, val, protocol.eval_batch_size)
+        counts = of_scenes.sum(dim=0)
         write_scores(
             options.out,
             {metric: (100 * value, len(val)) for metric, value in scores(counts).items()},
@@ -70,6 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "confusion": counts.tolist(),
                 **place.taken_up,
             },
+            decisions=of_confusion(val.images.ids, of_scenes.numpy()),
         )
 
 

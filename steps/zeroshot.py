@@ -19,7 +19,7 @@ from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.text import fill
 from steps.engine.devices import claim_gpu
-from steps.evaluation.accuracy import correct_in_top, percent
+from steps.evaluation.accuracy import Classified
 from steps.evaluation.towers import Towers
 from steps.models.backbones import image_size
 from steps.params.load import load
@@ -29,7 +29,7 @@ from steps.params.protocols import ZeroShot
 def main() -> None:
     started = time.monotonic()
     arguments = task_parser(__doc__, data="a prepared dataset with labels").parse_args()
-    check_places(arguments, "zeroshot", record=True)
+    check_places(arguments, "zeroshot", record=True, decisions=True)
     protocol = load(arguments.protocol, ZeroShot)
     facts = dataset_facts(arguments.data, labels=True)
     classes = read_manifest(arguments.data, "prepare").facts["classes"]
@@ -42,17 +42,18 @@ def main() -> None:
     of_sentences = towers.sentences(sentences, protocol.batch_size)
     of_classes = F.normalize(of_sentences.view(len(classes), len(protocol.prompts), -1).mean(1))
     scores = towers.images(views, protocol.batch_size) @ of_classes.T
-    labels = torch.from_numpy(views.labels)
-    count = len(labels)
+    decided = Classified.of(scores, torch.from_numpy(views.labels))
     write_scores(
         arguments.out,
-        {f"top{k}": (percent(correct_in_top(scores, labels, k), count), count) for k in (1, 5)},
+        decided.scores(len(classes)),
         task="zeroshot",
         protocol=arguments.protocol,
         params=protocol.resolved(),
         inputs={"backbone": arguments.backbone, "data": arguments.data},
         dataset=facts.name,
         started=started,
+        facts=decided.facts(classes),
+        decisions=decided.decisions(views.images.ids),
     )
 
 

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from steps.params.load import read_yaml
+from steps.params.tasks import DECIDED_TASKS
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
@@ -162,3 +163,9 @@ def tiny(scenery: Scenery) -> Project:
 def record(row: str, task: str, protocol: str) -> str:
     """The path of a record of a row."""
     return f"{row}/{task}/{SETS[task]}/{protocol}.json"
+
+
+def measured(row: str, task: str, protocol: str) -> list[str]:
+    """The paths of a record of a row and of the decisions behind it."""
+    path = record(row, task, protocol)
+    return [path, *([path.replace(".json", ".parquet")] if task in DECIDED_TASKS else [])]

@@ -166,7 +166,7 @@ def _runs(scenery: Scenery) -> Iterator[Run]:
     features, mae = out / "features", ("--backbone", out / "mae")
     protocol = ("--protocol", params / "protocols/features.yaml")
     yield run("features", *protocol, *mae, *shapes, "--out", features)
-    files = {"knn": ("--features", features), "linear": ("--features", features, *shapes)}
+    files = dict.fromkeys(("knn", "linear"), ("--features", features, *shapes))
     drawn = {"detect", "layout"}
     for task, names in PROTOCOLS.items():
         for name in names:

@@ -31,7 +31,7 @@ from workflow.made import check_names, notices
 FILE = Path("dvc.yaml")
 PAGE = (
     *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"),
-    *("pictures", "ranking.png", "curves.png"),
+    *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
 """Files of a report; all of them are committed, so DVC keeps none."""
 _INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
@@ -45,6 +45,8 @@ class Stage:
     options: Mapping[str, object]
     """As in the command. A Path is a params file, a string under ``_INPUTS`` an artifact."""
     further_deps: Sequence[str] = ()
+    decisions: str | None = None
+    """Decisions that it makes beside its record."""
     committed: Sequence[str] = ()
     """Outputs that git keeps, in the place of ``--out``."""
 
@@ -64,7 +66,8 @@ class Stage:
         """Artifacts and records that it makes."""
         if self.committed:
             return []
-        return [str(self.options[key]) for key in ("--out", "--pictures") if key in self.options]
+        made = [self.options.get("--out"), self.decisions, self.options.get("--pictures")]
+        return [str(each) for each in made if each is not None]
 
     @property
     def name(self) -> str:
@@ -159,12 +162,11 @@ class Stages:
         }
         if task in FEATURE_TASKS:
             options["--features"] = self.paths.features(row)
-        if task != "knn":
-            options["--data"] = data(self.paths.evaluated_on(task))
+        options["--data"] = data(self.paths.evaluated_on(task))
         options["--out"] = out
         if (pictures := self.paths.pictures(row, task, protocol)) is not None:
             options["--pictures"] = pictures
-        return Stage(task, options)
+        return Stage(task, options, decisions=self.paths.decisions(row, task, protocol))
 
     def _pictured(self) -> Iterator[Node]:
         """Pretrainings whose pictures the page shows, then their tokenizers."""
@@ -195,9 +197,11 @@ class Stages:
     def _page(self, drawn: Sequence[str]) -> Stage:
         plan, folder = self.plan, f"reports/{self.plan.name}"
         records = [
-            self.paths.record(self.paths.row(*row), task, protocol)
+            path
             for task, protocol in plan.experiment.evaluations()
-            for row in plan.rows(task)
+            for row in (self.paths.row(*each) for each in plan.rows(task))
+            for kind in (self.paths.record, self.paths.decisions)
+            if (path := kind(row, task, protocol)) is not None
         ]
         backbones = [backbone(self.paths.row(*row)) for row in plan.rows()]
         file = experiment_file(plan.name, plan.root)

@@ -82,6 +82,8 @@ class Migration:
     def _reason(self, stage: Stage, results: list[str], before: list[Path]) -> str:
         """Why a stage's results are not taken over; empty where they are."""
         for path, source in zip(results, before, strict=True):
+            if source.suffix == ".parquet":
+                return "measured before decisions were kept"
             if not source.exists():
                 return f"no {source}"
             try:

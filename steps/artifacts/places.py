@@ -23,7 +23,14 @@ _OF_ENGINES = (".snakemake_timestamp",)
 """Files that an engine puts into a folder which it takes for a result of its own."""
 
 
-def check_places(options: Namespace, node: str, *, record: bool = False) -> None:
+def decisions_beside(record: Path) -> Path:
+    """The file of the decisions behind a record file."""
+    return record.with_suffix(".parquet")
+
+
+def check_places(
+    options: Namespace, node: str, *, record: bool = False, decisions: bool = False
+) -> None:
     """Refuse the ``--out`` (and ``--pictures``) of a step's command before it works.
 
     Drafts that killed runs of the same command left are removed.
@@ -32,6 +39,7 @@ def check_places(options: Namespace, node: str, *, record: bool = False) -> None
         options: of the command line. Every other path in it is something that the step reads.
         node: of the artifacts to make: what ``steps.import`` makes has that of another step.
         record: ``--out`` is a record file.
+        decisions: beside it goes a file of decisions.
 
     Raises:
         UserError: something else stands there, or the place cannot be written to.
@@ -43,12 +51,17 @@ def check_places(options: Namespace, node: str, *, record: bool = False) -> None
     for name in ("out", "pictures"):
         others = [path for other, paths in given.items() if other != name for path in paths]
         for place in given.get(name, []):
+            written = [place]
             if record and name == "out":
                 check_record(place, others)
+                if decisions:
+                    written.append(decisions_beside(place))
+                    check_decisions(place, others)
             else:
                 check_artifact(place, node, others)
             if int(os.environ.get("RANK", "0")) == 0:
-                sweep(place)
+                for each in written:
+                    sweep(each)
 
 
 def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
@@ -86,6 +99,26 @@ def check_record(out: Path, read: Iterable[Path] = ()) -> None:
         raise _refusal(out, "a folder", "a record file (.json), or nothing")
     if out.exists() and not (out.is_file() and _is_record(out)):
         raise _refusal(out, "a file that is no record file", "a record file, or nothing")
+
+
+def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
+    """Refuse a record file beside which its decisions have no place.
+
+    Raises:
+        UserError: naming what stands there.
+    """
+    out = decisions_beside(record)
+    if out == record:
+        raise _refusal(record, "the name of its decisions", "a record file (.json)")
+    _check_way(out, read)
+    if not os.path.lexists(out):
+        return
+    # pyarrow takes long to import for what is rarely asked.
+    from steps.artifacts.decisions import is_decisions
+
+    if not (out.is_file() and is_decisions(out)):
+        found = "a folder" if out.is_dir() else "a file that holds no decisions"
+        raise _refusal(out, found, "the decisions behind a record, or nothing")
 
 
 def _check_way(out: Path, read: Iterable[Path]) -> None:

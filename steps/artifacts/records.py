@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from steps.artifacts.digest import digest_value
 from steps.artifacts.drafts import write_whole
 from steps.artifacts.manifest import Manifest, Required, read_manifest
-from steps.artifacts.places import check_record
+from steps.artifacts.places import check_decisions, check_record, decisions_beside
 from steps.artifacts.provenance import (
     code_version,
     device_name,
@@ -22,6 +23,9 @@ from steps.artifacts.provenance import (
 )
 from steps.command import UserError
 from steps.command.machine import writing
+
+if TYPE_CHECKING:
+    from steps.artifacts.decisions import Decisions
 
 
 class Record(BaseModel):
@@ -94,8 +98,11 @@ def write_records(
     sources: Mapping[str, Path] | None = None,
     seed: int | None = None,
     facts: Mapping[str, Any] | None = None,
+    decisions: Decisions | None = None,
 ) -> None:
     """Write a record file atomically: headline ``metrics``, the ``records``, their ``manifest``.
+
+    Decisions are written beside it before; their digest is the fact ``decisions``.
 
     Args:
         out: the JSON file.
@@ -103,14 +110,19 @@ def write_records(
         node, params, inputs, sources, seed: as for :func:`steps.artifacts.publish`.
         started: ``time.monotonic()`` when the step began.
         facts: anything else worth keeping (training loss, chosen lr).
+        decisions: behind the records, for each image.
 
     Raises:
         UserError: an input is not a whole artifact, something other than a record file stands at
-            ``out``, or the disk does not take it.
+            ``out`` (or something other than decisions beside it), or the disk does not take it.
     """
     if not records:
         raise ValueError("a record file holds at least one record")
     content = [record.model_dump() for record in records]
+    facts, decided = dict(facts or {}), b""
+    if decisions is not None:
+        decided = decisions.encoded()
+        facts["decisions"] = hashlib.sha256(decided).hexdigest()
     manifest = Manifest(
         node=node,
         digest=digest_value(content),
@@ -118,7 +130,7 @@ def write_records(
         params=dict(params),
         sources={role: str(path) for role, path in (sources or {}).items()},
         inputs={role: read_manifest(path).digest for role, path in inputs.items()},
-        facts=dict(facts or {}),
+        facts=facts,
         seed=seed,
         code=code_version(),
         libraries=library_versions(),
@@ -133,6 +145,11 @@ def write_records(
     }
     text = json.dumps(body, indent=2, allow_nan=False) + "\n"
     check_record(out, inputs.values())
+    if decided:
+        beside = decisions_beside(out)
+        check_decisions(out, inputs.values())
+        with writing(beside):
+            write_whole(beside, decided)
     with writing(out):
         write_whole(out, text.encode())
 
@@ -149,6 +166,7 @@ def write_scores(
     started: float,
     unit: str = "%",
     facts: Mapping[str, Any] | None = None,
+    decisions: Decisions | None = None,
 ) -> None:
     """Write what a task measured of a backbone.
 
@@ -161,7 +179,7 @@ def write_scores(
         inputs: artifacts that were read by role, ``backbone`` among them.
         dataset: where it was measured.
         unit: of all scores.
-        started, facts: as for :func:`write_records`.
+        started, facts, decisions: as for :func:`write_records`.
 
     Raises:
         UserError: nothing could be measured.
@@ -195,6 +213,7 @@ def write_scores(
         seed=records[0].seed,
         started=started,
         facts=facts,
+        decisions=decisions,
     )
 
 

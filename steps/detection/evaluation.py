@@ -1,4 +1,4 @@
-"""COCO average precision of boxes and masks, computed by pycocotools."""
+"""mmengine's metric: detections of a validation set, kept and measured by COCO's AP."""
 
 from __future__ import annotations
 
@@ -12,25 +12,10 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
+from steps.artifacts.decisions import Decisions, of_detections
 from steps.command import UserError
-
-STATISTICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-"""The first six numbers of COCO's summary, at most 100 detections an image."""
-NUMBERS = (*STATISTICS, "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-"""All twelve: then average recall at 1, 10 and 100 detections an image, and at 100 by size."""
-KINDS = {"box": "bbox", "mask": "segm"}
-
-
-def kinds_of(masks: bool) -> dict[str, str]:
-    """pycocotools' name of each kind of AP that a detector with or without masks has."""
-    return KINDS if masks else {"box": KINDS["box"]}
-
-
-def metrics_of(masks: bool) -> tuple[str, ...]:
-    """The metrics of a detector with or without masks, were there objects of each size."""
-    return tuple(f"{kind}_{name}" for kind in kinds_of(masks) for name in STATISTICS)
+from steps.detection.precision import average_precision, in_coco_format, kinds_of
 
 
 class CocoAP(BaseMetric):  # type: ignore[misc]
@@ -46,6 +31,8 @@ class CocoAP(BaseMetric):  # type: ignore[misc]
     def __init__(self, annotations: Path, masks: bool = True) -> None:
         super().__init__()
         self.annotations, self.masks = annotations, masks
+        self.decisions: Decisions | None = None
+        """Detections of the last evaluation, from which its metrics follow; in the main process."""
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
         """Keep the detections of a batch, masks run-length encoded.
@@ -79,9 +66,10 @@ class CocoAP(BaseMetric):  # type: ignore[misc]
         with contextlib.redirect_stdout(io.StringIO()):
             truth = COCO(str(self.annotations))
             categories = [category["id"] for category in truth.dataset["categories"]]
+            self.decisions = _decisions(results, categories, self.masks)
             metrics: dict[str, float] = {}
             for name, kind in kinds_of(self.masks).items():
-                found = _detections(results, kind, categories)
+                found = in_coco_format(truth, self.decisions, kind)
                 metrics |= {
                     f"{name}_{statistic}": value
                     for statistic, value in average_precision(truth, found, kind).items()
@@ -89,114 +77,17 @@ class CocoAP(BaseMetric):  # type: ignore[misc]
         return metrics
 
 
-def average_precision(truth: COCO, detections: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """COCO's AP, AP50, AP75, APs, APm and APl in percent.
-
-    Args:
-        truth: the ground truth, indexed.
-        detections: in COCO's results format.
-        kind: ``bbox`` or ``segm``.
-
-    Returns:
-        The numbers by name, without those of sizes that have no ground truth.
-    """
-    numbers = twelve_numbers(evaluate(truth, detections, kind))
-    # pycocotools says -1 where there was nothing to find.
-    return {name: 100 * numbers[name] for name in STATISTICS if numbers[name] >= 0}
-
-
-def evaluate(truth: COCO, detections: list[dict[str, Any]], kind: str) -> COCOeval:
-    """Match detections with the ground truth; arguments as in ``average_precision``.
-
-    Detections of masks must not carry boxes: sizes would follow from these.
-    """
-    truth = numbered(truth)
-    if detections:
-        found = truth.loadRes(detections)
-    else:
-        # loadRes fails on an empty list; an index without annotations is what it should give.
-        found = COCO()
-        found.dataset = {**truth.dataset, "annotations": []}
-        found.createIndex()
-    evaluation = COCOeval(truth, found, kind)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return evaluation
-
-
-def numbered(truth: COCO) -> COCO:
-    """The ground truth with annotations numbered from 1, itself where ids are good.
-
-    pycocotools takes the id 0 for "not matched", and of two annotations with one id forgets the
-    first.
-    """
-    boxes = truth.dataset["annotations"]
-    ids = {box.get("id") for box in boxes}
-    if len(ids) == len(boxes) and all(type(number) is int and number > 0 for number in ids):
-        return truth
-    anew = COCO()
-    anew.dataset = {
-        **truth.dataset,
-        "annotations": [{**box, "id": number} for number, box in enumerate(boxes, start=1)],
-    }
-    anew.createIndex()
-    return anew
-
-
-def twelve_numbers(evaluation: COCOeval) -> dict[str, float]:
-    """COCO's summary by the names of ``NUMBERS``, as shares; -1 without any ground truth."""
-    return dict(zip(NUMBERS, map(float, evaluation.stats), strict=True))
-
-
-def by_category(evaluation: COCOeval) -> dict[int, dict[str, float]]:
-    """AP, AP50 and AR100 of each category as shares, by its id; -1 without ground truth."""
-    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-    return {
-        category: {
-            "AP": _mean(precision[:, :, index, 0, -1]),
-            "AP50": _mean(precision[0, :, index, 0, -1]),
-            "AR100": _mean(recall[:, index, 0, -1]),
-        }
-        for index, category in enumerate(evaluation.params.catIds)
-    }
-
-
-def by_threshold(evaluation: COCOeval) -> dict[float, float]:
-    """AP as a share at each threshold of intersection over union."""
-    precision = evaluation.eval["precision"]
-    return {
-        round(float(threshold), 2): _mean(precision[index, :, :, 0, -1])
-        for index, threshold in enumerate(evaluation.params.iouThrs)
-    }
-
-
-def _mean(values: Any) -> float:
-    """Of the cells that have ground truth; the others hold -1."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else -1.0
-
-
-def _detections(
-    results: Sequence[dict[str, Any]], kind: str, categories: Sequence[int]
-) -> list[dict[str, Any]]:
-    """COCO's results format. Areas follow from the box or the mask, so an entry has only one."""
-    found = []
-    for result in results:
-        if kind == "bbox":
-            places = [
-                {"bbox": [left, top, right - left, bottom - top]}
-                for left, top, right, bottom in result["boxes"].tolist()
-            ]
-        else:
-            places = [{"segmentation": mask} for mask in result["masks"]]
-        for place, score, label in zip(places, result["scores"], result["labels"], strict=True):
-            found.append(
-                {
-                    "image_id": result["image_id"],
-                    "category_id": categories[int(label)],
-                    "score": float(score),
-                    **place,
-                }
-            )
-    return found
+def _decisions(
+    results: Sequence[dict[str, Any]], categories: Sequence[int], masks: bool
+) -> Decisions:
+    """The detections of all images, in their order."""
+    corners = np.concatenate([np.empty((0, 4)), *(result["boxes"] for result in results)])
+    return of_detections(
+        [result["image_id"] for result in results for _ in result["scores"]],
+        [categories[int(label)] for result in results for label in result["labels"]],
+        [float(score) for result in results for score in result["scores"]],
+        np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+        [mask["counts"].decode() for result in results for mask in result["masks"]]
+        if masks
+        else None,
+    )

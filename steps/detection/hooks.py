@@ -23,7 +23,7 @@ from steps.artifacts import archives
 from steps.command import UserError
 from steps.command.machine import writing
 from steps.data.loader import clear_alarm, set_alarm
-from steps.detection.evaluation import KINDS
+from steps.detection.precision import KINDS
 from steps.engine.seeds import derive
 from steps.models.finite import not_finite
 

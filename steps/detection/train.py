@@ -22,14 +22,15 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from torch import nn
 
+from steps.artifacts.decisions import Decisions
 from steps.command import UserError
 from steps.data.annotations import class_names, has_masks
 from steps.detection import config
 from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
-from steps.detection.evaluation import metrics_of
 from steps.detection.heads import Config
 from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch, Waiting
 from steps.detection.optimizer import adamw
+from steps.detection.precision import metrics_of
 from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.engine.checkpoint import read_checkpoint
 from steps.engine.seeds import seeded
@@ -47,6 +48,8 @@ class Outcome:
 
     metrics: dict[str, float]
     """COCO's numbers in percent, by name."""
+    decisions: Decisions | None
+    """The detections that they follow from; in the main process."""
     model: nn.Module
     facts: dict[str, Any]
     """Counts of images and boxes, the loss of each epoch, where the run was resumed."""
@@ -139,7 +142,8 @@ def train_and_evaluate(
         "mmengine": runner.parts,
     }
     model = runner.model.module if hasattr(runner.model, "module") else runner.model
-    return Outcome(metrics, cast(nn.Module, model), facts, runner.rank == 0)
+    decisions = runner.val_evaluator.metrics[0].decisions
+    return Outcome(metrics, decisions, cast(nn.Module, model), facts, runner.rank == 0)
 
 
 def build_runner(

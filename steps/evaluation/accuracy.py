@@ -1,11 +1,95 @@
-"""Top-k accuracy."""
+"""Accuracies of a classifier, and the decisions that they follow from."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from steps.artifacts.decisions import TOP, Decisions, of_classes
+from steps.evaluation.knn import largest
 from steps.models.finite import check_rows
+
+MOST_WITHOUT_TOP5 = 10
+"""Classes up to which five guesses say little: no top-5 accuracy is recorded."""
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a classifier makes of N images."""
+
+    labels: Tensor
+    """(N,) int64."""
+    top: Tensor
+    """(N, K) int64, the classes of the highest scores, best first: five, or as many as there are.
+    Of equal scores the class of the smaller index comes first."""
+    margin: Tensor
+    """(N,) float32, the best score less the second best."""
+
+    @classmethod
+    def of(cls, scores: Tensor, labels: Tensor) -> Classified:
+        """Decisions by scores.
+
+        Args:
+            scores: (N, C).
+            labels: (N,) int64.
+
+        Raises:
+            UserError: scores that are not finite.
+        """
+        check_rows(scores, "scores")
+        values, top = largest(scores, TOP)
+        second = values[:, min(1, values.shape[1] - 1)]
+        return cls(labels, top, (values[:, 0] - second).float())
+
+    @classmethod
+    def together(cls, parts: Sequence[Classified]) -> Classified:
+        """Batches in their order as one."""
+        columns = zip(*((part.labels, part.top, part.margin) for part in parts), strict=True)
+        return cls(*(torch.cat(column) for column in columns))
+
+    def correct(self, k: int = 1) -> Tensor:
+        """Whether each label is among the first k: (N,) bool."""
+        return (self.top[:, :k] == self.labels.unsqueeze(1)).any(dim=1)
+
+    def accuracy(self, k: int = 1) -> float:
+        """Right within the first k, in percent."""
+        return percent(int(self.correct(k).sum()), len(self.labels))
+
+    def accuracies(self, classes: int) -> dict[str, float]:
+        """``top1`` and, of more than ten classes, ``top5``, in percent."""
+        tops = (1, TOP) if classes > MOST_WITHOUT_TOP5 else (1,)
+        return {f"top{k}": self.accuracy(k) for k in tops}
+
+    @property
+    def balanced(self) -> float:
+        """The mean over classes of each one's recall, in percent."""
+        return per_class_percent(self.correct(), self.labels)
+
+    def scores(self, classes: int) -> dict[str, tuple[float, int]]:
+        """The records of a task: accuracies and ``balanced``, each with the number of images."""
+        values = {**self.accuracies(classes), "balanced": self.balanced}
+        return {metric: (value, len(self.labels)) for metric, value in values.items()}
+
+    def facts(self, names: Sequence[str]) -> dict[str, Any]:
+        """``class_counts`` and ``recall`` (in percent, of classes that have images) by name."""
+        counts = self.labels.bincount(minlength=len(names)).tolist()
+        hits = self.labels[self.correct()].bincount(minlength=len(names)).tolist()
+        return {
+            "class_counts": dict(zip(names, counts, strict=True)),
+            "recall": {
+                name: percent(right, count)
+                for name, right, count in zip(names, hits, counts, strict=True)
+                if count
+            },
+        }
+
+    def decisions(self, ids: Sequence[str]) -> Decisions:
+        """What the record's file of decisions holds; ``ids`` of the N images."""
+        return of_classes(ids, self.labels.numpy(), self.top.numpy(), self.margin.numpy())
 
 
 def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -20,7 +104,7 @@ def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
         UserError: scores that are not finite.
     """
     check_rows(scores, "scores")
-    best = scores.topk(min(k, scores.shape[1]), dim=1).indices
+    best = largest(scores, k)[1]
     return (best == labels.unsqueeze(1)).any(dim=1)
 
 

@@ -8,7 +8,7 @@ alike. So neither the parts nor the number of processes change the result, batch
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from steps.engine.checkpoint import Scratch
 from steps.engine.distributed import gather
 from steps.engine.schedules import Progress
 from steps.engine.seeds import seeded
-from steps.evaluation.accuracy import correct_in_top
+from steps.evaluation.accuracy import Classified, correct_in_top
 from steps.evaluation.linear import split_held_out
 from steps.evaluation.probes import (
     Probes,
@@ -72,10 +72,8 @@ class Frozen:
 class Measured:
     """What came of it on the validation set."""
 
-    correct: dict[int, int]
-    """Right within the top 1 and 5 of the classifier that was chosen."""
-    images: int
-    """Of the validation set."""
+    decided: Classified
+    """By the classifier that was chosen."""
     head: str
     held_out: dict[str, float]
     """Each classifier's accuracy on the held-out part, in percent; empty where there is but one."""
@@ -123,15 +121,17 @@ def probe_augmented(
     chosen, shares = diverged.index(False), {}
     if held is not None:
         whole = EvaluationViews(dataset, "train", size, protocol.crop_fraction)
-        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol, diverged)[1]
+        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol, diverged)
         chosen = best([-1 if gone else right for gone, right in zip(diverged, found, strict=True)])
         shares = {
             head.name: 100 * hits / len(held) for head, hits in zip(heads, found, strict=True)
         }
     val = EvaluationViews(dataset, "val", size, protocol.crop_fraction)
-    hits = measure(frozen, probes, val, protocol, diverged)
-    correct = {top: counts[chosen] for top, counts in hits.items()}
-    return Measured(correct, len(val), heads[chosen].name, shares)
+    parts = [
+        Classified.of(logits[:, chosen], labels)
+        for logits, labels in predict(frozen, probes, val, protocol)
+    ]
+    return Measured(Classified.together(parts), heads[chosen].name, shares)
 
 
 def train(
@@ -196,28 +196,30 @@ def train(
             saved = time.monotonic()
 
 
-@torch.no_grad()
 def measure(
     frozen: Frozen,
     probes: Probes,
     views: Dataset[tuple[Tensor, int]],
     protocol: Probe,
     diverged: Sequence[bool],
-) -> dict[int, list[int]]:
-    """Number of images that each classifier gets right within the top 1 and the top 5.
-
-    One that has diverged gets none right.
-    """
-    probes.eval()
-    hits = {top: [0] * len(probes.heads) for top in (1, 5)}
-    for images, labels in evaluation_batches(views, protocol.eval_batch_size):
-        logits = probes(frozen.read(images, probes.reads)).cpu()
-        for top, counts in hits.items():
-            for index in range(len(counts)):
-                if diverged[index]:
-                    continue
-                counts[index] += correct_in_top(logits[:, index], labels, top)
+) -> list[int]:
+    """Number of images that each classifier gets right; none of one that has diverged."""
+    hits = [0] * len(probes.heads)
+    for logits, labels in predict(frozen, probes, views, protocol):
+        for index in range(len(hits)):
+            if not diverged[index]:
+                hits[index] += correct_in_top(logits[:, index], labels, 1)
     return hits
+
+
+@torch.no_grad()
+def predict(
+    frozen: Frozen, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (b, L, C) of L classifiers on the CPU and labels (b,), a batch at a time."""
+    probes.eval()
+    for images, labels in evaluation_batches(views, protocol.eval_batch_size):
+        yield probes(frozen.read(images, probes.reads)).cpu(), labels
 
 
 def _state(probes: Probes, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from steps.artifacts import verify
+from steps.artifacts import read_manifest, verify
 from steps.command import UserError
 
 SPLITS = ("train", "val")
@@ -27,6 +27,21 @@ class FrozenFeatures:
     def concatenated(self, poolings: Sequence[str]) -> Tensor:
         """(N, D * len(poolings)) float32, in memory."""
         return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
+
+
+def check_source(features: Path, dataset: Path) -> None:
+    """Refuse features of another dataset than the one that names their images and classes.
+
+    Raises:
+        UserError: naming both.
+    """
+    digest = verify(dataset, "prepare", shards=False).digest
+    if read_manifest(features, "features").inputs.get("data") != digest:
+        raise UserError(
+            str(features),
+            f"features of another dataset than {dataset}",
+            remedy="give the dataset that they were extracted from, or extract them again",
+        )
 
 
 def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:

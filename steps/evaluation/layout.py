@@ -28,9 +28,11 @@ from steps.models.backbones import Transformer
 class Seen:
     """Images with objects, as a backbone sees them, and where it looks.
 
-    ``images`` is (M, 3, S, S) uint8, ``objects`` (M, S, S) bool, ``attention`` (M, heads, N).
+    ``ids`` are M, ``images`` is (M, 3, S, S) uint8, ``objects`` (M, S, S) bool, ``attention``
+    (M, heads, N).
     """
 
+    ids: list[str]
     images: Tensor
     objects: Tensor
     attention: Tensor
@@ -73,7 +75,8 @@ def look_at(
         class_attention(vit, normalise(part.to(device), mean, std)).float().cpu()
         for part in images.split(batch_size)
     ]
-    return Seen(images, torch.stack(targets), torch.cat(attention))
+    ids = [views.images.ids[index] for index in kept]
+    return Seen(ids, images, torch.stack(targets), torch.cat(attention))
 
 
 def overlaps(seen: Seen, mass: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,25 +16,21 @@ class Sayings:
     sentences: list[str]
     pairs: Tensor
     """(P, 2) int64: (image, sentence), each pair once."""
-    counts: Tensor
-    """(S,) int64: how many captions of the set read so."""
+    captions: Tensor
+    """(Q, 2) int64: (image, sentence) of every caption of the set, in order."""
 
     @classmethod
     def of(cls, captions: Sequence[Sequence[str]]) -> Sayings:
         """Collect the captions of each image, in order."""
         places: dict[str, int] = {}
-        counts: list[int] = []
-        pairs: dict[tuple[int, int], None] = {}
-        for image, sentences in enumerate(captions):
-            for sentence in sentences:
-                place = places.setdefault(sentence, len(places))
-                if place == len(counts):
-                    counts.append(0)
-                counts[place] += 1
-                pairs[image, place] = None
-        return cls(
-            list(places), torch.tensor(list(pairs)).view(-1, 2), torch.tensor(counts).view(-1)
-        )
+        said = [
+            (image, places.setdefault(sentence, len(places)))
+            for image, sentences in enumerate(captions)
+            for sentence in sentences
+        ]
+        pairs = torch.tensor(list(dict.fromkeys(said)), dtype=torch.int64)
+        every = torch.tensor(said, dtype=torch.int64)
+        return cls(list(places), pairs.view(-1, 2), every.view(-1, 2))
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) -> Tensor:
@@ -63,14 +59,15 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) 
     return torch.cat(found)
 
 
-def recalls(
+def answers(
     images: Tensor, sentences: Tensor, sayings: Sayings, ks: Sequence[int]
-) -> dict[str, tuple[int, int]]:
-    """Right queries and all queries, by metric.
+) -> dict[str, Tensor]:
+    """Whether each query finds what it belongs with, by metric.
 
-    ``text_R@k``: a sentence that is said of the image is among the k most similar of the distinct
-    sentences, for each image. ``image_R@k``: an image of which the caption is said is among the k
-    most similar images, for each caption; one that is said of several images asks as often.
+    ``text_R@k`` (N,): a sentence that is said of the image is among the k most similar of the
+    distinct sentences, for each image. ``image_R@k`` (Q,): an image of which the caption is said is
+    among the k most similar images, for each caption; one that is said of several images asks as
+    often.
 
     Args:
         images: unit vectors (N, E).
@@ -79,8 +76,22 @@ def recalls(
         ks: the cut-offs.
     """
     of_images = ranks(images, sentences, sayings.pairs)
-    of_sentences = ranks(sentences, images, sayings.pairs.flip(1))
-    asked = int(sayings.counts.sum())
-    texts = {f"text_R@{k}": (int((of_images < k).sum()), len(images)) for k in ks}
-    pictures = {f"image_R@{k}": (int(sayings.counts[of_sentences < k].sum()), asked) for k in ks}
-    return {**texts, **pictures}
+    of_captions = ranks(sentences, images, sayings.pairs.flip(1))[sayings.captions[:, 1]]
+    texts = {f"text_R@{k}": of_images < k for k in ks}
+    return {**texts, **{f"image_R@{k}": of_captions < k for k in ks}}
+
+
+def by_caption(found: Mapping[str, Tensor], sayings: Sayings) -> dict[str, list[float | None]]:
+    """Answers in percent with a row per caption; those for an image stand at its first caption."""
+    owners = sayings.captions[:, 0].tolist()
+    first = [index == 0 or owners[index - 1] != image for index, image in enumerate(owners)]
+    columns: dict[str, list[float | None]] = {}
+    for metric, right in found.items():
+        values = [100.0 * each for each in right.tolist()]
+        if metric.startswith("image"):
+            columns[metric] = [*values]
+        else:
+            columns[metric] = [
+                values[image] if here else None for image, here in zip(owners, first, strict=True)
+            ]
+    return columns

@@ -229,16 +229,18 @@ def _places(images: int, batch: int, seed: int, start: int, stop: int) -> Iterat
 
 @torch.no_grad()
 def confusion(frozen: Frozen, head: Head, scenes: Scenes, batch_size: int) -> Tensor:
-    """Pixels by true and by predicted class over all scenes, (C, C) int64; ignored ones nowhere."""
+    """Pixels of each of N scenes by true and predicted class, (N, C, C) int64; ignored nowhere."""
     classes = len(scenes.masks.classes)
-    counts = torch.zeros(classes * classes, dtype=torch.int64)
+    counts = []
     places = [(0, index) for index in range(len(scenes))]
     batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
     for images, truth in DataLoader(scenes, batch_sampler=batches):
         found = head(frozen(images), scenes.size).argmax(dim=1).cpu()
-        known = truth != IGNORED
-        counts += torch.bincount(truth[known] * classes + found[known], minlength=classes**2)
-    return counts.view(classes, classes)
+        for right, guessed in zip(truth, found, strict=True):
+            known = right != IGNORED
+            cells = right[known] * classes + guessed[known]
+            counts.append(torch.bincount(cells, minlength=classes**2))
+    return torch.stack(counts).view(-1, classes, classes)
 
 
 def scores(counts: Tensor) -> dict[str, float]:

@@ -7,7 +7,8 @@
 
 Beside a backbone lies what is made of it: ``features/<dataset>/<protocol>/`` and
 ``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, those on frozen features
-as ``<task>/<dataset>/<features>/<protocol>.json``. A recipe at another length or on a share of the
+as ``<task>/<dataset>/<features>/<protocol>.json``; beside them, as ``<protocol>.parquet``, the
+decisions that they follow from. A recipe at another length or on a share of the
 images is called ``<recipe>-x<length>-d<share>``. Names may stand in braces, as engines' patterns.
 """
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steps.params.experiment import Experiment
-from steps.params.tasks import DRAWN_TASKS, FEATURE_TASKS, OBJECT_TASKS
+from steps.params.tasks import DECIDED_TASKS, DRAWN_TASKS, FEATURE_TASKS, OBJECT_TASKS
 
 RESULTS = "results"
 PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
@@ -70,6 +71,12 @@ class Paths:
     def record(self, row: str, task: str, protocol: str) -> str:
         """Records of a task on a row by a protocol."""
         return f"{self._evaluation(row, task)}/{protocol}.json"
+
+    def decisions(self, row: str, task: str, protocol: str) -> str | None:
+        """Decisions behind those records; None of a task that keeps none."""
+        if task not in DECIDED_TASKS:
+            return None
+        return f"{self._evaluation(row, task)}/{protocol}.parquet"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
         """Pictures of a task on a row by a protocol; None of one that draws nothing."""

@@ -35,7 +35,8 @@ class KNN(Params):
     k: Annotated[list[Count], Len(1)]
     """Above the number of training images it counts as that number."""
     headline_k: Count
-    """The one whose accuracy a table shows: metrics top1 and top5."""
+    """The one whose accuracy a table shows: metrics top1, balanced (the mean over classes of each
+    one's recall) and, of more than ten classes, top5."""
     temperature: Positive
     pooling: Pooling
     more_poolings: Annotated[list[Pooling], Len(0, 1)] = []
@@ -44,7 +45,8 @@ class KNN(Params):
     """exp(similarity / temperature) as DINO, or its softmax over the largest k as DINOv2, before
     smaller ones are cut from it. Both predict the same."""
     per_class: bool = False
-    """Record the mean over classes of their accuracies besides (top1_per_class)."""
+    """Record the balanced accuracy of every k and every few-shot set (balanced_k10), not only of
+    the headline."""
     samples_per_class: list[Count] = []
     """Few-shot training sets besides the whole one: so many images of each class. There k is each
     of ``k`` that is not above that number, and the number itself (DINOv2)."""

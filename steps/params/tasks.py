@@ -24,5 +24,7 @@ OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
 """Tasks that read ``detection_dataset``."""
 DRAWN_TASKS: tuple[Task, ...] = ("detect", "layout")
 """Tasks that draw pictures beside their records."""
+DECIDED_TASKS: tuple[Task, ...] = tuple(task for task in TASKS if task != "geometry")
+"""Tasks that keep decisions beside their records: the others measure no image by itself."""
 TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
 """Tasks that need a text tower: methods without one have no row in their tables."""

@@ -1,9 +1,10 @@
-"""Read the record files and backbone manifests of an experiment into the source of its report."""
+"""Read the record files, decisions and backbone manifests of an experiment into the source of its
+report."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import polars as pl
 
 from steps.artifacts import Manifest, Record, read_manifest, read_records
 from steps.artifacts.manifest import MANIFEST
+from steps.artifacts.places import decisions_beside
 from steps.command import UserError
-from steps.params.paths import Paths
+from steps.params.paths import Paths, data
 from steps.params.paths import backbone as backbone_of
 from steps.reporting.curves import read_curve
+from steps.reporting.decided import Measured, decide
 from steps.reporting.source import Evaluation, Heading, Provenance, Source, Traced, make_source
 
 
@@ -47,7 +50,8 @@ def collect(heading: Heading, paths: Paths) -> Source:
 
     Raises:
         UserError: a file is missing, holds another experiment's records, or was measured on a
-            backbone artifact other than the one that stands beside it.
+            backbone artifact other than the one that stands beside it; or decisions are not those
+            behind their record, or over other images than those of other rows.
     """
     cells = [
         _Cell(*names)
@@ -57,6 +61,7 @@ def collect(heading: Heading, paths: Paths) -> Source:
     _require_all(heading, paths, cells)
     traced: list[Traced] = []
     curves: list[pl.DataFrame] = []
+    decided: dict[str, Measured] = {}
     for cell in cells:
         artifact = Path(backbone_of(cell.row(paths)))
         backbone = read_manifest(artifact, "pretrain")
@@ -73,9 +78,20 @@ def collect(heading: Heading, paths: Paths) -> Source:
             for record in records:
                 _check_belongs(file, record, cell, evaluation)
                 _check_measured(file, record, artifact, backbone)
+            source = file.relative_to(paths.results).as_posix()
+            if "decisions" in manifest.facts:
+                decided[source] = Measured(
+                    file=str(file),
+                    records=tuple(records),
+                    decisions=decisions_beside(file),
+                    digest=manifest.facts["decisions"],
+                    classes=tuple(manifest.facts.get("class_counts", ())),
+                    data=Path(data(paths.evaluated_on(evaluation.task), paths.results)),
+                    data_digest=manifest.inputs.get("data", ""),
+                )
             traced.append(
                 Traced(
-                    source=file.relative_to(paths.results).as_posix(),
+                    source=source,
                     records=tuple(records),
                     measured=Provenance.of(manifest),
                     pretrained=Provenance.of(backbone),
@@ -83,7 +99,9 @@ def collect(heading: Heading, paths: Paths) -> Source:
                     code_changed=tuple(backbone.facts.get("code_changed", ())),
                 )
             )
-    return make_source(heading, traced, pl.concat(curves))
+    made = make_source(heading, traced, pl.concat(curves))
+    kept = decide([decided[item.source] for item in made.traced if item.source in decided])
+    return replace(made, decisions=kept.decisions, images=kept.images)
 
 
 def _require_all(heading: Heading, paths: Paths, cells: list[_Cell]) -> None:

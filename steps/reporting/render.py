@@ -9,6 +9,7 @@ from pathlib import Path
 from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.command.machine import writing
+from steps.reporting.decided import DECISIONS, IMAGES
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
@@ -38,7 +39,7 @@ def check_folder(out: Path) -> None:
     if not out.is_dir():
         raise UserError(str(out), "a file", allowed=allowed, remedy=remedy)
     # An engine removes the page, and what else it was promised, before it has them made again.
-    ours = {RESULTS, RECORDS, CURVES, PICTURES, RANKING_FIGURE, CURVES_FIGURE}
+    ours = {RESULTS, RECORDS, CURVES, PICTURES, RANKING_FIGURE, CURVES_FIGURE, DECISIONS, IMAGES}
     for path in sorted(out.iterdir()):
         empty = path.name == FOLDER and path.is_dir() and not any(path.iterdir())
         if path.name not in ours and not empty and not path.name.startswith("."):

@@ -1,4 +1,5 @@
-"""The source of a report: heading, traced record files, curves. Rendering reads no more."""
+"""The source of a report: heading, traced record files, curves, decisions. Rendering reads no
+more."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -19,6 +20,13 @@ from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import CodeVersion
 from steps.command import UserError
 from steps.params.load import shortened
+from steps.reporting.decided import (
+    DECISIONS_SCHEMA,
+    IMAGES_SCHEMA,
+    Decided,
+    decided_files,
+    read_decided,
+)
 
 HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
 OFFICIAL = "official"
@@ -156,6 +164,10 @@ class Source:
     heading: Heading
     traced: tuple[Traced, ...]
     curves: pl.DataFrame
+    decisions: pl.DataFrame = field(default_factory=DECISIONS_SCHEMA.to_frame)
+    """Columns of ``DECISIONS_SCHEMA``; no rows of evaluations from before they were kept."""
+    images: pl.DataFrame = field(default_factory=IMAGES_SCHEMA.to_frame)
+    """Columns of ``IMAGES_SCHEMA``: labels of the images that decisions are over."""
 
     @property
     def trained(self) -> list[str]:
@@ -273,6 +285,7 @@ def source_files(source: Source) -> dict[str, bytes]:
         HEADING: (heading + "\n").encode(),
         RECORDS: ("\n".join(lines) + "\n").encode(),
         CURVES: curves.getvalue(),
+        **decided_files(Decided(source.decisions, source.images)),
     }
 
 
@@ -303,4 +316,5 @@ def read_source(folder: Path) -> Source:
         raise UserError(where, f"not what a report holds ({problem})") from error
     if not traced:
         raise UserError(str(folder / RECORDS), "holds no record")
-    return make_source(heading, traced, curves)
+    decisions, images = read_decided(folder)
+    return replace(make_source(heading, traced, curves), decisions=decisions, images=images)

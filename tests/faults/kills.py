@@ -35,7 +35,7 @@ from steps.artifacts.provenance import code_version
 from steps.params.load import read_yaml
 from steps.params.plan import Plan
 from tests.processes import REPOSITORY, environment
-from tests.project import BIN, LAST, Project, record, tiny
+from tests.project import BIN, LAST, Project, measured, record, tiny
 from tests.scenery import BACKBONE, Scenery
 from tests.unit.models.official.test_reading import official
 from workflow.dvc import Stages
@@ -62,15 +62,20 @@ def targets() -> list[Target]:
 
     def task(name: str, protocol: str, *more: str) -> Target:
         out = record(LAST, name, protocol)
-        return Target(name, "quickstart", (out, *(out.removesuffix(".json") for _ in more)))
+        drawn = (out.removesuffix(".json") for _ in more)
+        return Target(name, "quickstart", (*measured(LAST, name, protocol), *drawn))
 
-    text = f"{CLIP}/{{0}}/shapes/{{1}}.json"
+    def text(name: str, protocol: str) -> Target:
+        out = f"{CLIP}/{name}/shapes/{protocol}"
+        return Target(name, "more", (f"{out}.json", f"{out}.parquet"))
+
     page = ("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json")
     pages = (*page, "pictures.json", "ranking.png", "curves.png", "pictures")
+    pages += ("decisions.parquet", "images.parquet")
     return [
         Target("report", "quickstart", tuple(f"reports/quickstart/{name}" for name in pages)),
-        Target("zeroshot", "more", (text.format("zeroshot", "zeroshot_shapes"),)),
-        Target("retrieval", "more", (text.format("retrieval", "retrieval"),)),
+        text("zeroshot", "zeroshot_shapes"),
+        text("retrieval", "retrieval"),
         task("knn", "knn"),
         task("linear", "linear"),
         task("finetune", "finetune"),

@@ -18,7 +18,7 @@ from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.data.annotations import bitmap, objects, read_annotations
 from steps.data.semantic import SemanticMasks
-from steps.detection.evaluation import average_precision
+from steps.detection.precision import average_precision
 from tests.faults.builders_coco import (
     BOX,
     HEIGHT,

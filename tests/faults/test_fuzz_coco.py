@@ -24,7 +24,7 @@ from steps.data.semantic import SemanticMasks
 from steps.data.shards import Images
 from steps.data.sources import open_source
 from steps.detection.dataset import Detections
-from steps.detection.evaluation import average_precision
+from steps.detection.precision import average_precision
 from steps.params.dataset import CocoCaptionsDataset, CocoDataset
 from steps.params.detection import Augmentation
 from tests.faults.builders_coco import HEIGHT, MASKS, TOTAL, WIDTH, good, write

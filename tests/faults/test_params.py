@@ -21,6 +21,7 @@ from steps.params.plan import PROTOCOLS, AnyDataset, Plan
 from steps.params.recipe import Recipe
 from steps.params.resources import ResourceTable
 from steps.params.scaling import Scaling
+from steps.params.tasks import FEATURE_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from tests.faults.builders_params import FILES, GOOD_NAMES, NAMES, NOT_FINITE
 from tests.processes import REPOSITORY
@@ -376,7 +377,7 @@ def _inputs(step: str) -> list[str]:
     """Further options that a task needs; no file of theirs is there."""
     if step not in PROTOCOL_STEPS:
         return []
-    needs = {"knn": ["features"], "linear": ["features", "data"]}.get(step, ["data"])
+    needs = ["features", "data"] if step in FEATURE_TASKS else ["data"]
     pictures = ["pictures"] if step in ("detect", "layout") else []
     return [word for name in (*needs, *pictures) for word in (f"--{name}", name)]
 

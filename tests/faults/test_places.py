@@ -232,7 +232,7 @@ def test_every_step_refuses_before_it_works(
         "pretrain": {"--recipe": "x.yaml", "--backbone": "b", "--data": "d", "--seed": "0"},
         "import": {"--format": "mae", "--checkpoint": "x.pth"},
         "diagnose": {"--backbone": "b", "--data": "d"},
-        "knn": {name: value for name, value in other.items() if name != "--data"},
+        "knn": other,
         "linear": other,
         "layout": {**other, "--pictures": "p"},
     }

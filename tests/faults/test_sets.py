@@ -470,7 +470,7 @@ def test_one_class_is_an_error_where_two_are_needed(
         "linear_augmented": [
             *("--protocol", "linear_dino_small", "--data", str(data), "--features", str(features))
         ],
-        "knn": ["--protocol", "knn", "--features", str(features)],
+        "knn": ["--protocol", "knn", "--data", str(data), "--features", str(features)],
     }[node]
     if node != "pretrain":
         options[1] = str(protocols / f"{options[1]}.yaml")

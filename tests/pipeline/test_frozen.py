@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from steps.artifacts.decisions import read_decisions
 from steps.artifacts.records import read_records
 from tests.scenery import Scenery
 
@@ -61,12 +62,20 @@ def test_protocols_on_a_frozen_backbone(scenery: Scenery, step: Step) -> None:
         protocol = scenery.write(f"protocols/{name}.yaml", content)
         out = root / f"{name}{processes}.json"
         given = ["--protocol", protocol, "--backbone", backbone, "--features", features]
-        given += ["--data", data] if node == "linear" else []
+        given += ["--data", data]
         run(node, *given, "--out", out, processes=processes)
-        records, _ = read_records(out)
+        records, manifest = read_records(out)
         assert {(record.task, record.protocol) for record in records} == {(node, name)}
         assert all(record.n == 16 and 0 <= record.value <= 100 for record in records)
-        return {record.metric: record.value for record in records}
+        values = {record.metric: record.value for record in records}
+        path = out.with_suffix(".parquet")
+        table = read_decisions(path, manifest.facts["decisions"]).table.to_pydict()
+        assert table["id"] == [f"val/{index}" for index in range(16)]
+        right = [top[0] == label for top, label in zip(table["top"], table["label"], strict=True)]
+        assert values["top1"] == 100 * sum(right) / 16
+        recalls = manifest.facts["recall"].values()
+        assert values["balanced"] == pytest.approx(sum(recalls) / 3)
+        return values
 
     recipe = scenery.params / "recipes/test/random.yaml"
     run("pretrain", *scenery.pretrain_arguments(recipe, data, backbone))
@@ -87,13 +96,15 @@ def test_protocols_on_a_frozen_backbone(scenery: Scenery, step: Step) -> None:
 
     values = measured("knn", "neighbours", KNN)
     assert values["top1"] == values["top1_k5"]
-    assert {"top1_k20_mean", "top1_per_class", "top1_4shot_k4", "top5_4shot_k4_mean"} <= set(values)
+    assert {"top1_k20_mean", "balanced_k20", "top1_4shot_k4", "balanced_4shot_k4"} <= set(values)
     # Three classes: the right one is always among the first five.
-    assert values["top5"] == values["top5_4shot_k4"] == 100
-    assert measured("linear", "regression", LOGREG)["top5"] == 100
+    assert not any(metric.startswith("top5") for metric in values)
+    assert set(measured("linear", "regression", LOGREG)) == {"top1", "balanced"}
 
     one = measured("linear", "grid", AUGMENTED)
     assert measured("linear", "grid", AUGMENTED, processes=2) == one
+    decisions = [(root / f"grid{processes}.parquet").read_bytes() for processes in (1, 2)]
+    assert decisions[0] == decisions[1]
     facts = [_facts(root / f"grid{processes}.json") for processes in (1, 2)]
     assert facts[0] == facts[1]
     assert len(facts[0]["held_out"]) == 4

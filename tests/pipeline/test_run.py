@@ -10,7 +10,7 @@ import timm
 
 from steps.artifacts import read_manifest, read_records
 from steps.params.load import read_yaml
-from tests.project import EVALUATIONS, LAST, SETS, Project, record, tiny
+from tests.project import EVALUATIONS, LAST, SETS, Project, measured, record, tiny
 from tests.scenery import RECIPES, TOKENIZERS, Scenery
 
 
@@ -66,13 +66,14 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
         *(f"{LAST}/{name}" for name in ("backbone", "features/shapes/features")),
         *(f"{LAST}/{name}" for name in ("layout/shapes_scenes/layout", "diagnose/shapes")),
         f"{LAST}/detect/shapes_scenes/mask_rcnn_small",
-        *(record(LAST, task, protocol) for task, protocol in EVALUATIONS),
+        *(path for each in EVALUATIONS for path in measured(LAST, *each)),
     }
     assert {path for path in files if not path.startswith("results/")} == {
         f"reports/quickstart/{name}"
         for name in (
             *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json"),
             *("ranking.png", "curves.png", "pictures.json", "pictures"),
+            *("decisions.parquet", "images.parquet"),
         )
     }
 
@@ -84,7 +85,7 @@ def test_from_images_to_table_under_both_engines(scenery: Scenery, tmp_path: Pat
     changed = {f"linear-{row.replace('mae', method)}-shapes-features-logreg" for method in rows}
     assert project.dvc_plans() == changed | {"report-quickstart"}
     assert {path for path in project.snakemake_plans() if path.startswith("results/")} == {
-        record(folder, "linear", "logreg") for folder in rows.values()
+        path for folder in rows.values() for path in measured(folder, "linear", "logreg")
     }
     _replace(logreg, "max_iterations: 21", "max_iterations: 20")
     assert project.dvc_plans() == set()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steps.artifacts import read_manifest, read_records
+from steps.artifacts.decisions import read_decisions
 from steps.data.shards import Images
 from steps.data.views import normalise, to_tensor
 from steps.evaluation.towers import Towers
@@ -85,6 +86,14 @@ def test_both_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     assert found["top1"] == pytest.approx(100 * right / 16, abs=100 / 16)
     assert found["top1"] > 80.0, "mean colours tell the class, and chance is 33"
 
+    _, manifest = read_records(root / "zeroshot.json")
+    path = root / "zeroshot.parquet"
+    table = read_decisions(path, manifest.facts["decisions"]).table.to_pydict()
+    assert (table["id"], table["label"]) == (images.ids, images.labels.tolist())
+    firsts = [top[0] for top in table["top"]]
+    hits = sum(first == label for first, label in zip(firsts, table["label"], strict=True))
+    assert found["top1"] == 100 * hits / 16
+
     content = {"k": [1, 5], "captions": 2, "crop_fraction": 1.0, "batch_size": 5}
     protocol = scenery.write("protocols/retrieval.yaml", content)
     _run(step, "retrieval", protocol, backbone, data, root / "retrieval.json")
@@ -113,6 +122,13 @@ def test_both_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
                 right_ones = torch.tensor([caption in them for them in said])
             hits += int((scores[~right_ones] >= scores[right_ones].max()).sum() < k)
         assert record.value == pytest.approx(100 * hits / record.n), record.metric
+
+    path = root / "retrieval.parquet"
+    table = read_decisions(path, manifest.facts["decisions"]).table.to_pydict()
+    assert table["id"] == [images.ids[caption // 2] for caption in range(32)]
+    for record in records:
+        values = [value for value in table[record.metric] if value is not None]
+        assert (len(values), sum(values) / len(values)) == (record.n, record.value)
 
     labels = scenery.images()  # the same images, without captions
     arguments = ("--protocol", protocol, "--data", labels, "--out", root / "out.json")

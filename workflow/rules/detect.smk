@@ -8,6 +8,7 @@ rule detect:
             caption="../report/detect.rst",
             category="Detection",
         ),
+        decisions=PATHS.decisions(ROW, "detect", "{protocol}"),
         pictures=report(
             directory(PATHS.pictures(ROW, "detect", "{protocol}")),
             patterns=["{name}.png"],

@@ -3,11 +3,12 @@ rule finetune:
         backbone=backbone(ROW),
         data=DATA,
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "finetune", "{protocol}"),
             caption="../report/finetune.rst",
             category="Fine-tuning",
         ),
+        decisions=PATHS.decisions(ROW, "finetune", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "finetune", "{protocol}")),
     conda:
@@ -20,4 +21,4 @@ rule finetune:
         file=protocol_file,
     shell:
         "python -m steps.finetune --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'

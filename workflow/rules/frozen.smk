@@ -26,12 +26,14 @@ rule knn:
     input:
         backbone=backbone(ROW),
         features=FEATURES,
+        data=DATA,
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "knn", "{protocol}"),
             caption="../report/knn.rst",
             category="k-NN",
         ),
+        decisions=PATHS.decisions(ROW, "knn", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "knn", "{protocol}")),
     conda:
@@ -44,7 +46,7 @@ rule knn:
         file=protocol_file,
     shell:
         "python -m steps.knn --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --features {input.features:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --features {input.features:q} --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'
 
 
 rule linear:
@@ -53,11 +55,12 @@ rule linear:
         features=FEATURES,
         data=DATA,
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "linear", "{protocol}"),
             caption="../report/linear.rst",
             category="Linear probe",
         ),
+        decisions=PATHS.decisions(ROW, "linear", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "linear", "{protocol}")),
     conda:
@@ -70,7 +73,7 @@ rule linear:
         file=protocol_file,
     shell:
         "python -m steps.linear --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --features {input.features:q} --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --features {input.features:q} --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'
 
 
 rule geometry:
@@ -103,11 +106,12 @@ rule segment:
         backbone=backbone(ROW),
         data=data(PATHS.evaluated_on("segment")),
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "segment", "{protocol}"),
             caption="../report/segment.rst",
             category="Segmentation",
         ),
+        decisions=PATHS.decisions(ROW, "segment", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "segment", "{protocol}")),
     conda:
@@ -120,7 +124,7 @@ rule segment:
         file=protocol_file,
     shell:
         "python -m steps.segment --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'
 
 
 rule layout:
@@ -133,6 +137,7 @@ rule layout:
             caption="../report/layout.rst",
             category="Object layout",
         ),
+        decisions=PATHS.decisions(ROW, "layout", "{protocol}"),
         pictures=directory(PATHS.pictures(ROW, "layout", "{protocol}")),
     log:
         log_of(PATHS.record(ROW, "layout", "{protocol}")),

@@ -2,19 +2,23 @@
 
 REPORT = f"reports/{EXPERIMENT}"
 TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"]
+TABLES += ["decisions.parquet", "images.parquet"]
 PICTURES = ["ranking.png", "curves.png"]
 BACKBONES = [backbone(row) for row in rows()]
-RECORDS = [
-    PATHS.record(row, task, protocol)
+EVALUATIONS = [
+    (row, task, protocol)
     for task, protocol in PLAN.experiment.evaluations()
     for row in rows(task)
 ]
+RECORDS = [PATHS.record(*each) for each in EVALUATIONS]
+DECISIONS = [path for each in EVALUATIONS if (path := PATHS.decisions(*each))]
 
 
 rule page:
     input:
         backbones=BACKBONES,
         records=RECORDS,
+        decisions=DECISIONS,
         drawn=DRAWN,
     output:
         page=report(
@@ -50,5 +54,6 @@ rule report:
     input:
         BACKBONES,
         RECORDS,
+        DECISIONS,
         DRAWN,
         rules.page.output,

@@ -6,11 +6,12 @@ rule zeroshot:
         backbone=backbone(ROW),
         data=DATA,
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "zeroshot", "{protocol}"),
             caption="../report/zeroshot.rst",
             category="Zero-shot classification",
         ),
+        decisions=PATHS.decisions(ROW, "zeroshot", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "zeroshot", "{protocol}")),
     conda:
@@ -23,7 +24,7 @@ rule zeroshot:
         file=protocol_file,
     shell:
         "python -m steps.zeroshot --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'
 
 
 rule retrieval:
@@ -31,11 +32,12 @@ rule retrieval:
         backbone=backbone(ROW),
         data=DATA,
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "retrieval", "{protocol}"),
             caption="../report/retrieval.rst",
             category="Retrieval",
         ),
+        decisions=PATHS.decisions(ROW, "retrieval", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "retrieval", "{protocol}")),
     conda:
@@ -48,4 +50,4 @@ rule retrieval:
         file=protocol_file,
     shell:
         "python -m steps.retrieval --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +11,14 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from pycocotools.coco import COCO
 
 from steps.artifacts import read_manifest, read_records
+from steps.artifacts.decisions import read_decisions
 from steps.artifacts.provenance import ROOT
 from steps.command import UserError
 from steps.detect import main
+from steps.detection.precision import KINDS, average_precision, in_coco_format
 from steps.params.detection import Detection
 from steps.params.load import load
 
@@ -64,7 +69,15 @@ def test_command_writes_records_and_leaves_nothing_else(
     assert parts["model"]["roi_head"]["bbox_head"]["conv_out_channels"] == 8
     assert parts["train_dataloader"]["dataset"]["augmentation"]["scale_jitter"] == [0.5, 1.5]
     assert parts["param_scheduler"][0]["type"] == "LinearLR"
-    assert [path.name for path in out.parent.iterdir()] == ["detect.json"]
+    assert {path.name for path in out.parent.iterdir()} == {"detect.json", "detect.parquet"}
+    decided = read_decisions(out.with_suffix(".parquet"), manifest.facts["decisions"])
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(scenes / "val.json"))
+        for name, number in KINDS.items():
+            again = average_precision(truth, in_coco_format(truth, decided, number), number)
+            assert {f"{name}_{each}": value for each, value in again.items()}.items() <= (
+                metrics.items()
+            )
     assert capsys.readouterr().out == ""
     assert list(read_manifest(pictures, "detect").files) == ["detections.png"]
     sheet = Image.open(pictures / "detections.png")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.evaluation.retrieval import Sayings, ranks, recalls
+from steps.evaluation.retrieval import Sayings, answers, by_caption, ranks
 
 CAPTIONS = [["a star", "red"], ["a ring"], ["red", "blue", "red"], ["a heart"]]
 
@@ -15,12 +17,18 @@ CAPTIONS = [["a star", "red"], ["a ring"], ["red", "blue", "red"], ["a heart"]]
 def test_sayings_keep_each_sentence_once() -> None:
     sayings = Sayings.of(CAPTIONS)
     assert sayings.sentences == ["a star", "red", "a ring", "blue", "a heart"]
-    assert sayings.counts.tolist() == [1, 3, 1, 1, 1]
+    assert sayings.captions.tolist() == [[0, 0], [0, 1], [1, 2], [2, 1], [2, 3], [2, 1], [3, 4]]
     assert sayings.pairs.tolist() == [[0, 0], [0, 1], [1, 2], [2, 1], [2, 3], [3, 4]]
 
 
 def _random(count: int) -> Tensor:
     return F.normalize(torch.randn(count, 4), dim=1)
+
+
+def recalls(images: Tensor, sentences: Tensor, sayings: Sayings, ks: list[int]) -> dict[str, Any]:
+    """Right queries and all queries, by metric."""
+    found = answers(images, sentences, sayings, ks)
+    return {metric: (int(right.sum()), len(right)) for metric, right in found.items()}
 
 
 def _expected(images: Tensor, k: int) -> tuple[float, float]:
@@ -81,3 +89,21 @@ def test_perfect_towers_find_everything() -> None:
     images = torch.eye(3)
     sayings = Sayings.of([["a"], ["b"], ["c"]])
     assert recalls(images, images, sayings, [1]) == {"text_R@1": (3, 3), "image_R@1": (3, 3)}
+
+
+def test_answers_by_caption_have_the_metrics_as_their_means() -> None:
+    torch.manual_seed(3)
+    images, sayings = _random(4), Sayings.of(CAPTIONS)
+    found = answers(images, _SENTENCES, sayings, [2])
+    columns = by_caption(found, sayings)
+    assert len(sayings.captions) == 7
+    assert [value is None for value in columns["text_R@2"]] == [
+        *(False, True),
+        False,
+        *(False, True, True),
+        False,
+    ]
+    for metric, right in found.items():
+        values = [value for value in columns[metric] if value is not None]
+        assert sum(values) / len(values) == pytest.approx(100 * float(right.float().mean()))
+    assert 0 < sum(values) < 100 * len(values)

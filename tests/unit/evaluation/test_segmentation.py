@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from steps.artifacts import read_records
+from steps.artifacts.decisions import read_decisions
 from steps.artifacts.provenance import ROOT
 from steps.command import UserError
 from steps.data.semantic import IGNORED
+from steps.data.shards import Images
 from steps.engine.checkpoint import Scratch
 from steps.evaluation import segmentation
 from steps.evaluation.segmentation import Frozen, Head, Scenes, confusion, rate, scores, train
@@ -74,7 +76,9 @@ def test_confusion_counts_known_pixels_by_truth_and_prediction(
             return logits
 
     data = Scenes(scenes, "val", 64, Segment(**SMALL), seed=0)
-    counts = confusion(frozen(backbone), OnlyDiscs(32, 3), data, batch_size=3)
+    of_scenes = confusion(frozen(backbone), OnlyDiscs(32, 3), data, batch_size=3)
+    assert of_scenes.shape == (4, 3, 3)
+    counts = of_scenes.sum(dim=0)
     truth = torch.stack([data[0, index][1] for index in range(4)])
     assert counts[:, :2].sum() == 0
     for label in range(3):
@@ -166,8 +170,8 @@ def test_it_learns(scenes: Path, backbone: Path, tmp_path: Path) -> None:
     place = Scratch(tmp_path)
     vit = frozen(backbone)
     val = Scenes(scenes, "val", 64, protocol, seed=0)
-    background = scores(confusion(vit, Head(32, 3).eval(), val, 4))["accuracy"]
-    found = scores(confusion(vit, train(vit, data, protocol, 0, place), val, 4))
+    background = scores(confusion(vit, Head(32, 3).eval(), val, 4).sum(dim=0))["accuracy"]
+    found = scores(confusion(vit, train(vit, data, protocol, 0, place), val, 4).sum(dim=0))
     assert found["accuracy"] > max(0.6, background)
     assert found["miou_objects"] > 0.1
 
@@ -187,6 +191,10 @@ def test_command(
     counted = torch.tensor(manifest.facts["confusion"])
     assert 0 < counted.sum() <= 4 * 64 * 64
     assert records[0].value == pytest.approx(100 * scores(counted)["miou"])
+    decided = read_decisions(out.with_suffix(".parquet"), manifest.facts["decisions"])
+    kept = torch.tensor(decided.table["confusion"].to_pylist()).view(4, 3, 3)
+    assert torch.equal(kept.sum(dim=0), counted)
+    assert decided.table["id"].to_pylist() == Images(scenes, "val").ids
 
 
 def test_a_beit_is_looked_at_in_another_size(

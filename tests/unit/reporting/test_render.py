@@ -12,6 +12,8 @@ FILES = {
     "README.md",
     "curves.csv",
     "curves.png",
+    "decisions.parquet",
+    "images.parquet",
     "pictures.json",
     "ranking.png",
     "records.jsonl",
