@@ -131,46 +131,63 @@ class Scores:
         """Rows whose seeds spread beyond those of the others ``(R,)``."""
         return np.zeros(len(self.score), bool) if self.seeds is None else self.seeds.unstable
 
+    def seeds_part(self, variance: Floats) -> Floats:
+        """Variance of scores through the seeds, beyond what images explain ``(..., R)``.
+
+        Args:
+            variance: of one seed's score ``(..., R)``, as :class:`Spread` has it.
+        """
+        assert self.seeds is not None
+        beyond = np.maximum(variance - self.seeds.known, 0)
+        return np.asarray(self.unit**2 * beyond / self.seeds.seeds)
+
     def covariance(self) -> Floats:
         """Of the scores, over images and seeds ``(R, R)``."""
         if self.seeds is None:
             return self.images.covariance
-        shared = np.outer(self.unit * self.common, self.unit * self.common)
-        beyond = np.maximum(self.seeds.variance - self.seeds.known, 0)
-        np.fill_diagonal(shared, self.unit**2 * beyond)
-        return np.asarray(self.images.covariance + shared / self.seeds.seeds)
+        shared = self.unit * self.common
+        seeds = np.outer(shared, shared) / self.seeds.seeds
+        np.fill_diagonal(seeds, self.seeds_part(self.seeds.variance))
+        return np.asarray(self.images.covariance + seeds)
 
-    def quantile(
-        self, level: float, variance: Floats, *rows: NDArray[np.intp], family: bool
-    ) -> Floats:
-        """Quantiles of Student's t, with degrees of freedom by Satterthwaite's formula.
+    def simulated(self, count: int, generator: np.random.Generator) -> Floats:
+        """Errors of the scores in simulated tables ``(count, R)``.
+
+        Normal, with the covariance of images, and variances over seeds that are drawn for each
+        table from what they may be.
 
         Args:
-            level: below which the quantile lies.
-            variance: of scores or of their differences ``(P,)``.
-            rows: those that each is made of, by index ``(P,)``.
-            family: whether the intervals are to hold all at once.
+            count: of tables.
+            generator: of chance.
         """
-        rest, divided = variance.copy(), np.zeros(variance.shape)
+        rows = len(self.score)
+        covariance = self.images.covariance
+        ridge = 1e-8 * float(np.trace(covariance)) / rows + 1e-12
+        half = np.linalg.cholesky(covariance + ridge * np.eye(rows))
+        errors = generator.standard_normal((count, rows)) @ half.T
         if self.seeds is not None:
-            part = self.unit**2 * self.seeds.variance / self.seeds.seeds
-            df = self.seeds.least_df if family else self.seeds.df
-            for each in rows:
-                rest -= part[each]
-                divided += part[each] ** 2 / df[each]
-        divided += np.maximum(rest, 0) ** 2 / max(self.images.n - 1, 1)
-        found = np.maximum(variance, 1e-12) ** 2 / np.maximum(divided, 1e-30)
-        return np.asarray(stdtrit(found, level))
+            variance = self.seeds_part(self.seeds.plausible(count, generator))
+            shared = (self.unit * self.common) ** 2 / self.seeds.seeds
+            own = np.sqrt(np.maximum(variance - shared, 0))
+            errors += own * generator.standard_normal((count, rows))
+            errors += np.sqrt(shared) * generator.standard_normal((count, 1))
+        return np.asarray(errors)
 
     def intervals(self) -> tuple[Floats, Floats]:
         """Ends of the 95 % interval of each score ``(R,)``.
 
         Accuracies on the logit scale, where they stay between 0 and 100 % (Agresti, Categorical
-        Data Analysis, 3.1), all with quantiles of Student's t.
+        Data Analysis, 3.1), all with quantiles of Student's t and Satterthwaite's degrees of
+        freedom.
         """
         variance = np.diag(self.covariance())
-        rows = np.arange(len(variance))
-        reach = self.quantile((1 + LEVEL) / 2, variance, rows, family=False) * np.sqrt(variance)
+        divided, rest = np.zeros(len(variance)), variance
+        if self.seeds is not None:
+            part = self.unit**2 * self.seeds.variance / self.seeds.seeds
+            divided, rest = part**2 / self.seeds.df, np.maximum(variance - part, 0)
+        divided = divided + rest**2 / max(self.images.n - 1, 1)
+        df = np.maximum(variance, 1e-12) ** 2 / np.maximum(divided, 1e-30)
+        reach = stdtrit(df, (1 + LEVEL) / 2) * np.sqrt(variance)
         if self.images.adjusted is None:
             return self.score - reach, self.score + reach
         share = self.images.adjusted / 100

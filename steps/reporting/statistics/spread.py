@@ -26,8 +26,9 @@ Bools = NDArray[np.bool_]
 ALPHA = 0.05
 ENOUGH = 3
 """Trained rows that make a pool."""
-_DF = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 1e6])
-"""Degrees of freedom of the prior that are weighed, all alike before the data speak."""
+_DF = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+"""Degrees of freedom of the prior that are weighed, all alike before the data speak. No more: that
+rows are more alike than that, a dozen of them cannot show."""
 _STEPS = np.geomspace(1e-4, 4.0, 48)
 """Common variances that are weighed likewise, in units of the rows' mean variance."""
 PRIOR_DF, _STEP = (grid.ravel() for grid in np.meshgrid(_DF, _STEPS))
@@ -43,12 +44,33 @@ class Spread:
     """The part of each variance that images explain ``(R,)``."""
     df: Floats
     """Degrees of freedom of each ``(R,)``, for one interval."""
-    least_df: Floats
-    """The least degrees of freedom that the table does not exclude with 95 % ``(R,)``. They are for
-    intervals that hold all at once: those reach so far out that this number decides."""
     unstable: Bools
     """Rows whose seeds spread beyond those of the others ``(R,)``."""
+    own: Floats
+    """Sample variances ``(R,)``."""
     seeds: int
+    scales: Floats
+    """Common variances that are weighed ``(G,)``, each with one of ``PRIOR_DF``."""
+    weights: Floats
+    """Of these ``(G,)``; empty where rows do not borrow."""
+
+    def plausible(self, count: int, generator: np.random.Generator) -> Floats:
+        """Draws of what the variances may be in truth ``(count, R)``.
+
+        Given the rows' variances, a scale and degrees of freedom by their weights, then variances
+        by the inverse chi-square distribution that both imply.
+
+        Args:
+            count: of draws.
+            generator: of chance.
+        """
+        df = self.seeds - 1
+        if not len(self.weights):
+            return df * self.own / generator.chisquare(df, (count, len(self.own)))
+        chosen = generator.choice(len(self.weights), count, p=self.weights)
+        prior = np.where(self.unstable, 0.0, PRIOR_DF[chosen][:, None])
+        scale = self.scales[chosen][:, None] + self.known
+        return np.asarray((prior * scale + df * self.own) / generator.chisquare(prior + df))
 
 
 def spread(own: Floats, known: Floats, seeds: int, trained: Bools) -> Spread:
@@ -69,8 +91,9 @@ def spread(own: Floats, known: Floats, seeds: int, trained: Bools) -> Spread:
     df = seeds - 1
     every = np.full(len(own), float(df))
     if trained.sum() < ENOUGH:
-        stable = np.zeros(len(own), bool)
-        return Spread(np.maximum(own, known), known, every, every, stable, seeds)
+        stable, nothing = np.zeros(len(own), bool), np.zeros(0)
+        variance = np.maximum(own, known)
+        return Spread(variance, known, every, stable, own, seeds, nothing, nothing)
     scales = (own[trained].mean() + 1e-12) * _STEP
     likelihoods = _log_likelihoods(own, known, df, scales)
     pool = trained.copy()
@@ -80,16 +103,17 @@ def spread(own: Floats, known: Floats, seeds: int, trained: Bools) -> Spread:
     scale, prior = _prior(weights, scales)
     moderated = (prior * (scale + known) + df * own) / (prior + df)
     unstable = trained & ~pool
-    least = _DF[np.searchsorted(np.cumsum(weights.reshape(len(_STEPS), -1).sum(0)), ALPHA)]
     # A scale that so many degrees of freedom estimated is not worth more than they.
-    pooled = df * float(pool.sum())
+    total = min(df + prior, df * float(pool.sum()))
     return Spread(
         variance=np.maximum.reduce([np.where(unstable, own, moderated), own, known]),
         known=known,
-        df=np.where(unstable, every, min(df + prior, pooled)),
-        least_df=np.where(unstable, every, min(df + least, pooled)),
+        df=np.where(unstable, every, total),
         unstable=unstable,
+        own=own,
         seeds=seeds,
+        scales=scales,
+        weights=weights,
     )
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from steps.reporting.statistics.differences import all_pairs, better, differences, levels, ranks
 from steps.reporting.statistics.scores import Images, Scores, of_decisions, scores
@@ -26,8 +25,9 @@ def test_differences_are_paired_by_image() -> None:
         scores(of_decisions(correct), 100 * correct.mean(-1), np.ones(3, bool)), all_pairs(3)
     )
     width = found.high - found.low
-    # 40 images of 2,000 tell the first two apart: sqrt(40) / 2,000 = 0.32 points.
-    assert width[0] / 2 == pytest.approx(2.39 * 0.316, rel=0.05)
+    # 40 images of 2,000 tell the first two apart: sqrt(40) / 2,000 = 0.32 points; of three pairs
+    # the largest is within 2.1 to 2.4 standard errors, Bonferroni's bound.
+    assert 2.1 * 0.316 < width[0] / 2 < 2.45 * 0.316
     assert width[1] > 3 * width[0]
 
 
