@@ -130,9 +130,9 @@ def _score_panel(
 def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, float]:
     """Ends of a score's line: its interval, or else one standard deviation over seeds."""
     mean, std = cell["mean"], cell["std"] or 0.0
-    place = confidence and confidence.place.get((cell["recipe"], cell["backbone"]))
-    if confidence is None or place is None:
+    if confidence is None:
         return mean - std, mean + std
+    place = confidence.place[cell["recipe"], cell["backbone"]]
     return min(float(confidence.low[place]), mean), max(float(confidence.high[place]), mean)
 
 

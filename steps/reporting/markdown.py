@@ -191,6 +191,8 @@ def _about_ranking(summary: pl.DataFrame, heading: Heading, sure: Confidences) -
     spread = "; the dark line is ± one standard deviation over seeds"
     if sure.known:
         spread = "; the dark line is the 95 % interval"
+        if len(sure.known) < len(heading.evaluations()) and len(heading.seeds) > 1:
+            spread += ", or ± one standard deviation over seeds where none is known"
         if any(not each.tells for each in sure.known.values()):
             spread += ", and a grey panel tells no row apart from random weights"
         return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"

@@ -222,9 +222,9 @@ def rank(confidence: Confidence, row: dict[str, Any]) -> str:
 
 def sure_score(row: dict[str, Any], confidence: Confidence | None) -> str:
     """Mean and its interval: ``59.3 [55.1, 63.2]``; or as :func:`score` where there is none."""
-    place = confidence and confidence.place.get((row["recipe"], row["backbone"]))
-    if confidence is None or place is None or row["metric"] != confidence.metric:
+    if confidence is None or row["metric"] != confidence.metric:
         return score(row)
+    place = confidence.place[row["recipe"], row["backbone"]]
     ends = (float(each[place]) for each in (confidence.low, confidence.high))
     text = f"{measured_mean(row)} [{', '.join(measured(end, row['unit']) for end in ends)}]"
     return f"{text} {UNSTABLE}" if confidence.table.unstable[place] else text

@@ -136,21 +136,25 @@ class _Words:
                 f"{where[0].upper()}{where[1:]}, {self.name(first)} leads the methods without "
                 f"labels {how} with {score}, {gap} above {self.name(others[0])}."
             ]
-        for family, what in (("supervised", "labels"), (LANGUAGE, "captions")):
-            rivals = [row for row in by_score if self.family[row] == family]
-            rivals = [row for row in rivals if self.is_sound(confidence, row)]
-            if rivals:
-                said.append(self.beside(confidence, rivals[0], first, what))
-        return said
+        told = [
+            self.beside(confidence, rivals[0], first, what)
+            for family, what in (("supervised", "labels"), (LANGUAGE, "captions"))
+            if (rivals := [row for row in by_score if self.is_rival(confidence, row, family)])
+        ]
+        return [*said, *([f"{'; '.join(told)}."] if told else [])]
+
+    def is_rival(self, confidence: Confidence, row: Row, family: str) -> bool:
+        """True of a row of a family whose score can be believed."""
+        return self.family[row] == family and self.is_sound(confidence, row)
 
     def beside(self, confidence: Confidence, rival: Row, first: Row, what: str) -> str:
         """Where a row trained with labels or captions stands beside the leader."""
         difference, _, _, apart = confidence.pair(rival, first)
-        text = f"{self.name(rival)}, trained with {what},"
+        text = f"{self.name(rival)}, which has {what},"
         if not apart:
-            return f"{text} cannot be told apart from it."
+            return f"{text} cannot be told apart from {self.name(first)}"
         one, other, way = (rival, first, "above") if difference > 0 else (first, rival, "below")
-        return f"{text} is {self.gap(confidence, one, other)} {way} it."
+        return f"{text} is {self.gap(confidence, one, other)} {way} {self.name(first)}"
 
     def gap(self, confidence: Confidence, one: Row, other: Row) -> str:
         """By how much a row is better than another."""
@@ -163,26 +167,25 @@ class _Words:
         """Who is better than random weights, and where nobody is."""
         found = best.beats_baseline
         free = self.free(found)
+        better = [row for row in free if found[row] > 0]
+        rest = [row for row in free if found[row] <= 0]
         said = []
-        if free:
-            better = [row for row in free if found[row] > 0]
-            rest = [row for row in free if found[row] <= 0]
+        if better:
             text = f"{len(better)} of {plural(len(free), 'method')} without labels "
             text += "is" if len(better) == 1 else "are"
-            text += " better than random weights"
-            said.append(f"{text}{f'; not {self.names(rest)}' if better and rest else ''}.")
-        nobody = [
-            each.evaluation
+            said.append(f"{text} better than random weights")
+            said += [f"not {self.names(rest)}"] * bool(rest)
+        nobody = dict.fromkeys(
+            NAMES.get(each.evaluation.task, each.evaluation.task)
             for each in sure.known.values()
             if (rows := self.free(each.beats_baseline))
             and not any(each.beats_baseline[row] > 0 for row in rows)
-        ]
+        )
         if nobody:
-            names = dict.fromkeys(NAMES.get(each.task, each.task) for each in nobody)
-            said.append(
-                f"No method without labels is better than random weights in {_listed(list(names))}."
-            )
-        return said
+            what = "none" if said else "no method without labels is better than random weights"
+            said.append(f"{what} by {_listed(list(nobody))}")
+        text = "; ".join(said)
+        return [f"{text[0].upper()}{text[1:]}."] if text else []
 
     def families(self, confidence: Confidence) -> list[str]:
         """Medians of families of two methods or more, one of which may be alone."""

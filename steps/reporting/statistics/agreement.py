@@ -27,7 +27,7 @@ class Agreement(NamedTuple):
     """Two-sided, of orders that have nothing to do with each other."""
     exact: bool
     """Whether ``p`` is of all permutations, and not of so many drawn ones."""
-    count: int
+    methods: int
 
 
 def tau_b(one: Floats, other: Floats) -> Floats:

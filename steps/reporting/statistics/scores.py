@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, stdtrit
+from scipy.special import expit, logit, stdtrit  # type: ignore[import-untyped]
 
 from steps.reporting.statistics.spread import Bools, Floats, Spread, spread
 
@@ -79,7 +79,7 @@ def _covariance(mean: Floats) -> Floats:
     centre = _kept_off_ends(mean.mean(-1), n)
     apart = mean - centre[:, None]
     added = ((1 - centre) ** 2 + centre**2) / 2
-    return (apart @ apart.T + np.diag(added)) / (n + 1) ** 2
+    return np.asarray((apart @ apart.T + np.diag(added)) / (n + 1) ** 2)
 
 
 def _interaction(correct: Bools, mean: Floats) -> Floats:
@@ -237,4 +237,4 @@ def _common(values: Floats) -> float:
     each = float((apart**2).sum())
     products = (float((apart.sum(0) ** 2).sum()) - each) / (rows * (rows - 1))
     error = each / rows / np.sqrt(rows * (rows - 1) / 2 * (seeds - 1))
-    return max(products - error, 0.0) / (seeds - 1)
+    return float(max(products - error, 0.0) / (seeds - 1))

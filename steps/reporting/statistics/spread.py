@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import fdtrc, gammaln, logsumexp
+from scipy.special import fdtrc, gammaln, logsumexp  # type: ignore[import-untyped]
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -104,7 +104,7 @@ def spread(own: Floats, known: Floats, seeds: int, trained: Bools) -> Spread:
     moderated = (prior * (scale + known) + df * own) / (prior + df)
     unstable = trained & ~pool
     # A scale that so many degrees of freedom estimated is not worth more than they.
-    total = min(df + prior, df * float(pool.sum()))
+    total = np.minimum(df + prior, df * pool.sum())
     return Spread(
         variance=np.maximum.reduce([np.where(unstable, own, moderated), own, known]),
         known=known,
@@ -124,13 +124,13 @@ def _log_likelihoods(own: Floats, known: Floats, df: int, scales: Floats) -> Flo
     half = (df + PRIOR_DF) / 2
     constant = gammaln(half) - gammaln(PRIOR_DF / 2) - df / 2 * np.log(PRIOR_DF)
     ratio = df * own[:, None] / (PRIOR_DF * variance)
-    return constant - df / 2 * np.log(variance) - half * np.log1p(ratio)
+    return np.asarray(constant - df / 2 * np.log(variance) - half * np.log1p(ratio))
 
 
 def _weights(log_likelihood: Floats) -> Floats:
     """Weights along the last axis."""
     total = logsumexp(log_likelihood, axis=-1, keepdims=True)
-    return np.exp(log_likelihood - total)
+    return np.asarray(np.exp(log_likelihood - total))
 
 
 def _prior(weights: Floats, scales: Floats) -> tuple[Floats, Floats]:

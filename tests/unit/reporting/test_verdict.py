@@ -37,9 +37,9 @@ def test_it_names_the_leader_without_labels_with_its_lead(source: Source) -> Non
     assert "with 83.9 % \\[" in said
     assert ", 14.7 points \\[" in said
     assert " above mae." in said
-    assert "supervised, trained with labels, is 14.8 points \\[" in said
+    assert "supervised, which has labels, is 14.8 points \\[" in said
     # CLIP's captions name the class: it is no method without labels, here or in the counts.
-    assert "clip, trained with captions, is 28.9 points \\[" in said
+    assert "clip, which has captions, is 28.9 points \\[" in said
     assert "3 of 3 methods without labels are better than random weights." in said
     assert "Medians of families (and their methods): contrastive 83.9 (1), masked 67.2 (2)." in said
     assert weak == ""
