@@ -40,14 +40,14 @@ def tau_b(one: Floats, other: Floats) -> Floats:
     return np.asarray((first * second).sum(-1) / np.sqrt(np.maximum(untied, 1)))
 
 
-def agreement(measured: Floats, covariance: Floats, published: Floats) -> Agreement | None:
+def agreement(measured: Floats, covariance: Floats | None, published: Floats) -> Agreement | None:
     """Agreement of a measured order with a published one; None below ``LEAST`` methods.
 
     The published scores are taken as they stand: nothing is known of their chance.
 
     Args:
         measured: scores ``(M,)``.
-        covariance: of them ``(M, M)``.
+        covariance: of them ``(M, M)``; without it the interval is tau alone.
         published: scores ``(M,)``.
     """
     count = len(measured)
@@ -62,9 +62,10 @@ def agreement(measured: Floats, covariance: Floats, published: Floats) -> Agreem
         else generator.permuted(np.tile(np.arange(count), (DRAWS, 1)), axis=1)
     )
     chance = np.abs(tau_b(measured, published[orders])) >= abs(found) - 1e-9
-    values, vectors = np.linalg.eigh(covariance)
-    half = vectors * np.sqrt(np.maximum(values, 0))
-    again = measured + generator.standard_normal((DRAWS, count)) @ half.T
-    low, high = np.quantile(tau_b(again, published), [0.025, 0.975])
+    low = high = found
+    if covariance is not None:
+        half = np.linalg.cholesky(covariance + 1e-9 * np.eye(count))
+        again = measured + generator.standard_normal((DRAWS, count)) @ half.T
+        low, high = np.quantile(tau_b(again, published), [0.025, 0.975])
     p = float(chance.mean()) if exact else float((chance.sum() + 1) / (DRAWS + 1))
     return Agreement(found, float(low), float(high), p, exact, count)
