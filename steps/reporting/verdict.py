@@ -174,7 +174,8 @@ class _Words:
             text = f"{len(better)} of {plural(len(free), 'method')} without labels "
             text += "is" if len(better) == 1 else "are"
             said.append(f"{text} better than random weights")
-            said += [f"not {self.names(rest)}"] * bool(rest)
+            if rest:
+                said.append(f"not {self.names(rest)}")
         nobody = dict.fromkeys(
             NAMES.get(each.evaluation.task, each.evaluation.task)
             for each in sure.known.values()

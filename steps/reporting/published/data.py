@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from annotated_types import Len
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from steps.command import UserError
 from steps.params.base import Params
@@ -138,7 +138,7 @@ class Matching(Params):
     methods: list[MatchedMethod]
     imagenet: Classification
     coco: DetectionTable
-    carries: list[Carried]
+    carries: list[Carried] = Field(default_factory=list)
 
     def detector(self, protocol: str) -> Detector | None:
         """The detector of a published protocol."""
