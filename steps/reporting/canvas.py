@@ -25,7 +25,7 @@ COLOURS = {
 }
 """Of a method's type."""
 OTHER = "#CC79A7"
-INK, SOFT, GRID = "#24292F", "#6E7781", "#E3E6EA"
+INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
 WIDTH = 9.0
 STEPS = [1, 2, 5, 10]
 TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}

@@ -12,10 +12,12 @@ from PIL import Image, UnidentifiedImageError
 
 from steps.command import UserError
 from steps.reporting.canvas import DRAWN_WITH
+from steps.reporting.confidence import confidences
 from steps.reporting.pictures import check_pictures, read_pictures
 from steps.reporting.quantities import plural
 from steps.reporting.render import render_figures, render_tables
 from steps.reporting.source import read_source
+from steps.reporting.tables import summarize
 
 LEVELS = 4
 """By how much of 255 a pixel may differ: processors differ in the last bits of a float, which
@@ -36,9 +38,10 @@ def check_report(folder: Path) -> str:
         UserError: naming the first file that differs, and its first line that does.
     """
     source, pictures = read_source(folder), read_pictures(folder)
-    figures = render_figures(source)
+    sure = confidences(source, summarize(source.records()))
+    figures = render_figures(source, sure)
     check_pictures(folder, pictures, figures)
-    for name, content in render_tables(source, pictures).items():
+    for name, content in render_tables(source, pictures, sure).items():
         path = folder / name
         _require(path)
         if path.read_bytes() != content:

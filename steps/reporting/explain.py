@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.load import closest, shortened
+from steps.reporting.confidence import Confidences, confidences
 from steps.reporting.escape import visible
 from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
-from steps.reporting.source import HEADING, Provenance, Source, Traced, read_source
+from steps.reporting.source import HEADING, Heading, Provenance, Source, Traced, read_source
+from steps.reporting.tables import model_name, summarize
 
 _FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<metric>][/seed<k>]"
 
@@ -36,7 +40,61 @@ def explain(cell: Path) -> str:
     ]
     if len(parts) < 3 or not chosen:
         raise _unknown(folder, parts, source)
-    return "\n".join(file_text(source.heading.results, item, records) for item, records in chosen)
+    summary = summarize(source.records())
+    sure = confidences(source, summary)
+    return "\n".join(
+        file_text(
+            source.heading.results,
+            item,
+            records,
+            _certainty(sure, item, records, source.heading),
+        )
+        for item, records in chosen
+    )
+
+
+def _certainty(
+    sure: Confidences, item: Traced, records: list[Record], heading: Heading
+) -> list[str]:
+    """Interval, rank, rivals and decisions of a headline score; why there are none."""
+    record = records[0]
+    row = (record.recipe, record.backbone)
+    if item.evaluation in sure.missing:
+        lines = ["interval         none: the decisions of this evaluation were not kept"]
+        return [*lines, f"                 run python -m steps.{record.task} and the report again"]
+    confidence = sure.known.get(item.evaluation)
+    if confidence is None or confidence.metric not in [each.metric for each in records]:
+        return []
+    place = confidence.place[row]
+    unit = confidence.unit
+    ends = [measured(float(each[place]), unit) for each in (confidence.low, confidence.high)]
+    chance = "images" if confidence.seeds == 1 else f"images and {confidence.seeds} seeds"
+    mean = measured(float(confidence.table.score[place]), unit)
+    first, last = (int(each[place]) for each in confidence.ranks)
+    above, below = confidence.above[:, place], confidence.above[place]
+    groups = {
+        "better": above,
+        "worse": below,
+        "not apart": ~(above | below) & (np.arange(len(confidence.rows)) != place),
+    }
+    names = {
+        title: shortened(
+            ", ".join(
+                model_name(*confidence.rows[index], heading) for index in np.flatnonzero(chosen)
+            ),
+            400,
+        )
+        or "no row"
+        for title, chosen in groups.items()
+    }
+    unstable = " (unstable: no claim rests on it)" if confidence.table.unstable[place] else ""
+    return [
+        f"interval         {confidence.metric} {mean} [{', '.join(ends)}], 95 %, over {chance}"
+        f"{unstable}",
+        f"rank             {first} to {last} of {len(confidence.rows)}",
+        *(f"{title:<16} {names[title]}" for title in groups),
+        f"decisions        sha256 {confidence.digests[row, record.seed]}",
+    ]
 
 
 def _cell(record: Record) -> str:
@@ -70,8 +128,17 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
     )
 
 
-def file_text(results: str, item: Traced, records: list[Record]) -> str:
-    """The chosen records of one record file."""
+def file_text(
+    results: str, item: Traced, records: list[Record], certainty: Sequence[str] = ()
+) -> str:
+    """The chosen records of one record file.
+
+    Args:
+        results: the folder of all results.
+        item: the file.
+        records: of it.
+        certainty: lines on how sure they are.
+    """
     record = records[0]
     width = max(len(each.metric) for each in records)
     values = [
@@ -90,6 +157,7 @@ def file_text(results: str, item: Traced, records: list[Record]) -> str:
         f"{record.recipe} / {record.backbone} / {record.task} / seed {record.seed}",
         *values,
         "",
+        *(f"  {line}" for line in certainty),
         f"  measured on      {record.dataset}, {plural(record.n, 'validation sample')}",
         f"  protocol         {record.protocol}",
         f"  record file      {results}/{item.source}",

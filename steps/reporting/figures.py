@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import polars as pl
 from matplotlib.axes import Axes
@@ -16,6 +18,7 @@ from matplotlib.ticker import MaxNLocator
 
 from steps.reporting.canvas import (
     COLOURS,
+    GREY,
     GRID,
     INK,
     LINE_STYLES,
@@ -29,15 +32,27 @@ from steps.reporting.canvas import (
     png,
     styled,
 )
+from steps.reporting.confidence import Confidence
 from steps.reporting.escape import drawn
 from steps.reporting.quantities import measured
-from steps.reporting.source import Heading
+from steps.reporting.source import Evaluation, Heading
 from steps.reporting.tables import PANELS, cells_of, figure_rows, headline, row_name
 
 
-def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
+def ranking_figure(
+    summary: pl.DataFrame,
+    heading: Heading,
+    known: Mapping[Evaluation, Confidence] = MappingProxyType({}),
+) -> bytes:
     """A panel a protocol with the headline metric of each row that there is room for, best of the
-    ranking on top. PNG."""
+    ranking on top. PNG.
+
+    Args:
+        summary: of the records.
+        heading: the experiment.
+        known: how sure the scores of evaluations are; a panel that tells nothing apart from random
+            weights is grey.
+    """
     order = figure_rows(summary, heading)
     names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
     with styled():
@@ -51,7 +66,7 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
         for panel, evaluation in zip(panels, evaluations, strict=False):
             metric = headline(summary, evaluation)
             cells = cells_of(summary, evaluation, metric=metric)
-            _score_panel(panel, order, cells)
+            _score_panel(panel, order, cells, known.get(evaluation))
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
             title = f"{drawn(heading.label(evaluation))}\n{drawn(metric)}"
@@ -67,24 +82,28 @@ def ranking_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
         return png(figure)
 
 
-def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
+def _score_panel(
+    panel: Axes, order: pl.DataFrame, cells: pl.DataFrame, confidence: Confidence | None
+) -> None:
     found = {(row["recipe"], row["backbone"]): row for row in cells.iter_rows(named=True)}
     unit = cells["unit"][0]
-    reach = max(row["mean"] + (row["std"] or 0.0) for row in found.values()) or 1.0
+    ends = {row: _ends(cell, confidence) for row, cell in found.items()}
+    reach = max(high for _, high in ends.values()) or 1.0
+    grey = confidence is not None and not confidence.tells
     for place, row in enumerate(order.iter_rows(named=True)):
         cell = found.get((row["recipe"], row["backbone"]))
         if cell is None:
             continue
-        colour = COLOURS.get(cell["kind"], OTHER)
-        mean, std = cell["mean"], cell["std"] or 0.0
+        colour = GREY if grey else COLOURS.get(cell["kind"], OTHER)
+        mean, (low, high) = cell["mean"], ends[row["recipe"], row["backbone"]]
         panel.hlines(place, 0, mean, color=colour, linewidth=2.0, alpha=0.35)
         panel.errorbar(
             mean,
             place,
-            xerr=std or None,
+            xerr=[[mean - low], [high - mean]] if high > low else None,
             fmt="o",
             color=colour,
-            ecolor=INK,
+            ecolor=SOFT if grey else INK,
             markersize=6,
             elinewidth=1.2,
             barsabove=True,
@@ -92,12 +111,12 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
         )
         panel.annotate(
             measured(mean, unit),
-            (mean + std, place),
+            (high, place),
             xytext=(7, 0),
             textcoords="offset points",
             va="center_baseline",
             fontsize=8.5,
-            color=INK,
+            color=SOFT if grey else INK,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
     # A third of the panel beyond the longest row is for the number beside it.
@@ -106,6 +125,15 @@ def _score_panel(panel: Axes, order: pl.DataFrame, cells: pl.DataFrame) -> None:
     panel.set_axisbelow(True)
     panel.tick_params(length=0)
     panel.spines["bottom"].set_visible(False)
+
+
+def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, float]:
+    """Ends of a score's line: its interval, or else one standard deviation over seeds."""
+    mean, std = cell["mean"], cell["std"] or 0.0
+    if confidence is None:
+        return mean - std, mean + std
+    place = confidence.place[cell["recipe"], cell["backbone"]]
+    return min(float(confidence.low[place]), mean), max(float(confidence.high[place]), mean)
 
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 import polars as pl
 
+from steps.reporting.apart import FILE as APART_FIGURE
+from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
@@ -23,8 +25,10 @@ from steps.reporting.source import (
 )
 from steps.reporting.tables import (
     ABSENT,
+    BALANCED,
     COLLAPSED,
     IMPORTED,
+    UNSTABLE,
     Table,
     cells_of,
     evaluation_table,
@@ -35,8 +39,12 @@ from steps.reporting.tables import (
     ranked,
     ranked_by,
     ranking_table,
+    shown_metrics,
 )
+from steps.reporting.verdict import verdict
 
+MOST_CLASSES = 12
+"""Classes whose images are told one by one."""
 _TASKS = {
     "knn": ("k-NN", "each image takes the weighted vote of its nearest training images"),
     "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
@@ -58,7 +66,9 @@ _TASKS = {
         "Object layout",
         "jaccard: the patches that hold most of the class token's attention in the last block, by "
         "the head that is best over all images, against the objects' pixels; jaccard_any: by each "
-        "image's best head; inside: the one head's attention on objects, where area is chance",
+        "image's best head; inside: the one head's attention on objects, where area is chance. "
+        "Random weights may come first: attention can fall on objects without any learning. So it "
+        "tells where a network looks, and not how good its features are",
     ),
     "zeroshot": (
         "Zero-shot classification",
@@ -80,6 +90,10 @@ _ABOUT_KNN = (
     " The last panel: k-NN accuracy of the class token along the way, on a part of the images "
     "(`training.knn` of the recipes), so not the number of the k-NN table."
 )
+_ABOUT_APART = (
+    "Who beats whom: blue where the row's score is resolved above the column's, orange where "
+    "below, pale where their difference may be chance.\n"
+)
 _ABOUT_TIME = (
     "Device time is that of pretraining alone, as the runs behind the records took it on the "
     "devices below; it differs from run to run.\n"
@@ -90,31 +104,43 @@ def page(
     source: Source,
     summary: pl.DataFrame,
     pictures: Sequence[Picture] = (),
+    sure: Confidences | None = None,
     *,
     with_curves: bool,
 ) -> str:
     """The whole README.md of a report."""
     heading = source.heading
+    sure = confidences(source, summary) if sure is None else sure
+    best = sure.known.get(ranked_by(heading))
+    sections = {each: _section(heading, each) for each in heading.evaluations()}
     parts = [
         "<!-- Made by python -m steps.report from the records beside it. Do not edit. -->\n",
         f"# {plain(heading.title.strip())}\n",
         f"{paragraphs(heading.question)}\n",
+        *verdict(source, summary, sure, sections),
         *scaling_section(summary, heading),
         *(["## All rows\n"] if heading.scaling else []),
-        ranking_table(summary, heading).markdown(),
-        _under_ranking(source, summary),
+        ranking_table(summary, heading, best).markdown(),
+        _under_ranking(source, summary, best),
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
+        *_unstable_note(sure, heading),
     ]
-    for evaluation in heading.evaluations():
-        parts += [f"## {_section(heading, evaluation)}\n", _caption(source, summary, evaluation)]
-        parts.append(evaluation_table(summary, heading, evaluation).markdown())
+    counts = source.class_counts()
+    for evaluation, title in sections.items():
+        confidence = sure.known.get(evaluation)
+        parts.append(f"## {title}\n")
+        parts.append(_caption(source, summary, evaluation, confidence))
+        parts += _class_note(counts.get(evaluation, {}), confidence)
+        parts += _tables(summary, heading, evaluation, confidence)
     labels = plain(", ".join(map(heading.label, heading.evaluations())))
     parts += [
         "## Figures\n",
-        _about_ranking(summary, heading),
+        _about_ranking(summary, heading, sure),
         f"![Headline metric of each task: {labels}](ranking.png)\n",
     ]
+    if any(len(each.rows) > 1 for each in sure.known.values()):
+        parts += [_ABOUT_APART, f"![Which rows are apart, and which way]({APART_FIGURE})\n"]
     if with_curves:
         about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
@@ -123,13 +149,61 @@ def page(
     return "\n".join(parts)
 
 
-def _about_ranking(summary: pl.DataFrame, heading: Heading) -> str:
+def _tables(
+    summary: pl.DataFrame,
+    heading: Heading,
+    evaluation: Evaluation,
+    confidence: Confidence | None,
+) -> list[str]:
+    """The table of an evaluation's headline metrics, and the one of the others, folded."""
+    shown, folded = shown_metrics(summary, evaluation)
+    tables = [evaluation_table(summary, heading, evaluation, shown, confidence).markdown()]
+    if folded:
+        further = evaluation_table(summary, heading, evaluation, folded).markdown()
+        count = plural(len(folded), "further metric")
+        tables.append(f"<details>\n<summary>{count}</summary>\n\n{further}\n</details>\n")
+    return tables
+
+
+def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> list[str]:
+    """How many images each class has, and what stands for accuracy where they are unequal."""
+    if not counts:
+        return []
+    most, least = max(counts.values()), min(counts.values())
+    if most == least:
+        said = f"{plural(len(counts), 'class').replace('classs', 'classes')}, {most:,} images each."
+    elif len(counts) <= MOST_CLASSES:
+        told = ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
+        said = f"Images of each class: {told}."
+    else:
+        said = f"{len(counts):,} classes of {least:,} to {most:,} images."
+    if confidence is not None and confidence.metric == BALANCED:
+        said += (
+            f" The largest class has {most / max(least, 1):.0f} times as many as the smallest, so "
+            "balanced accuracy, the mean of the classes' recalls, stands for this table."
+        )
+    return [f"{said}\n"]
+
+
+def _about_ranking(summary: pl.DataFrame, heading: Heading, sure: Confidences) -> str:
     """Caption of the ranking figure."""
     what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
     spread = "; the dark line is ± one standard deviation over seeds"
+    if sure.known:
+        spread = "; the dark line is the 95 % interval"
+        if len(sure.known) < len(heading.evaluations()) and len(heading.seeds) > 1:
+            spread += ", or ± one standard deviation over seeds where none is known"
+        if any(not each.tells for each in sure.known.values()):
+            spread += ", and a grey panel tells no row apart from random weights"
+        return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"
+    spread = spread if len(heading.seeds) > 1 else ""
+    return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"
+
+
+def _best_rows(summary: pl.DataFrame, heading: Heading) -> str:
+    """How many rows a figure shows, where it does not show all."""
     every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
-    best = f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
-    return f"Each {what}'s first metric{spread if len(heading.seeds) > 1 else ''}.{best}\n"
+    return f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
 
 
 def _about_curves(source: Source, summary: pl.DataFrame) -> str:
@@ -143,7 +217,7 @@ def _about_curves(source: Source, summary: pl.DataFrame) -> str:
     return about + (_ABOUT_KNN if measured.is_not_null().any() else "")
 
 
-def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
+def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence | None) -> str:
     heading = source.heading
     best = ranked_by(heading)
     datasets = plain(", ".join(summary["pretrain_dataset"].unique(maintain_order=True).to_list()))
@@ -153,10 +227,37 @@ def _under_ranking(source: Source, summary: pl.DataFrame) -> str:
         if seeds > 1
         else f"one seed ({heading.seeds[0]}), so no spread is known: small gaps may be chance"
     )
+    if confidence is not None:
+        spread = _about_intervals(confidence, seeds)
     return (
         f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}; {spread}. "
         f"Epochs, images, FLOPs and device time are those of pretraining on {datasets}.\n"
     )
+
+
+def _about_intervals(confidence: Confidence, seeds: int) -> str:
+    """How to read scores and ranks that have intervals."""
+    chance = f"images and {plural(seeds, 'seed')}" if seeds > 1 else "images, of one seed,"
+    resolved = plural(len(confidence.levels), "level")
+    return (
+        f"in brackets the 95 % interval of the score, over {chance} for this training set. Rank: "
+        "1 + the rows that are resolved to be better, to all rows less those that are worse, by "
+        "simultaneous 95 % intervals of the paired differences. So the table has "
+        f"{resolved}: its longest chain of rows each resolved above the next"
+    )
+
+
+def _unstable_note(sure: Confidences, heading: Heading) -> list[str]:
+    """The footnote to the scores that are marked; nothing where none is."""
+    rows = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
+    if not rows:
+        return []
+    names = ", ".join(model_name(*row, heading) for row in rows)
+    return [
+        f"{UNSTABLE} Unstable: the seeds of {plain(names)} spread beyond what those of the other "
+        "rows do (F test, Holm's correction over rows, 5 %). The interval is from their own few "
+        "seeds; the row has no rank and no difference with it is resolved.\n"
+    ]
 
 
 def _imported_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
@@ -191,13 +292,25 @@ def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _caption(source: Source, summary: pl.DataFrame, evaluation: Evaluation) -> str:
+def _caption(
+    source: Source,
+    summary: pl.DataFrame,
+    evaluation: Evaluation,
+    confidence: Confidence | None,
+) -> str:
     cells = cells_of(summary, evaluation)
     first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: without a text tower ({plain(', '.join(others))})." if others else ""
     best = " Best of each column in bold." if (cells["unit"] == "%").any() else ""
+    if confidence is not None:
+        best = " Bold: no row is resolved to be better."
+        if not confidence.tells:
+            best = (
+                " **No row is apart from random weights**, so the scores are set small and none "
+                "of them is the best."
+            )
     return (
         f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
         f"{plural(first['n'], 'validation image')}.{best}{lacking}\n"

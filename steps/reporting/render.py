@@ -9,6 +9,9 @@ from pathlib import Path
 from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.command.machine import writing
+from steps.reporting.apart import FILE as APART_FIGURE
+from steps.reporting.apart import apart_figure
+from steps.reporting.confidence import Confidences, confidences
 from steps.reporting.decided import DECISIONS, IMAGES
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
@@ -57,22 +60,39 @@ def is_report(folder: Path) -> bool:
         return False
 
 
-def render_tables(source: Source, pictures: Sequence[Picture] = ()) -> dict[str, bytes]:
-    """README.md and results.csv: a pure function of the source and the list of pictures."""
+def render_tables(
+    source: Source, pictures: Sequence[Picture] = (), sure: Confidences | None = None
+) -> dict[str, bytes]:
+    """README.md and results.csv: a pure function of the source and the list of pictures.
+
+    Args:
+        source: the records and decisions.
+        pictures: the list.
+        sure: what is known from ``source`` already.
+    """
     summary = summarize(source.records())
-    text = page(source, summary, pictures, with_curves=not source.curves.is_empty())
+    sure = confidences(source, summary) if sure is None else sure
+    text = page(source, summary, pictures, sure, with_curves=not source.curves.is_empty())
     return {PAGE: text.encode(), RESULTS: results_csv(summary)}
 
 
-def render_figures(source: Source) -> dict[str, bytes]:
-    """The figures, by file name: a pure function of the source and the matplotlib version."""
+def render_figures(source: Source, sure: Confidences | None = None) -> dict[str, bytes]:
+    """The figures, by file name: a pure function of the source and the matplotlib version.
+
+    Args:
+        source: the records and decisions.
+        sure: what is known from ``source`` already.
+    """
     summary = summarize(source.records())
-    files = {RANKING_FIGURE: ranking_figure(summary, source.heading)}
+    sure = confidences(source, summary) if sure is None else sure
+    files = {RANKING_FIGURE: ranking_figure(summary, source.heading, sure.known)}
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
     shown = figure_methods(source.trained, summary, source.heading)
     files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
     if source.heading.scaling:
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
+    if matrices := apart_figure(summary, source.heading, list(sure.known.values())):
+        files[APART_FIGURE] = matrices
     return files
 
 
@@ -95,11 +115,12 @@ def write_report(
     """
     check_folder(out)
     drawn = drawn or {}
+    sure = confidences(source, summarize(source.records()))
     files = {
         **source_files(source),
         PICTURES: pictures_json(pictures),
-        **render_tables(source, pictures),
-        **render_figures(source),
+        **render_tables(source, pictures, sure),
+        **render_figures(source, sure),
     }
     files |= {f"{FOLDER}/{name}": content for name, content in drawn.items()}
     for name, content in files.items():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import polars as pl
 from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -31,6 +32,8 @@ from steps.reporting.decided import (
 HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
 OFFICIAL = "official"
 """The key in a backbone's params that names the file which ``steps.import`` read."""
+UNEQUAL = 3
+"""Times the smallest class's images that the largest has, from where classes are unequal."""
 CURVES_SCHEMA = pl.Schema(
     {
         "recipe": pl.String,
@@ -175,11 +178,38 @@ class Source:
         known = set(self.curves["recipe"])
         return [recipe for recipe in self.heading.methods if recipe in known]
 
+    def class_counts(self) -> dict[Evaluation, dict[str, int]]:
+        """Images of each class, most first, of evaluations whose labels are known."""
+        labels = {
+            images: dict(zip(classes, np.bincount(found, minlength=len(classes)), strict=True))
+            for images, found, classes in self.images.select("images", "labels", "classes").rows()
+            if classes
+        }
+        tables = self.decisions.select("task", "protocol", "images").unique(maintain_order=True)
+        return {
+            Evaluation(task, protocol): {
+                name: int(count)
+                for name, count in sorted(labels[images].items(), key=lambda item: -item[1])
+            }
+            for task, protocol, images in tables.rows()
+            if images in labels
+        }
+
     def records(self) -> pl.DataFrame:
-        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, and whether
-        its backbone is collapsed or imported."""
+        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, whether its
+        backbone is collapsed or imported, and whether the classes are of unequal size."""
+        unequal = {
+            evaluation
+            for evaluation, counts in self.class_counts().items()
+            if max(counts.values()) >= UNEQUAL * max(min(counts.values()), 1)
+        }
         rows = [
-            {**record.model_dump(), "collapsed": item.collapsed, "imported": item.imported}
+            {
+                **record.model_dump(),
+                "collapsed": item.collapsed,
+                "imported": item.imported,
+                "unequal": item.evaluation in unequal,
+            }
             for item in self.traced
             for record in item.records
         ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
@@ -13,6 +13,13 @@ from steps.reporting.escape import Markup, plain
 from steps.reporting.quantities import duration, flops_unit, measured, significant
 from steps.reporting.source import Evaluation, Heading
 
+if TYPE_CHECKING:
+    from steps.reporting.confidence import Confidence
+
+BALANCED = "balanced"
+"""The metric that stands for accuracy where classes are of unequal size."""
+UNTRAINED = "Random"
+"""The type of a row that was not trained."""
 HEADLINES = {
     "finetune": "top1",
     "linear": "top1",
@@ -25,8 +32,16 @@ HEADLINES = {
     "geometry": "effective_rank",
 }
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
+SHOWN = {
+    "detect": ("box_AP", "mask_AP"),
+    "retrieval": ("text_R@1", "image_R@1"),
+    "geometry": ("effective_rank", "alignment", "uniformity"),
+}
+"""Metrics that a table shows, the headline and balanced accuracy aside; others are folded."""
 COLLAPSED = "†"
 """The mark of a row whose embeddings were collapsed."""
+UNSTABLE = "‡"
+"""The mark of a score whose seeds spread beyond those of other rows."""
 IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
 """The mark of a row whose weights are the authors' own."""
 DECIMALS = 6
@@ -76,8 +91,8 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
     Returns:
         the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
         ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
-        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining) and
-        ``imported`` (whether the weights are their authors').
+        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining), ``imported``
+        (whether the weights are their authors') and ``unequal`` (whether classes are).
 
     Raises:
         UserError: what stands in one cell, or in one column of a table, cannot be compared.
@@ -103,6 +118,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         pl.col("device_seconds").mean().round(3),
         pl.col("seed").filter("collapsed").alias("collapsed"),
         pl.col("imported").first(),
+        pl.col("unequal").first(),
     )
 
 
@@ -131,8 +147,11 @@ def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.
 
 
 def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
-    """The metric that stands for a task; the first one recorded where the task has no custom."""
+    """The metric that stands for a task; the first one recorded where the task has no custom, and
+    balanced accuracy where the largest class has many times the images of the smallest."""
     metrics = metrics_of(summary, evaluation)
+    if BALANCED in metrics and cells_of(summary, evaluation)["unequal"][0]:
+        return BALANCED
     wanted = HEADLINES.get(evaluation.task, metrics[0])
     return wanted if wanted in metrics else metrics[0]
 
@@ -141,6 +160,15 @@ def metrics_of(summary: pl.DataFrame, evaluation: Evaluation) -> list[str]:
     """An evaluation's metrics in the order in which its step recorded them."""
     chosen = cells_of(summary, evaluation)["metric"]
     return [str(metric) for metric in chosen.unique(maintain_order=True)]
+
+
+def shown_metrics(summary: pl.DataFrame, evaluation: Evaluation) -> tuple[list[str], list[str]]:
+    """The metrics that an evaluation's table shows, headline first, and those that are folded."""
+    best = headline(summary, evaluation)
+    shown = {best, "top1" if best == BALANCED else BALANCED, *SHOWN.get(evaluation.task, ())}
+    metrics = metrics_of(summary, evaluation)
+    others = [metric for metric in metrics if metric in shown and metric != best]
+    return [best, *others], [metric for metric in metrics if metric not in shown]
 
 
 def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
@@ -183,14 +211,41 @@ def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: Headi
     return [name for name in heading.methods if name in chosen]
 
 
-def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
-    """``Model | Type | Scale | Score | Epoch`` and the compute behind each row."""
+def rank(confidence: Confidence, row: dict[str, Any]) -> str:
+    """The ranks that a row may have: ``2`` or ``2–4``; a dash where none is known."""
+    place = confidence.place.get((row["recipe"], row["backbone"]))
+    if place is None or confidence.table.unstable[place]:
+        return ABSENT
+    first, last = (int(each[place]) for each in confidence.ranks)
+    return str(first) if first == last else f"{first}{ABSENT}{last}"
+
+
+def sure_score(row: dict[str, Any], confidence: Confidence | None) -> str:
+    """Mean and its interval: ``59.3 [55.1, 63.2]``; or as :func:`score` where there is none."""
+    if confidence is None or row["metric"] != confidence.metric:
+        return score(row)
+    place = confidence.place[row["recipe"], row["backbone"]]
+    ends = (float(each[place]) for each in (confidence.low, confidence.high))
+    text = f"{measured_mean(row)} [{', '.join(measured(end, row['unit']) for end in ends)}]"
+    return f"{text} {UNSTABLE}" if confidence.table.unstable[place] else text
+
+
+def ranking_table(
+    summary: pl.DataFrame, heading: Heading, confidence: Confidence | None = None
+) -> Table:
+    """``Model | Rank | Type | Scale | Score | Epoch`` and the compute behind each row.
+
+    Args:
+        summary: of the records.
+        heading: the experiment.
+        confidence: of the evaluation that the ranking is by; without it there are no ranks.
+    """
     rows = ranked(summary, heading)
     best = ranked_by(heading)
     divisor, unit = flops_unit(max(rows["flops"].to_list()))
     title = f"Score ({heading.label(best)} {headline(summary, best)}, {rows['unit'][0]})"
     columns = ["Model", "Type", "Scale", title, "Epoch", "Images seen", unit, "Device time"]
-    return Table(
+    table = Table(
         columns,
         [False, False, False, True, True, True, True, True],
         [
@@ -198,7 +253,7 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
                 row_name(row, heading),
                 row["kind"],
                 row["scale"],
-                score(row),
+                sure_score(row, confidence),
                 ABSENT if row["imported"] and not row["epochs"] else _epochs(row["epochs"]),
                 *(
                     [ABSENT] * 3
@@ -213,30 +268,52 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
             for row in rows.iter_rows(named=True)
         ],
     )
+    if confidence is not None:
+        table.columns.insert(1, "Rank")
+        table.right.insert(1, True)
+        for cells, row in zip(table.rows, rows.iter_rows(named=True), strict=True):
+            cells.insert(1, rank(confidence, row))
+    return table
 
 
 def _epochs(epochs: float) -> str:
     return f"{epochs:.1f}".removesuffix(".0")
 
 
-def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Table:
-    """A row a method and backbone in the ranking's order, a column a metric, the best in bold.
+def evaluation_table(
+    summary: pl.DataFrame,
+    heading: Heading,
+    evaluation: Evaluation,
+    metrics: Sequence[str] | None = None,
+    confidence: Confidence | None = None,
+) -> Table:
+    """A row a method and backbone in the ranking's order, a column a metric.
 
-    A method that the task does not apply to has a row too, without numbers.
+    The best of each column is bold; of the headline, where its confidence is known, every row that
+    is not resolved below another, and none where no row is apart from random weights. A method
+    that the task does not apply to has a row too, without numbers.
+
+    Args:
+        summary: of the records.
+        heading: the experiment.
+        evaluation: whose table.
+        metrics: its columns; all by default.
+        confidence: of the headline.
 
     Raises:
         UserError: a row lacks some seeds' values of a metric.
     """
-    metrics = metrics_of(summary, evaluation)
+    metrics = metrics_of(summary, evaluation) if metrics is None else metrics
     rows: list[list[str]] = []
     bold = {metric: _best(cells_of(summary, evaluation, metric=metric)) for metric in metrics}
     mine: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for cell in cells_of(summary, evaluation).iter_rows(named=True):
         mine.setdefault((cell["recipe"], cell["backbone"]), {})[cell["metric"]] = cell
+    ranks = [] if confidence is None else ["Rank"]
     for row in ranked(summary, heading).iter_rows(named=True):
         name = row_name(row, heading)
         if row["recipe"] not in heading.methods_of(evaluation.task):
-            rows.append([name, *[ABSENT] * (1 + len(metrics))])
+            rows.append([name, *[ABSENT] * (1 + len(ranks) + len(metrics))])
             continue
         cells = mine.get((row["recipe"], row["backbone"]), {})
         seeds = {cell["seeds"] for cell in cells.values()}
@@ -247,13 +324,40 @@ def evaluation_table(summary: pl.DataFrame, heading: Heading, evaluation: Evalua
                 remedy=f"run python -m steps.{evaluation.task} again for every seed",
             )
         shown = [name, *map(str, seeds)]
+        if confidence is not None:
+            shown.append(rank(confidence, row))
         for metric in metrics:
-            text = score(cells[metric]) if metric in cells else "-"
-            is_best = metric in cells and measured_mean(cells[metric]) == bold[metric]
-            shown.append(Markup(f"**{text}**") if is_best else text)
+            if metric not in cells:
+                shown.append("-")
+                continue
+            text = sure_score(cells[metric], confidence)
+            if confidence is not None and metric == confidence.metric:
+                is_best = confidence.tells and _is_first(confidence, row)
+            else:
+                is_best = measured_mean(cells[metric]) == bold[metric]
+            shown.append(_set(text, bold=is_best, grey=_is_grey(confidence, metric)))
         rows.append(shown)
-    columns = ["Model", "Seeds", *(_column(summary, evaluation, metric) for metric in metrics)]
+    columns = [_column(summary, evaluation, metric) for metric in metrics]
+    columns = ["Model", "Seeds", *ranks, *columns]
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
+
+
+def _is_first(confidence: Confidence, row: dict[str, Any]) -> bool:
+    """Whether no row is resolved to be better than a stable one."""
+    place = confidence.place[row["recipe"], row["backbone"]]
+    return not confidence.table.unstable[place] and int(confidence.ranks[0][place]) == 1
+
+
+def _is_grey(confidence: Confidence | None, metric: str) -> bool:
+    """Whether nothing in a column is apart from random weights."""
+    return confidence is not None and confidence.metric == metric and not confidence.tells
+
+
+def _set(text: str, *, bold: bool, grey: bool) -> str:
+    """A score in bold or, as Markdown has no grey, in small type."""
+    if grey:
+        return Markup(f"<sub>{plain(text)}</sub>")
+    return Markup(f"**{plain(text)}**") if bold else text
 
 
 def measured_mean(row: dict[str, Any]) -> str:
@@ -276,4 +380,4 @@ def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
 
 def results_csv(summary: pl.DataFrame) -> bytes:
     """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
-    return summary.drop("collapsed", "imported").write_csv().encode()
+    return summary.drop("collapsed", "imported", "unequal").write_csv().encode()

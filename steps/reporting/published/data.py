@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from annotated_types import Len
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from steps.command import UserError
 from steps.params.base import Params
@@ -120,6 +120,17 @@ class DetectionTable(Params):
     detectors: list[Detector]
 
 
+class Carried(Params):
+    """Published figures that the order of a small experiment is held against."""
+
+    task: str
+    """Of ours; by its first protocol and headline metric."""
+    published: str
+    """The task in ``results.csv``."""
+    backbone: str
+    """In ``results.csv``, of the family that ours are of."""
+
+
 class Matching(Params):
     """``matching.yaml``."""
 
@@ -127,6 +138,7 @@ class Matching(Params):
     methods: list[MatchedMethod]
     imagenet: Classification
     coco: DetectionTable
+    carries: list[Carried] = Field(default_factory=list)
 
     def detector(self, protocol: str) -> Detector | None:
         """The detector of a published protocol."""

@@ -10,6 +10,7 @@ from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.reporting.check import first_difference
 from steps.reporting.escape import Markup, code, plain, target, word
+from steps.reporting.published.carries import carries_section
 from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
 from steps.reporting.published.match import (
     Measurement,
@@ -79,7 +80,8 @@ def render_published(folder: Path) -> bytes:
         "same task on the same data as the row: pretrained on "
         f"{code(published.matching.pretrain_dataset)}, in a protocol that "
         "[matching.yaml](matching.yaml) lists. The small experiments of the other reports "
-        "(`shapes`, CIFAR-10) are none of these, and do not enter.\n",
+        "(`shapes`, CIFAR-10) are none of these, and do not enter; the last table says what their "
+        "orders have to do with the published ones.\n",
         "## ImageNet-1K\n",
         "Top-1 accuracy after fine-tuning, in percent. Model to Epoch: the ranking as its owner "
         "gave it. Audited: the published figure of the same model and epochs, or the closest one, "
@@ -95,6 +97,7 @@ def render_published(folder: Path) -> bytes:
         *_left_out(published),
         "Notes to the rows:\n",
         "\n".join(map(_pair_note, range(1, len(pairs) + 1), pairs)) + "\n",
+        *carries_section(published),
         _tracing(folder),
     ]
     return "\n".join(parts).encode()

@@ -1,0 +1,282 @@
+"""The verdict: sentences on top of a page, made from the same numbers as its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+from typing import Any
+
+import polars as pl
+
+from steps.reporting.confidence import Confidence, Confidences, Row
+from steps.reporting.escape import plain
+from steps.reporting.quantities import flops_unit, measured, plural, significant
+from steps.reporting.source import Evaluation, Source, Traced
+from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
+
+FAMILIES = {
+    "Contrastive": "contrastive",
+    "Generative": "masked",
+    "Position": "position",
+    "Hybrid": "hybrid",
+}
+"""Families of methods without labels, by the type that records name."""
+LANGUAGE = "language"
+"""The family of methods that read captions: those name the class, so they are no method without
+labels."""
+NAMES = {
+    "knn": "k-NN",
+    "linear": "linear probe",
+    "finetune": "fine-tuning",
+    "detect": "detection",
+    "segment": "segmentation",
+    "layout": "object layout",
+    "zeroshot": "zero-shot classification",
+    "retrieval": "retrieval",
+}
+EQUAL_COMPUTE = 1.05
+"""Times the least compute of a trained row that the most may be."""
+SATURATED = 95.0
+"""% that random weights reach where little is left to tell rows by."""
+_LISTED = 6
+
+
+def verdict(
+    source: Source, summary: pl.DataFrame, sure: Confidences, section: dict[Evaluation, str]
+) -> list[str]:
+    """The verdict's paragraphs; of evaluations without intervals, which ones to run again.
+
+    Args:
+        source: of the report.
+        summary: of its records.
+        sure: how sure its scores are.
+        section: each evaluation in words.
+    """
+    parts = []
+    best = sure.known.get(ranked_by(source.heading))
+    if best is not None and len(best.rows) > 1:
+        words = _Words(source, summary)
+        said = [*words.leader(best), *words.baselines(sure, best), *words.families(best)]
+        weak = words.weaknesses(best, sure)
+        if said:
+            parts.append(f"**Verdict.** {' '.join(said)}\n")
+        if weak:
+            parts.append(f"**What weakens it.** {' '.join(weak)}\n")
+    if sure.missing:
+        parts.append(_again(sure, section))
+    return parts
+
+
+def _again(sure: Confidences, section: dict[Evaluation, str]) -> str:
+    names = ", ".join(section[evaluation] for evaluation in sure.missing)
+    steps = dict.fromkeys(f"`python -m steps.{each.task}`" for each in sure.missing)
+    return (
+        f"**No intervals** are known for {names}: the decisions behind their records were not "
+        "kept, so nothing here says which of their differences are chance. Run these evaluations "
+        f"again ({', '.join(steps)}), and the report.\n"
+    )
+
+
+class _Words:
+    """Sentences about one experiment."""
+
+    def __init__(self, source: Source, summary: pl.DataFrame) -> None:
+        self.heading = source.heading
+        self.summary = summary
+        self.family = _families(source)
+        self.rows = {
+            (str(row["recipe"]), str(row["backbone"])): row
+            for row in ranked(summary, source.heading).iter_rows(named=True)
+        }
+
+    def name(self, row: Row) -> str:
+        return plain(model_name(*row, self.heading))
+
+    def names(self, rows: Iterable[Row]) -> str:
+        return _listed([self.name(row) for row in rows])
+
+    def free(self, rows: Iterable[Row]) -> list[Row]:
+        """Rows that were trained without labels or captions."""
+        return [row for row in rows if self.family[row] in FAMILIES.values()]
+
+    def score(self, confidence: Confidence, row: Row) -> str:
+        place = confidence.place[row]
+        unit = confidence.unit
+        return (
+            f"{measured(float(confidence.table.score[place]), unit)}"
+            f"{f' {unit}' if unit else ''} "
+            f"{_interval(confidence.low[place], confidence.high[place], unit)}"
+        )
+
+    def leader(self, confidence: Confidence) -> list[str]:
+        """Who leads the rows without labels, by how much, and where labels and captions stand."""
+        by_score = sorted(
+            confidence.rows, key=lambda row: -confidence.table.score[confidence.place[row]]
+        )
+        # No claim rests on rows whose seeds or embeddings went astray.
+        sound = [row for row in self.free(by_score) if self.is_sound(confidence, row)]
+        if not sound:
+            return []
+        first, others = sound[0], sound[1:]
+        cells = cells_of(self.summary, confidence.evaluation, metric=confidence.metric)
+        where = f"{self.at_compute()}on {plain(cells['dataset'][0])}"
+        how = f"by {NAMES.get(confidence.evaluation.task, confidence.evaluation.task)}"
+        tied = [row for row in others if not confidence.pair(first, row)[3]]
+        score = self.score(confidence, first)
+        if not others:
+            said = [f"{where[0].upper()}{where[1:]}, {self.name(first)} reaches {score} {how}."]
+        elif tied:
+            said = [
+                f"{where[0].upper()}{where[1:]}, {self.name(first)} has the highest score without "
+                f"labels {how}, {score}, but {self.names(tied)} cannot be told apart from it."
+            ]
+        else:
+            gap = self.gap(confidence, first, others[0])
+            said = [
+                f"{where[0].upper()}{where[1:]}, {self.name(first)} leads the methods without "
+                f"labels {how} with {score}, {gap} above {self.name(others[0])}."
+            ]
+        told = [
+            self.beside(confidence, rivals[0], first, what)
+            for family, what in (("supervised", "labels"), (LANGUAGE, "captions"))
+            if (rivals := [row for row in by_score if self.is_rival(confidence, row, family)])
+        ]
+        return [*said, *([f"{'; '.join(told)}."] if told else [])]
+
+    def is_rival(self, confidence: Confidence, row: Row, family: str) -> bool:
+        """True of a row of a family whose score can be believed."""
+        return self.family[row] == family and self.is_sound(confidence, row)
+
+    def beside(self, confidence: Confidence, rival: Row, first: Row, what: str) -> str:
+        """Where a row trained with labels or captions stands beside the leader."""
+        difference, _, _, apart = confidence.pair(rival, first)
+        text = f"{self.name(rival)}, which has {what},"
+        if not apart:
+            return f"{text} cannot be told apart from {self.name(first)}"
+        one, other, way = (rival, first, "above") if difference > 0 else (first, rival, "below")
+        return f"{text} is {self.gap(confidence, one, other)} {way} {self.name(first)}"
+
+    def gap(self, confidence: Confidence, one: Row, other: Row) -> str:
+        """By how much a row is better than another."""
+        difference, low, high, _ = confidence.pair(one, other)
+        noun = " points" if confidence.unit == "%" else ""
+        text = measured(difference, confidence.unit)
+        return f"{text}{noun} {_interval(low, high, confidence.unit)}"
+
+    def baselines(self, sure: Confidences, best: Confidence) -> list[str]:
+        """Who is better than random weights, and where nobody is."""
+        found = best.beats_baseline
+        free = self.free(found)
+        better = [row for row in free if found[row] > 0]
+        rest = [row for row in free if found[row] <= 0]
+        said = []
+        if better:
+            text = f"{len(better)} of {plural(len(free), 'method')} without labels "
+            text += "is" if len(better) == 1 else "are"
+            said.append(f"{text} better than random weights")
+            if rest:
+                said.append(f"not {self.names(rest)}")
+        nobody = dict.fromkeys(
+            NAMES.get(each.evaluation.task, each.evaluation.task)
+            for each in sure.known.values()
+            if (rows := self.free(each.beats_baseline))
+            and not any(each.beats_baseline[row] > 0 for row in rows)
+        )
+        if nobody:
+            what = "none" if said else "no method without labels is better than random weights"
+            said.append(f"{what} by {_listed(list(nobody))}")
+        text = "; ".join(said)
+        return [f"{text[0].upper()}{text[1:]}."] if text else []
+
+    def families(self, confidence: Confidence) -> list[str]:
+        """Medians of families of two methods or more, one of which may be alone."""
+        scores: dict[str, list[float]] = {}
+        for row in self.free(confidence.rows):
+            if self.is_sound(confidence, row):
+                score = float(confidence.table.score[confidence.place[row]])
+                scores.setdefault(self.family[row], []).append(score)
+        if len(scores) < 2 or max(map(len, scores.values())) < 2:
+            return []
+        order = sorted(scores, key=lambda family: -median(scores[family]))
+        told = [
+            f"{family} {measured(median(scores[family]), confidence.unit)} ({len(scores[family])})"
+            for family in order
+        ]
+        return [f"Medians of families (and their methods): {', '.join(told)}."]
+
+    def weaknesses(self, confidence: Confidence, sure: Confidences) -> list[str]:
+        """What a reader must know before trusting the verdict."""
+        said = []
+        if confidence.seeds == 1:
+            said.append("One seed: intervals hold the chance of the images only.")
+        collapsed = [row for row, cells in self.rows.items() if cells["collapsed"]]
+        if collapsed:
+            said.append(f"The embeddings of {self.names(collapsed)} collapsed: those runs failed.")
+        unstable = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
+        if unstable:
+            said.append(
+                f"The seeds of {self.names(unstable)} spread beyond those of other rows "
+                "(unstable), so no claim rests on them."
+            )
+        least, most = self.compute()
+        if most > EQUAL_COMPUTE * least:
+            divisor, unit = flops_unit(most)
+            ends = (significant(each / divisor) for each in (least, most))
+            said.append(f"Compute is not equal: {' to '.join(ends)} {unit}.")
+        starts = {int(other) for other in confidence.against.pairs[:, 1]}
+        floor = max((float(confidence.table.score[each]) for each in starts), default=0.0)
+        if confidence.unit == "%" and floor >= SATURATED:
+            said.append(
+                f"Random weights reach {measured(floor, '%')} %: the task is saturated and tells "
+                "little."
+            )
+        return said
+
+    def is_sound(self, confidence: Confidence, row: Row) -> bool:
+        """True of a row that is stable and did not collapse."""
+        unstable = confidence.table.unstable[confidence.place[row]]
+        return not unstable and not self.rows[row]["collapsed"]
+
+    def compute(self) -> tuple[float, float]:
+        """Least and most FLOPs of rows that were trained here."""
+        flops = [
+            float(cells["flops"])
+            for cells in self.rows.values()
+            if cells["kind"] != UNTRAINED and not cells["imported"]
+        ]
+        return min(flops, default=0.0), max(flops, default=0.0)
+
+    def at_compute(self) -> str:
+        """``at 36.0 TFLOPs `` where all trained rows had as much; else nothing."""
+        least, most = self.compute()
+        if not least or most > EQUAL_COMPUTE * least:
+            return ""
+        divisor, unit = flops_unit(most)
+        return f"at {significant(most / divisor)} {unit} "
+
+
+def _families(source: Source) -> dict[Row, str]:
+    return {
+        (item.records[0].recipe, item.records[0].backbone): _family(item) for item in source.traced
+    }
+
+
+def _family(item: Traced) -> str:
+    record = item.records[0]
+    recipe: Any = item.pretrained.params.get("recipe")
+    method = recipe.get("method") if isinstance(recipe, dict) else None
+    if record.method == "clip" or (isinstance(method, dict) and method.get("text_tower")):
+        return LANGUAGE
+    return FAMILIES.get(record.kind, record.kind.lower())
+
+
+def _interval(low: float, high: float, unit: str) -> str:
+    return f"\\[{measured(float(low), unit)}, {measured(float(high), unit)}\\]"
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a``, ``a and b``, ``a, b and 7 more``."""
+    shown = list(names)
+    if len(shown) > _LISTED + 1:
+        shown = [*shown[:_LISTED], f"{len(shown) - _LISTED} more"]
+    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
