@@ -60,7 +60,7 @@ def asked(plan: Plan) -> Iterator[Asked]:
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:
-    """The budget of a pretraining or a tokenizer as manifests have it; nothing where it has none."""
+    """The budget of a pretraining or a tokenizer as manifests have it; nothing without one."""
     budget = plan.budget_of(node)
     return {} if budget is None else {"budget": budget.resolved()}
 

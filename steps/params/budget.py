@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from decimal import Decimal
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import model_validator
+from pydantic import ValidationError, model_validator
 
+from steps.command import UserError
 from steps.params.base import Params
 from steps.params.numbers import LARGEST, Count
 
@@ -93,3 +95,37 @@ class Budget(Params):
     def of_behind(self) -> Budget:
         """The budget of what stands right behind a row."""
         return self.times(self.behind)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a step that trains within a budget."""
+    parser.add_argument(
+        "--budget-tflops", type=float, help="TFLOPs of the run with its teacher and tokenizer"
+    )
+    parser.add_argument("--budget-images", type=int, help="in their place, images seen")
+    parser.add_argument("--behind", type=float, help="share of teacher and tokenizer; a third")
+
+
+def asked_for(arguments: argparse.Namespace) -> Budget | None:
+    """The budget that the options give, if they give one.
+
+    Raises:
+        UserError: an option is out of its range, or there are both.
+    """
+    given = {
+        "tflops": arguments.budget_tflops,
+        "images": arguments.budget_images,
+        "behind": arguments.behind,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if not given:
+        return None
+    try:
+        return Budget(**given)
+    except ValidationError as error:
+        raise UserError(
+            "--budget-tflops, --budget-images, --behind",
+            ", ".join(f"{key} {value:g}" for key, value in given.items()),
+            allowed=f"TFLOPs of {LEAST:f} to {MOST:.0f} or images of 1 to {LARGEST}, one of the "
+            "two, and a share behind between 0 and 1; of at most six digits",
+        ) from error

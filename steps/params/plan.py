@@ -244,7 +244,7 @@ class Plan:
             raise UserError(
                 where,
                 f"{stem} has length {length:g} and data_share {share:g} of its own",
-                allowed=f"recipes of length 1 on all images, which {key.split('.')[0]} then changes",
+                allowed="recipes of length 1 on all images, which the experiment then changes",
                 remedy=f"remove training.length and data_share from {own}",
             )
 
