@@ -146,8 +146,8 @@ def train(
             with _publishing(asked, arguments) as draft:
                 draft.seconds_before = place.seconds
                 draft.facts.update(place.taken_up, **about)
-                for name in (METRICS, TIMING):
-                    shutil.copyfile(place.folder / name, draft.path / name)
+                for log in (METRICS, TIMING):
+                    shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)
                 tokenizer = method.trained()
                 _fill(draft, recipe, name, facts, arguments, tokenizer, outcome, method.judge)
