@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, da
 from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
 from steps.engine.budget import (
-    Spent,
     check_length,
+    facts_within,
     named_teacher,
     named_within,
     own_share,
@@ -212,7 +211,7 @@ def pretrain(
         own = own_share(budget, behind)
         where = str(arguments.recipe)
         training, flops = within_budget(training, budget, own, method, views, facts, where)
-        about |= {"length": training.length, "behind": asdict(Spent.on(behind.values()))}
+        about |= facts_within(training, behind.values())
     fabric = launch(training.precision, training.deterministic, training.strategy)
     scaled = (arguments.length, arguments.data_share) != (None, None)
     identity = identify(

@@ -15,7 +15,6 @@ import argparse
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from steps.artifacts.named import check_named
 from steps.artifacts.places import check_places
 from steps.command import UserError, place, run_step
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
-from steps.engine.budget import Spent, check_length, named_teacher, own_share, within_budget
+from steps.engine.budget import check_length, facts_within, named_teacher, own_share, within_budget
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
@@ -113,7 +112,7 @@ def train(
         behind = {role: path for role, path in _inputs(arguments).items() if role != "data"}
         own, where = own_share(budget, behind), str(arguments.tokenizer)
         training, flops = within_budget(training, budget, own, method, views, facts, where)
-        about = {"length": training.length, "behind": asdict(Spent.on(behind.values()))}
+        about = facts_within(training, behind.values())
     fabric = launch(training.precision, training.deterministic, training.strategy)
     identity = identify(
         "tokenizer",

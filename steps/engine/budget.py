@@ -58,6 +58,21 @@ class Spent:
         return self.flops / _TERA if budget.images is None else float(self.images_seen)
 
 
+def facts_within(training: Training, behind: Iterable[Path]) -> dict[str, Any]:
+    """What a manifest says of a run within a budget.
+
+    Args:
+        training: at its length.
+        behind: the teacher or the tokenizer, if there is one.
+    """
+    elsewhere: list[str] = []
+    for path in (behind := list(behind)):
+        facts = read_manifest(path).facts
+        elsewhere += [facts["tokenizer"]] if "official" in facts else facts.get("elsewhere", [])
+    spent = asdict(Spent.on(behind))
+    return {"length": training.length, "behind": spent, "elsewhere": elsewhere}
+
+
 def named_within(stem: str, artifact: Path | None, budget: Budget | None) -> str:
     """The name that a teacher or tokenizer must have behind a run.
 

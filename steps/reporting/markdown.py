@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
+from steps.reporting.budget import budget_note
 from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
@@ -103,6 +104,7 @@ def page(
         *(["## All rows\n"] if heading.scaling else []),
         ranking_table(summary, heading).markdown(),
         _under_ranking(source, summary),
+        *budget_note(source, summary),
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
     ]

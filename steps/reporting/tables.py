@@ -77,7 +77,8 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
         ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
         ``collapsed`` (the seeds whose embeddings were collapsed after pretraining) and
-        ``imported`` (whether the weights are their authors').
+        ``imported`` (whether the weights are their authors'). ``images_behind`` are those that
+        teacher and tokenizer saw within a budget.
 
     Raises:
         UserError: what stands in one cell, or in one column of a table, cannot be compared.
@@ -103,6 +104,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         pl.col("device_seconds").mean().round(3),
         pl.col("seed").filter("collapsed").alias("collapsed"),
         pl.col("imported").first(),
+        pl.col("images_behind").first(),
     )
 
 
@@ -152,7 +154,8 @@ def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
 
 def model_name(recipe: str, backbone: str, heading: Heading) -> str:
     """A row's name: the recipe, and the backbone where the experiment has several."""
-    return recipe if len(heading.backbones) == 1 else f"{recipe} ({backbone})"
+    name = heading.shown(recipe)
+    return name if len(heading.backbones) == 1 else f"{name} ({backbone})"
 
 
 def row_name(row: dict[str, Any], heading: Heading) -> str:
@@ -204,7 +207,7 @@ def ranking_table(summary: pl.DataFrame, heading: Heading) -> Table:
                     [ABSENT] * 3
                     if row["imported"]
                     else [
-                        f"{row['images_seen']:,}",
+                        f"{row['images_seen'] + row['images_behind']:,}",
                         significant(row["flops"] / divisor),
                         duration(row["device_seconds"]),
                     ]
@@ -276,4 +279,4 @@ def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
 
 def results_csv(summary: pl.DataFrame) -> bytes:
     """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
-    return summary.drop("collapsed", "imported").write_csv().encode()
+    return summary.drop("collapsed", "imported", "images_behind").write_csv().encode()
