@@ -34,9 +34,10 @@ def _about(budget: Budget) -> str:
     share = "a third" if budget.behind == BEHIND else f"{100 * budget.behind:g} %"
     what = "compute" if budget.images is None else "images"
     return (
-        f"**Equal {what}: {budget} a row**, from which its epochs follow, its schedules scaled with "
-        f"them. Teacher and tokenizer take {share} of it together: they are in the row's FLOPs, "
-        "images and device time, not in its epochs. Untrained and imported rows take nothing."
+        f"**Equal {what}: {budget} a row**, from which its epochs follow, its schedules scaled "
+        f"with them. Teacher and tokenizer take {share} of it together: they are in the row's "
+        "FLOPs, images and device time, not in its epochs. Untrained and imported rows take "
+        "nothing."
     )
 
 
