@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import pytest
 
 from steps.command import UserError
-from steps.params.budget import Budget
+from steps.params.budget import Budget, add_options, asked_for
 from steps.params.chain import Pretraining, Tokenizer
 from steps.params.plan import Plan
 from tests.scenery import RECIPES, TOKENIZERS, Scenery
@@ -167,3 +168,34 @@ def test_a_circle_is_found_within_a_budget(scenery: Scenery, experiment: dict[st
     scenery.write("tokenizers/test/vqkd.yaml", {**TOKENIZERS["vqkd"], "teacher": teacher})
     with pytest.raises(UserError, match="a circle: beit2 on vit_test, which needs tokenizer vqkd"):
         _plan(scenery, experiment)
+
+
+def _asked(*options: str) -> Budget | None:
+    parser = argparse.ArgumentParser()
+    add_options(parser)
+    return asked_for(parser.parse_args(options))
+
+
+def test_a_step_is_told_the_same(scenery: Scenery) -> None:
+    assert _asked() is None
+    for budget in (Budget(tflops=36), Budget(images=9), Budget(tflops=0.5, behind=0.25)):
+        assert _asked(*budget.options) == budget
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--budget-tflops", "0"],
+        ["--budget-tflops", "nan"],
+        ["--budget-tflops", "-1"],
+        ["--budget-tflops", "1.23456789"],
+        ["--budget-tflops", "36", "--budget-images", "9"],
+        ["--budget-images", "0"],
+        ["--budget-images", "9", "--behind", "1"],
+        ["--behind", "0.5"],
+    ],
+)
+def test_options_out_of_range(options: list[str]) -> None:
+    with pytest.raises(UserError, match="TFLOPs of 0.000001 to 1000000000000 or images") as caught:
+        _asked(*options)
+    assert len(str(caught.value).splitlines()) == 1
