@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from steps.artifacts import Manifest, read_manifest
+from steps.engine.schedules import Progress, learning_rate
 from steps.params.plan import Plan
-from tests.scenery import RECIPES, TOKENIZERS, Scenery
+from tests.scenery import TOKENIZERS, Scenery
 from workflow.dvc import Stages
 
 TFLOPS = 0.0018
@@ -95,7 +96,13 @@ def test_every_row_is_within_two_percent(plan: Plan, monkeypatch: pytest.MonkeyP
     lines = (row / "backbone/metrics.jsonl").read_text().splitlines()
     last = json.loads(lines[-1])
     assert last["epoch"] == pytest.approx(_steps(mae, 22) / 2)
-    assert last["lr"] < 1e-4 * RECIPES["mae"]["training"]["optimizer"]["lr"]
+    recipe = plan.recipes["mae"].training
+    assert recipe is not None
+    steps = _steps(mae, 22)
+    at = Progress(steps - 1, steps / recipe.epochs, steps)
+    peak = recipe.optimizer.peak_lr(22)
+    assert last["lr"] == pytest.approx(learning_rate(at, recipe.schedule, peak))
+    assert last["lr"] < 0.01 * peak
 
 
 def _steps(manifest: Manifest, batch: int) -> int:

@@ -196,6 +196,7 @@ def test_a_step_is_told_the_same(scenery: Scenery) -> None:
     ],
 )
 def test_options_out_of_range(options: list[str]) -> None:
-    with pytest.raises(UserError, match="TFLOPs of 0.000001 to 1000000000000 or images") as caught:
+    message = r"TFLOPs of 0\.000001 to 1000000000000 or images"
+    with pytest.raises(UserError, match=message) as caught:
         _asked(*options)
     assert len(str(caught.value).splitlines()) == 1
