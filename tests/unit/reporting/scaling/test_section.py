@@ -87,7 +87,7 @@ def test_lengths_are_factors_on_a_budget(study: Synthetic) -> None:
     source = study.source()
     heading = source.heading.model_copy(update={"budget": Budget(tflops=36)})
     about = scaling_section(summarize(source.records()), heading)[1]
-    assert "at 0.25, 0.5 and 1 times 36 TFLOPs, on " in about
+    assert "at 0.5, 1 and 2 times 36 TFLOPs, on " in about
 
 
 def test_an_experiment_without_a_study_has_no_section(single: Synthetic) -> None:
