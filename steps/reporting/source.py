@@ -12,7 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 import polars as pl
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from steps.artifacts import Manifest, Record
 from steps.artifacts.digest import digest_value
@@ -145,7 +145,7 @@ class Traced(BaseModel):
     collapsed: bool = False
     """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
-    behind: dict[str, float] = {}
+    behind: dict[str, FiniteFloat] = {}
     """What teachers and tokenizers took within a budget: FLOPs, images seen, device seconds."""
     elsewhere: tuple[str, ...] = ()
     """Those of them that are others' weights, whose training counts nothing."""
