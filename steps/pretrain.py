@@ -3,6 +3,9 @@
     python -m steps.pretrain --recipe params/recipes/small/mae.yaml \\
         --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
 
+``--budget-tflops 36`` gives the length of the run in the place of the recipe's epochs: as long as
+it takes 36 TFLOPs, teacher and tokenizer included.
+
 Under torchrun it trains on all processes, at the same global batch. A killed run goes on where it
 was when the same command is given again. The result is a folder that
 ``timm.create_model("local-dir:DIR", pretrained=True)`` loads.
@@ -26,6 +29,14 @@ from steps.command import UserError, place, run_step
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
 from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
+from steps.engine.budget import (
+    check_length,
+    facts_within,
+    named_teacher,
+    named_within,
+    own_share,
+    within_budget,
+)
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
@@ -36,6 +47,8 @@ from steps.methods import Surroundings, backbone_for, build_method, initialise_u
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
+from steps.params.base import Params
+from steps.params.budget import Budget, add_options, asked_for
 from steps.params.compatible import check_backbone
 from steps.params.load import load
 from steps.params.methods import CLIPParams
@@ -56,6 +69,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, help="the tokenizer that the recipe names")
     parser.add_argument("--length", type=float, help="factor on the recipe's epochs")
     parser.add_argument("--data-share", type=float, help="share of the training images, up to 1")
+    add_options(parser)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=place, required=True)
@@ -64,25 +78,30 @@ def main() -> None:
     recipe = load(arguments.recipe, Recipe)
     backbone = load(arguments.backbone, Backbone)
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
-    check_behind(recipe, arguments)
-    recipe, name = grown(recipe, arguments)
+    budget = asked_for(arguments)
+    check_behind(recipe, budget, arguments)
+    recipe, name = grown(recipe, budget, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
     if supervised:
         check_two_classes(arguments.data, facts.num_classes)
-    pretrain(recipe, name, backbone, facts, arguments, started)
+    pretrain(recipe, name, backbone, facts, budget, arguments, started)
 
 
-def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
+def grown(
+    recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace
+) -> tuple[Recipe, str]:
     """The recipe as the options change it, and how tables call the row.
 
     Raises:
         UserError: it trains nothing, or an option is out of its range.
     """
     given, name = (arguments.length, arguments.data_share), str(arguments.recipe.stem)
-    if given == (None, None):
+    if given == (None, None) and budget is None:
         return recipe, name
     training = recipe.training
+    if budget is not None:
+        check_length(arguments.recipe, training, arguments.length)
     own = (1.0 if training is None else training.length, recipe.data_share)
     length, share = (
         default if value is None else value for value, default in zip(given, own, strict=True)
@@ -90,7 +109,7 @@ def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
     try:
         # Checked as the same two keys of a recipe are.
         Scaling(methods=[name], lengths=[length], data_shares=[share])
-        return recipe.grown(length, share), Grown(name, length, share).name
+        return recipe.grown(length, share), Grown(name, length, share, budget).name
     except ValidationError as error:
         raise UserError(
             "--length, --data-share",
@@ -101,12 +120,14 @@ def grown(recipe: Recipe, arguments: argparse.Namespace) -> tuple[Recipe, str]:
         raise UserError(f"{arguments.recipe}: training", str(error)) from error
 
 
-def check_behind(recipe: Recipe, arguments: argparse.Namespace) -> None:
-    """Teacher and tokenizer are those that the recipe names."""
+def check_behind(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
+    """Teacher and tokenizer are those that the recipe names, within the budget."""
     where: Path = arguments.recipe
-    teacher = None if recipe.teacher is None else recipe.teacher.resolved()
+    teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
-    tokenizer = None if recipe.tokenizer is None else {"tokenizer": recipe.tokenizer}
+    tokenizer = None
+    if recipe.tokenizer is not None:
+        tokenizer = {"tokenizer": named_within(recipe.tokenizer, arguments.tokenizer, budget)}
     check_named("tokenizer", arguments.tokenizer, tokenizer, node="tokenizer", where=where)
 
 
@@ -143,11 +164,15 @@ def pretrain(
     name: str,
     backbone: Backbone,
     facts: DatasetFacts,
+    budget: Budget | None,
     arguments: argparse.Namespace,
     started: float,
 ) -> None:
     """Train (or only initialise) and publish from the first process. ``name``: of the row."""
-    named, params = backbone, {"recipe": recipe.resolved(), "backbone": backbone.resolved()}
+    asked: dict[str, Params] = {"recipe": recipe, "backbone": backbone}
+    if budget is not None:
+        asked["budget"] = budget
+    params = {role: each.resolved() for role, each in asked.items()}
     about: dict[str, Any] = {
         "method": recipe.method.name,
         "recipe": name,
@@ -177,27 +202,33 @@ def pretrain(
             (draft.path / METRICS).touch()
             draft.facts.update(about, **vars(outcome))
         return
+    views = TrainingViews(arguments.data, training.views, size, arguments.seed, captions)
+    if recipe.data_share < 1:
+        views = views.only(training_rows(len(views), recipe.data_share, arguments.seed))
+    facts, flops, length = facts.of(len(views)), None, training.length
+    if budget is not None:
+        behind = _behind(arguments)
+        own = own_share(budget, behind)
+        where = str(arguments.recipe)
+        training, flops = within_budget(training, budget, own, method, views, facts, where)
+        about |= facts_within(training, behind.values())
     fabric = launch(training.precision, training.deterministic, training.strategy)
     scaled = (arguments.length, arguments.data_share) != (None, None)
     identity = identify(
         "pretrain",
         subject(about, arguments.seed),
-        params={"recipe": recipe, "backbone": named},
+        params=asked,
         files={"recipe": arguments.recipe, "backbone": arguments.backbone},
         inputs=_inputs(arguments),
         seed=arguments.seed,
         out=arguments.out,
         # A vocabulary's params may name a file, which can change.
         further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
-        options={"length": training.length, "data_share": recipe.data_share} if scaled else {},
+        options={"length": length, "data_share": recipe.data_share} if scaled else {},
     )
-    size = backbone.image_size
     watch = None
     if training.knn is not None:
         watch = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
-    views = TrainingViews(arguments.data, training.views, size, arguments.seed, captions)
-    if recipe.data_share < 1:
-        views = views.only(training_rows(len(views), recipe.data_share, arguments.seed))
     with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         resume = place.load(arguments.checkpoint)
@@ -205,7 +236,7 @@ def pretrain(
             fabric,
             method,
             views,
-            facts.of(len(views)),
+            facts,
             training,
             depth=depth(model),
             seed=arguments.seed,
@@ -213,6 +244,7 @@ def pretrain(
             where=str(arguments.recipe),
             title=f"{name} {arguments.backbone.stem} seed {arguments.seed}",
             knn=watch,
+            flops=flops,
             resume=resume,
         )
         if fabric.global_rank == 0:
@@ -237,8 +269,12 @@ def pretrain(
 
 def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
     """The input artifacts by role."""
-    roles = ("data", "teacher", "tokenizer")
-    paths = {role: getattr(arguments, role) for role in roles}
+    return {"data": arguments.data, **_behind(arguments)}
+
+
+def _behind(arguments: argparse.Namespace) -> dict[str, Path]:
+    """The teacher and the tokenizer, those that there are, by role."""
+    paths = {"teacher": arguments.teacher, "tokenizer": arguments.tokenizer}
     return {role: path for role, path in paths.items() if path is not None}
 
 

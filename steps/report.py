@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from steps.command import UserError, place, run_step
-from steps.params.experiment import Experiment
+from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import load
 from steps.params.paths import Paths
 from steps.params.recipe import Recipe
@@ -71,7 +71,7 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         UserError: the params are wrong, or a record is missing or does not belong.
     """
     check_folder(out)
-    params = load(experiment, Experiment)
+    params = load_experiment(experiment)
     if not results.is_dir():
         raise UserError(
             str(results), "no such results folder", remedy=f"run the experiment {experiment}"
@@ -88,10 +88,8 @@ def make(experiment: Path, results: Path, out: Path) -> None:
             for task in params.tasks
             if task in TEXT_TASKS
         },
-        scaling={
-            name: Grown(recipe=each.recipe, length=each.length, data_share=each.data_share)
-            for name, each in params.grown.items()
-        },
+        scaling=study_of(params),
+        budget=params.budget,
         imported={name: each.backbone for name, each in params.imported.items()},
         experiment=_printed(experiment),
         results=_printed(results),
@@ -99,7 +97,21 @@ def make(experiment: Path, results: Path, out: Path) -> None:
     )
     paths = Paths(params, str(results))
     source = collect(heading, paths)
-    write_report(source, out, *collect_pictures(heading, paths, params.pictures))
+    write_report(source, out, *collect_pictures(heading, paths, params.pictured))
+
+
+def study_of(experiment: Experiment) -> dict[str, Grown]:
+    """The rows of a study of scale, by their names; within a budget lengths are factors on it."""
+    if experiment.scaling is None:
+        return {}
+    rows = {}
+    for name, each in experiment.grown.items():
+        length = each.length
+        if each.budget is not None and experiment.budget is not None:
+            length = float(f"{each.budget.amount / experiment.budget.amount:g}")
+        if each.recipe in experiment.scaling.methods:
+            rows[name] = Grown(recipe=each.recipe, length=length, data_share=each.data_share)
+    return rows
 
 
 def text_methods(experiment: Experiment, root: Path) -> tuple[str, ...]:
@@ -109,11 +121,10 @@ def text_methods(experiment: Experiment, root: Path) -> tuple[str, ...]:
         experiment: whose recipes.
         root: the params folder.
     """
-    folder = root / "recipes" / experiment.regime
+    folder, grown = root / "recipes" / experiment.regime, experiment.grown
+    stems = {name: grown[name].recipe if name in grown else name for name in experiment.recipes}
     return tuple(
-        name
-        for name in experiment.recipes
-        if name not in experiment.grown and load(folder / f"{name}.yaml", Recipe).method.text
+        name for name, stem in stems.items() if load(folder / f"{stem}.yaml", Recipe).method.text
     )
 
 

@@ -3,6 +3,8 @@
     python -m steps.tokenizer --tokenizer params/tokenizers/small/dalle.yaml \\
         --data results/data/shapes --seed 0 --out DIR
 
+``--budget-tflops 12`` gives its length, as in pretraining.
+
 Like pretraining it runs under torchrun too, and a killed run goes on where it was. The result is a
 folder that ``steps.tokenizers.load_tokenizer`` reads.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,9 @@ from steps.artifacts import identify, publish
 from steps.artifacts.digest import digest_file
 from steps.artifacts.named import check_named
 from steps.artifacts.places import check_places
-from steps.command import place, run_step
+from steps.command import UserError, place, run_step
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
+from steps.engine.budget import check_length, facts_within, named_teacher, own_share, within_budget
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
@@ -28,7 +32,10 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.models.normalisation import PIXELS
 from steps.models.teacher import load_teacher
+from steps.params.base import Params
+from steps.params.budget import Budget, add_options, asked_for
 from steps.params.load import load
+from steps.params.scaling import Grown
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
@@ -42,19 +49,29 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="its params")
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--teacher", type=Path, help="the backbone that the params name, frozen")
+    add_options(parser)
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
     check_places(arguments, "tokenizer")
     recipe = load(arguments.tokenizer, TokenizerRecipe)
-    teacher = None if recipe.teacher is None else recipe.teacher.resolved()
+    budget = asked_for(arguments)
+    teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=arguments.tokenizer)
     facts = dataset_facts(arguments.data).normalised_by(*map(list, PIXELS))
     if recipe.training is None:
+        if budget is not None:
+            raise UserError(
+                str(arguments.tokenizer),
+                f"is read from official weights, which take nothing of {budget}",
+                remedy="leave the budget out",
+            )
         read(recipe, facts, arguments, started)
     else:
-        train(recipe, recipe.training, facts, arguments, started)
+        if budget is not None:
+            check_length(arguments.tokenizer, recipe.training, None)
+        train(recipe, recipe.training, facts, budget, arguments, started)
 
 
 def read(
@@ -65,16 +82,18 @@ def read(
     tokenizer = build_tokenizer(recipe.tokenizer)
     read_official(tokenizer, recipe.tokenizer.name, files)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
-    with _publishing(recipe, arguments) as draft:
+    with _publishing({"tokenizer": recipe}, arguments) as draft:
         draft.seconds_before = time.monotonic() - started
         draft.facts["official"] = {part: digest_file(path) for part, path in files.items()}
-        _fill(draft, recipe, facts, arguments, tokenizer.eval(), outcome)
+        name = str(arguments.tokenizer.stem)
+        _fill(draft, recipe, name, facts, arguments, tokenizer.eval(), outcome)
 
 
 def train(
     recipe: TokenizerRecipe,
     training: Training,
     facts: DatasetFacts,
+    budget: Budget | None,
     arguments: argparse.Namespace,
     started: float,
 ) -> None:
@@ -84,46 +103,59 @@ def train(
         teacher = load_teacher(arguments.teacher, mean=facts.mean, std=facts.std)
     with seeded(arguments.seed, "init"):
         method = build_training(recipe.tokenizer, teacher)
+    size = recipe.tokenizer.image_size
+    views = TrainingViews(arguments.data, training.views, size, arguments.seed)
+    asked: dict[str, Params] = {"tokenizer": recipe}
+    name, about, flops = str(arguments.tokenizer.stem), {}, None
+    if budget is not None:
+        asked["budget"], name = budget, Grown(name, budget=budget).name
+        behind = {role: path for role, path in _inputs(arguments).items() if role != "data"}
+        own, where = own_share(budget, behind), str(arguments.tokenizer)
+        training, flops = within_budget(training, budget, own, method, views, facts, where)
+        about = facts_within(training, behind.values())
     fabric = launch(training.precision, training.deterministic, training.strategy)
     identity = identify(
         "tokenizer",
-        f"tokenizer {arguments.tokenizer.stem}, {facts.name}, seed {arguments.seed}",
-        params={"recipe": recipe},
+        f"tokenizer {name}, {facts.name}, seed {arguments.seed}",
+        # Checkpoints of before have it under this role.
+        params={"recipe": recipe, **({} if budget is None else {"budget": budget})},
         files={"recipe": arguments.tokenizer},
         inputs=_inputs(arguments),
         seed=arguments.seed,
         out=arguments.out,
     )
-    size = recipe.tokenizer.image_size
     with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         outcome = fit(
             fabric,
             method,
-            TrainingViews(arguments.data, training.views, size, arguments.seed),
+            views,
             facts,
             training,
             depth=0,
             seed=arguments.seed,
             scratch=place,
             where=str(arguments.tokenizer),
-            title=f"tokenizer {arguments.tokenizer.stem} seed {arguments.seed}",
+            title=f"tokenizer {name} seed {arguments.seed}",
+            flops=flops,
             resume=place.load(arguments.checkpoint),
         )
         if fabric.global_rank == 0:
             method.eval()
-            with _publishing(recipe, arguments) as draft:
+            with _publishing(asked, arguments) as draft:
                 draft.seconds_before = place.seconds
-                draft.facts.update(place.taken_up)
-                for name in (METRICS, TIMING):
-                    shutil.copyfile(place.folder / name, draft.path / name)
+                draft.facts.update(place.taken_up, **about)
+                for log in (METRICS, TIMING):
+                    shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)
-                _fill(draft, recipe, facts, arguments, method.trained(), outcome, method.judge)
+                tokenizer = method.trained()
+                _fill(draft, recipe, name, facts, arguments, tokenizer, outcome, method.judge)
 
 
 def _fill(
     draft: Any,
     recipe: TokenizerRecipe,
+    name: str,
     facts: DatasetFacts,
     arguments: argparse.Namespace,
     tokenizer: Tokenizer,
@@ -131,7 +163,7 @@ def _fill(
     judge: Judge | None = None,
 ) -> None:
     """Weights, and what the validation images say of them."""
-    params, name = recipe.tokenizer, arguments.tokenizer.stem
+    params = recipe.tokenizer
     views = EvaluationViews(arguments.data, "val", params.image_size, 1.0)
     measured = measure(tokenizer, views, judge)
     warn_if_collapsed(measured, tokenizer.vocab_size, f"tokenizer {name}")
@@ -153,11 +185,11 @@ def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
     return {role: path for role, path in paths.items() if path is not None}
 
 
-def _publishing(recipe: TokenizerRecipe, arguments: argparse.Namespace) -> Any:
+def _publishing(asked: Mapping[str, Params], arguments: argparse.Namespace) -> Any:
     return publish(
         arguments.out,
         node="tokenizer",
-        params={"tokenizer": recipe.resolved()},
+        params={role: each.resolved() for role, each in asked.items()},
         inputs=_inputs(arguments),
         sources={"tokenizer": arguments.tokenizer},
         seed=arguments.seed,

@@ -135,7 +135,8 @@ class Stages:
         ends = {"--seed": seed, "--out": self._artifact(node, seed)}
         if isinstance(node, Tokenizer):
             file = plan.tokenizer_file(node.name)
-            options = {"--tokenizer": file, "--data": self.data, **behind, **ends}
+            given = _pairs(plan.tokenizer_options(node.name))
+            options = {"--tokenizer": file, **given, "--data": self.data, **behind, **ends}
             return Stage("tokenizer", options)
         options = {
             "--recipe": plan.recipe_file(node.recipe),

@@ -10,7 +10,7 @@ from typing import Any
 
 from steps.artifacts.manifest import MANIFEST
 from steps.command import UserError
-from steps.params.chain import Tokenizer
+from steps.params.chain import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import Plan, experiment_file
 from steps.params.tasks import FEATURE_TASKS
@@ -34,13 +34,17 @@ def asked(plan: Plan) -> Iterator[Asked]:
     for node in plan.needs:
         for seed in plan.experiment.seeds:
             if isinstance(node, Tokenizer):
-                params = {"tokenizer": plan.tokenizers[node.name].resolved()}
+                params = {"tokenizer": plan.tokenizers[node.name].resolved(), **_within(plan, node)}
                 sources = {"tokenizer": plan.tokenizer_file(node.name)}
                 yield Asked(Path(paths.tokenizer(node.name, seed)), params, sources)
                 continue
             row = paths.pretrained(node.backbone, node.recipe, seed)
             recipe, network = plan.recipes[node.recipe], plan.backbones[node.backbone]
-            params = {"recipe": recipe.resolved(), "backbone": network.resolved()}
+            params = {
+                "recipe": recipe.resolved(),
+                "backbone": network.resolved(),
+                **_within(plan, node),
+            }
             sources = {
                 "recipe": plan.recipe_file(node.recipe),
                 "backbone": plan.backbone_file(node.backbone),
@@ -53,6 +57,12 @@ def asked(plan: Plan) -> Iterator[Asked]:
     for task, protocol in plan.experiment.evaluations():
         for each in plan.rows(task):
             yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
+
+
+def _within(plan: Plan, node: Node) -> dict[str, Any]:
+    """The budget of a pretraining or a tokenizer as manifests have it; nothing without one."""
+    budget = plan.budget_of(node)
+    return {} if budget is None else {"budget": budget.resolved()}
 
 
 def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:

@@ -144,6 +144,10 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         twin.rows = rows
         return twin
 
+    def together(self, places: Sequence[tuple[int, int]]) -> Samples:
+        """The samples at some (epoch, index) places."""
+        return _collate([self[place] for place in places])
+
     def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
         epoch, index = place
         if self.rows is not None:

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import FrameType
@@ -82,6 +82,7 @@ def fit(
     where: str,
     title: str,
     knn: KNNWatch | None = None,
+    flops: Sequence[float] | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Outcome:
     """Train ``method`` in place.
@@ -98,13 +99,16 @@ def fit(
         where: the params file that errors name.
         title: for the progress display.
         knn: measures the backbone along the way.
+        flops: an image, in each phase, where they were counted already.
         resume: a checkpoint as ``scratch.load`` gives it.
 
     Raises:
         UserError: the batch does not divide, the set is smaller than a batch, or the loss is not
             finite.
     """
-    run = _Run(fabric, method, views, facts, training, depth, seed, scratch, where, title, knn)
+    run = _Run(
+        fabric, method, views, facts, training, depth, seed, scratch, where, title, knn, flops
+    )
     return run.train(resume)
 
 
@@ -122,10 +126,11 @@ class _Run:
         where: str,
         title: str,
         knn: KNNWatch | None,
+        flops: Sequence[float] | None,
     ) -> None:
         self.fabric, self.facts = fabric, facts
         self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
-        self.knn = knn
+        self.knn, self.flops = knn, flops
         self.steps_per_epoch = facts.train_images // training.batch_size
         if self.steps_per_epoch == 0:
             raise UserError(
@@ -273,7 +278,9 @@ class _Run:
         set_rates(self.optimizer, lr, decay, self.method.held(progress))
         self.method.before_step(progress)
         chunks = self._chunks(batches, self._draws(self.state.step))
-        if self.state.flops_per_image == 0:
+        if self.flops is not None:
+            self.state.flops_per_image = self.flops[self.phases.index(self.phase)]
+        elif self.state.flops_per_image == 0:
             first = next(chunks)
             self.state.flops_per_image = self._count_flops(*first, progress)
             chunks = chain([first], chunks)

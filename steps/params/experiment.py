@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Len
-from pydantic import model_validator
+from pydantic import PrivateAttr, model_validator
 
 from steps.params.base import Params
+from steps.params.budget import Budget
 from steps.params.imported import Imported, ImportedMethod, Method
+from steps.params.load import load
 from steps.params.names import Label, Name
 from steps.params.numbers import Whole
+from steps.params.recipe import Recipe
 from steps.params.scaling import Grown, Scaling
 from steps.params.tasks import OBJECT_TASKS, Task
 
@@ -39,6 +43,8 @@ class Experiment(Params):
     """Recipes of the regime, each a row; or ``imported: {...}``, an official checkpoint."""
     backbones: Names
     seeds: Annotated[list[Whole], Len(1)]
+    budget: Budget | None = None
+    """What each row that is trained here may use, in the place of its recipe's epochs."""
     scaling: Scaling | None = None
     """A study of scale: each of its methods has a row for every length and share of the images."""
     features: Name = "features"
@@ -50,18 +56,36 @@ class Experiment(Params):
     """Those of ``methods`` whose pictures the page shows, with the first seed: where they look,
     what they detect, and what ``steps.diagnose`` drew of them and of their tokenizers."""
 
+    _untrained: frozenset[str] = PrivateAttr(frozenset())
+    """Those of ``methods`` whose recipes train nothing: no budget is theirs."""
+
     @property
     def recipes(self) -> list[str]:
         """The rows that are pretrained here: methods, or their points in a study of scale."""
         return [name for name in self.names if name not in self.imported]
 
-    @cached_property
+    @property
     def grown(self) -> dict[str, Grown]:
-        """The rows of a study of scale, by their names."""
-        if self.scaling is None:
-            return {}
-        grown = [each for name in self.scaling.methods for each in self.scaling.grown(name)]
+        """The rows that are not their recipes as they stand, by their names: those of a study of
+        scale, and those of a budget."""
+        grown: list[Grown] = []
+        if self.scaling is not None:
+            for name in self.scaling.methods:
+                grown += self.scaling.grown(name, self.budget)
+        if self.budget is not None:
+            rest = {name for name in self.methods if isinstance(name, str)} - self._untrained
+            rest -= {each.recipe for each in grown}
+            grown += [Grown(name, budget=self.budget) for name in self.methods if name in rest]
         return {each.name: each for each in grown}
+
+    @property
+    def pictured(self) -> list[str]:
+        """The rows of ``pictures``; a recipe's name stands for its row within the budget."""
+        names = self.names
+        return [
+            name if name in names else Grown(name, budget=self.budget).name
+            for name in self.pictures
+        ]
 
     @cached_property
     def imported(self) -> dict[str, Imported]:
@@ -115,10 +139,10 @@ class Experiment(Params):
                 raise ValueError(f"tasks.{task} names no protocol: remove the key")
         for name, point in self.grown.items():
             if name != point.recipe and name in self.methods:
+                key = "scaling" if self.budget is None else "budget"
                 raise ValueError(
-                    f"methods names the recipe {name}, and scaling has a row of that name: "
-                    f"{point.recipe} at length {point.length:g} on {100 * point.data_share:g} % of "
-                    "the images. Call the recipe otherwise"
+                    f"methods names the recipe {name}, and {key} has a row of that name: {point}. "
+                    "Call the recipe otherwise"
                 )
         for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
@@ -133,8 +157,9 @@ class Experiment(Params):
         for name in self.scaling.methods if self.scaling else ():
             if name not in self.methods:
                 raise ValueError(f"scaling.methods names {name}, which is no recipe among methods")
-        for name in self.pictures:
-            if name not in self.names:
+        names = self.names
+        for name, row in zip(self.pictures, self.pictured, strict=True):
+            if row not in names:
                 raise ValueError(f"pictures names {name}, which is none of methods")
         if not self.tasks:
             raise ValueError("tasks names no task, so there is nothing to measure")
@@ -142,3 +167,23 @@ class Experiment(Params):
             if task in self.tasks and self.detection_dataset is None:
                 raise ValueError(f"tasks has {task}, so the key 'detection_dataset' is needed")
         return self
+
+
+def load_experiment(file: Path) -> Experiment:
+    """An experiment; of one with a budget the recipes are read too, for rows that train nothing.
+
+    Args:
+        file: ``<root>/experiments/<experiment>.yaml``.
+
+    Raises:
+        UserError: naming the file and the key at fault.
+    """
+    experiment = load(file, Experiment)
+    if experiment.budget is not None:
+        folder = file.parents[1] / "recipes" / experiment.regime
+        experiment._untrained = frozenset(
+            name
+            for name in experiment.methods
+            if isinstance(name, str) and load(folder / f"{name}.yaml", Recipe).training is None
+        )
+    return experiment

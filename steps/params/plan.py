@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
+from steps.params.budget import Budget
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.compatible import check_backbone
 from steps.params.dataset import Dataset
 from steps.params.detection import Detection
-from steps.params.experiment import Experiment
+from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import closest, load, shortened
 from steps.params.methods import CLIPParams
 from steps.params.names import NAME_RULE, is_name, unprintable
@@ -35,6 +36,7 @@ from steps.params.protocols import (
 )
 from steps.params.recipe import Recipe
 from steps.params.resources import ResourceTable
+from steps.params.scaling import Grown
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
 from steps.params.tasks import CLASS_TASKS, FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
@@ -76,7 +78,11 @@ class Plan:
         _check_asked(name, root)
         self.name = name
         self.root = root
-        self.experiment = load(experiment_file(name, root), Experiment)
+        self.experiment: Experiment = load_experiment(experiment_file(name, root))
+        self.grown = self.experiment.grown
+        """Pretrainings that are not their recipes as they stand, by their names."""
+        self.grown_tokenizers: dict[str, Grown] = {}
+        """Tokenizers within a budget, by their names."""
         self.datasets: dict[str, Any] = {
             n: load(self.dataset_file(n), AnyDataset) for n in self.dataset_names()
         }
@@ -91,7 +97,7 @@ class Plan:
             for backbone, recipe, _ in self.rows()
             if recipe not in self.experiment.imported
         ]
-        self.needs = follow(rows, self._read, lambda node: str(self._file(node)))
+        self.needs = self._needs(rows)
         """Every pretraining and tokenizer, with the nodes right behind it."""
         self.protocols: dict[str, Params] = {
             name: load(self.protocol_file(name), PROTOCOLS[task])
@@ -129,18 +135,32 @@ class Plan:
         return self.root / "backbones" / f"{name}.yaml"
 
     def recipe_file(self, name: str) -> Path:
-        """Of a recipe, or of a row in a study of scale."""
-        grown = self.experiment.grown.get(name)
-        stem = name if grown is None else grown.recipe
+        """Of a recipe, or of a row in a study of scale or of a budget."""
+        stem = self.grown[name].recipe if name in self.grown else name
         return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
 
     def recipe_options(self, name: str) -> list[str]:
-        """Options of ``steps.pretrain`` for a row at another length or on a share of the images."""
-        grown = self.experiment.grown.get(name)
-        return [] if grown is None else grown.options
+        """Options of ``steps.pretrain`` for a row at another length, within a budget, or on a share
+        of the images."""
+        return self.grown[name].options if name in self.grown else []
 
     def tokenizer_file(self, name: str) -> Path:
-        return self.root / "tokenizers" / self.experiment.regime / f"{name}.yaml"
+        """Of a tokenizer, within a budget or not."""
+        stem = self.grown_tokenizers[name].recipe if name in self.grown_tokenizers else name
+        return self.root / "tokenizers" / self.experiment.regime / f"{stem}.yaml"
+
+    def tokenizer_options(self, name: str) -> list[str]:
+        """Options of ``steps.tokenizer`` for a tokenizer within a budget."""
+        grown = self.grown_tokenizers.get(name)
+        return [] if grown is None else grown.options
+
+    def budget_of(self, node: Node) -> Budget | None:
+        """The budget of a pretraining or a tokenizer."""
+        if isinstance(node, Tokenizer):
+            grown = self.grown_tokenizers.get(node.name)
+        else:
+            grown = self.grown.get(node.recipe)
+        return None if grown is None else grown.budget
 
     def protocol_file(self, name: str) -> Path:
         return self.root / "protocols" / f"{name}.yaml"
@@ -169,7 +189,7 @@ class Plan:
         return [
             Pretraining(backbone, recipe)
             for backbone in self.experiment.backbones
-            for recipe in self.experiment.pictures
+            for recipe in self.experiment.pictured
             if recipe in self.recipes and self.recipes[recipe].method.drawn
         ]
 
@@ -190,10 +210,10 @@ class Plan:
     def _recipe(self, name: str) -> Recipe:
         """The recipe of a row, at its length and on its share in a study of scale."""
         recipe = load(self.recipe_file(name), Recipe)
-        grown = self.experiment.grown.get(name)
+        grown = self.grown.get(name)
         if grown is None:
             return recipe
-        self._check_scaled(name, grown.recipe, recipe)
+        self._check_grown(grown, recipe, self.recipe_file)
         try:
             return recipe.grown(grown.length, grown.data_share)
         except ValueError as error:
@@ -203,25 +223,89 @@ class Plan:
                 allowed="methods that train",
             ) from error
 
-    def _check_scaled(self, name: str, stem: str, recipe: Recipe) -> None:
+    def _check_grown(
+        self, grown: Grown, params: Recipe | TokenizerRecipe, file: Callable[[str], Path]
+    ) -> None:
         """The name of a scaled recipe says what it is: no recipe has it, and lengths are factors
         on the recipe's epochs."""
-        where = f"{experiment_file(self.name, self.root)}: scaling.methods"
-        other = self.root / "recipes" / self.experiment.regime / f"{name}.yaml"
-        if name != stem and other.is_file():
+        key = "scaling.methods" if grown.budget is None else "budget"
+        where = f"{experiment_file(self.name, self.root)}: {key}"
+        stem, own = grown.recipe, file(grown.recipe)
+        other = own.with_name(f"{grown.name}.yaml")
+        if grown.name != stem and other.is_file():
             raise UserError(
                 where,
-                f"a row of {stem} would be called {name}, which is the recipe {other}",
+                f"a row of {stem} would be called {grown.name}, which is the recipe {other}",
                 remedy=f"call {other} otherwise: both would have one folder in the results",
             )
-        length = 1 if recipe.training is None else recipe.training.length
-        if (length, recipe.data_share) != (1, 1):
+        length = 1 if params.training is None else params.training.length
+        share = params.data_share if isinstance(params, Recipe) else 1
+        if (length, share) != (1, 1):
             raise UserError(
                 where,
-                f"{stem} has length {length:g} and data_share {recipe.data_share:g} of its own",
-                allowed="recipes of length 1 on all images, which scaling then changes",
-                remedy=f"remove training.length and data_share from {self.recipe_file(name)}",
+                f"{stem} has length {length:g} and data_share {share:g} of its own",
+                allowed="recipes of length 1 on all images, which the experiment then changes",
+                remedy=f"remove training.length and data_share from {own}",
             )
+
+    def _needs(self, rows: list[Pretraining]) -> dict[Node, list[Node]]:
+        """Every node that the rows need; of a row with a budget, those behind it at their share."""
+        if self.experiment.budget is None:
+            return follow(rows, self._read, lambda node: str(self._file(node)))
+        own = {row: Pretraining(row.backbone, self.recipe_file(row.recipe).stem) for row in rows}
+        known = follow(own.values(), self._read, lambda node: str(self._file(node)))
+        needs: dict[Node, list[Node]] = {}
+        for row, node in own.items():
+            try:
+                self._share_out(node, self.grown.get(row.recipe), known, needs)
+            except ValueError as error:
+                where = f"{experiment_file(self.name, self.root)}: budget"
+                raise UserError(where, f"what stands behind {row}: {error}") from error
+        return needs
+
+    def _share_out(
+        self,
+        node: Node,
+        grown: Grown | None,
+        known: dict[Node, list[Node]],
+        needs: dict[Node, list[Node]],
+    ) -> Node:
+        """A node under its name within a budget, noted in ``needs`` after those behind it.
+
+        Args:
+            node: by the name of its params file.
+            grown: what becomes of it; None: it is as it stands.
+            known: the nodes right behind each, by the names of their params files.
+            needs: what is found goes here.
+        """
+        params = self._params(node)
+        if grown is None or grown.budget is None or params.training is None:
+            needs[node] = known[node]
+            return node
+        behind = []
+        for other in known[node]:
+            stem = other.name if isinstance(other, Tokenizer) else other.recipe
+            share = Grown(stem, budget=grown.budget.of_behind)
+            behind.append(self._share_out(other, share, known, needs))
+        named: Node
+        if isinstance(params, TokenizerRecipe):
+            self._check_grown(grown, params, self.tokenizer_file)
+            self.tokenizers[grown.name], self.grown_tokenizers[grown.name] = params, grown
+            named = Tokenizer(grown.name)
+        else:
+            assert isinstance(node, Pretraining)
+            self._check_grown(grown, params, self.recipe_file)
+            if grown.name not in self.recipes:
+                self.recipes[grown.name], self.grown[grown.name] = params, grown
+            named = Pretraining(node.backbone, grown.name)
+        needs[named] = behind
+        return named
+
+    def _params(self, node: Node) -> Recipe | TokenizerRecipe:
+        """Of a node that was read."""
+        if isinstance(node, Tokenizer):
+            return self.tokenizers[node.name]
+        return self.recipes[node.recipe]
 
     def _resources(self) -> ResourceTable:
         """The regime's table; a regime without one asks for nothing."""

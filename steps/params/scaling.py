@@ -10,6 +10,7 @@ from annotated_types import Gt, Le, Len
 from pydantic import model_validator
 
 from steps.params.base import Params
+from steps.params.budget import Budget
 from steps.params.names import Name
 from steps.params.numbers import Positive
 
@@ -23,7 +24,7 @@ class Scaling(Params):
     methods: Annotated[list[Name], Len(1)]
     """Those of the experiment's methods that have a row for every point of the grid."""
     lengths: Annotated[list[Annotated[Positive, Le(1000)]], Len(1)]
-    """Factors on the recipe's epochs (``training.length``)."""
+    """Factors on the recipe's epochs (``training.length``), or on the experiment's budget."""
     data_shares: Annotated[list[Share], Len(1)] = [1.0]
     """Of the training images (``data_share``); an epoch goes over these."""
 
@@ -37,34 +38,45 @@ class Scaling(Params):
                 raise ValueError(f"{value!r}: at most six digits, which are part of a row's name")
         return self
 
-    def grown(self, recipe: str) -> Iterator[Grown]:
+    def grown(self, recipe: str, budget: Budget | None = None) -> Iterator[Grown]:
         """The rows of a method, from the shortest to the longest."""
         for length in self.lengths:
             for share in self.data_shares:
-                yield Grown(recipe, length, share)
+                if budget is None:
+                    yield Grown(recipe, length, share)
+                else:
+                    yield Grown(recipe, 1, share, budget.times(length))
 
 
 @dataclass(frozen=True)
 class Grown:
-    """A recipe at another length, on a share of the images."""
+    """A recipe at another length or within a budget, on a share of the images."""
 
     recipe: str
-    length: float
-    data_share: float
+    length: float = 1
+    data_share: float = 1
+    budget: Budget | None = None
+    """Which the length follows from."""
 
     @property
     def name(self) -> str:
         """Name of the row in tables: mae-x0.5-d25, half as many epochs on 25 % of the images.
 
-        What is as in the recipe is not named: mae-x0.5 is on all images, mae is the recipe.
+        What is as in the recipe is not named: mae-x0.5 is on all images, mae is the recipe, and
+        mae-36tflops is MAE within 36 TFLOPs.
         """
         length = "" if self.length == 1 else f"-x{self.length:g}"
+        budget = "" if self.budget is None else f"-{self.budget.name}"
         share = "" if self.data_share == 1 else f"-d{100 * self.data_share:g}"
-        return f"{self.recipe}{length}{share}"
+        return f"{self.recipe}{length}{budget}{share}"
+
+    def __str__(self) -> str:
+        within = f"length {self.length:g}" if self.budget is None else str(self.budget)
+        return f"{self.recipe} at {within} on {100 * self.data_share:g} % of the images"
 
     @property
     def options(self) -> list[str]:
-        """The options of ``steps.pretrain`` that say so."""
+        """The options of ``steps.pretrain`` that say so; ``steps.tokenizer`` has the budget's."""
         length = [] if self.length == 1 else ["--length", f"{self.length:g}"]
         share = [] if self.data_share == 1 else ["--data-share", f"{self.data_share:g}"]
-        return length + share
+        return length + ([] if self.budget is None else self.budget.options) + share

@@ -96,6 +96,8 @@ def collect(heading: Heading, paths: Paths) -> Source:
                     measured=Provenance.of(manifest),
                     pretrained=Provenance.of(backbone),
                     collapsed=backbone.facts.get("collapsed", False),
+                    behind=backbone.facts.get("behind", {}),
+                    elsewhere=tuple(backbone.facts.get("elsewhere", ())),
                     code_changed=tuple(backbone.facts.get("code_changed", ())),
                 )
             )

@@ -165,6 +165,7 @@ def file_text(
         f"  backbone         {record.backbone} ({record.scale})",
         f"  pretraining      {epochs} epochs of {record.pretrain_dataset}",
         *([] if item.imported else [f"  compute          {', '.join(compute)}"]),
+        *_behind(item),
         *(
             ["  collapsed        the embeddings, at the end of pretraining"]
             if item.collapsed
@@ -186,6 +187,16 @@ def file_text(
         ),
     ]
     return "".join(f"{visible(line)}\n" for line in lines)
+
+
+def _behind(item: Traced) -> list[str]:
+    """What teacher and tokenizer took within a budget."""
+    if not item.behind.get("flops"):
+        return []
+    divisor, unit = flops_unit(item.behind["flops"])
+    flops = significant(item.behind["flops"] / divisor)
+    taken = duration(item.behind["device_seconds"])
+    return [f"  behind it        {flops} {unit}, {taken} (teacher and tokenizer)"]
 
 
 def _provenance(title: str, made: Provenance) -> list[str]:

@@ -173,7 +173,7 @@ def curves_figure(
         for panel, recipe in zip(panels, trained, strict=False):
             colour = COLOURS.get(kinds[recipe], OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
-            panel.set_title(drawn(recipe), **TITLE)
+            panel.set_title(drawn(heading.shown(recipe)), **TITLE)
         if count > len(trained):
             _knn_panel(panels[len(trained)], measured, kinds, heading, trained)
         for panel in panels[count:]:
@@ -232,7 +232,7 @@ def _knn_panel(
         panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
         if seed == heading.seeds[0]:
             panel.annotate(
-                drawn(recipe),
+                drawn(heading.shown(recipe)),
                 (epochs[-1], accuracies[-1]),
                 (-2, 4),
                 textcoords="offset points",

@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from steps.reporting.apart import FILE as APART_FIGURE
+from steps.reporting.budget import budget_note
 from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
@@ -122,6 +123,7 @@ def page(
         *(["## All rows\n"] if heading.scaling else []),
         ranking_table(summary, heading, best).markdown(),
         _under_ranking(source, summary, best),
+        *budget_note(source, summary),
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
         *_unstable_note(sure, heading),

@@ -14,12 +14,13 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import polars as pl
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from steps.artifacts import Manifest, Record
 from steps.artifacts.digest import digest_value
 from steps.artifacts.provenance import CodeVersion
 from steps.command import UserError
+from steps.params.budget import Budget
 from steps.params.load import shortened
 from steps.reporting.decided import (
     DECISIONS_SCHEMA,
@@ -64,6 +65,7 @@ class Grown(BaseModel):
 
     recipe: str
     length: float
+    """Factor on the recipe's epochs, or on the budget."""
     data_share: float
 
 
@@ -85,6 +87,8 @@ class Heading(BaseModel):
     """Official checkpoints among the methods, with the backbone that each is."""
     scaling: dict[str, Grown] = {}
     """Rows of a study of scale: which method each is, how long, on how much."""
+    budget: Budget | None = None
+    """What each row that was trained here may have used; of a study of scale, at length 1."""
     experiment: str
     """The params file, and likewise the folders: as paths to print in commands."""
     results: str
@@ -97,6 +101,12 @@ class Heading(BaseModel):
             for task, protocols in self.tasks.items()
             for protocol in protocols
         ]
+
+    def shown(self, method: str) -> str:
+        """A method's name in tables and figures: without the budget where all have the same one."""
+        if self.budget is None or self.scaling:
+            return method
+        return method.removesuffix(f"-{self.budget.name}")
 
     def label(self, evaluation: Evaluation) -> str:
         """A short name: the task, or the protocol where the task has several."""
@@ -146,6 +156,10 @@ class Traced(BaseModel):
     collapsed: bool = False
     """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
 
+    behind: dict[str, FiniteFloat] = {}
+    """What teachers and tokenizers took within a budget: FLOPs, images seen, device seconds."""
+    elsewhere: tuple[str, ...] = ()
+    """Those of them that are others' weights, whose training counts nothing."""
     code_changed: tuple[dict[str, Any], ...] = ()
     """Steps of pretraining at which a checkpoint of other code was taken up, with what changed."""
 
@@ -197,7 +211,8 @@ class Source:
 
     def records(self) -> pl.DataFrame:
         """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, whether its
-        backbone is collapsed or imported, and whether the classes are of unequal size."""
+        backbone is collapsed or imported, whether the classes are of unequal size, and the images
+        that teacher and tokenizer saw within a budget. FLOPs and device seconds hold theirs too."""
         unequal = {
             evaluation
             for evaluation, counts in self.class_counts().items()
@@ -206,6 +221,9 @@ class Source:
         rows = [
             {
                 **record.model_dump(),
+                "flops": record.flops + item.behind.get("flops", 0),
+                "device_seconds": record.device_seconds + item.behind.get("device_seconds", 0),
+                "images_behind": int(item.behind.get("images_seen", 0)),
                 "collapsed": item.collapsed,
                 "imported": item.imported,
                 "unequal": item.evaluation in unequal,

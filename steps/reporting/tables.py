@@ -93,6 +93,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
         ``collapsed`` (the seeds whose embeddings were collapsed after pretraining), ``imported``
         (whether the weights are their authors') and ``unequal`` (whether classes are).
+        ``images_behind`` are those that teacher and tokenizer saw within a budget.
 
     Raises:
         UserError: what stands in one cell, or in one column of a table, cannot be compared.
@@ -118,6 +119,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         pl.col("device_seconds").mean().round(3),
         pl.col("seed").filter("collapsed").alias("collapsed"),
         pl.col("imported").first(),
+        pl.col("images_behind").first(),
         pl.col("unequal").first(),
     )
 
@@ -180,7 +182,8 @@ def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
 
 def model_name(recipe: str, backbone: str, heading: Heading) -> str:
     """A row's name: the recipe, and the backbone where the experiment has several."""
-    return recipe if len(heading.backbones) == 1 else f"{recipe} ({backbone})"
+    name = heading.shown(recipe)
+    return name if len(heading.backbones) == 1 else f"{name} ({backbone})"
 
 
 def row_name(row: dict[str, Any], heading: Heading) -> str:
@@ -259,7 +262,7 @@ def ranking_table(
                     [ABSENT] * 3
                     if row["imported"]
                     else [
-                        f"{row['images_seen']:,}",
+                        f"{row['images_seen'] + row['images_behind']:,}",
                         significant(row["flops"] / divisor),
                         duration(row["device_seconds"]),
                     ]
@@ -380,4 +383,5 @@ def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
 
 def results_csv(summary: pl.DataFrame) -> bytes:
     """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
-    return summary.drop("collapsed", "imported", "unequal").write_csv().encode()
+    gone = ("collapsed", "imported", "images_behind", "unequal")
+    return summary.drop(*gone).write_csv().encode()

@@ -21,7 +21,8 @@ GRID = {"methods": ["mae"], "lengths": [0.5, 1], "data_shares": [0.25, 1]}
 
 
 def _everything(scenery: Scenery) -> None:
-    """An experiment with imported rows, tokenizers, a teacher that is no row, scaling and text."""
+    """An experiment with imported rows, tokenizers, teachers that are no rows, a budget, scaling
+    and text."""
     large = {"recipe": "dino", "backbone": "vit_large"}
     scenery.write("backbones/vit_large.yaml", BACKBONE)
     scenery.write("recipes/test/dino_distilled.yaml", {**RECIPES["dino"], "teacher": large})
@@ -40,6 +41,7 @@ def _everything(scenery: Scenery) -> None:
         "backbones": ["vit_test", "vit_pico"],
         "pictures": ["dino", "beit", "beit2"],
         "scaling": GRID,
+        "budget": {"tflops": 36, "behind": 0.5},
     }
     experiment["tasks"]["linear"] = ["linear", "logreg", "linear_mae"]
     experiment["tasks"]["segment"] = ["segment"]
@@ -82,12 +84,13 @@ def test_same_commands_and_files(
     assert snakemake_nodes == dvc_nodes
     if experiment == "everything":
         # Held to a count by hand, since both engines could leave out the same. On each of two
-        # backbones: four points of a study of scale, one of them the recipe itself, and six other
+        # backbones: four points of a study of scale, one of them all of the budget, and six other
         # recipes; and two checkpoints of the first backbone. Each has features and nine
-        # evaluations, clip two more. Twice, by seed; so are the teacher that is no row and two
-        # tokenizers. Drawn are two methods on each backbone, and both tokenizers.
+        # evaluations, clip two more. Twice, by seed; so are two tokenizers and two teachers, which
+        # are no rows within their shares of the budget. Drawn are two methods on each backbone,
+        # and both tokenizers.
         rows = 2 * (4 + 6) + 2
-        assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 2 + 1 + 2) + 2 * 2 + 2 + 1
+        assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 2 + 2 + 2) + 2 * 2 + 2 + 1
 
 
 def test_dvc_plans_every_node(folder: Path, dvc_nodes: dict[str, Node]) -> None:

@@ -69,10 +69,11 @@ def _about(heading: Heading, labels: Mapping[Evaluation, str]) -> str:
     points = list(heading.scaling.values())
     lengths = sorted({point.length for point in points})
     shares = sorted({point.data_share for point in points})
+    of = "the epochs of their recipes" if heading.budget is None else str(heading.budget)
     return (
         f"{plural(len(study.methods(heading)), 'method')} on "
         f"{plural(len(heading.backbones), 'backbone')}, at "
-        f"{_listed(lengths)} times the epochs of their recipes, on "
+        f"{_listed(lengths)} times {of}, on "
         f"{_listed([100 * share for share in shares])} % of the images: "
         f"{plural(len(points) * len(heading.backbones), 'run')}, each with schedules of its own "
         f"length. Error is 100 % less {' or '.join(labels.values())}; compute is that of "

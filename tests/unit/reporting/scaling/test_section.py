@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from steps.command import UserError
+from steps.params.budget import Budget
 from steps.reporting.check import check_report
 from steps.reporting.render import render_figures, render_tables, write_report
 from steps.reporting.scaling import study as runs_of
@@ -80,6 +81,13 @@ def test_the_verdict_follows_from_the_numbers(study: Synthetic) -> None:
     assert "dino leads mae throughout" in text
     assert "One seed" in text
     assert "hardly any training (25,000 images, mae-x0.5-d25)" in text
+
+
+def test_lengths_are_factors_on_a_budget(study: Synthetic) -> None:
+    source = study.source()
+    heading = source.heading.model_copy(update={"budget": Budget(tflops=36)})
+    about = scaling_section(summarize(source.records()), heading)[1]
+    assert "at 0.5, 1 and 2 times 36 TFLOPs, on " in about
 
 
 def test_an_experiment_without_a_study_has_no_section(single: Synthetic) -> None:
