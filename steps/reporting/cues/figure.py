@@ -8,6 +8,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from steps.reporting.canvas import (
     COLOURS,
@@ -42,7 +43,7 @@ def cues_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
                 _bars(panel, order, values)
                 panel.set_title(drawn(title), **TITLE)
                 if title.startswith("against"):
-                    panel.axvline(_MOST / 2, color=SOFT, linewidth=1.0, linestyle=":")
+                    panel.axvline(_MOST / 2, color=SOFT, linewidth=1.0, linestyle=":", zorder=0)
             for panel in line[len(chosen) :]:
                 panel.set_visible(False)
             names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
@@ -84,6 +85,7 @@ def _bars(panel: Axes, order: pl.DataFrame, values: Mapping[Row, float | None]) 
             va="center_baseline",
             fontsize=7.5,
             color=INK,
+            path_effects=[withStroke(linewidth=2.0, foreground="white")],
         )
     panel.set_xlim(0, _MOST * 1.18)
     panel.set_xticks([0, 50, 100])

@@ -125,12 +125,12 @@ def _told(summary: pl.DataFrame, heading: Heading) -> list[str]:
             f"{name} {median(values[factor][row] for row in rows):.1f}"
             for factor, name in FACTORS.items()
         ]
-        said.append(f"{_name(family, rows, heading)} {_listed(parts)} %")
+        said.append(f"{_name(family, rows, heading)} {_listed(parts)}")
     if not said:
         return []
     return [
-        "Where no factor tells another, a linear probe reads of "
-        f"{'; of '.join(said)} (medians of each family's rows)."
+        "Where no factor tells another, a linear probe tells in percent of images (medians of each "
+        f"family's rows), on {'; on '.join(said)}."
     ]
 
 
@@ -152,8 +152,8 @@ def _followed(summary: pl.DataFrame, heading: Heading) -> list[str]:
     if not said:
         return []
     return [
-        "Where one cue contradicts the outline, decisions are for the outline by "
-        f"{'; by '.join(said)}."
+        "Where one cue contradicts the outline, the outline wins these shares of the images that "
+        f"go to either, on {'; on '.join(said)}."
     ]
 
 
