@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.artifacts import publish
+from steps import bias, decode
+from steps.artifacts import publish, read_records
 from steps.command import UserError
 from steps.data.convert import convert
 from steps.data.sources import open_source
-from steps.evaluation.cues import CUES, decided, factors, looks, need_independent
+from steps.evaluation.cues import CUES, Seen, decided, factors, looks, need_independent
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import probe
 from steps.params.dataset import Cues, Dataset, ShapesDataset
 from steps.params.load import load
 from steps.params.probes import Linear
 from tests.processes import REPOSITORY
+from tests.unit.detection.conftest import make_backbone
 
 PROBE = Linear(
     kind="cached", poolings=["cls"], epochs=20, batch_size=100, lr=[0.1, 1.0], held_out=0.1
@@ -39,6 +43,47 @@ def _prepare(name: str, out: Path, **changed: object) -> Path:
 @pytest.fixture(scope="module")
 def conflicts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _prepare("shapes_conflicts", tmp_path_factory.mktemp("cues") / "conflicts")
+
+
+def _step(module: ModuleType, data: Path, backbone: Path, protocol: Path) -> dict[str, float]:
+    """The metrics of a step, run here."""
+    out = backbone.parent / f"{protocol.stem}.json"
+    given = {"protocol": protocol, "backbone": backbone, "data": data, "out": out}
+    module.main([word for name, path in given.items() for word in (f"--{name}", str(path))])
+    records, manifest = read_records(out)
+    assert manifest.inputs.keys() == {"backbone", "data"}
+    assert all(record.task == protocol.stem and record.unit == "%" for record in records)
+    assert {record.n for record in records} == {60 if protocol.stem == "decode" else 20}
+    return {record.metric: record.value for record in records}
+
+
+def test_the_steps_measure_a_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = make_backbone(tmp_path / "backbone", depth=1)
+    independent = _prepare("shapes_independent", tmp_path / "independent", train=160, val=60)
+    conflicts = _prepare("shapes_conflicts", tmp_path / "conflicts", train=160, val=60)
+    protocols = REPOSITORY / "params/protocols"
+    with pytest.raises(UserError, match="does not tell the conflict of each image"):
+        _step(bias, independent, backbone, protocols / "bias.yaml")
+    with pytest.raises(UserError, match="its factors are not told, or tell of each other"):
+        _step(decode, conflicts, backbone, protocols / "decode.yaml")
+    told = _step(decode, independent, backbone, protocols / "decode.yaml")
+    assert list(told) == ["outline", "colour", "texture", "ground_colour", "ground_texture"]
+    assert max(told.values()) < 60, "random weights, 160 images"
+
+    def texture(data: Path) -> Callable[..., Tensor]:
+        return lambda _, split, __: _one_hot(data, ("texture",))[split]
+
+    monkeypatch.setattr(Seen, "features", texture(independent))
+    told = _step(decode, independent, backbone, protocols / "decode.yaml")
+    assert told["texture"] == 100.0
+    assert told["outline"] < 40
+    monkeypatch.setattr(Seen, "features", texture(conflicts))
+    followed = _step(bias, conflicts, backbone, protocols / "bias.yaml")
+    assert len(followed) == 2 * 2 * len(CUES)
+    for end in ("", "_knn"):
+        assert followed[f"texture_vs_outline{end}"] == 100.0
+        assert followed[f"outline_vs_texture{end}"] == 0.0
+        assert followed[f"colour_vs_outline{end}"] < 50.0
 
 
 def _one_hot(data: Path, names: tuple[str, ...]) -> dict[str, Tensor]:
@@ -83,7 +128,7 @@ def test_features_that_are_another_cue_follow_that(conflicts: Path, cue: str) ->
 
 
 def test_a_set_whose_train_images_disagree_has_no_bias(tmp_path: Path) -> None:
-    data = _prepare("shapes_independent", tmp_path / "independent", val=20)
+    data = _prepare("shapes_independent", tmp_path / "independent", train=60, val=20)
     with pytest.raises(UserError, match="differ in texture in train"):
         looks(data)
     with pytest.raises(UserError, match="does not tell the conflict of each image"):
@@ -108,6 +153,6 @@ def test_factors_are_read_where_they_are_independent(tmp_path: Path, conflicts: 
 
 @pytest.mark.parametrize("cues", [None, Cues(colour=0.5)])
 def test_a_set_with_cues_or_without_factors_is_refused(tmp_path: Path, cues: Cues | None) -> None:
-    data = _prepare("shapes_independent", tmp_path / "set", cues=cues, val=20)
+    data = _prepare("shapes_independent", tmp_path / "set", cues=cues, train=20, val=20)
     with pytest.raises(UserError, match="its factors are not told, or tell of each other"):
         need_independent(data)
