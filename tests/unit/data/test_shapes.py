@@ -228,10 +228,12 @@ def test_a_set_without_cues_is_drawn_as_ever() -> None:
         assert [item.read() for item in free] == [item.read() for item in zero]
         assert [item.captions for item in free] == [item.captions for item in zero]
         assert not any(item.factors for item in free)
-    # Captions come after all else that is drawn, so they tell of every draw before them.
+    # Captions come after all else that is drawn, so they tell of every draw before them: those of
+    # the first set, before there were cues.
+    first = before.model_copy(update={"clutter": [1, 4], "rotation": 20.0})
     said = "".join(
         caption
-        for item in ShapesSource(before).items("val", range(200))
+        for item in ShapesSource(first).items("val", range(200))
         for caption in item.captions
     )
     assert hashlib.sha256(said.encode()).hexdigest()[:16] == "fdc111195d77116a"
@@ -350,3 +352,16 @@ def test_wrong_cues_are_errors_of_a_line(
         load(file, Dataset)  # type: ignore[arg-type]
     assert str(file) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_drawn_sets_go_together() -> None:
+    """Scenes have the cues of shapes, and what features see is asked of images drawn alike."""
+    shapes = _load("shapes")
+    assert shapes.cues is not None
+    for name in ("shapes_scenes", "shapes_scenes_2k"):
+        assert _load(name).cues == Cues(colour=shapes.cues.colour, texture=shapes.cues.texture)
+    own = {"cues", "conflicts", "train", "val"}
+    for name in ("shapes_independent", "shapes_conflicts"):
+        assert _load(name).model_dump(exclude=own) == shapes.model_dump(exclude=own)
+    assert _load("shapes_independent").is_independent
+    assert shapes.val >= 4000
