@@ -142,7 +142,7 @@ class Experiment(Params):
                 raise ValueError(f"pictures names {name}, which is none of methods")
         if not self.tasks:
             raise ValueError("tasks names no task, so there is nothing to measure")
-        for task, key in SETS.items():
-            if task in self.tasks and getattr(self, key) is None:
-                raise ValueError(f"tasks has {task}, so the key '{key}' is needed")
+        for reads, key in SETS.items():
+            if reads in self.tasks and getattr(self, key) is None:
+                raise ValueError(f"tasks has {reads}, so the key '{key}' is needed")
         return self
