@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
+from steps.reporting.cues.section import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
@@ -69,6 +70,16 @@ _TASKS = {
         "text_R@k: a caption of the image is among the k nearest of the distinct captions; "
         "image_R@k: the image of a caption is among the k nearest images",
     ),
+    "decode": (
+        "Decodability",
+        "a linear probe a factor on frozen features of drawn images, where each factor is drawn by "
+        "itself; by chance 10 of the outline, 12.5 of colours, 16.7 of textures",
+    ),
+    "bias": (
+        "Shape bias",
+        "classifiers of images whose cues agree decide where one cue contradicts the outline, the "
+        "others being of neither class",
+    ),
 }
 
 
@@ -108,7 +119,10 @@ def page(
     ]
     for evaluation in heading.evaluations():
         parts += [f"## {_section(heading, evaluation)}\n", _caption(source, summary, evaluation)]
-        parts.append(evaluation_table(summary, heading, evaluation).markdown())
+        biased = evaluation.task == "bias"
+        table = bias_table if biased else evaluation_table
+        parts += [*[f"{BIAS_CAPTION}\n"] * biased, table(summary, heading, evaluation).markdown()]
+    parts += cues_section(summary, heading)
     labels = plain(", ".join(map(heading.label, heading.evaluations())))
     parts += [
         "## Figures\n",
@@ -197,7 +211,8 @@ def _caption(source: Source, summary: pl.DataFrame, evaluation: Evaluation) -> s
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: without a text tower ({plain(', '.join(others))})." if others else ""
-    best = " Best of each column in bold." if (cells["unit"] == "%").any() else ""
+    bold = evaluation.task != "bias" and (cells["unit"] == "%").any()
+    best = " Best of each column in bold." if bold else ""
     return (
         f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
         f"{plural(first['n'], 'validation image')}.{best}{lacking}\n"

@@ -9,6 +9,9 @@ from pathlib import Path
 from steps.artifacts.drafts import write_whole
 from steps.command import UserError
 from steps.command.machine import writing
+from steps.reporting.cues.figure import cues_figure
+from steps.reporting.cues.section import FILE as CUES_FIGURE
+from steps.reporting.cues.section import evaluations
 from steps.reporting.decided import DECISIONS, IMAGES
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
@@ -73,6 +76,8 @@ def render_figures(source: Source) -> dict[str, bytes]:
     files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
     if source.heading.scaling:
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
+    if evaluations(source.heading):
+        files[CUES_FIGURE] = cues_figure(summary, source.heading)
     return files
 
 

@@ -242,7 +242,11 @@ def _ended(batches: Any) -> UserError:
     [
         ("SIGKILL", "one (was ended from outside .Killed.|ended unexpectedly)"),
         ("SIGBUS", "(no room in shared memory ./dev/shm.|one ended unexpectedly)"),
-        ("SIGSEGV", "one (was ended from outside .Segmentation fault.|ended unexpectedly)"),
+        pytest.param(
+            "SIGSEGV",
+            "one (was ended from outside .Segmentation fault.|ended unexpectedly)",
+            marks=pytest.mark.long,
+        ),
         ("SIGSTOP", "no images for 2 seconds"),
     ],
 )
@@ -332,6 +336,7 @@ def _shared(items: Any) -> bool:
     return all(tensor.is_shared() for tensor in (*samples.views, samples.labels))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_loaders_work_however_processes_start(method: str, scenery: Scenery) -> None:

@@ -59,7 +59,7 @@ def kill_at(
 
 
 # What a checkpoint must hold of every method, tests/pipeline/test_bf16.py tries in one process.
-OFTEN = [("mae", "vit_test"), ("tokenizer-vqkd", "vit_test"), ("simclr", "resnet_test")]
+OFTEN = [("mae", "vit_test"), ("simclr", "resnet_test")]
 REST = [(name, "vit_test") for name in RUNS if (name, "vit_test") not in OFTEN]
 
 
@@ -109,6 +109,7 @@ def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, ste
     assert config["pretrained_cfg"]["input_size"] == [3, 40, 40]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_shards_of_killed_processes_end_with_the_same_bits(scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=64)
