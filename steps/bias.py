@@ -18,7 +18,7 @@ from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.devices import claim_gpu
-from steps.evaluation.cues import Seen, decided, factors, looks
+from steps.evaluation.cues import Seen, decided, factors, kept, looks, scores
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import probe
 from steps.params.load import load
@@ -30,7 +30,7 @@ _CHUNK = 1024
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
     options = task_parser(__doc__, data="a drawn set whose cues conflict").parse_args(arguments)
-    check_places(options, "bias", record=True)
+    check_places(options, "bias", record=True, decisions=True)
     protocol = load(options.protocol, Bias)
     facts = dataset_facts(options.data, labels=True)
     check_two_classes(options.data, facts.num_classes)
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     poolings = protocol.probe.poolings
     wanted = list(dict.fromkeys([*poolings, protocol.pooling]))
     seen = Seen(options.backbone, options.data, wanted, protocol.crop_fraction, protocol.batch_size)
-    scores, lr = probe(
+    logits, lr = probe(
         seen.features("train", poolings),
         seen.labels["train"],
         seen.features("val", poolings),
@@ -59,18 +59,17 @@ def main(arguments: list[str] | None = None) -> None:
         chunk=_CHUNK,
     )
     predicted = {
-        "": scores.argmax(dim=1),
+        "": logits.argmax(dim=1),
         "_knn": torch.cat([chunk[protocol.k].argmax(dim=1) for chunk in votes]),
+    }
+    values = {
+        f"{metric}{end}": each
+        for end, classes in predicted.items()
+        for metric, each in decided(classes, seen.labels["val"], options.data, of_classes).items()
     }
     write_scores(
         options.out,
-        {
-            f"{metric}{suffix}": value
-            for suffix, classes in predicted.items()
-            for metric, value in decided(
-                classes, seen.labels["val"], options.data, of_classes
-            ).items()
-        },
+        scores(values),
         task="bias",
         protocol=options.protocol,
         params=protocol.resolved(),
@@ -78,6 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset=facts.name,
         started=started,
         facts={"lr": lr},
+        decisions=kept(seen.ids["val"], values),
     )
 
 

@@ -13,8 +13,7 @@ from steps.artifacts.places import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.devices import claim_gpu
-from steps.evaluation.accuracy import correct_in_top, percent
-from steps.evaluation.cues import Seen, factors, need_independent
+from steps.evaluation.cues import Seen, factors, kept, need_independent, scores
 from steps.evaluation.linear import probe
 from steps.params.load import load
 from steps.params.protocols import Decode
@@ -25,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = task_parser(__doc__, data="a drawn set with independent factors").parse_args(
         arguments
     )
-    check_places(options, "decode", record=True)
+    check_places(options, "decode", record=True, decisions=True)
     protocol = load(options.protocol, Decode)
     facts = dataset_facts(options.data, labels=True)
     values = {"outline": facts.num_classes, **need_independent(options.data)}
@@ -39,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
         split: {"outline": seen.labels[split], **factors(options.data, split, list(values)[1:])}
         for split in ("train", "val")
     }
-    scores, rates = {}, {}
+    told, rates = {}, {}
     for factor, count in values.items():
         predicted, rates[factor] = probe(
             seen.features("train", poolings),
@@ -49,11 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
             count,
             seed,
         )
-        right, images = correct_in_top(predicted, drawn["val"][factor], 1), len(predicted)
-        scores[factor] = (percent(right, images), images)
+        told[factor] = 100.0 * (predicted.argmax(dim=1) == drawn["val"][factor])
     write_scores(
         options.out,
-        scores,
+        scores(told),
         task="decode",
         protocol=options.protocol,
         params=protocol.resolved(),
@@ -61,6 +59,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset=facts.name,
         started=started,
         facts={"lr": rates, "values": values},
+        decisions=kept(seen.ids["val"], told),
     )
 
 

@@ -7,6 +7,7 @@ Geirhos et al. (arXiv:1811.12231, section 2); it was trained on images whose cue
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest
+from steps.artifacts.decisions import Decisions, of_values
 from steps.command import UserError
 from steps.data.loader import EvaluationViews
 from steps.data.shards import Images
-from steps.evaluation.accuracy import percent
 from steps.evaluation.extract import feature_batches
 from steps.models.backbones import image_size, load_backbone, normalisation
 
@@ -56,9 +57,12 @@ class Seen:
         self._features: dict[tuple[str, str], Tensor] = {}
         self.labels: dict[str, Tensor] = {}
         """The class index of each image (N,) by split."""
+        self.ids: dict[str, list[str]] = {}
+        """The id of each image by split."""
         for split in ("train", "val"):
             views = EvaluationViews(data, split, image_size(model), crop_fraction)
             self.labels[split] = torch.from_numpy(views.labels)
+            self.ids[split] = views.images.ids
             batches = list(
                 feature_batches(
                     model,
@@ -130,41 +134,46 @@ def looks(data: Path) -> dict[str, Tensor]:
     return found
 
 
-def decisions(
-    predicted: Tensor, labels: Tensor, shown: Tensor, look: Tensor
-) -> tuple[float, float]:
-    """Percent of the images that are given to the outline's class, and to a class of the other cue.
-
-    Args:
-        predicted: (N,) int64 class indices.
-        labels: (N,) int64, of the outline.
-        shown: (N, F) values of the cue's factors in each image.
-        look: (C, F), those of each class. Where two share a look, either is a decision for it.
-    """
-    outline = predicted == labels
-    other = (look[predicted] == shown).all(dim=1)
-    return percent(int(outline.sum()), len(labels)), percent(int(other.sum()), len(labels))
-
-
 def decided(
     predicted: Tensor, labels: Tensor, data: Path, of_classes: Mapping[str, Tensor]
-) -> dict[str, tuple[float, int]]:
-    """Shares in percent, and the images they are of, by metric: for each cue ``outline_vs_<cue>``
-    and ``<cue>_vs_outline``.
+) -> dict[str, Tensor]:
+    """Decisions for the outline (``outline_vs_<cue>``) and for the cue that contradicts it
+    (``<cue>_vs_outline``), by metric: (N,) 100 where an image is decided so, 0 where it is not, and
+    NaN where another cue conflicts.
 
     Args:
         predicted: (N,) int64 class indices of the validation images.
         labels: (N,) int64, of their outlines.
         data: the set.
-        of_classes: from :func:`looks`.
+        of_classes: from :func:`looks`. Where two classes share a look, either is a decision for it.
     """
     conflict = factors(data, "val", ["conflict"])["conflict"]
     names = read_manifest(data, "prepare").facts["factors"]["conflict"]
     values = {}
     for cue, made_of in CUES.items():
-        rows = (conflict == names.index(cue)).nonzero().flatten()
+        here = conflict == names.index(cue)
         shown = torch.stack(list(factors(data, "val", made_of).values()), dim=1)
-        outline, other = decisions(predicted[rows], labels[rows], shown[rows], of_classes[cue])
-        values[f"outline_vs_{cue}"] = (outline, len(rows))
-        values[f"{cue}_vs_outline"] = (other, len(rows))
+        other = (of_classes[cue][predicted] == shown).all(dim=1)
+        for metric, given in (
+            (f"outline_vs_{cue}", predicted == labels),
+            (f"{cue}_vs_outline", other),
+        ):
+            values[metric] = torch.where(here, 100.0 * given, float("nan"))
     return values
+
+
+def scores(values: Mapping[str, Tensor]) -> dict[str, tuple[float, int]]:
+    """Mean of each metric over the images that count, and their number."""
+    return {
+        metric: (float(each.double().nanmean()), int((~each.isnan()).sum()))
+        for metric, each in values.items()
+    }
+
+
+def kept(ids: Sequence[str], values: Mapping[str, Tensor]) -> Decisions:
+    """The decisions behind :func:`scores`, a row an image."""
+    columns = {
+        metric: [None if math.isnan(value) else value for value in each.tolist()]
+        for metric, each in values.items()
+    }
+    return of_values(ids, columns)

@@ -6,11 +6,12 @@ rule decode:
         backbone=backbone(ROW),
         data=data(PATHS.evaluated_on("decode")),
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "decode", "{protocol}"),
             caption="../report/decode.rst",
             category="Decodability of factors",
         ),
+        decisions=PATHS.decisions(ROW, "decode", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "decode", "{protocol}")),
     conda:
@@ -23,7 +24,7 @@ rule decode:
         file=protocol_file,
     shell:
         "python -m steps.decode --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'
 
 
 rule bias:
@@ -31,11 +32,12 @@ rule bias:
         backbone=backbone(ROW),
         data=data(PATHS.evaluated_on("bias")),
     output:
-        report(
+        records=report(
             PATHS.record(ROW, "bias", "{protocol}"),
             caption="../report/bias.rst",
             category="Bias towards cues",
         ),
+        decisions=PATHS.decisions(ROW, "bias", "{protocol}"),
     log:
         log_of(PATHS.record(ROW, "bias", "{protocol}")),
     conda:
@@ -48,4 +50,4 @@ rule bias:
         file=protocol_file,
     shell:
         "python -m steps.bias --protocol {params.file:q} --backbone {input.backbone:q}"
-        ' --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' --data {input.data:q} --out {output.records:q} 2>> "$(kept {log:q})"'

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow.compute as pc
 import pytest
 import torch
 from torch import Tensor
@@ -13,10 +14,12 @@ from torch.nn import functional as F
 
 from steps import bias, decode
 from steps.artifacts import publish, read_records
+from steps.artifacts.decisions import read_decisions
 from steps.command import UserError
 from steps.data.convert import convert
+from steps.data.shards import Images
 from steps.data.sources import open_source
-from steps.evaluation.cues import CUES, Seen, decided, factors, looks, need_independent
+from steps.evaluation.cues import CUES, Seen, decided, factors, looks, need_independent, scores
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import probe
 from steps.params.dataset import Cues, Dataset, ShapesDataset
@@ -53,6 +56,12 @@ def _step(module: ModuleType, data: Path, backbone: Path, protocol: Path) -> dic
     records, manifest = read_records(out)
     assert manifest.inputs.keys() == {"backbone", "data"}
     assert all(record.task == protocol.stem and record.unit == "%" for record in records)
+    # Scores are the means of what is kept of each image.
+    kept = read_decisions(out.with_suffix(".parquet"), manifest.facts["decisions"])
+    assert kept.kind == "values"
+    assert kept.table["id"].to_pylist() == Images(data, "val").ids
+    for record in records:
+        assert pc.mean(kept.table[record.metric]).as_py() == pytest.approx(record.value)
     assert {record.n for record in records} == {60 if protocol.stem == "decode" else 20}
     return {record.metric: record.value for record in records}
 
@@ -103,10 +112,10 @@ def _shares(data: Path, names: tuple[str, ...]) -> list[dict[str, tuple[float, i
     features = _one_hot(data, names)
     labels = {split: torch.arange(len(rows)) % 10 for split, rows in features.items()}
     given = (features["train"], labels["train"], features["val"])
-    scores, _ = probe(*given, PROBE, 10, 0)
+    logits, _ = probe(*given, PROBE, 10, 0)
     votes = knn_votes(*given, ks=[20], temperature=0.07, num_classes=10, chunk=100)
-    predicted = (scores.argmax(dim=1), torch.cat([chunk[20].argmax(dim=1) for chunk in votes]))
-    return [decided(each, labels["val"], data, looks(data)) for each in predicted]
+    predicted = (logits.argmax(dim=1), torch.cat([chunk[20].argmax(dim=1) for chunk in votes]))
+    return [scores(decided(each, labels["val"], data, looks(data))) for each in predicted]
 
 
 def test_features_that_are_the_outline_follow_it(conflicts: Path) -> None:
@@ -143,8 +152,8 @@ def test_factors_are_read_where_they_are_independent(tmp_path: Path, conflicts: 
     shares = {}
     for name, count in counts.items():
         drawn = {split: factors(data, split, [name])[name] for split in ("train", "val")}
-        scores, _ = probe(features["train"], drawn["train"], features["val"], PROBE, count, 0)
-        shares[name] = float((scores.argmax(dim=1) == drawn["val"]).float().mean())
+        logits, _ = probe(features["train"], drawn["train"], features["val"], PROBE, count, 0)
+        shares[name] = float((logits.argmax(dim=1) == drawn["val"]).float().mean())
     assert shares["texture"] == 1.0
     assert max(shares["colour"], shares["ground_colour"], shares["ground_texture"]) < 0.3
     with pytest.raises(UserError, match="tell of each other"):
