@@ -93,6 +93,7 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         "mean_and_std_of": pixels.images,
         "problems": [vars(problem) for problem in tally.problems],
         "problem_share": tally.share(),
+        **({"factors": source.factors} if source.factors else {}),
         **({"masks": dataset.has_masks, "annotation_notes": notes} if gathered else {}),
         **shared,
     }
@@ -207,7 +208,9 @@ class _Split:
         labelled = source.kind == "classification"
         path = out / f"{split}.arrow"
         images = 0
-        with ShardWriter(path, labels=labelled, captions=source.has_captions) as writer:
+        with ShardWriter(
+            path, labels=labelled, captions=source.has_captions, factors=tuple(source.factors)
+        ) as writer:
             decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, image in decoded:
                 position = next(positions)
@@ -219,7 +222,15 @@ class _Split:
                 if problem is not None or isinstance(image, str):
                     self._tally.bad(split, item.id, str(problem))
                     continue
-                writer.add(item.id, image.encoded, image.width, image.height, item.label, captions)
+                writer.add(
+                    item.id,
+                    image.encoded,
+                    image.width,
+                    image.height,
+                    item.label,
+                    captions,
+                    item.factors,
+                )
                 images += 1
                 self._count(item, image, captions)
                 self._both.add(split, image.digest)

@@ -3,7 +3,8 @@
 Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
 PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
-list<string> (where there are any). The format is Arrow's IPC file, uncompressed, in batches of
+list<string> (where there are any), and an int32 for each factor that drawn images are told by, such
+as ``colour``. The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
 
 ``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -44,9 +45,12 @@ class ShardWriter:
         path: the Arrow file to write.
         labels: whether each row has a label.
         captions: whether each row has captions.
+        factors: names of integers that each row has beside.
     """
 
-    def __init__(self, path: Path, *, labels: bool, captions: bool) -> None:
+    def __init__(
+        self, path: Path, *, labels: bool, captions: bool, factors: Sequence[str] = ()
+    ) -> None:
         fields = [
             pa.field("id", pa.string(), nullable=False),
             pa.field("image", pa.large_binary(), nullable=False),
@@ -57,6 +61,7 @@ class ShardWriter:
             fields.append(pa.field("label", pa.int32(), nullable=False))
         if captions:
             fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
+        fields += [pa.field(name, pa.int32(), nullable=False) for name in factors]
         self._schema = pa.schema(fields)
         self._columns: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._path = path
@@ -72,11 +77,12 @@ class ShardWriter:
         height: int,
         label: int | None = None,
         captions: Sequence[str] | None = None,
+        factors: Mapping[str, int] | None = None,
     ) -> None:
-        """Append a row. ``label`` and ``captions`` are for files that have these columns."""
+        """Append a row. ``label``, ``captions`` and ``factors`` are for files that have them."""
         self._checksums.append(zlib.crc32(image))
-        row = {"id": id, "image": image, "width": width, "height": height}
-        row |= {"label": label, "captions": captions}
+        row: dict[str, Any] = {"id": id, "image": image, "width": width, "height": height}
+        row |= {"label": label, "captions": captions, **(factors or {})}
         for name, column in self._columns.items():
             column.append(row[name])
         if len(self._columns["id"]) == BATCH_ROWS:
@@ -225,6 +231,20 @@ class Images:
                 allowed="a classification dataset",
             )
         return self._integers("label")
+
+    def factor(self, name: str) -> npt.NDArray[np.int64]:
+        """A factor that the images were drawn by, ``(N,)``: indices into its values.
+
+        Raises:
+            UserError: the set does not tell it.
+        """
+        if name not in self._schema.names:
+            raise UserError(
+                str(self.path),
+                f"does not tell the {name.replace('_', ' ')} of each image",
+                allowed="a drawn set (format shapes) with cues or conflicts",
+            )
+        return self._integers(name)
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO
@@ -11,6 +11,7 @@ from typing import IO
 import numpy as np
 import torch
 from numpy.lib.format import write_array_header_1_0
+from torch import Tensor
 
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
@@ -20,6 +21,40 @@ from steps.models.finite import check_rows
 
 
 @torch.inference_mode()
+def feature_batches(
+    backbone: BackboneModel,
+    views: EvaluationViews,
+    split: str,
+    *,
+    poolings: Sequence[str],
+    batch_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Iterator[dict[str, Tensor]]:
+    """Features (b, D) float32 by pooling, on the CPU, of so many images at a time, in order.
+
+    Args:
+        backbone: in eval mode, on the device to use.
+        views: the split's images, in order.
+        split: names the features in errors.
+        poolings: those wanted.
+        batch_size: images at a time.
+        mean, std: of the input that the backbone expects.
+
+    Raises:
+        UserError: a feature is not finite.
+    """
+    device = next(backbone.parameters()).device
+    start = 0
+    for images, _ in evaluation_batches(views, batch_size):
+        inputs = normalise(images.to(device), mean, std)
+        found = frozen_features(backbone, inputs, poolings)
+        for pooling, features in found.items():
+            check_rows(features, f"{pooling} features of {split}", start)
+        yield {pooling: features.float().cpu() for pooling, features in found.items()}
+        start += len(images)
+
+
 def extract(
     backbone: BackboneModel,
     views: EvaluationViews,
@@ -45,7 +80,6 @@ def extract(
     Raises:
         UserError: a feature is not finite.
     """
-    device = next(backbone.parameters()).device
     shape = (len(views), backbone.num_features)
     with ExitStack() as opened:
         files: dict[str, IO[bytes]] = {}
@@ -55,14 +89,17 @@ def extract(
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             write_array_header_1_0(file, header)
             files[pooling] = file
-        start = 0
-        for images, _ in evaluation_batches(views, batch_size):
-            inputs = normalise(images.to(device), mean, std)
-            for pooling, features in frozen_features(backbone, inputs, poolings).items():
-                check_rows(features, f"{pooling} features of {split}", start)
-                rows = features.float().cpu().numpy().astype("<f4", copy=False)
-                files[pooling].write(rows.tobytes())
-            start += len(images)
+        for batch in feature_batches(
+            backbone,
+            views,
+            split,
+            poolings=poolings,
+            batch_size=batch_size,
+            mean=mean,
+            std=std,
+        ):
+            for pooling, features in batch.items():
+                files[pooling].write(features.numpy().astype("<f4", copy=False).tobytes())
     labels = io.BytesIO()  # np.save into a file does not say why a write failed
     np.save(labels, views.labels)
     (folder / f"{split}_labels.npy").write_bytes(labels.getvalue())

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from steps.params.base import Params
 from steps.params.names import Place
+from steps.params.numbers import Probability
 
 GROUND = (255, 255, 255)
 MAX_PIXELS = 178_956_970
@@ -202,8 +203,26 @@ class Finish(Params):
     """How much darker or paler the texture's second shade is."""
 
 
+class Cues(Params):
+    """Probabilities with which an image shows its class by more than its outline.
+
+    Else the factor is drawn freely, as it is without cues. What belongs to a class is a table
+    (``steps/data/sources/shapes/cues.py``).
+    """
+
+    colour: Probability = 0.0
+    """That a shape has its class's colour."""
+    texture: Probability = 0.0
+    """That a shape has its class's texture."""
+    ground_colour: Probability = 0.0
+    """That the background has the colour of its shape's class; ``ground_texture`` likewise. Not of
+    kind detection, where a background is behind shapes of several classes."""
+    ground_texture: Probability = 0.0
+
+
 class ShapesDataset(_Dataset):
-    """Drawn, not read: textured shapes over cluttered backgrounds, every factor independent."""
+    """Drawn, not read: textured shapes over cluttered backgrounds. The outline is always the
+    class's own; every other factor is independent of it, but for ``cues``."""
 
     format: Literal["shapes"]
     kind: Literal["classification", "detection"]
@@ -233,10 +252,26 @@ class ShapesDataset(_Dataset):
     """Largest standard deviation of the pixel noise, of a range of 1."""
     min_visible: Annotated[float, Gt(0), Le(1)] = 0.6
     """Least share of a shape that is inside the image and not covered by another."""
+    cues: Cues | None = None
+    """How often colour, texture and ground tell the class too. With it, all 0 as well, the prepared
+    set holds the factors of each image of kind classification."""
+    conflicts: bool = False
+    """true: in train all cues are of the image's class; in val the outline is of one class and
+    texture, colour or ground, in turn, of another, and other cues of neither (steps.bias)."""
 
     @property
     def has_captions(self) -> bool:
         return self.kind == "classification"
+
+    @property
+    def has_factors(self) -> bool:
+        """True if the prepared set says what was drawn in each image."""
+        return self.kind == "classification" and (self.cues is not None or self.conflicts)
+
+    @property
+    def is_independent(self) -> bool:
+        """True if it has factors, and none tells anything about another."""
+        return self.has_factors and self.cues == Cues()
 
     @property
     def has_boxes(self) -> bool:
@@ -264,7 +299,21 @@ class ShapesDataset(_Dataset):
             raise ValueError(f"radii: {largest} is above half the image_size {self.image_size}")
         if self.kind == "classification" and self.objects != [1, 1]:
             raise ValueError("kind classification has one shape an image: objects is [1, 1]")
+        self._check_cues()
         return self
+
+    def _check_cues(self) -> None:
+        if self.conflicts and self.kind != "classification":
+            raise ValueError("conflicts: images of kind classification conflict, not scenes")
+        if self.conflicts and self.cues is not None:
+            raise ValueError("conflicts decides on every cue: remove the key 'cues'")
+        if self.cues is not None and self.kind == "detection":
+            for key in ("ground_colour", "ground_texture"):
+                if getattr(self.cues, key) > 0:
+                    raise ValueError(
+                        f"cues.{key} is above 0, but a scene of several classes has one "
+                        "background: remove the key"
+                    )
 
 
 Dataset = Annotated[

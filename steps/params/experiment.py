@@ -18,7 +18,7 @@ from steps.params.names import Label, Name
 from steps.params.numbers import Whole
 from steps.params.recipe import Recipe
 from steps.params.scaling import Grown, Scaling
-from steps.params.tasks import OBJECT_TASKS, Task
+from steps.params.tasks import SETS, Task
 
 Names = Annotated[list[Name], Len(1)]
 _GONE = {
@@ -37,6 +37,10 @@ class Experiment(Params):
     """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
     detection_dataset: Name | None = None
     """Images with boxes and masks: detection, segmentation, object layout."""
+    decode_dataset: Name | None = None
+    """Drawn images whose factors are independent: which of them features tell (decode)."""
+    bias_dataset: Name | None = None
+    """Drawn images whose cues conflict: which of them features follow (bias)."""
     regime: Name
     """``params/recipes/<regime>/``."""
     methods: Annotated[list[Method], Len(1)]
@@ -163,9 +167,9 @@ class Experiment(Params):
                 raise ValueError(f"pictures names {name}, which is none of methods")
         if not self.tasks:
             raise ValueError("tasks names no task, so there is nothing to measure")
-        for task in OBJECT_TASKS:
-            if task in self.tasks and self.detection_dataset is None:
-                raise ValueError(f"tasks has {task}, so the key 'detection_dataset' is needed")
+        for reads, key in SETS.items():
+            if reads in self.tasks and getattr(self, key) is None:
+                raise ValueError(f"tasks has {reads}, so the key '{key}' is needed")
         return self
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steps.params.experiment import Experiment
-from steps.params.tasks import DECIDED_TASKS, DRAWN_TASKS, FEATURE_TASKS, OBJECT_TASKS
+from steps.params.tasks import DECIDED_TASKS, DRAWN_TASKS, FEATURE_TASKS, SETS
 
 RESULTS = "results"
 PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
@@ -47,8 +47,8 @@ class Paths:
 
     def evaluated_on(self, task: str) -> str:
         """The set that a task measures on."""
-        scenes = self.experiment.detection_dataset
-        return scenes if task in OBJECT_TASKS and scenes is not None else self.dataset
+        own: str | None = getattr(self.experiment, SETS[task]) if task in SETS else None
+        return self.dataset if own is None else own
 
     def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
         """The folder of a row that is pretrained here."""

@@ -18,7 +18,7 @@ from steps.params.base import Params
 from steps.params.budget import Budget
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.compatible import check_backbone
-from steps.params.dataset import Dataset
+from steps.params.dataset import Dataset, ShapesDataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import closest, load, shortened
@@ -27,6 +27,8 @@ from steps.params.names import NAME_RULE, is_name, unprintable
 from steps.params.probes import LinearProtocol
 from steps.params.protocols import (
     KNN,
+    Bias,
+    Decode,
     Features,
     Finetune,
     Geometry,
@@ -39,7 +41,7 @@ from steps.params.resources import ResourceTable
 from steps.params.scaling import Grown
 from steps.params.segmentation import Segment
 from steps.params.sizes import check_sizes
-from steps.params.tasks import CLASS_TASKS, FEATURE_TASKS, OBJECT_TASKS, TEXT_TASKS
+from steps.params.tasks import CLASS_TASKS, FEATURE_TASKS, OBJECT_TASKS, SETS, TEXT_TASKS
 from steps.params.tokenizers.recipe import TokenizerRecipe
 
 ROOT = Path("params")
@@ -54,6 +56,8 @@ PROTOCOLS: dict[str, Any] = {
     "layout": Layout,
     "zeroshot": ZeroShot,
     "retrieval": Retrieval,
+    "decode": Decode,
+    "bias": Bias,
 }
 """The params model of each task's protocols, or a union of them."""
 
@@ -108,6 +112,7 @@ class Plan:
         self.resources = self._resources()
         """What the jobs ask of a scheduler."""
         self._check_objects()
+        self._check_cues()
         self._check_kinds()
         self._check_classes()
         check_sizes(self)
@@ -122,11 +127,9 @@ class Plan:
 
     def dataset_names(self) -> list[str]:
         """The prepared sets that the experiment reads."""
-        names = [self.experiment.dataset]
-        scenes = self.experiment.detection_dataset
-        if scenes is not None and any(task in self.experiment.tasks for task in OBJECT_TASKS):
-            names.append(scenes)
-        return list(dict.fromkeys(names))
+        experiment = self.experiment
+        own = [getattr(experiment, key) for task, key in SETS.items() if task in experiment.tasks]
+        return list(dict.fromkeys([experiment.dataset, *own]))
 
     def dataset_file(self, name: str) -> Path:
         return self.root / "datasets" / f"{name}.yaml"
@@ -386,6 +389,33 @@ class Plan:
                 allowed="a set with masks; or, to detect, a protocol with masks: auto",
                 remedy=f"take a set with masks, or leave the task {task} out",
             )
+
+    def _check_cues(self) -> None:
+        """Who asks what features see gets images of which it is known."""
+        fits: dict[str, tuple[Callable[[ShapesDataset], bool], str, str]] = {
+            "decode": (
+                lambda drawn: drawn.is_independent,
+                "factors that are independent and told",
+                "cues whose probabilities are 0, such as shapes_independent",
+            ),
+            "bias": (
+                lambda drawn: drawn.conflicts,
+                "cues that conflict",
+                "conflicts: true, such as shapes_conflicts",
+            ),
+        }
+        for task, (holds, needs, allowed) in fits.items():
+            name = getattr(self.experiment, SETS[task])
+            if name is None or task not in self.experiment.tasks:
+                continue
+            dataset = self.datasets[name]
+            if not isinstance(dataset, ShapesDataset) or not holds(dataset):
+                raise UserError(
+                    f"{experiment_file(self.name, self.root)}: {SETS[task]}",
+                    f"{self.dataset_file(name)} has no {needs}, which {task} needs",
+                    allowed=f"a set of format shapes with {allowed}",
+                    remedy=f"name such a set, or leave the task {task} out",
+                )
 
     def _check_kinds(self) -> None:
         """Who reads tokens gets a vision transformer."""

@@ -10,7 +10,7 @@ from pydantic import model_validator
 from steps.params.base import Params
 from steps.params.methods import SupervisedParams
 from steps.params.numbers import Count, Positive
-from steps.params.probes import CropFraction, Pooling, Poolings
+from steps.params.probes import CropFraction, Linear, Pooling, Poolings
 from steps.params.text import Prompts
 from steps.params.training import Training
 from steps.params.views import View
@@ -145,3 +145,22 @@ class Geometry(Params):
         if self.view.size is not None:
             raise ValueError("view.size: views have the backbone's size, as the whole images do")
         return self
+
+
+class Decode(Params):
+    """Linear probes of the factors of drawn images, a probe a factor, on frozen features."""
+
+    probe: Linear
+    crop_fraction: CropFraction
+    batch_size: Count = 256
+    """Images at a time through the backbone."""
+
+
+class Bias(Decode):
+    """Which cue decides where cues conflict (after Geirhos et al., arXiv:1811.12231), by a linear
+    probe and by weighted k-NN, both of training images whose cues agree."""
+
+    k: Count
+    temperature: Positive
+    pooling: Pooling
+    """Of k-NN; likewise ``k`` and ``temperature``."""

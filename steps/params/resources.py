@@ -47,6 +47,8 @@ class ResourceTable(Params):
     layout: Resources | None = None
     zeroshot: Resources | None = None
     retrieval: Resources | None = None
+    decode: Resources | None = None
+    bias: Resources | None = None
     diagnose: Resources | None = None
     page: Resources | None = None
 

@@ -14,6 +14,8 @@ Task = Literal[
     "layout",
     "zeroshot",
     "retrieval",
+    "decode",
+    "bias",
 ]
 TASKS: tuple[Task, ...] = get_args(Task)
 FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
@@ -22,6 +24,12 @@ CLASS_TASKS: tuple[Task, ...] = ("knn", "linear", "finetune")
 """Tasks that decide between the classes of the set that is pretrained on."""
 OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
 """Tasks that read ``detection_dataset``."""
+SETS: dict[str, str] = {
+    **dict.fromkeys(OBJECT_TASKS, "detection_dataset"),
+    "decode": "decode_dataset",
+    "bias": "bias_dataset",
+}
+"""The key of an experiment that names the set which a task reads; the others read ``dataset``."""
 DRAWN_TASKS: tuple[Task, ...] = ("detect", "layout")
 """Tasks that draw pictures beside their records."""
 DECIDED_TASKS: tuple[Task, ...] = tuple(task for task in TASKS if task != "geometry")

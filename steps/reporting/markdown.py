@@ -10,6 +10,7 @@ import polars as pl
 from steps.reporting.apart import FILE as APART_FIGURE
 from steps.reporting.budget import budget_note
 from steps.reporting.confidence import Confidence, Confidences, confidences
+from steps.reporting.cues.section import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.escape import code, paragraphs, plain, target, word
 from steps.reporting.gallery import gallery
 from steps.reporting.pictures import Picture
@@ -80,6 +81,16 @@ _TASKS = {
         "text_R@k: a caption of the image is among the k nearest of the distinct captions; "
         "image_R@k: the image of a caption is among the k nearest images",
     ),
+    "decode": (
+        "Decodability",
+        "a linear probe a factor on frozen features of drawn images, where each factor is drawn by "
+        "itself; by chance 10 of the outline, 12.5 of colours, 16.7 of textures",
+    ),
+    "bias": (
+        "Shape bias",
+        "classifiers of images whose cues agree decide where one cue contradicts the outline, the "
+        "others being of neither class",
+    ),
 }
 
 
@@ -134,7 +145,11 @@ def page(
         parts.append(f"## {title}\n")
         parts.append(_caption(source, summary, evaluation, confidence))
         parts += _class_note(counts.get(evaluation, {}), confidence)
-        parts += _tables(summary, heading, evaluation, confidence)
+        if evaluation.task == "bias":
+            parts += [f"{BIAS_CAPTION}\n", bias_table(summary, heading, evaluation).markdown()]
+        else:
+            parts += _tables(summary, heading, evaluation, confidence)
+    parts += cues_section(summary, heading)
     labels = plain(", ".join(map(heading.label, heading.evaluations())))
     parts += [
         "## Figures\n",
@@ -305,7 +320,8 @@ def _caption(
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: without a text tower ({plain(', '.join(others))})." if others else ""
-    best = " Best of each column in bold." if (cells["unit"] == "%").any() else ""
+    bold = evaluation.task != "bias" and (cells["unit"] == "%").any()
+    best = " Best of each column in bold." if bold else ""
     if confidence is not None:
         best = " Bold: no row is resolved to be better."
         if not confidence.tells:

@@ -12,6 +12,9 @@ from steps.command.machine import writing
 from steps.reporting.apart import FILE as APART_FIGURE
 from steps.reporting.apart import apart_figure
 from steps.reporting.confidence import Confidences, confidences
+from steps.reporting.cues.figure import cues_figure
+from steps.reporting.cues.section import FILE as CUES_FIGURE
+from steps.reporting.cues.section import evaluations
 from steps.reporting.decided import DECISIONS, IMAGES
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.markdown import page
@@ -93,6 +96,8 @@ def render_figures(source: Source, sure: Confidences | None = None) -> dict[str,
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     if matrices := apart_figure(summary, source.heading, list(sure.known.values())):
         files[APART_FIGURE] = matrices
+    if evaluations(source.heading):
+        files[CUES_FIGURE] = cues_figure(summary, source.heading)
     return files
 
 

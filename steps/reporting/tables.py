@@ -30,6 +30,8 @@ HEADLINES = {
     "zeroshot": "top1",
     "retrieval": "text_R@1",
     "geometry": "effective_rank",
+    "decode": "outline",
+    "bias": "outline_vs_texture",
 }
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
 SHOWN = {

@@ -209,7 +209,7 @@ def test_every_model_refuses_infinity_by_its_base() -> None:
 
 
 NAMED = [
-    *("dataset", "detection_dataset", "regime", "features"),
+    *("dataset", "detection_dataset", "decode_dataset", "bias_dataset", "regime", "features"),
     *("methods", "backbones", "tasks", "pictures"),
 ]
 
@@ -327,7 +327,7 @@ def test_settings_that_are_fine() -> None:
 
 PROTOCOL_STEPS = [
     *("detect", "features", "finetune", "geometry", "knn", "layout", "linear"),
-    *("retrieval", "segment", "zeroshot"),
+    *("retrieval", "segment", "zeroshot", "decode", "bias"),
 ]
 STEPS: dict[str, list[str]] = {
     "prepare": ["--dataset"],

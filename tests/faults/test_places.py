@@ -237,7 +237,8 @@ def test_every_step_refuses_before_it_works(
         "layout": {**other, "--pictures": "p"},
     }
     options["layout"].pop("--features")
-    for node in ("features", "finetune", "geometry", "detect", "segment", "zeroshot", "retrieval"):
+    without = ("finetune", "geometry", "detect", "segment", "zeroshot", "retrieval")
+    for node in ("features", *without, "decode", "bias"):
         options[node] = {name: value for name, value in other.items() if name != "--features"}
     for node in ("prepare", "knn", "detect"):  # as processes: the others in one, below
         words = [word for pair in options[node].items() for word in pair]

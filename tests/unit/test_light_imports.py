@@ -13,7 +13,7 @@ HEAVY = ("pycocotools", "mmdet", "mmengine", "mmcv", "polars", "snakemake", "dvc
 NODES = ("prepare", "pretrain", "tokenizer", "features", "knn", "linear", "finetune", "geometry")
 
 
-@pytest.mark.parametrize("node", [*NODES, "import", "zeroshot", "retrieval"])
+@pytest.mark.parametrize("node", [*NODES, "import", "zeroshot", "retrieval", "decode", "bias"])
 def test_a_step_imports_little(node: str) -> None:
     blocked = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))"
     code = f"{blocked}; import importlib; importlib.import_module('steps.{node}')"

@@ -6,8 +6,8 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -44,6 +44,8 @@ class Item:
     """Width and height that the annotation file states."""
     annotations: tuple[dict[str, Any], ...] = ()
     """Boxes and masks, not yet checked, as they stand in the annotation file."""
+    factors: Mapping[str, int] = field(default_factory=dict)
+    """What was drawn, of a drawn image: by factor, an index into the source's values of it."""
     problem: str | None = None
     """What the reader already found to be wrong."""
 
@@ -57,6 +59,9 @@ class Source(ABC):
     has_captions: bool = False
     categories: Sequence[dict[str, Any]] = ()
     """COCO's categories, in the order of ``classes`` (detection)."""
+
+    factors: Mapping[str, Sequence[str]] = {}
+    """The values of each factor that images are drawn by, in order; empty where none is told."""
 
     @abstractmethod
     def labels(self, split: str) -> Sequence[int | None]:

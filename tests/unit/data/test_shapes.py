@@ -6,20 +6,32 @@ named factors and the correlation ratio for numbers, over as many samples as pas
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from steps.command import UserError
 from steps.data.sources.shapes import ShapesSource
+from steps.data.sources.shapes.cues import (
+    CONFLICTS,
+    FACTORS,
+    LOOKS,
+    conflicting,
+    shapes_with_cues,
+    with_cues,
+)
 from steps.data.sources.shapes.outlines import CLASSES, OUTLINES, draw_mask
 from steps.data.sources.shapes.paint import COLOURS, TEXTURES
 from steps.data.sources.shapes.reader import run_lengths
 from steps.data.sources.shapes.scenes import Scene, sample_scene
-from steps.params.dataset import Dataset, ShapesDataset
-from steps.params.load import load
+from steps.params.dataset import Cues, Dataset, ShapesDataset
+from steps.params.load import load, read_yaml
 
 PARAMS = Path(__file__).parents[3] / "params" / "datasets"
 SAMPLES = 3000
@@ -33,7 +45,7 @@ def _load(name: str) -> ShapesDataset:
 
 @pytest.fixture(scope="module")
 def sampled() -> list[Scene]:
-    dataset = _load("shapes")
+    dataset = _load("shapes_independent")
     return [
         sample_scene(dataset, CLASSES[i % len(CLASSES)], np.random.default_rng([7, i]))
         for i in range(SAMPLES)
@@ -205,3 +217,151 @@ def test_shapes_that_do_not_fit_are_a_users_error() -> None:
     )
     with pytest.raises(UserError, match="do not fit into 160 px"):
         sample_scene(dataset, None, np.random.default_rng(0))
+
+
+def test_a_set_without_cues_is_drawn_as_ever() -> None:
+    dataset = _load("shapes_independent")
+    before = dataset.model_copy(update={"cues": None})
+    for split in ("train", "val"):
+        free = list(ShapesSource(before).items(split, range(20)))
+        zero = list(ShapesSource(dataset).items(split, range(20)))
+        assert [item.read() for item in free] == [item.read() for item in zero]
+        assert [item.captions for item in free] == [item.captions for item in zero]
+        assert not any(item.factors for item in free)
+    # Captions come after all else that is drawn, so they tell of every draw before them: those of
+    # the first set, before there were cues.
+    first = before.model_copy(update={"clutter": [1, 4], "rotation": 20.0})
+    said = "".join(
+        caption
+        for item in ShapesSource(first).items("val", range(200))
+        for caption in item.captions
+    )
+    assert hashlib.sha256(said.encode()).hexdigest()[:16] == "fdc111195d77116a"
+
+
+def test_looks_tell_classes_apart() -> None:
+    assert list(LOOKS) == CLASSES
+    looks = list(LOOKS.values())
+    assert len({(look.colour, look.texture) for look in looks}) == len(CLASSES)
+    assert len({(look.ground_colour, look.ground_texture) for look in looks}) == len(CLASSES)
+    assert all(look.colour != look.ground_colour for look in looks)
+    for factor, values in FACTORS.items():
+        assert {getattr(look, factor) for look in looks} <= set(values)
+
+
+def _looks(scene: Scene) -> dict[str, str]:
+    (shape,) = scene.shapes
+    return {
+        "colour": shape.colour,
+        "texture": shape.texture,
+        "ground_colour": scene.colour,
+        "ground_texture": scene.texture,
+    }
+
+
+@pytest.mark.parametrize("factor", list(FACTORS))
+def test_a_cue_is_of_the_class_with_its_probability(sampled: list[Scene], factor: str) -> None:
+    cues = Cues(colour=0.5, texture=0.6, ground_colour=0.5, ground_texture=0.5)
+    chance = getattr(cues, factor)
+    own = [
+        _looks(with_cues(scene, cues, np.random.default_rng([3, i])))[factor]
+        == getattr(LOOKS[scene.shapes[0].name], factor)
+        for i, scene in enumerate(sampled)
+    ]
+    # Drawn freely it is of the class once in as many times as there are values.
+    expected = chance + (1 - chance) / len(FACTORS[factor])
+    assert np.mean(own) == pytest.approx(expected, abs=0.04)
+
+
+def test_cues_leave_colours_apart(sampled: list[Scene]) -> None:
+    cues = Cues(colour=0.5, ground_colour=0.5)
+    for i, scene in enumerate(sampled):
+        changed = with_cues(scene, cues, np.random.default_rng([4, i]))
+        assert changed.shapes[0].colour != changed.colour
+        assert (changed.shapes[0].texture, changed.texture) == (
+            scene.shapes[0].texture,
+            scene.texture,
+        )
+
+
+@pytest.mark.parametrize("conflict", CONFLICTS[1:])
+def test_one_cue_is_of_another_class_and_the_others_of_neither(
+    sampled: list[Scene], conflict: str
+) -> None:
+    mine = {"ground": ("ground_colour", "ground_texture")}.get(conflict, (conflict,))
+    rivals: set[tuple[str, str]] = set()
+    for i, scene in enumerate(sampled):
+        looks = _looks(conflicting(scene, conflict, np.random.default_rng([5, i])))
+        name = scene.shapes[0].name
+        assert looks["colour"] != looks["ground_colour"]
+        assert all(looks[factor] != getattr(LOOKS[name], factor) for factor in FACTORS)
+        fitting = [
+            other
+            for other, look in LOOKS.items()
+            if all(looks[factor] == getattr(look, factor) for factor in mine)
+            and all(looks[f] != getattr(look, f) for f in FACTORS if f not in mine)
+        ]
+        assert fitting, (name, looks)
+        rivals |= {(name, other) for other in fitting}
+    assert len(rivals) > 60, "nearly every class meets every other"
+
+
+def test_conflicts_come_equally_often_in_every_class() -> None:
+    source = ShapesSource(_load("shapes_conflicts"))
+    items = list(source.items("val", range(60)))
+    met = {(item.label, item.factors["conflict"]) for item in items}
+    assert len(met) == 10 * 3
+    for item in source.items("train", range(20)):
+        assert item.factors["conflict"] == 0
+        look = LOOKS[CLASSES[item.label or 0]]
+        drawn = {factor: FACTORS[factor][item.factors[factor]] for factor in FACTORS}
+        assert drawn == {factor: getattr(look, factor) for factor in FACTORS}
+
+
+def test_scenes_take_cues_too() -> None:
+    dataset = _load("shapes_scenes")
+    cues = Cues(colour=1.0, texture=1.0)
+    for i in range(30):
+        scene = sample_scene(dataset, None, np.random.default_rng([6, i]))
+        changed = shapes_with_cues(scene, cues, np.random.default_rng([7, i]))
+        assert (changed.colour, changed.texture) == (scene.colour, scene.texture)
+        for shape in changed.shapes:
+            look = LOOKS[shape.name]
+            assert shape.texture == look.texture
+            assert shape.colour == look.colour or look.colour == scene.colour
+            assert shape.colour != scene.colour
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "said"),
+    [
+        ("shapes", {"cues": {"colour": 1.5}}, "'cues.colour' is 1.5"),
+        ("shapes", {"cues": {"size": 0.5}}, "cues.size"),
+        ("shapes", {"cues": {"colour": "often"}}, "cues.colour"),
+        ("shapes_scenes", {"cues": {"ground_colour": 0.5}}, "cues.ground_colour is above 0"),
+        ("shapes", {"conflicts": True}, "remove the key 'cues'"),
+        ("shapes_scenes", {"conflicts": True}, "not scenes"),
+    ],
+)
+def test_wrong_cues_are_errors_of_a_line(
+    name: str, changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(yaml.safe_dump({**read_yaml(PARAMS / f"{name}.yaml"), **changed}))
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        load(file, Dataset)  # type: ignore[arg-type]
+    assert str(file) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_drawn_sets_go_together() -> None:
+    """Scenes have the cues of shapes, and what features see is asked of images drawn alike."""
+    shapes = _load("shapes")
+    assert shapes.cues is not None
+    for name in ("shapes_scenes", "shapes_scenes_2k"):
+        assert _load(name).cues == Cues(colour=shapes.cues.colour, texture=shapes.cues.texture)
+    own = {"cues", "conflicts", "train", "val"}
+    for name in ("shapes_independent", "shapes_conflicts"):
+        assert _load(name).model_dump(exclude=own) == shapes.model_dump(exclude=own)
+    assert _load("shapes_independent").is_independent
+    assert shapes.val >= 4000

@@ -15,6 +15,7 @@ from steps.params.imported import Format
 from steps.params.load import load, read_yaml
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe
+from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, Scenery
 from tests.unit.detection.conftest import SMALL
 
@@ -356,6 +357,37 @@ def test_a_detector_without_masks_takes_boxes_alone(masks: Any, scenery: Scenery
     scenery.write("datasets/boxes.yaml", {**_BOXES, "masks": False})
     tasks = {"detect": ["objects"]}
     _experiment(scenery, methods=["random"], detection_dataset="boxes", tasks=tasks)
+
+
+_DRAWN = read_yaml(REPOSITORY / "params/datasets/shapes_independent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("task", "fits", "said"),
+    [
+        ("decode", {}, "has no factors that are independent and told, which decode needs"),
+        ("bias", {"cues": None, "conflicts": True}, "has no cues that conflict, which bias needs"),
+    ],
+)
+def test_what_features_see_is_asked_of_drawn_sets_before_any_work(
+    task: str, fits: dict[str, Any], said: str, scenery: Scenery
+) -> None:
+    protocol = read_yaml(REPOSITORY / f"params/protocols/{task}.yaml")
+    scenery.write(f"protocols/{task}.yaml", protocol)
+    experiment = {"methods": ["random"], "tasks": {task: [task]}}
+    with pytest.raises(UserError, match=f"tasks has {task}, so the key '{task}_dataset' is needed"):
+        _experiment(scenery, **experiment)
+    experiment[f"{task}_dataset"] = "drawn"
+    scenery.write("datasets/drawn.yaml", {**_DRAWN, **fits})
+    plan = _experiment(scenery, **experiment)
+    assert plan.dataset_names() == ["noise", "drawn"]
+    for unfit in ({"cues": None}, {"cues": {"colour": 0.5}}):
+        scenery.write("datasets/drawn.yaml", {**_DRAWN, **unfit})
+        with pytest.raises(UserError, match=rf"{task}_dataset: .*drawn\.yaml {said}") as caught:
+            _experiment(scenery, **experiment)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=rf"noise\.yaml {said}"):
+        _experiment(scenery, **{**experiment, f"{task}_dataset": "noise"})
 
 
 OFFICIAL = {

@@ -35,6 +35,8 @@ PROTOCOLS = {
     "detect": "mask_rcnn_small",
     "zeroshot": "zeroshot",
     "retrieval": "retrieval",
+    "decode": "decode",
+    "bias": "bias",
 }
 TOP1 = {"random": 21.3, "supervised": 93.7, "mae": 64.2, "simmim": 60.1, "dino": 78.9}
 METRICS = {
@@ -44,6 +46,13 @@ METRICS = {
     "detect": ("box_AP", "box_AP50", "mask_AP"),
     "zeroshot": ("top1", "top5"),
     "retrieval": ("text_R@1", "image_R@1"),
+    "decode": ("outline", "colour", "texture", "ground_colour", "ground_texture"),
+    "bias": tuple(
+        f"{metric}{end}"
+        for end in ("", "_knn")
+        for cue in ("texture", "colour", "ground")
+        for metric in (f"outline_vs_{cue}", f"{cue}_vs_outline")
+    ),
 }
 GAINS = {
     "knn": 0.0,
@@ -52,7 +61,10 @@ GAINS = {
     "detect": -20.0,
     "zeroshot": 1.0,
     "retrieval": -9.0,
+    "decode": 0.0,
+    "bias": -60.0,
 }
+SETS = {"detect": "shapes_scenes", "decode": "shapes_independent", "bias": "shapes_conflicts"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +97,7 @@ def record_file(row: Path, task: str, protocol: str) -> Path:
     """Where the record of a task by a protocol lies."""
     if task in ("knn", "linear"):
         return row / task / "shapes/features" / f"{protocol}.json"
-    return row / task / ("shapes_scenes" if task == "detect" else "shapes") / f"{protocol}.json"
+    return row / task / SETS.get(task, "shapes") / f"{protocol}.json"
 
 
 def build(
@@ -117,6 +129,7 @@ def build(
         "title": "Made-up numbers",
         "question": "Does the report add up?",
         "dataset": "shapes",
+        **{f"{name}_dataset": SETS[name] for name in ("decode", "bias")},
         "detection_dataset": "shapes_scenes",
         "regime": "small",
         "methods": [
@@ -271,7 +284,7 @@ def write_task(
             ),
             "unit": "%",
             "n": 1000,
-            "dataset": "shapes_scenes" if task == "detect" else "shapes",
+            "dataset": SETS.get(task, "shapes"),
         }
         record = Record.of_backbone(backbone, **measured)
         records.append(record.model_copy(update=changed))

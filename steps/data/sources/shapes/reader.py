@@ -9,15 +9,24 @@ import numpy as np
 import numpy.typing as npt
 
 from steps.data.shards import SPLITS
+from steps.data.sources.shapes.cues import (
+    CONFLICTS,
+    FACTORS,
+    conflicting,
+    factors_of,
+    shapes_with_cues,
+    with_cues,
+)
 from steps.data.sources.shapes.outlines import CLASSES
 from steps.data.sources.shapes.paint import encode, paint
 from steps.data.sources.shapes.scenes import Scene, sample_scene
 from steps.data.sources.shapes.words import describe
 from steps.data.sources.source import Item, Source
-from steps.params.dataset import ShapesDataset
+from steps.params.dataset import Cues, ShapesDataset
 
 _MOST_SHAPES = 1000
 """Annotation numbers are the image's number times this, plus the shape's."""
+_AGREE = Cues(colour=1.0, texture=1.0, ground_colour=1.0, ground_texture=1.0)
 
 
 class ShapesSource(Source):
@@ -29,6 +38,8 @@ class ShapesSource(Source):
         self.kind = dataset.kind
         self.classes = list(CLASSES)
         self.has_captions = dataset.kind == "classification"
+        if dataset.has_factors:
+            self.factors = {**FACTORS, **({"conflict": CONFLICTS} if dataset.conflicts else {})}
         if dataset.kind == "detection":
             self.categories = [
                 {"id": number, "name": name, "supercategory": "shape"}
@@ -42,21 +53,46 @@ class ShapesSource(Source):
         return [position % len(CLASSES) for position in range(count)]
 
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
-        draw = self._scene if self.kind == "detection" else self._labelled
         for position in keep:
             seed = [self._dataset.seed, SPLITS.index(split), position]
-            yield draw(f"{split}-{position:06d}", position, np.random.default_rng(seed))
+            name, generator = f"{split}-{position:06d}", np.random.default_rng(seed)
+            if self.kind == "detection":
+                yield self._scene(name, position, generator)
+            else:
+                yield self._labelled(name, position, self._conflict(split, position), generator)
 
-    def _labelled(self, name: str, position: int, generator: np.random.Generator) -> Item:
+    def _conflict(self, split: str, position: int) -> int:
+        """Index of the cue that contradicts the outline: each meets every class equally often."""
+        if not self._dataset.conflicts or split == "train":
+            return 0
+        return 1 + position // len(CLASSES) % (len(CONFLICTS) - 1)
+
+    def _sample(self, name: str | None, conflict: int, generator: np.random.Generator) -> Scene:
+        scene = sample_scene(self._dataset, name, generator)
+        # A stream of its own: where no cue is taken, the image is that of a set without cues.
+        cues, (own,) = self._dataset.cues, generator.spawn(1)
+        if conflict:
+            return conflicting(scene, CONFLICTS[conflict], own)
+        if self._dataset.conflicts:
+            return with_cues(scene, _AGREE, own)
+        if cues is None:
+            return scene
+        return (shapes_with_cues if name is None else with_cues)(scene, cues, own)
+
+    def _labelled(
+        self, name: str, position: int, conflict: int, generator: np.random.Generator
+    ) -> Item:
         label = position % len(CLASSES)
-        scene = sample_scene(self._dataset, CLASSES[label], generator)
+        scene = self._sample(CLASSES[label], conflict, generator)
         encoded = encode(paint(scene, self._dataset, generator))
         radii = [radius for interval in self._dataset.radii for radius in interval]
         captions = describe(scene, (min(radii), max(radii)), generator)
-        return Item(name, lambda: encoded, label, captions)
+        drawn = {**factors_of(scene), "conflict": conflict}
+        factors = {factor: drawn[factor] for factor in self.factors}
+        return Item(name, lambda: encoded, label, captions, factors=factors)
 
     def _scene(self, name: str, position: int, generator: np.random.Generator) -> Item:
-        scene = sample_scene(self._dataset, None, generator)
+        scene = self._sample(None, 0, generator)
         pixels = paint(scene, self._dataset, generator)
         encoded = encode(pixels)
         number = position + 1

@@ -1,4 +1,4 @@
-"""What stands in an image: every factor drawn by itself, so that none gives the class away."""
+"""What stands in an image, every factor drawn by itself; cues are laid over it afterwards."""
 
 from __future__ import annotations
 
