@@ -18,7 +18,7 @@ from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import in_top, per_class_percent, percent
-from steps.evaluation.features import FrozenFeatures, read_features
+from steps.evaluation.features import FrozenFeatures, features_of, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
@@ -29,7 +29,7 @@ def main() -> None:
     arguments = task_parser(__doc__, features="a features artifact").parse_args()
     check_places(arguments, "knn", record=True)
     protocol = load(arguments.protocol, KNN)
-    facts = read_manifest(arguments.features, "features").facts
+    facts = features_of(arguments.backbone, arguments.features).facts
     check_two_classes(arguments.features, facts["classes"])
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)

@@ -25,7 +25,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.augmented import Frozen, probe_augmented
-from steps.evaluation.features import read_features
+from steps.evaluation.features import features_of, read_features
 from steps.evaluation.linear import probe
 from steps.evaluation.logistic import regress
 from steps.models.backbones import load_backbone, normalisation
@@ -49,7 +49,7 @@ def main() -> None:
 
 def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: float) -> None:
     """On features that were extracted once."""
-    classes = read_manifest(arguments.features, "features").facts["classes"]
+    classes = features_of(arguments.backbone, arguments.features).facts["classes"]
     check_two_classes(arguments.features, classes)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)

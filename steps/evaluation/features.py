@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from steps.artifacts import verify
+from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 
 SPLITS = ("train", "val")
@@ -27,6 +27,24 @@ class FrozenFeatures:
     def concatenated(self, poolings: Sequence[str]) -> Tensor:
         """(N, D * len(poolings)) float32, in memory."""
         return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
+
+
+def features_of(backbone: Path, artifact: Path) -> Manifest:
+    """The manifest of the features that a backbone gave.
+
+    Raises:
+        UserError: another backbone gave them, so that its number would stand under a wrong name.
+    """
+    manifest = read_manifest(artifact, "features")
+    digest = read_manifest(backbone, "pretrain").digest
+    if (found := manifest.inputs.get("backbone", digest)) != digest:
+        raise UserError(
+            str(artifact),
+            f"features of another backbone, with the digest {found[:12]}",
+            allowed=f"features of {backbone}, which has {digest[:12]}",
+            remedy="extract them from it (python -m steps.features), or name the other backbone",
+        )
+    return manifest
 
 
 def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:
