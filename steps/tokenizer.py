@@ -28,7 +28,8 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.engine.seeds import seeded
 from steps.models.normalisation import PIXELS
 from steps.models.teacher import load_teacher
-from steps.params.load import load
+from steps.params.load import load, option
+from steps.params.numbers import Seed
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
@@ -42,7 +43,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, required=True, help="its params")
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--teacher", type=Path, help="the backbone that the params name, frozen")
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=option(Seed), required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
