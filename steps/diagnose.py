@@ -39,6 +39,8 @@ from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
 from steps.models.normalisation import PIXELS
+from steps.params.load import option
+from steps.params.numbers import Size
 from steps.tokenizers import load_tokenizer
 
 BATCH = 64
@@ -51,7 +53,9 @@ def main() -> None:
         "--tokenizer", type=Path, help="the one behind the backbone, or alone to be drawn itself"
     )
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
-    parser.add_argument("--images", type=int, default=1000, help="how many to measure on, at most")
+    parser.add_argument(
+        "--images", type=option(Size), default=1000, help="how many to measure on, at most"
+    )
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
     inputs = {role: getattr(arguments, role) for role in ("backbone", "tokenizer", "data")}

@@ -29,8 +29,10 @@ from steps.models.official.layouts import LAYOUTS, NORMALISE
 from steps.models.official.reading import read_backbone
 from steps.models.official.sizes import check_size, heads_of, params_name
 from steps.params.backbone import Backbone
-from steps.params.load import load
+from steps.params.load import load, option
 from steps.params.methods import MethodParams
+from steps.params.names import Label, Name
+from steps.params.numbers import NotNegative, Seed, Size
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
 
@@ -57,15 +59,23 @@ def main() -> None:
     parser.add_argument(
         "--network", help="teacher or student, base or momentum, of a file with both"
     )
-    parser.add_argument("--heads", type=int, help="attention heads, where the width does not say")
     parser.add_argument(
-        "--image-size", type=int, help="resize the positions to it, as the method does"
+        "--heads", type=option(Size), help="attention heads, where the width does not say"
+    )
+    parser.add_argument(
+        "--image-size", type=option(Size), help="resize the positions to it, as the method does"
     )
     parser.add_argument("--normalise", choices=list(NORMALISE), help="what images are given by")
-    parser.add_argument("--name", help="how tables call it; <format>_official if not given")
-    parser.add_argument("--trained-on", help="the data set of its training, for the tables")
-    parser.add_argument("--epochs", type=float, default=0.0, help="of its training, for the tables")
-    parser.add_argument("--seed", type=int, default=0, help="of what later steps draw")
+    parser.add_argument(
+        "--name", type=option(Name), help="how tables call it; <format>_official if not given"
+    )
+    parser.add_argument(
+        "--trained-on", type=option(Label), help="the data set of its training, for the tables"
+    )
+    parser.add_argument(
+        "--epochs", type=option(NotNegative), default=0.0, help="of its training, for the tables"
+    )
+    parser.add_argument("--seed", type=option(Seed), default=0, help="of what later steps draw")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
     check_places(arguments, "tokenizer" if arguments.format == DALLE else "pretrain")

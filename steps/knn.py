@@ -20,7 +20,7 @@ from steps.data.loader import check_two_classes
 from steps.data.shards import Images
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.features import FrozenFeatures, check_source, read_features
+from steps.evaluation.features import FrozenFeatures, check_source, features_of, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
@@ -33,7 +33,7 @@ def main() -> None:
     ).parse_args()
     check_places(arguments, "knn", record=True, decisions=True)
     protocol = load(arguments.protocol, KNN)
-    facts = read_manifest(arguments.features, "features").facts
+    facts = features_of(arguments.backbone, arguments.features).facts
     check_two_classes(arguments.features, facts["classes"])
     check_source(arguments.features, arguments.data)
     poolings = [protocol.pooling, *protocol.more_poolings]

@@ -50,8 +50,9 @@ from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.compatible import check_backbone
-from steps.params.load import load
+from steps.params.load import load, option
 from steps.params.methods import CLIPParams
+from steps.params.numbers import Seed
 from steps.params.recipe import Recipe
 from steps.params.scaling import Grown, Scaling
 from steps.params.training import Training
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--length", type=float, help="factor on the recipe's epochs")
     parser.add_argument("--data-share", type=float, help="share of the training images, up to 1")
     add_options(parser)
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=option(Seed), required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()

@@ -34,7 +34,8 @@ from steps.models.normalisation import PIXELS
 from steps.models.teacher import load_teacher
 from steps.params.base import Params
 from steps.params.budget import Budget, add_options, asked_for
-from steps.params.load import load
+from steps.params.load import load, option
+from steps.params.numbers import Seed
 from steps.params.scaling import Grown
 from steps.params.tokenizers.recipe import TokenizerRecipe
 from steps.params.training import Training
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
     parser.add_argument("--teacher", type=Path, help="the backbone that the params name, frozen")
     add_options(parser)
-    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--seed", type=option(Seed), required=True)
     parser.add_argument("--checkpoint", type=Path, help="continue from this file of the same run")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()

@@ -103,7 +103,7 @@ def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
     Raises:
         UserError: scores that are not finite.
     """
-    check_rows(scores, "scores")
+    check_rows(scores, "scores", largest=torch.finfo(scores.dtype).max)
     best = largest(scores, k)[1]
     return (best == labels.unsqueeze(1)).any(dim=1)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from steps.artifacts import read_manifest, verify
+from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 
 SPLITS = ("train", "val")
@@ -42,6 +42,24 @@ def check_source(features: Path, dataset: Path) -> None:
             f"features of another dataset than {dataset}",
             remedy="give the dataset that they were extracted from, or extract them again",
         )
+
+
+def features_of(backbone: Path, artifact: Path) -> Manifest:
+    """The manifest of the features that a backbone gave.
+
+    Raises:
+        UserError: another backbone gave them, so that its number would stand under a wrong name.
+    """
+    manifest = read_manifest(artifact, "features")
+    digest = read_manifest(backbone, "pretrain").digest
+    if (found := manifest.inputs.get("backbone", digest)) != digest:
+        raise UserError(
+            str(artifact),
+            f"features of another backbone, with the digest {found[:12]}",
+            allowed=f"features of {backbone}, which has {digest[:12]}",
+            remedy="extract them from it (python -m steps.features), or name the other backbone",
+        )
+    return manifest
 
 
 def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> FrozenFeatures:

@@ -1,4 +1,4 @@
-"""Refusing numbers that are not finite: in weights, in features, in scores."""
+"""Refusing numbers that are not finite, or no longer squared: in weights, features, scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from steps.command import UserError
 
+LARGEST = 1e15
+"""Of a feature: squares, and sums of them over a batch, stay finite in float32."""
 DIVERGED = "lower the learning rate, or clip gradients"
 
 
@@ -30,22 +32,29 @@ def check_weights(tensors: Iterable[tuple[str, Tensor]], where: str, remedy: str
         raise UserError(where, wrong, remedy=remedy)
 
 
-def check_rows(rows: Tensor, what: str, first: int = 0) -> None:
+def check_rows(rows: Tensor, what: str, first: int = 0, largest: float = LARGEST) -> None:
     """Let finite features or scores pass.
+
+    Features of 1e20 are finite, and their squares are not: normalised, they are all 0, and any
+    class is as near as another.
 
     Args:
         rows: (N, …), a row a sample.
         what: they are, for the error.
         first: the index of the first row.
+        largest: magnitude that may pass.
 
     Raises:
-        UserError: the first row that is not finite, by its index.
+        UserError: the first row that is not finite or too large, by its index.
     """
-    fine = rows.isfinite().flatten(1).all(dim=1)
+    low, high = rows.flatten(1).aminmax(dim=1)
+    fine = (low >= -largest) & (high <= largest)  # neither holds of NaN
     if not bool(fine.all()):
-        row = first + int(torch.nonzero(~fine)[0])
+        wrong = int(torch.nonzero(~fine)[0])
+        finite = bool(rows[wrong].isfinite().all())
+        found = f"holds numbers beyond {largest:g}" if finite else "is not finite"
         raise UserError(
             what,
-            f"row {row} is not finite ({int((~fine).sum())} of {len(rows)} rows looked at)",
+            f"row {first + wrong} {found} ({int((~fine).sum())} of {len(rows)} rows looked at)",
             remedy="the weights behind it have diverged: train them anew at a lower learning rate",
         )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import math
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from steps.command import UserError
@@ -94,6 +95,22 @@ def load(path: Path, model: type[T]) -> T:
         UserError: naming the file, the key, what was found and what is allowed.
     """
     return validate(read_yaml(path), model, str(path))
+
+
+def option(kind: Any) -> Callable[[str], Any]:
+    """The ``type`` of a command's option: its word is held to what params of this kind may be."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+
+    def read(text: str) -> Any:
+        if (sign := unprintable(text)) is not None:
+            raise argparse.ArgumentTypeError(f"the character {sign}; printable text is allowed")
+        try:
+            return adapter.validate_strings(text)
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise argparse.ArgumentTypeError(f"{text[:80]!a}: {said}") from error
+
+    return read
 
 
 def validate(content: object, model: type[T], where: str) -> T:

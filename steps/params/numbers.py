@@ -10,6 +10,9 @@ Count = Annotated[int, Ge(1)]
 Whole = Annotated[int, Ge(0)]
 LARGEST = 2**31 - 1
 """Largest whole number: seeds, sizes and counters of every library hold it."""
+Seed = Annotated[int, Ge(0), Le(LARGEST)]
+Size = Annotated[int, Ge(1), Le(LARGEST)]
+"""Number of things, or of pixels, on a command line."""
 Positive = Annotated[float, Gt(0), Le(1e30)]
 Epochs = Annotated[float, Gt(0), Le(1_000_000)]
 NotNegative = Annotated[float, Ge(0), Le(1e30)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from steps.command import UserError
 from steps.data.sources.source import data_root
 from steps.models.official import from_official
-from steps.models.official.files import Shell, read_file, tensors_in
+from steps.models.official.files import Shell, check_tensors, read_file, tensors_in
 from steps.params.load import validate
 from steps.params.tokenizers import DalleParams
 from steps.params.tokenizers.recipe import TokenizerRecipe
@@ -107,9 +107,13 @@ def read_official(tokenizer: Tokenizer, kind: str, files: Mapping[str, Path]) ->
     }
     where = ", ".join(str(path) for path in files.values())
     wrong = [
-        f"no {name}" if name not in found else f"{name} is {tuple(found[name].shape)}"
+        f"no {name}"
+        if name not in found
+        else f"{name} is {tuple(found[name].shape)} of {found[name].dtype}"
         for name, tensor in ours.items()
-        if name not in found or found[name].shape != tensor.shape
+        if name not in found
+        or found[name].shape != tensor.shape
+        or tensor.is_floating_point() > found[name].is_floating_point()
     ]
     if wrong:
         raise UserError(
@@ -144,5 +148,6 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
     content = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise UserError(str(path), "not a state dict", allowed="tensors by name")
+    check_tensors(path, content)
     weights: dict[str, Tensor] = content
     return weights

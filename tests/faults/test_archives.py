@@ -91,6 +91,16 @@ def test_a_member_or_key_that_stands_twice_is_named(root: Path, tmp_path: Path) 
     refused(tmp_path, wds(root, twice), "its key stands twice")
 
 
+def test_hidden_members_are_not_looked_at(root: Path, tmp_path: Path) -> None:
+    """The tar of macOS writes a ``._`` member before each file that has attributes."""
+    plain = samples([0, 1])
+    pairs = [((f"x/._{name}", b"\0\5\x16\7"), (f"x/{name}", data)) for name, data in plain]
+    members = [(".DS_Store", b"x"), *(member for pair in pairs for member in pair)]
+    made = Prepared(tmp_path, wds(root, tar(members)))
+    assert made.train.ids == ["t/x/0", "t/x/1"]
+    refused(tmp_path, wds(root, tar([*plain, ("README", b"x")])), "train t/README: 0 image members")
+
+
 def test_a_sparse_member_is_not_inflated(root: Path, tmp_path: Path) -> None:
     data = tar(samples([0, 1]))
     info = tarfile.TarInfo("2.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import pickle
@@ -27,7 +28,7 @@ from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.shards import Images, ShardWriter
 from steps.engine.checkpoint import FILE, Scratch
 from steps.engine.monitor import METRICS, Monitor
-from steps.evaluation.features import read_features
+from steps.evaluation.features import features_of, read_features
 from steps.models.backbones import (
     create_backbone,
     is_resnet,
@@ -38,6 +39,7 @@ from steps.models.backbones import (
 from steps.models.official.files import read_file
 from steps.params.backbone import Backbone
 from tests.faults.test_places import record
+from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, Scenery
 
 
@@ -121,6 +123,29 @@ def test_damaged_features_are_named(damage: str, name: str, features: Path) -> N
     DAMAGE[damage](features / name)
     with pytest.raises(UserError, match=f"features/{name}: "):
         read_features(features, "train", ["cls"])
+
+
+@pytest.mark.parametrize("step", ["knn", "linear"])
+def test_features_of_another_backbone_are_named(
+    step: str, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their number would stand under the name of a backbone that it says nothing of."""
+    other = tmp_path / "other"
+    with publish(other, node="pretrain", params={}, inputs={}) as draft:
+        (draft.path / "model.safetensors").write_bytes(b"others")
+    with publish(
+        tmp_path / "features", node="features", params={}, inputs={"backbone": backbone}
+    ) as draft:
+        draft.facts.update(dataset="noise", classes=2)
+    features_of(backbone, tmp_path / "features")
+    protocol = REPOSITORY / f"params/protocols/{step}.yaml"
+    options = ["--protocol", protocol, "--backbone", other, "--features", tmp_path / "features"]
+    options += ["--out", tmp_path / "out.json"]
+    options += ["--data", tmp_path / "data"] if step == "linear" else []
+    monkeypatch.setattr("sys.argv", [f"steps.{step}", *map(str, options)])
+    with pytest.raises(UserError, match=r"features: features of another backbone.*remedy: extract"):
+        importlib.import_module(f"steps.{step}").main()
+    assert not (tmp_path / "out.json").exists()
 
 
 @pytest.mark.parametrize(

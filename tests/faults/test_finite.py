@@ -155,6 +155,27 @@ def test_nearest_neighbours_of_what_is_not_finite(value: float, spoilt: str) -> 
         _vote(rows["bank"], labels, rows["queries"])
 
 
+@pytest.mark.parametrize("scale", [1e16, 1e20, -1e37])
+def test_features_whose_squares_overflow_give_no_number(scale: float) -> None:
+    """They are finite, and all 0 when they are normalised: any class is as near as another."""
+    bank, labels = _bank()
+    large = bank * scale
+    assert large.isfinite().all()
+    with pytest.raises(UserError, match=r"features: row 0 holds numbers beyond 1e\+15"):
+        _vote(bank, labels, large)
+    for fit, protocol in ((probe, LINEAR), (regress, LOGREG)):
+        with pytest.raises(UserError, match="features of train: row 0 holds numbers beyond"):
+            fit(large, labels, large, protocol, 3, 0)
+    most = bank * 2.0**48
+    assert torch.equal(_vote(most, labels, most), _vote(bank, labels, bank))
+    assert probe(most, labels, most, LINEAR, 3, 0)[0].isfinite().all()
+
+
+def test_scores_may_be_of_any_finite_size() -> None:
+    scores = torch.tensor([[1e38, -1e38, 0.0]])
+    assert correct_in_top(scores, torch.tensor([0]), 1) == 1
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.07, 0.012, 0.01, 1e-3, 1e-5, 1e-30])
 def test_votes_do_not_overflow(temperature: float) -> None:
     bank, labels = _bank(300)

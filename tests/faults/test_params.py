@@ -391,3 +391,43 @@ def test_a_damaged_manifest_is_none_to_the_plan(tmp_path: Path) -> None:
         record = tmp_path / "record.json"
         record.write_bytes(b'{"manifest": ' + content + b"}")
         assert manifest_of(record) is None
+
+
+SEEDS = ("-1", "1.5", str(2**31), str(2**70), "x", "")
+OPTIONS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pretrain", "--seed"): SEEDS,
+    ("tokenizer", "--seed"): SEEDS,
+    ("diagnose", "--images"): ("0", "-3", "x", "1e3"),
+    ("import", "--seed"): SEEDS,
+    ("import", "--epochs"): ("nan", "inf", "-5", "1e400", "x"),
+    ("import", "--heads"): ("0", "-2", "1.5"),
+    ("import", "--image-size"): ("0", "-32", "x"),
+    ("import", "--name"): ("", "a/b", "..", "$(touch P1)", "a\nb", "a.json", "a" * 65),
+    ("import", "--trained-on"): ("", " ", "a\nb", "a\x1b[31mb", "a\u202eb", "x" * 300),
+}
+NEEDED = {
+    "pretrain": ["--recipe", "r", "--backbone", "b", "--data", "d", "--out", "out"],
+    "tokenizer": ["--tokenizer", "t", "--data", "d", "--out", "out"],
+    "diagnose": ["--backbone", "b", "--data", "d", "--out", "out"],
+    "import": ["--format", "mae", "--checkpoint", "c", "--out", "out"],
+}
+
+
+@pytest.mark.parametrize(("step", "option"), OPTIONS)
+def test_options_are_held_to_what_params_may_be(
+    step: str,
+    option: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in OPTIONS[step, option]:
+        monkeypatch.setattr("sys.argv", [f"steps.{step}", *NEEDED[step], f"{option}={value}"])
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"steps.{step}").main()
+        assert ended.value.code == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert f"error: argument {option}: " in last, value
+        assert last.isprintable()
+    assert not list(tmp_path.iterdir())

@@ -216,6 +216,51 @@ def test_metadata_without_names_give_none(root: Path, tmp_path: Path, metadata: 
     assert Prepared(tmp_path, PARQUET).facts["classes"] == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["dog", "cat"], "call label 0 'dog', and those of"),
+        (["cat", "dog", "owl"], "call label 2 'owl', and those of"),
+        (["cat"], "call label 1 '', and those of"),
+    ],
+)
+@pytest.mark.parametrize("file", ["t1.parquet", "v.parquet"])
+def test_labels_that_mean_other_things_in_another_file_are_named(
+    root: Path, tmp_path: Path, names: list[str], said: str, file: str
+) -> None:
+    def metadata(names: list[str]) -> dict[str, Any]:
+        return {"info": {"features": {"label": {"names": names}}}}
+
+    params = {**PARQUET, "train": "t*.parquet"}
+    for first, name in enumerate(("t0.parquet", "t1.parquet", "v.parquet")):
+        columns = {"image": rows(2, 10 * first), "label": [0, 1]}
+        parquet(root / name, columns, metadata(names if name == file else ["cat", "dog"]))
+    refused(tmp_path, params, f"{file}: its Hugging Face metadata {said}", "t0.parquet")
+    chosen = Prepared(tmp_path, {**params, "classes": ["x", "y"]})
+    assert chosen.facts["classes"] == ["x", "y"]
+    columns = {"image": rows(2, 10 * ("t1.parquet", "v.parquet").index(file) + 10), "label": [0, 1]}
+    parquet(root / file, columns)  # without metadata, which claims nothing
+    assert Prepared(tmp_path, params).facts["classes"] == ["cat", "dog"]
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(root: Path, tmp_path: Path) -> None:
+    params = folders(root)
+    put(root / "names.txt", "\ufeffa cat\r\nb dog\r\n".encode())
+    made = Prepared(tmp_path, {**params, "class_names": "names.txt"})
+    assert made.facts["classes"] == ["cat", "dog"]
+    members = [("1.png", encoded(noise(1))), ("1.txt", "\ufeffa cat".encode())]
+    val = [("2.png", encoded(noise(2))), ("2.txt", b"a dog")]
+    captions = {**wds(root, tar(members), tar(val)), "label": None, "caption": "txt"}
+    assert Prepared(tmp_path, captions).train.captions(0) == ["a cat"]
+
+
+def test_a_folder_with_two_names_is_named(root: Path, tmp_path: Path) -> None:
+    params = folders(root)
+    put(root / "names.txt", b"a cat\nb dog\na lion\n")
+    said = "names.txt: the folder 'a' has two names"
+    refused(tmp_path, {**params, "class_names": "names.txt"}, said)
+
+
 def test_class_names_in_a_file_that_is_not_utf8(root: Path, tmp_path: Path) -> None:
     params = folders(root)
     put(root / "names.txt", b"a caf\xe9\nb tea\n")

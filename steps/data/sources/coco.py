@@ -194,7 +194,8 @@ def _image(found: object) -> dict[str, Any] | str:
     image |= {side: whole(found.get(side)) for side in ("width", "height")}
     for key in ("id", "width", "height"):
         if image[key] is None or (key != "id" and image[key] < 1):
-            return f"{key} {shown(found.get(key))} is no whole number" + " above 0" * (key != "id")
+            allowed = "whole number of 64 bits" if key == "id" else "whole number above 0"
+            return f"{key} {shown(found.get(key))} is no {allowed}"
     name = image["file_name"]
     if not written(name) or "\0" in name or len(name.encode()) > _LONGEST_NAME:
         return f"file_name {shown(name)} is no name of a file"

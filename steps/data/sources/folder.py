@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
 
@@ -170,16 +170,22 @@ def _in_words(folders: Sequence[str], file: str) -> list[str]:
     """The name that a file gives to each folder.
 
     Raises:
-        UserError: it names no such folder, or two alike, or is not UTF-8.
+        UserError: it names no such folder, one twice, or two alike, or is not UTF-8.
     """
     path = existing_file(file, "a line a class: its folder, a space, its name")
     allowed = "a line a class: its folder, a space, its name"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(str(path), f"unreadable ({error})", allowed=allowed) from error
     pairs = [line.strip().partition(" ") for line in lines]
-    words = {folder: name.strip() for folder, _, name in pairs if name.strip()}
+    named = [(folder, name.strip()) for folder, _, name in pairs if name.strip()]
+    words = dict(named)
+    if len(words) < len(named):
+        twice, _ = Counter(folder for folder, _ in named).most_common(1)[0]
+        raise UserError(
+            str(path), f"the folder '{twice}' has two names", allowed=allowed, remedy="remove one"
+        )
     missing = [folder for folder in folders if folder not in words]
     if missing:
         raise UserError(

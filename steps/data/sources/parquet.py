@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +145,40 @@ class ParquetSource(Source):
         return labels
 
     def _class_names(self) -> list[str]:
-        path = next(iter(self._files["train"]))
-        names = self._dataset.classes or self._names_in_metadata(path)
+        names, path = self._dataset.classes, next(iter(self._files["train"]))
+        if names is None:
+            names, path = self._stated_names() or (None, path)
         if names is None:
             names = numbered_classes(self._labels["train"])
         check_label_names(names, str(path))
         return list(names)
+
+    def _stated_names(self) -> tuple[list[str], Path] | None:
+        """The class names that the files' metadata give, and the first file that gives them.
+
+        Raises:
+            UserError: two files give other names, or in another order: their labels differ in
+                what they mean.
+        """
+        first: tuple[list[str], Path] | None = None
+        for path in [*self._files["train"], *self._files["val"]]:
+            names = self._names_in_metadata(path)
+            if names is None:
+                continue
+            if first is None:
+                first = names, path
+            elif names != first[0]:
+                both = enumerate(zip_longest(names, first[0], fillvalue=""))
+                label, (here, there) = next((i, two) for i, two in both if two[0] != two[1])
+                raise UserError(
+                    str(path),
+                    f"its Hugging Face metadata call label {label} {shown(here)}, and those of "
+                    f"{first[1]} call it {shown(there)}",
+                    allowed="one list of names for all files of both splits",
+                    remedy="write the files from one set; if the labels do mean the same, give "
+                    "classes in the dataset's params",
+                )
+        return first
 
     def _names_in_metadata(self, path: Path) -> list[str] | None:
         """The class names that Hugging Face's metadata give; None: they give none.

@@ -7,7 +7,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from steps.command import UserError
@@ -30,6 +30,7 @@ class WebDatasetSource(Source):
     """Shards read front to back, never unpacked. Ids are the shard's name and the sample's key.
 
     A member's key is its path up to the first dot of its name; what follows is its extension.
+    Members whose name starts with a dot are not looked at: macOS puts one beside each file.
     """
 
     def __init__(self, dataset: WebDatasetDataset) -> None:
@@ -93,7 +94,7 @@ class WebDatasetSource(Source):
             return (), f"no .{self._dataset.caption} member for the caption"
         try:
             if self._dataset.caption == "txt":
-                return (text.decode(),), None
+                return (text.decode("utf-8-sig"),), None
             return (json.loads(text)[self._dataset.caption_key],), None
         except (ValueError, KeyError, TypeError, IndexError, RecursionError):
             return (), f"unreadable caption in the .{self._dataset.caption} member"
@@ -127,7 +128,7 @@ def _samples(shard: Path, *extensions: str) -> Iterator[_Sample]:
     try:
         with shard.open("rb") as file:
             for member, archive in _members(file):
-                if member.isfile():
+                if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
                     key, extension = _split_name(member.name)
                     if sample is None or sample.key != key:
                         if sample is not None:

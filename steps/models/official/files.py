@@ -12,7 +12,7 @@ import io
 import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from steps.artifacts import archives
 from steps.command import UserError
+from steps.data.values import shown
 
 
 class Shell:
@@ -80,21 +81,59 @@ def read_file(path: Path, shells: Iterable[str] = ()) -> Any:
         raise _refusal(path, error) from error
 
 
-def tensors_in(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+def check_tensors(path: Path, content: Any) -> None:
+    """Let a table of tensors pass that are dense and real, by names of text.
+
+    Others load with a part of their numbers, such as complex ones without what is imaginary, or
+    fail later in words of torch.
+
+    Args:
+        path: of the file, for the error.
+        content: a table; what else stands in it, or instead of it, is not looked at.
+
+    Raises:
+        UserError: naming the first tensor that is none of these.
+    """
+    for name, tensor in content.items() if isinstance(content, Mapping) else ():
+        if not isinstance(tensor, Tensor):
+            continue
+        if not isinstance(name, str):
+            raise UserError(str(path), f"a tensor called {shown(name)}", allowed="names of text")
+        kinds = {
+            "sparse": tensor.layout != torch.strided,
+            "complex": tensor.is_complex(),
+            "without its numbers": tensor.is_meta,
+        }
+        for kind, holds in kinds.items():
+            if holds:
+                raise UserError(
+                    str(path),
+                    f"{name} is {kind}",
+                    allowed="dense tensors of real numbers",
+                    remedy="convert it where the file comes from",
+                )
+
+
+def tensors_in(
+    content: Any, prefix: str = "", above: tuple[int, ...] = ()
+) -> Iterator[tuple[str, Tensor]]:
     """The tensors of a module that was read as shells, by name.
 
     A module of Python keeps parameters, buffers and modules apart, one of TorchScript has all of
-    them as attributes.
+    them as attributes. One that holds a module ``above`` itself leads round and is not entered.
     """
+    if id(content) in above:
+        return
+    above = (*above, id(content))
     members: dict[str, Any] = content.__dict__ if isinstance(content, Shell) else content
     for room in ("_parameters", "_buffers", "_modules"):
         if isinstance(inner := members.get(room), dict):
-            yield from tensors_in(inner, prefix)
+            yield from tensors_in(inner, prefix, above)
     for name, value in members.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{name}", value.detach()
         elif isinstance(value, Shell):
-            yield from tensors_in(value, f"{prefix}{name}.")
+            yield from tensors_in(value, f"{prefix}{name}.", above)
 
 
 def _state_alone(path: Path) -> Path | io.BytesIO:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from steps.command import UserError
 from steps.models.backbones import BackboneModel, create_backbone
-from steps.models.official.files import Shell, read_file, tensors_in
+from steps.models.official.files import Shell, check_tensors, read_file, tensors_in
 from steps.models.official.layouts import LAYOUTS, Found, UnknownNamesError, find
 from steps.models.official.sizes import SizeError, UnknownHeadsError, backbone_of
 from steps.models.positions import WITH_OFFSET, Resizing, resize_table
@@ -24,6 +24,8 @@ from steps.params.backbone import Backbone
 _PLAIN = Resizing(offset=0.0)
 _RESIZING = {"dino": WITH_OFFSET, "ibot": WITH_OFFSET, "dinov2": WITH_OFFSET}
 """What a method does to its position table; the others resize it to a size, plainly."""
+_SHOWN = 8
+"""Tensors that an error names."""
 _REGISTERS = Resizing(offset=0.0, antialias=True)
 """DINOv2 with registers."""
 
@@ -71,6 +73,8 @@ def read_backbone(
         content = dict(tensors_in(content))
     if not isinstance(content, Mapping):
         raise UserError(str(path), f"a {type(content).__name__}", allowed="tensors by name")
+    for table in (content, *content.values()):
+        check_tensors(path, table)
     try:
         found = find(content, layout, network)
     except UnknownNamesError as error:
@@ -148,7 +152,7 @@ def _resized(
 
 
 def _check(path: Path, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise unless names and shapes are the same."""
+    """Raise unless names and shapes are the same, and weights are no whole numbers."""
     wrong = [f"no {name}" for name in ours if name not in found]
     wrong += [f"unknown {name}" for name in found if name not in ours]
     wrong += [
@@ -156,10 +160,15 @@ def _check(path: Path, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
         for name, tensor in ours.items()
         if name in found and found[name].shape != tensor.shape
     ]
+    wrong += [
+        f"{name} is {str(found[name].dtype).removeprefix('torch.')}, not floating"
+        for name, tensor in ours.items()
+        if name in found and tensor.is_floating_point() > found[name].is_floating_point()
+    ]
     if wrong:
         raise UserError(
             str(path),
-            f"{len(wrong)} tensors of the backbone do not fit: {'; '.join(wrong)}",
+            f"{len(wrong)} tensors of the backbone do not fit: {'; '.join(wrong[:_SHOWN])}",
             remedy="correct --format, or the file",
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,38 @@ def test_missing_and_unknown_names_are_named(tmp_path: Path) -> None:
         read(tmp_path, content, "mae")
     assert "2 tensors of the backbone do not fit" in str(error.value)
     assert "no blocks.1.norm1.bias; unknown blocks.1.surprise" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda tensor: tensor.to(torch.complex64), "is complex"),
+        (lambda tensor: tensor.to_sparse(), "is sparse"),
+        (lambda tensor: tensor.to("meta"), "is without its numbers"),
+        (lambda tensor: (tensor * 100).to(torch.int8), "is int8, not floating"),
+    ],
+)
+def test_tensors_that_are_no_plain_weights(change: Any, said: str, tmp_path: Path) -> None:
+    """Read all the same, complex ones would lose a part, and whole numbers are of a scale."""
+    content = official("mae")
+    name = "blocks.1.norm1.bias"
+    content["model"][name] = change(content["model"][name])
+    with pytest.raises(UserError, match=rf"{name} {said}"):
+        read(tmp_path, content, "mae")
+
+
+def test_a_name_that_is_no_text_is_named(tmp_path: Path) -> None:
+    content = official("mae")
+    content["model"][5] = torch.zeros(1)
+    with pytest.raises(UserError, match=r"a tensor called 5 \| allowed: names of text"):
+        read(tmp_path, content, "mae")
+
+
+def test_an_object_that_holds_itself_ends(tmp_path: Path) -> None:
+    loop = argparse.Namespace(weight=torch.zeros(1))
+    loop.inner = loop
+    with pytest.raises(UserError, match="no encoder network of mae in it; it begins with weight"):
+        read(tmp_path, loop, "mae")  # type: ignore[arg-type]
 
 
 def test_a_part_that_no_pretraining_has_is_named(tmp_path: Path) -> None:
