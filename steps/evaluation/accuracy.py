@@ -40,7 +40,7 @@ class Classified:
         Raises:
             UserError: scores that are not finite.
         """
-        check_rows(scores, "scores")
+        check_rows(scores, "scores", largest=torch.finfo(scores.dtype).max)
         values, top = largest(scores, TOP)
         second = values[:, min(1, values.shape[1] - 1)]
         return cls(labels, top, (values[:, 0] - second).float())
