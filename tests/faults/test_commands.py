@@ -125,7 +125,7 @@ def test_every_interpolation_of_a_rule_is_quoted(path: Path) -> None:
 
 def test_all_rules_are_read_and_words_are_quoted() -> None:
     found = [name for path in RULES for name, command in shells(path.read_text()) if command]
-    assert len(found) == 17
+    assert len(found) == 19
     paths = (REPOSITORY / "workflow/rules/paths.smk").read_text()
     options = re.search(r"^def options\(.*?\n\n", paths, flags=re.M | re.S)
     assert options is not None

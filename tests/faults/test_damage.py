@@ -140,8 +140,7 @@ def test_features_of_another_backbone_are_named(
     features_of(backbone, tmp_path / "features")
     protocol = REPOSITORY / f"params/protocols/{step}.yaml"
     options = ["--protocol", protocol, "--backbone", other, "--features", tmp_path / "features"]
-    options += ["--out", tmp_path / "out.json"]
-    options += ["--data", tmp_path / "data"] if step == "linear" else []
+    options += ["--data", tmp_path / "data", "--out", tmp_path / "out.json"]
     monkeypatch.setattr("sys.argv", [f"steps.{step}", *map(str, options)])
     with pytest.raises(UserError, match=r"features: features of another backbone.*remedy: extract"):
         importlib.import_module(f"steps.{step}").main()
