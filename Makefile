@@ -2,7 +2,7 @@
 #
 #   make quickstart   pretrain, evaluate, detect: reports/quickstart/README.md
 #   make test         all tests            make lint   what CI checks
-#   make test-faults  an hour: every kind of node killed under both engines, full disks as root
+#   make test-faults  two hours: tests of minutes, every kind of node killed under both engines
 #   make test-slurm   the DAG through sbatch, on a Slurm started here (as root)
 #   make bench        speed, side by side  make dvc    after a Snakemake run: hand it to DVC
 #   make pull         results from the DVC remote, in a state that Snakemake takes for its own
@@ -41,9 +41,9 @@ $(UV):
 test: install
 	OMP_NUM_THREADS=1 $(RUN) pytest --numprocesses auto --dist worksteal $(ARGS)
 
-# What may go wrong: tests of seconds and of minutes, full disks as root, then 200 kills. ARGS goes to the second.
+# What make test leaves out: tests of minutes, full disks as root, then 200 kills. ARGS goes to the second.
 test-faults: install
-	OMP_NUM_THREADS=1 $(RUN) pytest -m "long or not long" --numprocesses auto --dist worksteal tests/faults
+	OMP_NUM_THREADS=1 $(RUN) pytest -m long --numprocesses auto --dist worksteal
 	OMP_NUM_THREADS=1 $(RUN) python -m tests.faults.kills --kills 200 $(ARGS)
 
 # Twenty minutes. Slurm's packages are installed where they are missing.

@@ -143,6 +143,7 @@ def test_a_checkpoint_of_other_code_is_taken_up_on_request(checkout: Checkout) -
     assert resumed.facts["code_changed"] == [{"step": step, "changed": ["steps.engine.loop"]}]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_checkpoint_of_other_params_is_not(checkout: Checkout) -> None:
     old = checkout.kill("out").relative_to(checkout.root)

@@ -92,6 +92,7 @@ def test_killed_twice_ends_with_the_same_bits(
     assert not list(scenery.root.glob(".scratch/*")), "scratch was left behind"
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_killed_in_the_final_phase_ends_with_the_same_bits(scenery: Scenery, step: Step) -> None:
     data = scenery.images(train=64)

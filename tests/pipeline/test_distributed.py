@@ -75,8 +75,11 @@ def test_processes_equal_one(scenery: Scenery) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_in_another_layout(scenery: Scenery) -> None:
-    data, names = scenery.images(train=80), ["mae", "dino", "simclr"]
+@pytest.mark.parametrize(
+    "names", [["dino"], pytest.param(["mae", "simclr"], marks=pytest.mark.long)]
+)
+def test_a_run_goes_on_in_another_layout(names: list[str], scenery: Scenery) -> None:
+    data = scenery.images(train=80)
     sceneries = {layout: Scenery(scenery.root / layout) for layout in LAYOUTS}
 
     def run(name: str, layout: str, folder: str, stop: int | None = None) -> Run:

@@ -21,7 +21,11 @@ Step = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(
-    params=[("random", "vit_test"), ("random_beit", "vit_test"), ("random", "resnet_test")],
+    params=[
+        ("random", "vit_test"),
+        pytest.param(("random_beit", "vit_test"), marks=pytest.mark.long),
+        ("random", "resnet_test"),
+    ],
     ids=lambda pair: "-".join(pair),
 )
 def backbone(request: pytest.FixtureRequest, scenery: Scenery, step: Step) -> Path:
