@@ -54,7 +54,7 @@ def test_an_official_checkpoint_is_a_row_under_both_engines(scenery: Scenery) ->
     assert records[0].artifact == artifact.digest
     assert (records[0].recipe, records[0].kind) == ("mae_official", "Generative")
     page = (root / "reports/quickstart/README.md").read_text()
-    assert "| mae_official ◐ | Generative | ViT-Test |" in page
+    assert "| mae_official ◐ |    1 | Generative | ViT-Test |" in page
     assert "Imported: mae_official. The weights are the authors' own" in page
     assert "pretraining on imagenet1k." in page
 

@@ -91,7 +91,8 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     torch.testing.assert_close(ours, expected)
     assert np.load(root / "features/val_mean.npy").shape == (16, model.num_features)
 
-    arguments = ("--backbone", backbone, "--features", root / "features", "--out")
+    arguments = ("--backbone", backbone, "--features", root / "features")
+    arguments += ("--data", data, "--out")
     protocol = {"k": [3, 5], "headline_k": 5, "temperature": 0.07, "pooling": "mean", "chunk": 7}
     path = scenery.write("protocols/knn.yaml", protocol)
     knn = _finish(step("knn", "--protocol", path, *arguments, root / "knn.json"), root / "knn.json")
@@ -108,7 +109,7 @@ def test_frozen_tasks(scenery: Scenery, step: Step, backbone: Path) -> None:
     }
     path = scenery.write("protocols/linear.yaml", protocol)
     out = root / "linear.json"
-    linear = _finish(step("linear", "--protocol", path, "--data", data, *arguments, out), out)
+    linear = _finish(step("linear", "--protocol", path, *arguments, out), out)
     assert linear["top1"] > 60.0, "mean colours tell the class, and chance is 33"
 
     path = scenery.write("protocols/knn.yaml", {**protocol, "k": [3]})
