@@ -155,4 +155,4 @@ def test_finetuning_with_a_share_of_the_labels(scenery: Scenery, step: Step) -> 
     given = ("--protocol", path, "--backbone", backbone, "--data", data, "--out", out)
     _finish(step("finetune", *given), out)
     # Of 48 images of three classes, eight of each.
-    assert read_records(out)[1].facts == {"labelled_images": 24}
+    assert read_records(out)[1].facts["labelled_images"] == 24
