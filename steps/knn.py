@@ -20,7 +20,7 @@ from steps.data.loader import check_two_classes
 from steps.data.shards import Images
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.features import FrozenFeatures, check_source, features_of, read_features
+from steps.evaluation.features import FrozenFeatures, features_of, read_features
 from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
 from steps.params.load import load
 from steps.params.protocols import KNN
@@ -33,9 +33,8 @@ def main() -> None:
     ).parse_args()
     check_places(arguments, "knn", record=True, decisions=True)
     protocol = load(arguments.protocol, KNN)
-    facts = features_of(arguments.backbone, arguments.features).facts
+    facts = features_of(arguments.features, arguments.backbone, arguments.data).facts
     check_two_classes(arguments.features, facts["classes"])
-    check_source(arguments.features, arguments.data)
     poolings = [protocol.pooling, *protocol.more_poolings]
     train = read_features(arguments.features, "train", poolings)
     val = read_features(arguments.features, "val", poolings)

@@ -26,7 +26,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import Frozen, probe_augmented
-from steps.evaluation.features import check_source, features_of, read_features
+from steps.evaluation.features import features_of, read_features
 from steps.evaluation.linear import probe
 from steps.evaluation.logistic import regress
 from steps.models.backbones import load_backbone, normalisation
@@ -50,9 +50,9 @@ def main() -> None:
 
 def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: float) -> None:
     """On features that were extracted once."""
-    classes = features_of(arguments.backbone, arguments.features).facts["classes"]
+    manifest = features_of(arguments.features, arguments.backbone, arguments.data)
+    classes = manifest.facts["classes"]
     check_two_classes(arguments.features, classes)
-    check_source(arguments.features, arguments.data)
     seed = read_manifest(arguments.backbone, "pretrain").seed or 0
     train = read_features(arguments.features, "train", protocol.poolings)
     val = read_features(arguments.features, "val", protocol.poolings)

@@ -50,7 +50,7 @@ _MASK = pa.field("mask", pa.string(), nullable=False)
 
 
 class Decisions(NamedTuple):
-    """What an evaluation decided: the kind, and a pyarrow table."""
+    """Decisions of an evaluation: their kind, and a pyarrow table."""
 
     kind: str
     table: Any

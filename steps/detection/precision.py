@@ -152,7 +152,7 @@ def by_threshold(evaluation: COCOeval) -> dict[float, float]:
 
 
 def _mean(values: Any) -> float:
-    """Of the cells that have ground truth; the others hold -1."""
+    """Mean over the cells that have ground truth; the others hold -1."""
     known = values[values > -1]
     return float(known.mean()) if known.size else -1.0
 

@@ -33,7 +33,7 @@ _TERA = 1e12
 
 @dataclass(frozen=True)
 class Spent:
-    """What pretraining took, of all that stands behind a run."""
+    """Compute, images and time of all pretraining behind a run."""
 
     flops: float = 0.0
     images_seen: int = 0
@@ -59,7 +59,7 @@ class Spent:
 
 
 def facts_within(training: Training, behind: Iterable[Path]) -> dict[str, Any]:
-    """What a manifest says of a run within a budget.
+    """Facts of a run within a budget, for its manifest.
 
     Args:
         training: at its length.
@@ -90,7 +90,7 @@ def named_within(stem: str, artifact: Path | None, budget: Budget | None) -> str
 def named_teacher(
     teacher: Teacher | None, artifact: Path | None, budget: Budget | None
 ) -> dict[str, str] | None:
-    """What the manifest of a run's teacher must say; None where params name none."""
+    """Recipe and backbone that a run's teacher must have; None where params name none."""
     if teacher is None:
         return None
     recipe = named_within(teacher.recipe, artifact, budget)

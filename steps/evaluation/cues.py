@@ -83,7 +83,7 @@ class Seen:
 
 
 def factors(data: Path, split: str, names: Sequence[str]) -> dict[str, Tensor]:
-    """What was drawn in each image of a split: (N,) int64 by factor.
+    """Factors of the images of a split: (N,) int64 by name.
 
     Raises:
         UserError: the set does not tell it.

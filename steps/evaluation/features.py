@@ -29,36 +29,27 @@ class FrozenFeatures:
         return torch.from_numpy(np.concatenate([self.arrays[name] for name in poolings], axis=1))
 
 
-def check_source(features: Path, dataset: Path) -> None:
-    """Refuse features of another dataset than the one that names their images and classes.
+def features_of(artifact: Path, backbone: Path, dataset: Path) -> Manifest:
+    """The manifest of the features that a backbone gave of a dataset.
 
     Raises:
-        UserError: naming both.
-    """
-    digest = verify(dataset, "prepare", shards=False).digest
-    if read_manifest(features, "features").inputs.get("data") != digest:
-        raise UserError(
-            str(features),
-            f"features of another dataset than {dataset}",
-            remedy="give the dataset that they were extracted from, or extract them again",
-        )
-
-
-def features_of(backbone: Path, artifact: Path) -> Manifest:
-    """The manifest of the features that a backbone gave.
-
-    Raises:
-        UserError: another backbone gave them, so that its number would stand under a wrong name.
+        UserError: they are another's, so that a number would stand under a wrong name, or images
+            under wrong ones.
     """
     manifest = read_manifest(artifact, "features")
-    digest = read_manifest(backbone, "pretrain").digest
-    if (found := manifest.inputs.get("backbone", digest)) != digest:
-        raise UserError(
-            str(artifact),
-            f"features of another backbone, with the digest {found[:12]}",
-            allowed=f"features of {backbone}, which has {digest[:12]}",
-            remedy="extract them from it (python -m steps.features), or name the other backbone",
-        )
+    given = {
+        "backbone": (backbone, read_manifest(backbone, "pretrain")),
+        "data": (dataset, verify(dataset, "prepare", shards=False)),
+    }
+    for role, (path, other) in given.items():
+        if (found := manifest.inputs.get(role)) != other.digest:
+            what = "dataset" if role == "data" else role
+            raise UserError(
+                str(artifact),
+                f"features of another {what} than {path}: of the digest {str(found)[:12]}",
+                allowed=other.digest[:12],
+                remedy=f"extract them from it (python -m steps.features), or give the other {what}",
+            )
     return manifest
 
 

@@ -133,14 +133,16 @@ def test_features_of_another_backbone_are_named(
     other = tmp_path / "other"
     with publish(other, node="pretrain", params={}, inputs={}) as draft:
         (draft.path / "model.safetensors").write_bytes(b"others")
-    with publish(
-        tmp_path / "features", node="features", params={}, inputs={"backbone": backbone}
-    ) as draft:
+    data = tmp_path / "data"
+    with publish(data, node="prepare", params={}, inputs={}) as draft:
+        draft.facts.update(dataset="noise", classes=["a", "b"])
+    inputs = {"backbone": backbone, "data": data}
+    with publish(tmp_path / "features", node="features", params={}, inputs=inputs) as draft:
         draft.facts.update(dataset="noise", classes=2)
-    features_of(backbone, tmp_path / "features")
+    features_of(tmp_path / "features", backbone, data)
     protocol = REPOSITORY / f"params/protocols/{step}.yaml"
     options = ["--protocol", protocol, "--backbone", other, "--features", tmp_path / "features"]
-    options += ["--data", tmp_path / "data", "--out", tmp_path / "out.json"]
+    options += ["--data", data, "--out", tmp_path / "out.json"]
     monkeypatch.setattr("sys.argv", [f"steps.{step}", *map(str, options)])
     with pytest.raises(UserError, match=r"features: features of another backbone.*remedy: extract"):
         importlib.import_module(f"steps.{step}").main()

@@ -45,7 +45,7 @@ class Item:
     annotations: tuple[dict[str, Any], ...] = ()
     """Boxes and masks, not yet checked, as they stand in the annotation file."""
     factors: Mapping[str, int] = field(default_factory=dict)
-    """What was drawn, of a drawn image: by factor, an index into the source's values of it."""
+    """Factors of a drawn image: by name, an index into the source's values."""
     problem: str | None = None
     """What the reader already found to be wrong."""
 

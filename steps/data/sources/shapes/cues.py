@@ -52,7 +52,7 @@ FACTORS: dict[str, Sequence[str]] = {
 
 
 def factors_of(scene: Scene) -> dict[str, int]:
-    """What was drawn in an image of one shape: by factor, an index into its values."""
+    """Values of the factors of an image of one shape, as indices: by factor."""
     (shape,) = scene.shapes
     drawn = {
         "colour": shape.colour,

@@ -1,4 +1,4 @@
-"""What stands in an image, every factor drawn by itself; cues are laid over it afterwards."""
+"""Scenes: every factor drawn by itself; cues are laid over them afterwards."""
 
 from __future__ import annotations
 
