@@ -8,19 +8,15 @@ from typing import Any
 
 import polars as pl
 
+from steps.params.families import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
 from steps.reporting.escape import plain
 from steps.reporting.quantities import flops_unit, measured, plural, significant
 from steps.reporting.source import Evaluation, Source, Traced
 from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
 
-FAMILIES = {
-    "Contrastive": "contrastive",
-    "Generative": "masked",
-    "Position": "position",
-    "Hybrid": "hybrid",
-}
-"""Families of methods without labels, by the type that records name."""
+WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
+"""Families of methods without labels or captions."""
 LANGUAGE = "language"
 """The family of methods that read captions: those name the class, so they are no method without
 labels."""
@@ -97,7 +93,7 @@ class _Words:
 
     def free(self, rows: Iterable[Row]) -> list[Row]:
         """Rows that were trained without labels or captions."""
-        return [row for row in rows if self.family[row] in FAMILIES.values()]
+        return [row for row in rows if self.family[row] in WITHOUT_LABELS]
 
     def score(self, confidence: Confidence, row: Row) -> str:
         place = confidence.place[row]
@@ -267,7 +263,7 @@ def _family(item: Traced) -> str:
     method = recipe.get("method") if isinstance(recipe, dict) else None
     if record.method == "clip" or (isinstance(method, dict) and method.get("text_tower")):
         return LANGUAGE
-    return FAMILIES.get(record.kind, record.kind.lower())
+    return FAMILIES.get(record.method, record.kind.lower())
 
 
 def _interval(low: float, high: float, unit: str) -> str:

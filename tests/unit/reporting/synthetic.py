@@ -23,7 +23,7 @@ KINDS = {
     "random": "Random",
     "supervised": "Supervised",
     "mae": "Generative",
-    "simmim": "Generative",
+    "beit": "Generative",
     "dino": "Contrastive",
     "mocov3": "Contrastive",
     "clip": "Contrastive",
@@ -38,7 +38,7 @@ PROTOCOLS = {
     "decode": "decode",
     "bias": "bias",
 }
-TOP1 = {"random": 21.3, "supervised": 93.7, "mae": 64.2, "simmim": 60.1, "dino": 78.9}
+TOP1 = {"random": 21.3, "supervised": 93.7, "mae": 64.2, "beit": 60.1, "dino": 78.9}
 METRICS = {
     "knn": ("top1", "top5", "top1_k10"),
     "linear": ("top1", "top5"),

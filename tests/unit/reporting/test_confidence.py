@@ -22,11 +22,11 @@ LINEAR = Evaluation("linear", "linear")
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Six methods, three seeds: random 21, mae 64, simmim 60, dino 79, supervised 94 and clip 50,
+    """Six methods, three seeds: random 21, mae 64, beit 60, dino 79, supervised 94 and clip 50,
     each 4 more by linear probe."""
     made = build(
         tmp_path_factory.mktemp("decided"),
-        methods=("random", "supervised", "mae", "simmim", "dino", "clip"),
+        methods=("random", "supervised", "mae", "beit", "dino", "clip"),
         seeds=(0, 1, 2),
         tasks=("knn", "linear", "detect"),
     )
@@ -52,7 +52,7 @@ def test_rows_get_intervals_ranks_and_levels(source: Source) -> None:
     assert last[found.place["random", "vit_pico"]] == 6
     assert len(found.levels) >= 4
     assert found.beats_baseline == {
-        (name, "vit_pico"): 1 for name in ("supervised", "mae", "simmim", "dino", "clip")
+        (name, "vit_pico"): 1 for name in ("supervised", "mae", "beit", "dino", "clip")
     }
     difference, low, high, apart = found.pair(("mae", "vit_pico"), ("dino", "vit_pico"))
     assert low < difference < high < 0
@@ -76,7 +76,7 @@ def test_scores_without_decisions_have_no_interval_and_the_page_says_what_to_run
 
 
 def test_one_row_without_decisions_leaves_its_table_without_intervals(source: Source) -> None:
-    sure = _sure(decided(source, rows=("random", "mae", "dino", "simmim", "supervised")))
+    sure = _sure(decided(source, rows=("random", "mae", "dino", "beit", "supervised")))
     assert not sure.known
     assert sure.missing[LINEAR] == [("clip", "vit_pico")]
 
@@ -162,7 +162,7 @@ def test_explaining_a_cell_shows_interval_rivals_and_decisions(
     assert "rank             3 to 4 of 6" in text
     assert "better           supervised, dino" in text
     assert "worse            random, clip" in text
-    assert "not apart        simmim" in text
+    assert "not apart        beit" in text
     digest = source.decisions.filter(recipe="mae", task="linear", seed=1)["digest"][0]
     assert f"decisions        sha256 {digest}" in text
     assert "interval" not in explain(out / "mae/vit_pico/linear/top5/seed1")
@@ -178,7 +178,7 @@ def test_explaining_a_cell_of_before_says_that_there_is_no_interval(
 
 
 def test_beit_starts_from_random_weights_of_its_own_backbone(tmp_path: Path) -> None:
-    made = build(tmp_path, methods=("random", "mae", "simmim"), tasks=("knn",))
+    made = build(tmp_path, methods=("random", "mae", "beit"), tasks=("knn",))
     source = decided(made.source())
 
     def with_positions(recipe: str, name: str, kind: str, positions: str) -> Source:
@@ -195,11 +195,11 @@ def test_beit_starts_from_random_weights_of_its_own_backbone(tmp_path: Path) -> 
             traced.append(item)
         return replace(source, traced=tuple(traced))
 
-    source = with_positions("simmim", "simmim", "Random", "shared")
+    source = with_positions("beit", "beit", "Random", "shared")
     found = _sure(source).known[Evaluation("knn", "knn")]
     # MAE has plain positions, so it starts from random weights and not from the other row.
     assert found.against.pairs.tolist() == [[found.place["mae", "vit_pico"], 0]]
     source = with_positions("mae", "mae", "Generative", "shared")
     found = _sure(source).known[Evaluation("knn", "knn")]
-    start = found.place["simmim", "vit_pico"]
+    start = found.place["beit", "vit_pico"]
     assert found.against.pairs.tolist() == [[found.place["mae", "vit_pico"], start]]

@@ -10,7 +10,7 @@ from steps.reporting.tables import summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import build, write_task
 
-METHODS = ("random", "supervised", "mae", "simmim", "dino", "clip")
+METHODS = ("random", "supervised", "mae", "beit", "dino", "clip")
 
 
 def _verdict(source: Source) -> tuple[str, str]:
@@ -24,7 +24,7 @@ def _verdict(source: Source) -> tuple[str, str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
-    """Supervised 98, dino 83, mae 68, simmim 64, clip 54 and random 25 by linear probe."""
+    """Supervised 98, dino 83, mae 68, beit 64, clip 54 and random 25 by linear probe."""
     made = build(
         tmp_path_factory.mktemp("verdict"), methods=METHODS, seeds=(0, 1, 2), tasks=("linear",)
     )
@@ -47,9 +47,9 @@ def test_it_names_the_leader_without_labels_with_its_lead(source: Source) -> Non
 
 def test_it_says_who_cannot_be_told_apart(tmp_path: Path) -> None:
     made = build(tmp_path, methods=METHODS, tasks=("linear",))
-    write_task(made.row("simmim"), "linear", value=83.0)
+    write_task(made.row("beit"), "linear", value=83.0)
     said, weak = _verdict(decided(made.source()))
-    assert "simmim has the highest score without labels by linear probe, 83.0 % \\[" in said
+    assert "beit has the highest score without labels by linear probe, 83.0 % \\[" in said
     assert ", but dino cannot be told apart from it." in said
     assert "One seed: intervals hold the chance of the images only." in weak
 
@@ -67,7 +67,7 @@ def test_it_names_collapse_unequal_compute_saturation_and_unstable_rows(tmp_path
         write_task(made.row("clip", seed), "linear", value=50.0, flops=1e12)
     write_task(made.row("mae", 1), "linear", value=9.0)
     said, weak = _verdict(decided(made.source()))
-    assert "simmim" in said.split(".")[0] or "simmim reaches" in said
+    assert "beit" in said.split(".")[0] or "beit reaches" in said
     assert "The embeddings of dino collapsed: those runs failed." in weak
     assert "The seeds of mae spread beyond those of other rows (unstable)" in weak
     assert "Compute is not equal: 1.00 to 23.4 TFLOPs." in weak
