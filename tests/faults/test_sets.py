@@ -486,8 +486,8 @@ def test_an_image_that_only_has_the_same_colours_is_another(root: Path, tmp_path
 # One class
 
 
-def _features(folder: Path, classes: int) -> Path:
-    with publish(folder, node="features", params={}, inputs={}) as draft:
+def _features(folder: Path, classes: int, **inputs: Path) -> Path:
+    with publish(folder, node="features", params={}, inputs=inputs) as draft:
         draft.facts = {"classes": classes, "dataset": "one"}
     return folder
 
@@ -502,10 +502,10 @@ def test_one_class_is_an_error_where_two_are_needed(
 ) -> None:
     data = Prepared(tmp_path, folders(root, classes=("only",))).folder
     protocols = REPOSITORY / "params/protocols"
-    features = _features(tmp_path / "features", 1)
     backbone = tmp_path / "backbone"
     with publish(backbone, node="pretrain", params={}, inputs={}):
         pass
+    features = _features(tmp_path / "features", 1, backbone=backbone, data=data)
     out = tmp_path / "result"
     common = ["--backbone", str(backbone), "--out", str(out)]
     options = {
