@@ -21,6 +21,8 @@ from steps.command import UserError
 ALLOWED = "an artifact of {}, an empty folder, or nothing"
 _OF_ENGINES = (".snakemake_timestamp",)
 """Files that an engine puts into a folder which it takes for a result of its own."""
+_LOOKS = 100
+"""Looks at a place that other processes replace just then."""
 
 
 def decisions_beside(record: Path) -> Path:
@@ -71,6 +73,19 @@ def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
         UserError: naming what stands there.
     """
     _check_way(out, read)
+    for _ in range(_LOOKS):
+        before = _mark(out)
+        try:
+            _check_what_stands(out, node)
+            return
+        except (UserError, FileNotFoundError):
+            if _mark(out) == before:
+                raise
+            # Another process replaced it meanwhile: what was seen is of neither.
+    raise _refusal(out, "a place that other processes replace without end", "one step at a time")
+
+
+def _check_what_stands(out: Path, node: str) -> None:
     if not out.exists():
         return
     if not out.is_dir():
@@ -144,6 +159,15 @@ def _check_way(out: Path, read: Iterable[Path]) -> None:
         raise _refusal(out, f"below {above}, which is a file", "a place in a folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise _refusal(out, f"below {above}, which cannot be written to", "a place that can")
+
+
+def _mark(out: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that took its name. A number alone is soon given again."""
+    try:
+        found = out.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns
 
 
 def _is_record(path: Path) -> bool:

@@ -7,8 +7,10 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -338,14 +340,29 @@ def test_what_only_looks_like_a_draft_stays(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "out"}
 
 
-def test_a_kill_between_the_two_renames_loses_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = artifact(tmp_path / "out", "old")
-    digest = read_manifest(out).digest
-    read, write = os.pipe()
+def _forked(work: Callable[[], object]) -> int:
+    """A process that ends after its work: an error there must not go on as a second pytest."""
     child = os.fork()
     if child == 0:
+        try:
+            work()
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+    return child
+
+
+def _end(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    out = artifact(tmp_path / "out", "old")
+    digest = read_manifest(out).digest
+
+    def killed_between() -> None:
         rename = Path.rename
 
         def killed(path: Path, target: Path) -> Path:
@@ -356,10 +373,8 @@ def test_a_kill_between_the_two_renames_loses_nothing(
 
         Path.rename = killed  # type: ignore[assignment, method-assign]
         artifact(out, "new")
-        os._exit(1)
-    os.close(write)
-    os.close(read)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    assert _end(_forked(killed_between)) == -signal.SIGKILL
     assert not out.exists()
     check_places(Namespace(out=out), "prepare")
     assert read_manifest(out).digest == digest
@@ -368,18 +383,38 @@ def test_a_kill_between_the_two_renames_loses_nothing(
 
 def test_processes_that_replace_one_artifact_at_once(tmp_path: Path) -> None:
     out = artifact(tmp_path / "out", "first")
-    children = []
-    for name in "abc":
-        if (child := os.fork()) == 0:
-            for _ in range(15):
-                artifact(out, name)
-            os._exit(0)
-        children.append(child)
-    ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    assert ends == [0, 0, 0]
+
+    def replaced(name: str) -> None:
+        for _ in range(15):
+            artifact(out, name)
+
+    children = [_forked(partial(replaced, name)) for name in "abc"]
+    assert [_end(child) for child in children] == [0, 0, 0]
     verify(out)
     assert (out / "content.txt").read_text(encoding="utf-8") in ("a", "b", "c")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_another_process_replaces_is_looked_at_again(
+    there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two renames a result is absent: that is no error of who looks just then."""
+    out = artifact(tmp_path / "out")
+    looked = []
+
+    def replaced(path: Path, pattern: str) -> Iterator[Path]:
+        looked.append(path)
+        if len(looked) == 1:
+            out.rename(tmp_path / "away")
+            if there:
+                artifact(out, "new")
+            raise FileNotFoundError(out)
+        return iter([])
+
+    monkeypatch.setattr(Path, "rglob", replaced)
+    check_artifact(out, "prepare")
+    assert looked
 
 
 def test_a_second_rename_that_fails_puts_the_old_back(
