@@ -23,13 +23,13 @@ import torch
 from lightning.fabric import Fabric
 
 from benchmarks.result import Result
+from steps.core.schedules import Progress
 from steps.data.views import normalise
 from steps.engine.devices import launch
-from steps.engine.flops import flops_per_image
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
-from steps.engine.schedules import Progress
+from steps.engine.watch import flops_per_image
 from steps.methods import Batch, Surroundings, backbone_for, build_method
-from steps.models import packed
+from steps.models import last_block
 from steps.models.backbones import create_backbone, depth
 from steps.params.backbone import Backbone
 from steps.params.load import load
@@ -85,8 +85,8 @@ def row(name: str, variant: str, fabric: Fabric) -> dict[str, Any]:
     if apart and len(set(all_sides)) == 1:
         return {}
     torch.use_deterministic_algorithms(variant != "not deterministic")
-    can_pack = (lambda vit: False) if apart else packed.can_pack
-    with mock.patch.object(packed, "can_pack", can_pack):
+    can_pack = (lambda vit: False) if apart else last_block.can_pack
+    with mock.patch.object(last_block, "can_pack", can_pack):
         step, flops = build(recipe, backbone, all_sides, images, fabric)
         for _ in range(WARMUP):
             loss = step()

@@ -5,7 +5,7 @@
 Forward and backward pass, clipping, optimiser and moving average; no data loading. Both sides have
 the same backbone, head sizes, crops, batch, masks and AdamW; each goes its own way from there:
 theirs as the package's documentation composes a step, ours as the training loop does, with what it
-tells the C library about freed memory (``steps.engine.allocator``). Each side is a process of its
+tells the C library about freed memory (``steps.engine.devices``). Each side is a process of its
 own, on one thread, and they take turns; seconds are those of a process on its core, so that a busy
 machine hits neither side: the median of the rounds. ``ratio_same_memory`` is against their step in
 a process that was told the same about freed memory.
@@ -39,16 +39,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.result import Result
-from steps.engine.allocator import keep_freed_memory
+from steps.core.schedules import Progress
+from steps.engine.devices import keep_freed_memory
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
-from steps.engine.schedules import Progress
 from steps.methods import Batch, Surroundings, backbone_for, build_method
 from steps.models.backbones import create_backbone, depth
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.methods import MethodParams
-from steps.params.recipe import Recipe
-from steps.params.training import Optimizer, Training
+from steps.params.recipe import Optimizer, Recipe, Training
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROUNDS = 7

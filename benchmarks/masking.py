@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.result import Result
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Surroundings, build_method
 from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE

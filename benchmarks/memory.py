@@ -25,8 +25,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from benchmarks.result import Result
+from steps.core.schedules import Progress
 from steps.engine.gradient_cache import Chunk, cached_backward
-from steps.engine.schedules import Progress
 from steps.methods import Batch, JointMethod, Surroundings, build_method
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone

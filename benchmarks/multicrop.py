@@ -24,12 +24,12 @@ from torch import Tensor
 
 from benchmarks.lightly import MANY_CROPS, PROGRESS, SETTINGS, Case, Ours
 from benchmarks.result import Result
-from steps.engine.allocator import keep_freed_memory
+from steps.engine.devices import keep_freed_memory
 from steps.methods.dino import DINO
 from steps.methods.dinov2 import DINOv2
 from steps.methods.ibot import IBOT
-from steps.models import packed
-from steps.models.crops import by_view
+from steps.models import last_block
+from steps.models.multicrop import by_view
 
 ROUNDS = 7
 LOCAL = {"vit_s16": (8,), "vit_pico": (2, 4, 8)}
@@ -103,10 +103,10 @@ def student(step: Ours) -> list[Tensor]:
 def measure(run: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds on the core of each round, plain and packed; a first round is left out."""
     seconds: tuple[list[float], list[float]] = ([], [])
-    pack = packed.can_pack
+    pack = last_block.can_pack
     for _ in range(rounds + 1):
         for may, own in zip((lambda vit: False, pack), seconds, strict=True):
-            with mock.patch.object(packed, "can_pack", may):
+            with mock.patch.object(last_block, "can_pack", may):
                 started = time.process_time()
                 run()
                 own.append(time.process_time() - started)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.result import Result
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.evaluation.probes import (
     Head,
     Probes,
@@ -32,7 +32,7 @@ from steps.evaluation.probes import (
 from steps.models.backbones import BackboneModel, create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
-from steps.params.probes import Probe
+from steps.params.protocols import Probe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROUNDS = 7

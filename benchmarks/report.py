@@ -21,9 +21,14 @@ from typing import Any
 
 from benchmarks.result import Result
 from steps.artifacts import Record
-from steps.artifacts.digest import digest_file, digest_files, digest_value
-from steps.artifacts.manifest import MANIFEST, Manifest
-from steps.artifacts.provenance import code_version
+from steps.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
+    code_version,
+    digest_file,
+    digest_files,
+    digest_value,
+)
 from steps.params.experiment import Experiment
 from steps.params.paths import Paths
 from steps.params.paths import backbone as backbone_of

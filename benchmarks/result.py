@@ -9,7 +9,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from steps.artifacts.provenance import code_version, library_versions
+from steps.artifacts.manifest import code_version, library_versions
 
 FOLDER = Path(__file__).parent / "results"
 

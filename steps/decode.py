@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 
 from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.devices import claim_gpu

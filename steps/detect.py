@@ -20,7 +20,7 @@ from torch import nn
 
 from steps.artifacts import publish, read_manifest, verify, write_scores
 from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu

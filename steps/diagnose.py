@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import publish, read_manifest
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
+from steps.core.seeds import generator
 from steps.data.loader import EvaluationViews
 from steps.data.views import normalise
 from steps.diagnosis import codebook, positions, reconstructions, tokens
-from steps.diagnosis.drawing import Drawing, Look
 from steps.diagnosis.restore import restore
-from steps.engine.seeds import generator
+from steps.diagnosis.sheet import Drawing, Look
 from steps.methods import Method
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
@@ -38,9 +38,9 @@ from steps.methods.mae import MAE
 from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
-from steps.models.normalisation import PIXELS
+from steps.models.teacher import PIXELS
+from steps.params.base import Size
 from steps.params.load import option
-from steps.params.numbers import Size
 from steps.tokenizers import load_tokenizer
 
 BATCH = 64

@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 
 from steps.artifacts import publish, read_manifest
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
-from steps.evaluation.extract import extract
-from steps.evaluation.features import SPLITS
+from steps.evaluation.features import SPLITS, extract
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.params.load import load
 from steps.params.protocols import Features

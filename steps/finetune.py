@@ -15,8 +15,9 @@ from lightning.fabric import Fabric
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
+from steps.core.seeds import seeded
 from steps.data.loader import (
     EvaluationViews,
     TrainingViews,
@@ -24,12 +25,11 @@ from steps.data.loader import (
     dataset_facts,
     evaluation_batches,
 )
-from steps.data.subsets import labelled_rows
+from steps.data.shards import labelled_rows
 from steps.data.views import normalise
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
-from steps.engine.seeds import seeded
 from steps.evaluation.accuracy import Classified
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
+from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
 from steps.engine.devices import claim_gpu
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
-from steps.models.finite import check_rows
 from steps.params.load import load
 from steps.params.protocols import Geometry
 

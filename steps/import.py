@@ -18,21 +18,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from steps.artifacts import publish
-from steps.artifacts.digest import digest_file
-from steps.artifacts.places import check_places
+from steps.artifacts.manifest import digest_file
+from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
 from steps.data.sources.source import ENVIRONMENT, data_root
 from steps.engine.loop import Outcome
-from steps.engine.monitor import METRICS
+from steps.engine.watch import METRICS
 from steps.models.backbones import save_backbone
-from steps.models.official.layouts import LAYOUTS, NORMALISE
-from steps.models.official.reading import read_backbone
-from steps.models.official.sizes import check_size, heads_of, params_name
+from steps.official.formats import LAYOUTS, NORMALISE
+from steps.official.read import check_size, heads_of, params_name, read_backbone
 from steps.params.backbone import Backbone
+from steps.params.base import NotNegative, Seed, Size
 from steps.params.load import load, option
 from steps.params.methods import MethodParams
 from steps.params.names import Label, Name
-from steps.params.numbers import NotNegative, Seed, Size
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes
 from steps.data.shards import Images

@@ -16,7 +16,7 @@ from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.decisions import of_values
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
@@ -24,7 +24,7 @@ from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
 from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
 from steps.models.backbones import image_size, load_backbone, normalisation
-from steps.models.sized import sized
+from steps.models.features import sized
 from steps.params.load import load
 from steps.params.protocols import Layout
 

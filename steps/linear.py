@@ -18,7 +18,7 @@ import torch
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.data.shards import Images
@@ -27,11 +27,10 @@ from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import Frozen, probe_augmented
 from steps.evaluation.features import features_of, read_features
-from steps.evaluation.linear import probe
-from steps.evaluation.logistic import regress
+from steps.evaluation.linear import probe, regress
 from steps.models.backbones import load_backbone, normalisation
 from steps.params.load import load
-from steps.params.probes import Linear, LinearProtocol, LogReg, Probe
+from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe
 
 
 def main() -> None:

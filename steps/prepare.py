@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.artifacts import publish
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import place, run_step
 from steps.data.convert import convert
 from steps.data.shards import CHECKSUMS, SPLITS

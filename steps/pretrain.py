@@ -23,11 +23,12 @@ from pydantic import ValidationError
 
 from steps.artifacts import identify, publish
 from steps.artifacts.identity import subject
-from steps.artifacts.named import check_named
-from steps.artifacts.places import check_places
+from steps.artifacts.manifest import check_named
+from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
+from steps.core.seeds import seeded
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
-from steps.data.subsets import training_rows
+from steps.data.shards import training_rows
 from steps.data.text import TOKENIZER, Captions
 from steps.engine.budget import (
     check_length,
@@ -40,22 +41,18 @@ from steps.engine.budget import (
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
-from steps.engine.monitor import METRICS, TIMING
-from steps.engine.seeds import seeded
+from steps.engine.watch import METRICS, TIMING
 from steps.evaluation.online import KNNWatch
 from steps.methods import Surroundings, backbone_for, build_method, initialise_untrained
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
-from steps.params.base import Params
+from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
-from steps.params.compatible import check_backbone
+from steps.params.checks import check_backbone
 from steps.params.load import load, option
 from steps.params.methods import CLIPParams
-from steps.params.numbers import Seed
-from steps.params.recipe import Recipe
-from steps.params.scaling import Grown, Scaling
-from steps.params.training import Training
+from steps.params.recipe import Grown, Recipe, Scaling, Training
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 

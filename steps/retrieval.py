@@ -14,7 +14,7 @@ import torch
 
 from steps.artifacts import write_scores
 from steps.artifacts.decisions import of_values
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu

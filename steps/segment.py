@@ -17,7 +17,7 @@ from timm.models.resnet import ResNet
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.decisions import of_confusion
 from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError, run_step, task_parser
 from steps.data.annotations import need_masks
 from steps.data.loader import dataset_facts
@@ -25,9 +25,9 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
 from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
-from steps.models.sized import sized
+from steps.models.features import sized
 from steps.params.load import load
-from steps.params.segmentation import Segment
+from steps.params.protocols import Segment
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -19,26 +19,22 @@ from pathlib import Path
 from typing import Any
 
 from steps.artifacts import identify, publish
-from steps.artifacts.digest import digest_file
-from steps.artifacts.named import check_named
-from steps.artifacts.places import check_places
+from steps.artifacts.manifest import check_named, digest_file
+from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
+from steps.core.seeds import seeded
 from steps.data.loader import DatasetFacts, EvaluationViews, TrainingViews, dataset_facts
 from steps.engine.budget import check_length, facts_within, named_teacher, own_share, within_budget
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
-from steps.engine.monitor import METRICS, TIMING
-from steps.engine.seeds import seeded
-from steps.models.normalisation import PIXELS
-from steps.models.teacher import load_teacher
-from steps.params.base import Params
+from steps.engine.watch import METRICS, TIMING
+from steps.models.teacher import PIXELS, load_teacher
+from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.load import load, option
-from steps.params.numbers import Seed
-from steps.params.scaling import Grown
-from steps.params.tokenizers.recipe import TokenizerRecipe
-from steps.params.training import Training
+from steps.params.recipe import Grown, Training
+from steps.params.tokenizers import TokenizerRecipe
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
 from steps.tokenizers.measure import Judge, measure, warn_if_collapsed
 from steps.tokenizers.official import official_files, read_official

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import parquet
 
-from steps.artifacts.digest import digest_file
+from steps.artifacts.manifest import digest_file
 from steps.command import UserError
 
 TOP = 5

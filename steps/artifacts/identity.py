@@ -19,9 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from steps.artifacts.digest import digest_value
-from steps.artifacts.manifest import read_manifest
-from steps.artifacts.provenance import ROOT
+from steps.artifacts.manifest import ROOT, digest_value, read_manifest
 from steps.params.base import Params
 from steps.params.load import load
 

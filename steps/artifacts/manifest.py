@@ -1,17 +1,114 @@
-"""The manifest: what an artifact holds and what it was made from."""
+"""The manifest: what an artifact holds, what it was made from, and what made it."""
 
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import platform
+import resource
+import subprocess
+import sys
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steps.artifacts.digest import digest_file, digest_files
-from steps.artifacts.provenance import CodeVersion
 from steps.command import UserError
+
+# --- SHA-256 of files and of values
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_value(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces), in hex."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_files(files: Mapping[str, str]) -> str:
+    """One digest for a set of files given as {relative path: digest}."""
+    return digest_value(sorted(files.items()))
+
+
+# --- What made an artifact: code, libraries, device, memory
+
+
+ROOT = Path(__file__).resolve().parents[2]
+_LIBRARIES = ("torch", "torchvision", "timm", "lightning", "numpy", "pyarrow", "pillow")
+_DETECTION_LIBRARIES = ("onedl-mmcv", "onedl-mmengine", "onedl-mmdetection")
+
+
+class CodeVersion(BaseModel):
+    """The commit, whether ``steps/`` differs from it, and the digest of the sources themselves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    commit: str
+    dirty: bool
+    digest: str
+
+
+@functools.cache
+def code_version() -> CodeVersion:
+    """The version of the code that is running; ``commit`` is "unknown" outside a git checkout."""
+    sources = {
+        str(path.relative_to(ROOT)): digest_file(path)
+        for path in sorted((ROOT / "steps").rglob("*.py"))
+    }
+    commit = _git("rev-parse", "HEAD") or "unknown"
+    dirty = bool(_git("status", "--porcelain", "--", "steps"))
+    return CodeVersion(commit=commit, dirty=dirty, digest=digest_files(sources))
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that decide numbers, those of them in use."""
+    names = _LIBRARIES + (_DETECTION_LIBRARIES if "mmdet" in sys.modules else ())
+    names += ("tokenizers",) if "tokenizers" in sys.modules else ()
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def device_name() -> str:
+    """The device the step ran on: the GPU's name where torch used one, else the machine type."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return f"cpu ({platform.machine()})"
+
+
+def peak_memory_mib() -> float:
+    """Peak memory of this process in MiB: on the GPU where one was used, else resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(round(torch.cuda.max_memory_allocated() / 2**20, 1))
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+# --- The manifest: what an artifact holds and what it was made from
+
 
 MANIFEST = "manifest.json"
 SHARDS = ".arrow"
@@ -128,3 +225,48 @@ def _compare(artifact: Path, files: tuple[tuple[str, str], ...], states: object)
             raise UserError(
                 str(artifact / name), "bytes differ from the manifest's checksum", remedy=ANEW
             )
+
+
+# --- Hold an input artifact to what the params name
+
+
+def check_named(
+    key: str, artifact: Path | None, facts: Mapping[str, str] | None, *, node: str, where: Path
+) -> None:
+    """Raise unless an artifact is given exactly where the params name one, and is that one.
+
+    Args:
+        key: of the params, and the option of the command line.
+        artifact: what the command line gives.
+        facts: what the artifact's manifest must say of it, such as its recipe; None where the
+            params name nothing.
+        node: the step that makes such artifacts.
+        where: the params file.
+
+    Raises:
+        UserError: one is there without the other, or the artifact is another.
+    """
+    if facts is None:
+        if artifact is None:
+            return
+        raise UserError(
+            f"--{key} {artifact}",
+            f"{where} names no {key}",
+            remedy=f"leave out --{key}, or add the key '{key}' to {where}",
+        )
+    wanted = ", ".join(f"{name} {value}" for name, value in facts.items())
+    if artifact is None:
+        raise UserError(
+            f"{where}: {key}",
+            f"{wanted}, but no --{key} is given",
+            remedy=f"give --{key} DIR, the artifact that steps.{node} made of it",
+        )
+    manifest = read_manifest(artifact, node)
+    found = {name: manifest.facts.get(name) for name in facts}
+    if found != dict(facts):
+        raise UserError(
+            f"--{key} {artifact}",
+            ", ".join(f"{name} {value}" for name, value in found.items()),
+            allowed=f"{wanted}, as {where} names it",
+            remedy=f"give the artifact that steps.{node} made of it",
+        )

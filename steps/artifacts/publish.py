@@ -2,23 +2,306 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from argparse import Namespace
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from steps.artifacts.digest import digest_file, digest_files
-from steps.artifacts.drafts import draft_of, put, sync
-from steps.artifacts.manifest import MANIFEST, Manifest, read_manifest
-from steps.artifacts.places import check_artifact
-from steps.artifacts.provenance import (
+from pydantic import ValidationError
+
+from steps.artifacts.manifest import (
+    MANIFEST,
+    Manifest,
     code_version,
     device_name,
+    digest_file,
+    digest_files,
     library_versions,
     peak_memory_mib,
+    read_manifest,
 )
+from steps.artifacts.scratch import SCRATCH
+from steps.command import UserError
 from steps.command.machine import writing
+
+# --- Drafts: what a step writes stands beside its place until it is whole, then takes it by a
+# rename
+# A draft is a private folder ``.NAME.xxxxxxxx`` beside ``NAME``. The process that fills it holds a
+# lock in it, which goes with the process however it ends: what nobody holds is of a killed step.
+
+
+_NEW, _OLD, _LOCK = "new", "old", "lock"
+_ATTEMPTS = 100
+"""Tries of a process to replace a result that another process replaces too."""
+
+
+@contextmanager
+def draft_of(out: Path) -> Iterator[Path]:
+    """Yield a path, where nothing is yet, for the file or folder that :func:`put` puts to ``out``.
+
+    Whatever happens, the draft goes; what stood at ``out`` stays, or is what was put there.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        # Locked before it has its name, so that nobody finds it there and free.
+        with (folder / f"{_LOCK}.{_NEW}").open("w", encoding="utf-8") as lock:
+            with suppress(OSError):  # without locks there is no telling who lives: nothing is swept
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                Path(lock.name).rename(folder / _LOCK)
+            yield folder / _NEW
+    finally:
+        _settle(folder, out)
+
+
+def put(draft: Path, out: Path) -> None:
+    """Move a whole draft to its place. What stands there is replaced.
+
+    A folder cannot be renamed over a full one. Between two renames ``out`` is absent, never half
+    there; a kill just then leaves both in the draft, and :func:`sweep` puts the old one back.
+    """
+    for attempt in range(_ATTEMPTS):
+        try:
+            if draft.is_dir() and out.exists():
+                out.rename(draft.with_name(f"{_OLD}{attempt}"))
+            draft.replace(out)
+            break
+        except OSError as error:
+            # Another process replaces it too: one of the two comes last.
+            if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not draft.exists() or attempt + 1 == _ATTEMPTS:
+                raise
+    sync(out.parent)
+
+
+def sweep(out: Path) -> None:
+    """Remove the drafts that killed steps left of ``out``, and put back what one of them moved."""
+    mine = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}")
+    for folder in out.parent.iterdir() if out.parent.is_dir() else ():
+        if mine.fullmatch(folder.name):
+            with suppress(OSError), (folder / _LOCK).open("r+", encoding="utf-8") as lock:
+                if _free(lock):
+                    _settle(folder, out)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(out: Path, content: bytes) -> None:
+    """Write a file: whole, or as it was."""
+    sweep(out)
+    with draft_of(out) as draft:
+        draft.write_bytes(content)
+        sync(draft)
+        put(draft, out)
+
+
+def _free(lock: IO[str]) -> bool:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return True
+
+
+def _settle(folder: Path, out: Path) -> None:
+    """Remove a draft; what it moved away goes back where nothing has taken its place."""
+    moved = sorted(folder.glob(f"{_OLD}*"), key=lambda path: int(path.name[3:]))
+    if moved and not os.path.lexists(out):
+        with suppress(OSError):  # another process may just have put its own
+            moved[-1].rename(out)
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except BaseException:  # a signal: what is begun here is ended first
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+# --- Places for results: an artifact replaces an artifact, a record a record, and nothing else
+# Steps ask before any work, and :func:`steps.artifacts.publish` asks again before it replaces.
+
+
+ALLOWED = "an artifact of {}, an empty folder, or nothing"
+_OF_ENGINES = (".snakemake_timestamp",)
+"""Files that an engine puts into a folder which it takes for a result of its own."""
+_LOOKS = 100
+"""Looks at a place that other processes replace just then."""
+
+
+def decisions_beside(record: Path) -> Path:
+    """The file of the decisions behind a record file."""
+    return record.with_suffix(".parquet")
+
+
+def check_places(
+    options: Namespace, node: str, *, record: bool = False, decisions: bool = False
+) -> None:
+    """Refuse the ``--out`` (and ``--pictures``) of a step's command before it works.
+
+    Drafts that killed runs of the same command left are removed.
+
+    Args:
+        options: of the command line. Every other path in it is something that the step reads.
+        node: of the artifacts to make: what ``steps.import`` makes has that of another step.
+        record: ``--out`` is a record file.
+        decisions: beside it goes a file of decisions.
+
+    Raises:
+        UserError: something else stands there, or the place cannot be written to.
+    """
+    given: dict[str, list[Path]] = {}
+    for name, value in vars(options).items():
+        values = value if isinstance(value, list) else [value]
+        given[name] = [each for each in values if isinstance(each, Path)]
+    for name in ("out", "pictures"):
+        others = [path for other, paths in given.items() if other != name for path in paths]
+        for place in given.get(name, []):
+            written = [place]
+            if record and name == "out":
+                check_record(place, others)
+                if decisions:
+                    written.append(decisions_beside(place))
+                    check_decisions(place, others)
+            else:
+                check_artifact(place, node, others)
+            if int(os.environ.get("RANK", "0")) == 0:
+                for each in written:
+                    sweep(each)
+
+
+def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
+    """Refuse a place that an artifact of a node may not take.
+
+    Raises:
+        UserError: naming what stands there.
+    """
+    _check_way(out, read)
+    for _ in range(_LOOKS):
+        before = _mark(out)
+        try:
+            _check_what_stands(out, node)
+            return
+        except (UserError, FileNotFoundError):
+            if _mark(out) == before:
+                raise
+            # Another process replaced it meanwhile: what was seen is of neither.
+    raise _refusal(out, "a place that other processes replace without end", "one step at a time")
+
+
+def _check_what_stands(out: Path, node: str) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise _refusal(out, "a file", ALLOWED.format(node))
+    if not any(out.iterdir()):
+        return
+    if not (out / MANIFEST).is_file():
+        raise _refusal(out, "a folder that is no artifact", ALLOWED.format(node))
+    manifest = read_manifest(out)
+    if manifest.node != node:
+        raise _refusal(out, f"an artifact of {manifest.node}", f"one of {node}")
+    own = {MANIFEST, *manifest.files, *manifest.logs, *_OF_ENGINES}
+    found = (path.relative_to(out) for path in sorted(out.rglob("*")) if not _is_folder(path))
+    if stray := next((path for path in found if str(path) not in own), None):
+        raise _refusal(out, f"an artifact with a file that is not its own: {stray}", "one without")
+
+
+def check_record(out: Path, read: Iterable[Path] = ()) -> None:
+    """Refuse a place that a record file may not take.
+
+    Raises:
+        UserError: naming what stands there.
+    """
+    _check_way(out, read)
+    if out.is_dir():
+        raise _refusal(out, "a folder", "a record file (.json), or nothing")
+    if out.exists() and not (out.is_file() and _is_record(out)):
+        raise _refusal(out, "a file that is no record file", "a record file, or nothing")
+
+
+def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
+    """Refuse a record file beside which its decisions have no place.
+
+    Raises:
+        UserError: naming what stands there.
+    """
+    out = decisions_beside(record)
+    if out == record:
+        raise _refusal(record, "the name of its decisions", "a record file (.json)")
+    _check_way(out, read)
+    if not os.path.lexists(out):
+        return
+    # pyarrow takes long to import for what is rarely asked.
+    from steps.artifacts.decisions import is_decisions
+
+    if not (out.is_file() and is_decisions(out)):
+        found = "a folder" if out.is_dir() else "a file that holds no decisions"
+        raise _refusal(out, found, "the decisions behind a record, or nothing")
+
+
+def _check_way(out: Path, read: Iterable[Path]) -> None:
+    """Refuse a link, what holds things in use or lies in them, and what cannot be written."""
+    if out.is_symlink():
+        raise _refusal(
+            out, f"a link to {out.resolve()}", "a place of its own", "give what it names"
+        )
+    place, here = out.resolve(), Path.cwd()
+    if place == here or place in here.parents:
+        raise _refusal(out, "the working folder, or one that it is in", "a folder of its own")
+    scratch = SCRATCH.resolve()
+    if place == scratch or scratch in place.parents:
+        raise _refusal(out, "in the scratch folder, which is cleared", "a place outside it")
+    for path in read:
+        other = path.resolve()
+        if place == other or place in other.parents:
+            raise _refusal(out, f"is or holds {path}, which this step reads", "another place")
+        if other in place.parents:
+            raise _refusal(out, f"in {path}, which this step reads", "a place outside it")
+    above = next(path for path in place.parents if os.path.lexists(path))
+    if not above.is_dir():
+        raise _refusal(out, f"below {above}, which is a file", "a place in a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _refusal(out, f"below {above}, which cannot be written to", "a place that can")
+
+
+def _mark(out: Path) -> tuple[int, int] | None:
+    """What tells a folder from another that took its name. A number alone is soon given again."""
+    try:
+        found = out.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_ctime_ns
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        Manifest.model_validate(json.loads(path.read_bytes())["manifest"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ValidationError):
+        return False
+    return True
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _refusal(out: Path, found: str, allowed: str, remedy: str = "") -> UserError:
+    """Nothing was done yet: what stands there is as it was."""
+    remedy = remedy or "give another --out, or remove what stands there if it is of no use"
+    return UserError(str(out), found, allowed=allowed, remedy=remedy)
 
 
 class Draft:

@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from steps.artifacts.digest import digest_value
-from steps.artifacts.drafts import write_whole
-from steps.artifacts.manifest import Manifest, Required, read_manifest
-from steps.artifacts.places import check_decisions, check_record, decisions_beside
-from steps.artifacts.provenance import (
+from steps.artifacts.manifest import (
+    Manifest,
+    Required,
     code_version,
     device_name,
+    digest_value,
     library_versions,
     peak_memory_mib,
+    read_manifest,
 )
+from steps.artifacts.publish import check_decisions, check_record, decisions_beside, write_whole
 from steps.command import UserError
 from steps.command.machine import writing
 

@@ -17,20 +17,127 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from steps.artifacts import verify
 from steps.command import UserError
 from steps.command.machine import writing
+from steps.core.distributed import world_size
+from steps.core.seeds import derive, generator
 from steps.data.shards import Images
 from steps.data.views import centre_crop, make_views, to_tensor
-from steps.engine.batching import BatchPlan, with_partners
-from steps.engine.seeds import derive, generator
 from steps.params.views import View, sides
 
 if TYPE_CHECKING:
     from steps.data.text import Captions
+
+# --- From a recipe's global batch to what a device takes at a time
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is cut: each process's share, in ``accumulation`` micro-batches."""
+
+    global_batch: int
+    rank: int
+    world: int
+    accumulation: int
+
+    @property
+    def micro_batch(self) -> int:
+        """Images that go through a device at a time."""
+        return self.global_batch // (self.world * self.accumulation)
+
+    def micro_batches(self) -> Iterator[slice]:
+        """This process's parts of the global batch, in order."""
+        first = self.rank * self.global_batch // self.world
+        for index in range(self.accumulation):
+            start = first + index * self.micro_batch
+            yield slice(start, start + self.micro_batch)
+
+
+def with_partners(part: slice, batch: int) -> slice:
+    """The rows of a micro-batch and of their partners: pairs 0 and 1, 2 and 3, … whole.
+
+    Args:
+        part: rows of the global batch.
+        batch: the global batch; the last row of an odd one has no partner.
+    """
+    return slice(part.start - part.start % 2, min(part.stop + part.stop % 2, batch))
+
+
+def plan_batch(
+    global_batch: int, max_per_device: int, *, rank: int, world: int, where: str
+) -> BatchPlan:
+    """The fewest equal micro-batches that fit a device and add up to the global batch.
+
+    Raises:
+        UserError: the devices cannot divide the batch; ``where`` names the params file.
+    """
+    if global_batch % world:
+        near = global_batch - global_batch % world
+        raise UserError(
+            f"{where}: training.batch_size",
+            f"a global batch of {global_batch} does not divide over {world} devices",
+            allowed=f"a multiple of {world}, such as {max(near, world)}",
+            remedy="run on a number of devices that divides it, or change the recipe",
+        )
+    share = global_batch // world
+    accumulation = -(-share // max_per_device)
+    while share % accumulation:
+        accumulation += 1
+    return BatchPlan(global_batch, rank, world, accumulation)
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """Every batch norm of a module."""
+    return [part for part in module.modules() if isinstance(part, _BatchNorm)]
+
+
+@contextmanager
+def refusing_batch_norm(
+    module: nn.Module, micro_batch: int, share: int, where: str
+) -> Iterator[None]:
+    """Within the context no batch norm of ``module`` may train on less than a process's batch.
+
+    Args:
+        module: the method.
+        micro_batch: images that go through a device at a time.
+        share: images of the process's batch; if no more, everything is as it was.
+        where: the params file that errors name.
+
+    Raises:
+        UserError: one did, or has a single value to take statistics of.
+    """
+
+    def refuse(norm: nn.Module, inputs: Any) -> None:
+        if not norm.training:
+            return
+        if inputs[0].numel() // inputs[0].shape[1] * world_size() < 2:
+            raise UserError(
+                f"{where}: training.batch_size",
+                "a batch norm gets one value a channel, which has no statistics",
+                allowed="2 or more",
+                remedy="raise it, or take a backbone or a head without batch norm",
+            )
+        if micro_batch < share:
+            raise UserError(
+                f"{where}: training.max_batch_per_device",
+                f"a device takes {micro_batch} of its {share} images at a time, but batch norm "
+                "needs them together",
+                allowed=f"{share} or more on so many devices",
+                remedy="raise it, train on more devices, or take a backbone without batch norm",
+            )
+
+    hooks = [norm.register_forward_pre_hook(refuse) for norm in batch_norms(module)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 STALL_SECONDS = 600
@@ -219,7 +326,7 @@ def training_batches(
     """Micro-batches of steps ``start`` to ``stop``.
 
     ``workers`` processes decode; what they give does not depend on their number. ``paired``: each
-    micro-batch comes with the partners of its samples (``steps.engine.batching.with_partners``).
+    micro-batch comes with the partners of its samples (``steps.data.loader.with_partners``).
     """
     places = _Places(len(views), plan, seed, start, stop, paired)
     with writing(SHARED_MEMORY):

@@ -15,11 +15,11 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 from torch import Tensor
 
 from steps.artifacts import read_manifest
-from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import digest_value
 from steps.command import UserError
+from steps.core.seeds import derive
 from steps.data.shards import Images
 from steps.data.sources.source import existing_file
-from steps.engine.seeds import derive
 from steps.params.text import Vocabulary
 
 TOKENIZER = "tokenizer.json"

@@ -17,7 +17,7 @@ from mmengine.dataset import DefaultSampler, pseudo_collate
 from torch import nn
 
 from steps.data.loader import STALL_SECONDS
-from steps.detection.backbone import ViTDet
+from steps.detection.backbone import ResNetMaps, ViTDet
 from steps.detection.dataset import Detections
 from steps.detection.evaluation import CocoAP
 from steps.detection.heads import (
@@ -31,7 +31,6 @@ from steps.detection.heads import (
     stages,
 )
 from steps.detection.pyramid import BlockPyramid, SimplePyramid, pyramid_scales
-from steps.detection.resnet import ResNetMaps
 from steps.params.base import Params
 from steps.params.detection import (
     CosineDecay,

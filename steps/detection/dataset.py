@@ -21,9 +21,9 @@ from mmengine.structures import InstanceData
 from torch.utils.data import Dataset
 
 from steps.command import UserError
+from steps.core.seeds import derive
 from steps.data.annotations import bitmap, read_annotations, usable
 from steps.data.shards import Images
-from steps.engine.seeds import derive
 from steps.params.detection import Augmentation, RangeCrop
 
 Pixels = npt.NDArray[np.uint8]

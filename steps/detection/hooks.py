@@ -22,10 +22,10 @@ from mmengine.runner import Runner
 from steps.artifacts import archives
 from steps.command import UserError
 from steps.command.machine import writing
+from steps.core.finite import not_finite
+from steps.core.seeds import derive
 from steps.data.loader import clear_alarm, set_alarm
-from steps.detection.precision import KINDS
-from steps.engine.seeds import derive
-from steps.models.finite import not_finite
+from steps.detection.evaluation import KINDS
 
 log = logging.getLogger("steps.detect")
 

@@ -24,16 +24,21 @@ from torch import nn
 
 from steps.artifacts.decisions import Decisions
 from steps.command import UserError
+from steps.core.seeds import seeded
 from steps.data.annotations import class_names, has_masks
 from steps.detection import config
-from steps.detection.backbone import ViTDet, load_vitdet, pretraining_normalisation
+from steps.detection.backbone import (
+    ResNetMaps,
+    ViTDet,
+    load_resnet_maps,
+    load_vitdet,
+    pretraining_normalisation,
+)
+from steps.detection.evaluation import metrics_of
 from steps.detection.heads import Config
 from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch, Waiting
 from steps.detection.optimizer import adamw
-from steps.detection.precision import metrics_of
-from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.engine.checkpoint import read_checkpoint
-from steps.engine.seeds import seeded
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
 

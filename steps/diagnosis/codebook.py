@@ -10,11 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from steps.diagnosis.drawing import Drawing, png
-from steps.diagnosis.sheet import sheet
-from steps.models.codebook import perplexity
-from steps.models.pixels import images_of, patch_pixels
+from steps.diagnosis.sheet import Drawing, png, sheet
+from steps.models.masked_autoencoder import images_of, patch_pixels
 from steps.tokenizers import Tokenizer
+from steps.tokenizers.codebook import perplexity
 
 SHOWN = 8
 """Images on the sheet of reconstructions."""

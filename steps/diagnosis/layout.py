@@ -9,8 +9,7 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from steps.data.views import normalise
-from steps.diagnosis.drawing import png
-from steps.diagnosis.sheet import sheet
+from steps.diagnosis.sheet import png, sheet
 from steps.evaluation.layout import Seen, heaviest, principal_colours, to_pixels
 from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode

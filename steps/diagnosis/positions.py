@@ -10,12 +10,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from steps.diagnosis.drawing import Batches, Drawing, Look, png
-from steps.diagnosis.sheet import sheet
+from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
 from steps.methods.droppos import DropPos
 from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
-from steps.models.pixels import images_of, patch_pixels
+from steps.models.masked_autoencoder import images_of, patch_pixels
 
 SHOWN = 8
 """Images on the sheet."""

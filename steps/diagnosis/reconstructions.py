@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.diagnosis.drawing import Batches, Drawing, Look, png
-from steps.diagnosis.sheet import sheet
+from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
 from steps.methods.mae import MAE
 from steps.methods.method import Draws
-from steps.models.pixels import images_of, patch_pixels, patch_statistics
+from steps.models.masked_autoencoder import images_of, patch_pixels, patch_statistics
 
 SHOWN = 8
 """Images on the sheet."""

@@ -8,12 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from steps.diagnosis.drawing import Batches, Drawing, Look, png
-from steps.diagnosis.sheet import sheet
+from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
 from steps.evaluation.layout import to_pixels
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
-from steps.models.pixels import images_of, patch_pixels
+from steps.models.masked_autoencoder import images_of, patch_pixels
 
 SHOWN = 8
 """Images on the sheet."""

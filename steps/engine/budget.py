@@ -10,16 +10,14 @@ from typing import Any
 
 from steps.artifacts import read_manifest
 from steps.command import UserError
+from steps.core.seeds import generator
 from steps.data.loader import DatasetFacts, TrainingViews
 from steps.data.views import normalise
-from steps.engine.flops import flops_per_image
-from steps.engine.phases import Phase, plan_phases
-from steps.engine.seeds import generator
+from steps.engine.loop import Phase, plan_phases
+from steps.engine.watch import flops_per_image
 from steps.methods.method import Batch, Method
 from steps.params.budget import Budget
-from steps.params.scaling import Grown
-from steps.params.teacher import Teacher
-from steps.params.training import Training
+from steps.params.recipe import Grown, Teacher, Training
 
 TOLERANCE = 0.02
 """Share of a budget by which a whole number of steps may miss it."""

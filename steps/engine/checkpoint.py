@@ -29,15 +29,16 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer as TorchOptimizer
 
 from steps.artifacts import archives
-from steps.artifacts.digest import digest_file
 from steps.artifacts.identity import Identity
-from steps.artifacts.manifest import Required
+from steps.artifacts.manifest import Required, digest_file
 from steps.artifacts.scratch import ScratchFolder, folder_of, own_folder
 from steps.command import UserError
 from steps.command.machine import writing
-from steps.engine.distributed import rank
+from steps.core.distributed import rank
+from steps.methods.method import Method
 
 FILE = "checkpoint.pt"
 SHARDS = "shards-"
@@ -278,3 +279,40 @@ def scratch(identity: Identity, started: float, *, owner: bool = True) -> Iterat
         return
     with own_folder(identity) as folder:
         yield Scratch(folder, identity, started)
+
+
+# --- What a checkpoint holds of weights and optimiser: tensors by name, in any layout the same
+
+
+_METHOD, _OPTIMIZER = "method.", "optimizer."
+
+
+def tensors_of(method: Method, optimizer: TorchOptimizer) -> dict[str, Tensor]:
+    """``method.<name>`` of its state dict, and ``optimizer.<parameter>.<name>`` of its moments.
+
+    They are the live tensors, not copies. Moments go by the parameters' names, not by their order,
+    and rates are not kept: they are set at every step.
+    """
+    tensors = {f"{_METHOD}{name}": tensor for name, tensor in method.state_dict().items()}
+    names: dict[Tensor, str] = {tensor: name for name, tensor in method.named_parameters()}
+    for parameter, state in optimizer.state.items():
+        for name, tensor in state.items():
+            tensors[f"{_OPTIMIZER}{names[parameter]}.{name}"] = tensor
+    return tensors
+
+
+def restore(method: Method, optimizer: TorchOptimizer, saved: Tensors) -> None:
+    """Put saved tensors back into a method and a fresh optimiser, whatever their layout."""
+    targets = {f"{_METHOD}{name}": tensor for name, tensor in method.state_dict().items()}
+    parameters = dict(method.named_parameters())
+    for key, (size, dtype) in saved.kinds().items():
+        if not key.startswith(_OPTIMIZER):
+            continue
+        name, _, moment = key.removeprefix(_OPTIMIZER).rpartition(".")
+        parameter = parameters[name]
+        if size == parameter.shape:
+            targets[key] = torch.zeros_like(parameter, dtype=dtype)
+        else:
+            targets[key] = torch.zeros(size, dtype=dtype, device=parameter.device)
+        optimizer.state[parameter][moment] = targets[key]
+    saved.fill(targets)

@@ -18,8 +18,8 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 
-from steps.engine.batching import refusing_batch_norm
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
+from steps.data.loader import refusing_batch_norm
 from steps.engine.sharding import reduce_the_rest
 from steps.methods.method import Batch, Draws, JointMethod, Losses
 from steps.models.hooked import run_hooked

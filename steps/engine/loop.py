@@ -23,27 +23,104 @@ from lightning.fabric import Fabric
 from torch import Tensor
 
 from steps.command import UserError
-from steps.data.loader import DatasetFacts, Samples, TrainingViews, training_batches
+from steps.core.distributed import any_process, mean_over_processes
+from steps.core.finite import DIVERGED, not_finite
+from steps.core.schedules import Progress, cosine, learning_rate
+from steps.core.seeds import generator
+from steps.data.loader import (
+    BatchPlan,
+    DatasetFacts,
+    Samples,
+    TrainingViews,
+    batch_norms,
+    plan_batch,
+    refusing_batch_norm,
+    training_batches,
+    with_partners,
+)
 from steps.data.views import normalise
-from steps.engine.batching import batch_norms, refusing_batch_norm, with_partners
-from steps.engine.checkpoint import Scratch
-from steps.engine.collapse import CollapseWatch
-from steps.engine.distributed import any_process, mean_over_processes
-from steps.engine.flops import flops_per_image
+from steps.engine.checkpoint import Scratch, restore, tensors_of
 from steps.engine.gradient_cache import Chunk, cached_backward
-from steps.engine.monitor import DataWaits, Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
-from steps.engine.phases import Phase, plan_phases
-from steps.engine.placement import Placement
-from steps.engine.saving import restore, tensors_of
-from steps.engine.schedules import Progress, cosine, learning_rate
-from steps.engine.seeds import generator
-from steps.engine.sharding import local, reduce_the_rest
+from steps.engine.sharding import Placement, local, reduce_the_rest
+from steps.engine.watch import CollapseWatch, DataWaits, Monitor, flops_per_image
 from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
-from steps.models.finite import DIVERGED, not_finite
 from steps.models.hooked import run_hooked
-from steps.params.training import Training
+from steps.params.recipe import Training
+
+# --- The phases of a run: the main one, and where a recipe has it, a short one on other views
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of steps with views, batches, and schedules of its own."""
+
+    first: int
+    """The step of the run that it begins with."""
+    steps: int
+    views: TrainingViews
+    plan: BatchPlan
+    peak_lr: float
+    schedule_epoch: float
+    """Steps in an epoch of the schedules: a shorter phase, or a run of another length, has the same
+    epochs in other steps."""
+
+    @property
+    def stop(self) -> int:
+        """The step of the run that it does not reach."""
+        return self.first + self.steps
+
+    def progress(self, step: int) -> Progress:
+        """Where its schedules stand at a step of the run."""
+        return Progress(step - self.first, self.schedule_epoch, self.steps)
+
+
+def plan_phases(
+    training: Training,
+    views: TrainingViews,
+    steps_per_epoch: int,
+    *,
+    rank: int,
+    world: int,
+    where: str,
+) -> list[Phase]:
+    """The phases of a recipe, in order.
+
+    Raises:
+        UserError: the devices cannot divide the batch; ``where`` names the params file.
+    """
+
+    def batches(limit: int) -> BatchPlan:
+        return plan_batch(training.batch_size, limit, rank=rank, world=world, where=where)
+
+    def steps_of(epochs: float) -> int:
+        return max(round(epochs * training.length * steps_per_epoch), 1)
+
+    steps = steps_of(training.epochs)
+    main = Phase(
+        first=0,
+        steps=steps,
+        views=views,
+        plan=batches(training.max_batch_per_device),
+        peak_lr=training.optimizer.peak_lr(training.batch_size),
+        schedule_epoch=steps_per_epoch if training.length == 1 else steps / training.epochs,
+    )
+    final = training.final_phase
+    if final is None:
+        return [main]
+    steps = steps_of(final.epochs)
+    return [
+        main,
+        Phase(
+            first=main.stop,
+            steps=steps,
+            views=views.others(final.views),
+            plan=batches(final.max_batch_per_device or training.max_batch_per_device),
+            peak_lr=main.peak_lr * final.lr_scale,
+            schedule_epoch=steps / training.epochs,
+        ),
+    ]
 
 
 @dataclass(frozen=True)
@@ -55,7 +132,7 @@ class Outcome:
     flops: float
     device_seconds: float
     collapsed: bool = False
-    """Whether the embeddings were collapsed at the last step (``steps.engine.collapse``)."""
+    """Whether the embeddings were collapsed at the last step (``steps.engine.watch``)."""
 
 
 @dataclass

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.engine.sharding import local, norms
-from steps.params.training import ClipGrad, Optimizer
+from steps.params.recipe import ClipGrad, Optimizer
 
 Group = dict[str, object]
 _AS = {"reg_token": "cls_token"}

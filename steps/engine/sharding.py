@@ -21,14 +21,16 @@ import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from steps.engine.distributed import mean_over_processes
+from steps.core.distributed import mean_over_processes
+from steps.engine import sharding
 from steps.methods.method import Method
-from steps.models.frozen import Frozen
+from steps.models.teacher import Frozen
 
 _STACKS = re.compile(r"(?:^|\.)(?:blocks|layer[1-4])$")
 """Transformers' blocks, and the stages of a ResNet."""
@@ -138,3 +140,56 @@ def reduce_the_rest(method: Method) -> None:
     for parameter in method.parameters():
         if parameter.grad is not None and not isinstance(parameter, DTensor):
             parameter.grad = mean_over_processes(parameter.grad)
+
+
+# --- Where a run holds its method: whole on each device, or in shards
+
+
+class Placement:
+    """A method on the devices of a run.
+
+    Args:
+        fabric: launched.
+        method: the caller's; of a sharded run it has weights between ``gather`` and ``release``,
+            and from ``finish`` on.
+    """
+
+    def __init__(self, fabric: Fabric, method: Method) -> None:
+        self.sharded = sharding.is_sharded(fabric)
+        self._fabric, self._whole = fabric, method
+        self._training = method
+
+    def set_up(self) -> tuple[Method, _FabricModule]:
+        """Put the caller's method, which is whole, on the devices.
+
+        Returns:
+            The method that trains, and what to call for a forward pass whose gradients are
+            averaged over processes.
+        """
+        self._training = sharding.twin(self._whole) if self.sharded else self._whole
+        return self._training, self._fabric.setup_module(self._training)
+
+    def gather(self, *, everywhere: bool = False) -> Method:
+        """The caller's method with all weights as they are now. All processes must ask for it.
+
+        Args:
+            everywhere: False: in a sharded run, only the first process's has weights.
+        """
+        if self.sharded:
+            keep = everywhere or self._fabric.global_rank == 0
+            weights = sharding.gathered(self._training, keep=keep)
+            if keep:
+                sharding.fill(self._whole, weights)
+        return self._whole
+
+    def release(self) -> None:
+        """Give up what ``gather`` put together."""
+        if self.sharded:
+            sharding.empty(self._whole)
+
+    def finish(self) -> None:
+        """Leave the caller's method trained, on the first process's device, and nothing else."""
+        self.gather()
+        self._training = self._whole
+        if self.sharded and self._fabric.global_rank == 0:
+            self._whole.to(self._fabric.device)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from steps.artifacts.decisions import TOP, Decisions, of_classes
+from steps.core.finite import check_rows
 from steps.evaluation.knn import largest
-from steps.models.finite import check_rows
 
 MOST_WITHOUT_TOP5 = 10
 """Classes up to which five guesses say little: no top-5 accuracy is recorded."""

@@ -19,13 +19,19 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from steps.command import UserError
-from steps.data.loader import EvaluationViews, TrainingViews, evaluation_batches, training_batches
+from steps.core.distributed import gather
+from steps.core.finite import check_rows, not_finite
+from steps.core.schedules import Progress
+from steps.core.seeds import seeded
+from steps.data.loader import (
+    EvaluationViews,
+    TrainingViews,
+    evaluation_batches,
+    plan_batch,
+    training_batches,
+)
 from steps.data.views import normalise
-from steps.engine.batching import plan_batch
 from steps.engine.checkpoint import Scratch
-from steps.engine.distributed import gather
-from steps.engine.schedules import Progress
-from steps.engine.seeds import seeded
 from steps.evaluation.accuracy import Classified, correct_in_top
 from steps.evaluation.linear import split_held_out
 from steps.evaluation.probes import (
@@ -40,8 +46,7 @@ from steps.evaluation.probes import (
     width,
 )
 from steps.models.backbones import BackboneModel, image_size
-from steps.models.finite import check_rows, not_finite
-from steps.params.probes import Probe
+from steps.params.protocols import Probe
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from steps.artifacts.decisions import Decisions, of_values
 from steps.command import UserError
 from steps.data.loader import EvaluationViews
 from steps.data.shards import Images
-from steps.evaluation.extract import feature_batches
+from steps.evaluation.features import feature_batches
 from steps.models.backbones import image_size, load_backbone, normalisation
 
 CUES: dict[str, tuple[str, ...]] = {

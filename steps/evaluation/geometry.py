@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from steps.core.seeds import derive
 from steps.data.shards import Images
 from steps.data.views import make_views
-from steps.engine.seeds import derive
 from steps.params.views import View
 
 _EPSILON = 1e-7

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.engine.seeds import generator
-from steps.models.finite import check_rows
+from steps.core.finite import check_rows
+from steps.core.seeds import generator
 
 Features = npt.NDArray[np.float32] | Tensor
 BANK_CHUNK = 16384

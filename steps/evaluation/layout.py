@@ -20,8 +20,8 @@ from steps.command import UserError
 from steps.data.loader import EvaluationViews
 from steps.data.segmentations import Mask
 from steps.data.views import centre_crop, normalise
-from steps.models.attention import class_attention
 from steps.models.backbones import Transformer
+from steps.models.features import class_attention
 
 
 @dataclass(frozen=True)

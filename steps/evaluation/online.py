@@ -16,7 +16,7 @@ from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.knn import knn_votes
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
-from steps.params.training import OnlineKNN
+from steps.params.recipe import OnlineKNN
 
 _BATCH = 256
 

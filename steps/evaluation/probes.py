@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer as TorchOptimizer
 
+from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import LARS
-from steps.engine.schedules import Progress, learning_rate
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature, last_blocks
-from steps.params.probes import ProbePooling
-from steps.params.training import Schedule
+from steps.params.protocols import ProbePooling
+from steps.params.recipe import Schedule
 
 BATCH_NORM_EPS = 1e-6
 

@@ -20,16 +20,16 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from steps.command import UserError
+from steps.core.finite import not_finite
+from steps.core.seeds import derive, generator, seeded
+from steps.data.annotations import IGNORED, SemanticMasks
 from steps.data.loader import STALL_SECONDS, heard
-from steps.data.semantic import IGNORED, SemanticMasks
 from steps.data.shards import Images
 from steps.data.views import centre_crop, normalise, resized_cut, to_tensor
 from steps.engine.checkpoint import Scratch
-from steps.engine.seeds import derive, generator, seeded
 from steps.models.backbones import Transformer
 from steps.models.features import last_blocks
-from steps.models.finite import not_finite
-from steps.params.segmentation import Segment
+from steps.params.protocols import Segment
 
 Place = tuple[int, int]
 

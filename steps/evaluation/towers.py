@@ -12,12 +12,12 @@ from torch.nn import functional as F
 
 from steps.artifacts import verify
 from steps.command import UserError
+from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
 from steps.data.views import normalise
 from steps.methods.clip import CLIP
 from steps.models.backbones import HEADS, load_backbone, normalisation
-from steps.models.finite import check_rows
 from steps.params.load import validate
 from steps.params.methods import CLIPParams
 

@@ -22,7 +22,7 @@ import torch
 from timm.models.beit import Beit, Block
 from torch import Tensor, nn
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods.losses import token_prediction
 from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone, check_fit
 from steps.models import drop_path

@@ -23,8 +23,9 @@ from steps.methods.simclr import SimCLR
 from steps.methods.supervised import Supervised
 from steps.models.backbones import BackboneModel
 from steps.models.beit import as_beit, initialise_backbone
+from steps.models.dinov2_vit import as_dinov2
 from steps.models.teacher import Teacher
-from steps.models.token_layout import as_dinov2
+from steps.models.tokenizer import FrozenTokenizer
 from steps.params.backbone import Backbone
 from steps.params.methods import (
     BEiT2Params,
@@ -43,7 +44,6 @@ from steps.params.methods import (
     SimCLRParams,
     SupervisedParams,
 )
-from steps.tokenizers.tokenizer import FrozenTokenizer
 
 
 @dataclass(frozen=True)

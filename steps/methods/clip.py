@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.distributed import gather, rank
-from steps.engine.schedules import Progress
+from steps.core.distributed import gather, rank
+from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature

@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
-from steps.models.momentum_encoder import MomentumPair
 from steps.models.tokens import encode, patch_tokens_at
 from steps.params.methods.dilemma import DILEMMAParams
 

@@ -23,17 +23,15 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from steps.engine.schedules import Progress, cosine, ramp_by_epoch
+from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import self_distillation
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
-from steps.models.crops import by_view
-from steps.models.frozen import Frozen
-from steps.models.projected import Projected
-from steps.models.prototypes import PrototypeHead
-from steps.models.teacher import CENTER, Teacher, prototypes_of
+from steps.models.heads import PrototypeHead
+from steps.models.multicrop import Projected, by_view
+from steps.models.teacher import CENTER, Frozen, Teacher, prototypes_of
 from steps.params.methods.dino import DINOParams
 
 

@@ -30,21 +30,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress, cosine, ramp_by_step
-from steps.methods.losses import all_pairs, masked_patches, patch_weights
+from steps.core.schedules import Progress, cosine, ramp_by_step
+from steps.methods.losses import all_pairs, koleo, masked_patches, patch_weights
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
-from steps.models import ema, row_drop, token_layout
+from steps.models import dinov2_vit, ema, row_drop
 from steps.models.backbones import Transformer
-from steps.models.center import LazyCenter
-from steps.models.crops import by_sample, by_view, global_side
-from steps.models.frozen import Frozen
-from steps.models.headed import Headed, trained
-from steps.models.koleo import koleo
+from steps.models.center import LazyCenter, sinkhorn_knopp
+from steps.models.heads import PrototypeHead
 from steps.models.masks import sample_spread_blocks
+from steps.models.multicrop import Headed, by_sample, by_view, global_side, trained
 from steps.models.positions import Resizing
-from steps.models.prototypes import PrototypeHead
-from steps.models.sinkhorn import sinkhorn_knopp
-from steps.models.teacher import Teacher
+from steps.models.teacher import Frozen, Teacher
 from steps.params.methods.dinov2 import DINOv2Params
 
 _GLOBAL = 2
@@ -75,7 +71,7 @@ class DINOv2(JointMethod):
         super().__init__()
         self.params = params
         self.views = len(sides)
-        vit = token_layout.for_training(backbone)
+        vit = dinov2_vit.for_training(backbone)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
         """Patches a side of a global crop."""
         self.student = Headed(
@@ -235,7 +231,7 @@ class DINOv2(JointMethod):
         side = global_side(sides, _GLOBAL)
         self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
         for network in (self.student, self.teacher):
-            token_layout.resize(network.backbone, side, network.resizing)
+            dinov2_vit.resize(network.backbone, side, network.resizing)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
@@ -243,7 +239,7 @@ class DINOv2(JointMethod):
 
     def exported(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""
-        return token_layout.as_timm(self.teacher.backbone)
+        return dinov2_vit.as_timm(self.teacher.backbone)
 
     def heads(self) -> dict[str, Tensor]:
         """The average's heads, for a student that is distilled from it."""

@@ -27,15 +27,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.distributed import sum_over_processes
-from steps.engine.schedules import Progress
+from steps.core.distributed import sum_over_processes
+from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, besides_backbone
-from steps.models.decoder import Decoder, PixelDecoder
-from steps.models.initialisation import initialise
-from steps.models.pixels import pixel_targets
+from steps.models.masked_autoencoder import Decoder, PixelDecoder, initialise, pixel_targets
+from steps.models.masks import Masking, kept, random_masking, take
 from steps.models.positions import sincos_table
-from steps.models.random_masking import Masking, kept, random_masking, take
 from steps.models.tokens import embed, encode, patch_tokens
 from steps.params.methods.droppos import DropPosParams
 

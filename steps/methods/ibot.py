@@ -26,16 +26,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.command import UserError
-from steps.engine.schedules import Progress, cosine, ramp_by_epoch
+from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import masked_patches, patch_weights, self_distillation
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
-from steps.models.crops import by_view
+from steps.models.heads import PatchPrototypeHead
 from steps.models.masks import sample_ratio_masks
-from steps.models.projected import Projected
-from steps.models.prototypes import PatchPrototypeHead
+from steps.models.multicrop import Projected, by_view
 from steps.models.teacher import CENTER
 from steps.params.methods.ibot import IBOTParams
 

@@ -18,14 +18,12 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
 from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
-from steps.models.decoder import PixelDecoder
-from steps.models.initialisation import initialise
-from steps.models.pixels import pixel_targets
+from steps.models.masked_autoencoder import PixelDecoder, initialise, pixel_targets
+from steps.models.masks import Masking, kept, random_masking, take
 from steps.models.positions import sincos_table
-from steps.models.random_masking import Masking, kept, random_masking, take
 from steps.models.tokens import encode, patch_tokens
 from steps.params.methods.mae import MAEParams
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
 from steps.params.methods.method import Method as Params
 
@@ -98,7 +98,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def embeddings(self, batch: Batch) -> Tensor | None:
-        """What the collapse watch looks at (``steps.engine.collapse``): features (B, D).
+        """What the collapse watch looks at (``steps.engine.watch``): features (B, D).
 
         Of one view of each sample, by the network that learns, as downstream tasks would take
         them. A method that pulls views together returns them; None: nothing that can collapse.

@@ -22,12 +22,12 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models.backbones import BackboneModel, Transformer
+from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
-from steps.models.momentum_encoder import MomentumPair
 from steps.models.positions import sincos_table
 from steps.params.methods.mocov3 import MoCoV3Params
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.distributed import gather, rank
-from steps.engine.schedules import Progress
+from steps.core.distributed import gather, rank
+from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
-from steps.models.mlp import mlp
+from steps.models.heads import mlp
 from steps.params.methods.simclr import SimCLRParams
 
 _NORM_EPS = 1e-6

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method
 from steps.models import drop_path
 from steps.models.backbones import BackboneModel, Transformer, image_size

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from steps.engine.distributed import sum_over_processes, world_size
+from steps.core.distributed import sum_over_processes, world_size
 
 
 class _Global(_BatchNorm):

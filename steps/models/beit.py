@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from steps.command import UserError
 from steps.models.backbones import Transformer, create_backbone
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import Backbone, BEiTBackbone
 
 ARCHITECTURE = "beit_base_patch16_224"
 """The timm architecture that arguments make a BEiT of any size."""

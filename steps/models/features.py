@@ -3,15 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
+import torch
+from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 from torch import Tensor
 
-from steps.models.backbones import BackboneModel, Transformer
+from steps.command import UserError
+from steps.models.backbones import BackboneModel, Transformer, image_size, load_backbone
 from steps.models.drop_path import dropping
-from steps.models.reading import encode_read
+from steps.models.last_block import encode_read
 from steps.models.tokens import embed, encode
+
+# --- What the class token looks at
+
+
+@torch.no_grad()
+def class_attention(vit: Transformer, images: Tensor) -> Tensor:
+    """The attention of the class token to the patches, in the last block.
+
+    Args:
+        vit: in evaluation mode.
+        images: (B, 3, H, W), normalised.
+
+    Returns:
+        (B, heads, N): after the softmax, so that a head's values and those of the class token and
+        registers, which are left out, sum to 1.
+    """
+    attention = vit.blocks[-1].attn
+    seen: list[Tensor] = []
+
+    def remember(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(inputs[0])
+
+    # A fused kernel never has the map. The plain path hands it to the dropout, in timm's
+    # transformers and BEiTs alike, relative positions and all.
+    fused, attention.fused_attn = attention.fused_attn, False
+    handle = attention.attn_drop.register_forward_pre_hook(remember)
+    try:
+        encode(vit, embed(vit, images))
+    finally:
+        handle.remove()
+        attention.fused_attn = fused
+    (map_BHTT,) = seen
+    return map_BHTT[:, :, 0, vit.num_prefix_tokens :]
+
+
+# --- A frozen transformer for images of another size than it was trained at
+
+
+def sized(vit: Transformer, artifact: Path, size: int, where: str) -> Transformer:
+    """The backbone for images of a size.
+
+    A transformer with a position table resizes it to the image; a BEiT, whose relative positions
+    are tied to a grid, is read anew.
+
+    Raises:
+        UserError: the size does not divide into patches; ``where`` names it.
+    """
+    patch = vit.patch_embed.patch_size[0]
+    if size % patch:
+        raise UserError(
+            where,
+            f"{size} px does not divide into the {patch} px patches of {artifact}",
+            allowed=f"a multiple of {patch}",
+        )
+    if isinstance(vit, Beit) and size != image_size(vit):
+        return cast(Beit, load_backbone(artifact, img_size=size))
+    return vit
 
 
 def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:

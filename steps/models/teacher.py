@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.models.backbones import HEADS, Transformer, load_backbone, normalisation
-from steps.models.frozen import Frozen
-from steps.models.normalisation import Renormalise
-from steps.models.prototypes import PrototypeHead, head_of
+from steps.models.heads import PrototypeHead, head_of
 from steps.models.tokens import embed, encode
+
+# --- A network that a method uses and never trains
+
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class Frozen(nn.Module, Generic[M]):
+    """Holds a network in eval mode and without gradients.
+
+    It follows its owner from device to device, and that is all: its weights are not among the
+    owner's parameters, so that nothing optimises them or sends them between processes, and not in
+    the owner's state dict, so that no checkpoint carries them.
+    """
+
+    def __init__(self, network: M) -> None:
+        super().__init__()
+        # A tuple, because nn.Module would register an attribute that is a module.
+        self._network = (network.eval().requires_grad_(False),)
+
+    @property
+    def network(self) -> M:
+        """What is held."""
+        return self._network[0]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        self.network._apply(fn, recurse)
+        return super()._apply(fn, recurse)
+
+
+# --- From one normalisation of images to another
+
+
+Normalisation = tuple[Sequence[float], Sequence[float]]
+"""Mean and standard deviation per channel, of pixels in 0 to 1."""
+PIXELS: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+"""Pixels in 0 to 1 themselves."""
+
+
+class Renormalise(nn.Module):
+    """Images (B, 3, H, W) with one mean and deviation taken out, to another's.
+
+    Where the two are the same, the images pass untouched, to the bit.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, given: Normalisation, wanted: Normalisation) -> None:
+        super().__init__()
+        (mean, std), (own_mean, own_std) = (
+            [torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in pair]
+            for pair in (given, wanted)
+        )
+        self.same = bool((mean == own_mean).all() and (std == own_std).all())
+        self.register_buffer("scale", (std / own_std).float(), persistent=False)
+        self.register_buffer("shift", ((mean - own_mean) / own_std).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W), of the same size."""
+        return images if self.same else images * self.scale + self.shift
+
 
 PROJECTION = "projection.weight"
 """Among the heads of a method with two towers: (P, D), from tokens into the space they share."""

@@ -10,8 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ValidationError, model_validator
 
 from steps.command import UserError
-from steps.params.base import Params
-from steps.params.numbers import LARGEST, Count
+from steps.params.base import LARGEST, Count, Params
 
 BEHIND = 1 / 3
 """Share of a budget that goes to what stands behind a row, where nothing else is said."""

@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from steps.command import UserError
-from steps.params.recipe import Recipe
-from steps.params.teacher import Teacher
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.recipe import Recipe, Teacher
+from steps.params.tokenizers import TokenizerRecipe
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
-from steps.params.base import Params
+from steps.params.base import Params, Probability
 from steps.params.names import Place
-from steps.params.numbers import Probability
 
 GROUND = (255, 255, 255)
 MAX_PIXELS = 178_956_970
@@ -207,7 +206,7 @@ class Cues(Params):
     """Probabilities with which an image shows its class by more than its outline.
 
     Else the factor is drawn freely, as it is without cues. What belongs to a class is a table
-    (``steps/data/sources/shapes/cues.py``).
+    (``steps/data/sources/shapes/reader.py``).
     """
 
     colour: Probability = 0.0

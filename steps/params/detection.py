@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
-from steps.params.base import Params
-from steps.params.numbers import (
+from steps.params.base import (
     Count,
     DropPath,
     Interval,
     NotNegative,
+    Params,
     Positive,
     Probability,
 )

@@ -10,14 +10,12 @@ from typing import Annotated, Any
 from annotated_types import Len
 from pydantic import PrivateAttr, model_validator
 
-from steps.params.base import Params
+from steps.params.base import Params, Whole
 from steps.params.budget import Budget
 from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.load import load
 from steps.params.names import Label, Name
-from steps.params.numbers import Whole
-from steps.params.recipe import Recipe
-from steps.params.scaling import Grown, Scaling
+from steps.params.recipe import Grown, Recipe, Scaling
 from steps.params.tasks import SETS, Task
 
 Names = Annotated[list[Name], Len(1)]

@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Tag
 
-from steps.params.base import Params
+from steps.params.base import Epochs, Params
 from steps.params.names import Below, Label, Name
-from steps.params.numbers import Epochs
 
 Format = Literal["mae", "mocov3", "dino", "ibot", "dinov2", "beit", "beit2", "droppos", "clip"]
 """Official files that ``steps.import`` makes a backbone of."""

@@ -9,8 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt, Len, Lt
 from pydantic import model_validator
 
-from steps.params.base import Params
-from steps.params.numbers import Count, Probability, Whole
+from steps.params.base import Count, Params, Probability, Whole
 
 Misfit = tuple[str, str, str]
 """A key, what was found there, and what is allowed."""
@@ -29,7 +28,7 @@ def _up(share: float) -> str:
 def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
     """Misfit of a share above 0 of ``count`` that is none of them, or leaves none.
 
-    What stays is the integer part of the product (``steps.models.random_masking``).
+    What stays is the integer part of the product (``steps.models.masks``).
     """
     stay = int(count * (1 - share))
     if share > 0 and stay == count:

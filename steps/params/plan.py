@@ -17,14 +17,13 @@ from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.budget import Budget
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
-from steps.params.compatible import check_backbone
+from steps.params.checks import check_backbone, check_sizes
 from steps.params.dataset import Dataset, ShapesDataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import closest, load, shortened
 from steps.params.methods import CLIPParams
 from steps.params.names import NAME_RULE, is_name, unprintable
-from steps.params.probes import LinearProtocol
 from steps.params.protocols import (
     KNN,
     Bias,
@@ -33,16 +32,21 @@ from steps.params.protocols import (
     Finetune,
     Geometry,
     Layout,
+    LinearProtocol,
     Retrieval,
+    Segment,
     ZeroShot,
 )
-from steps.params.recipe import Recipe
-from steps.params.resources import ResourceTable
-from steps.params.scaling import Grown
-from steps.params.segmentation import Segment
-from steps.params.sizes import check_sizes
-from steps.params.tasks import CLASS_TASKS, FEATURE_TASKS, OBJECT_TASKS, SETS, TEXT_TASKS
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.recipe import Grown, Recipe
+from steps.params.tasks import (
+    CLASS_TASKS,
+    FEATURE_TASKS,
+    OBJECT_TASKS,
+    SETS,
+    TEXT_TASKS,
+    ResourceTable,
+)
+from steps.params.tokenizers import TokenizerRecipe
 
 ROOT = Path("params")
 PROTOCOLS: dict[str, Any] = {

@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Len
 from pydantic import Field, model_validator
 
-from steps.params.base import Params
+from steps.params.base import Count, Params
 from steps.params.names import Below
-from steps.params.numbers import Count
 
 Prompt = Annotated[str, Field(pattern=r"\{class\}")]
 """A sentence with ``{class}`` where the name of a class belongs."""

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len
 from pydantic import StringConstraints, model_validator
 
-from steps.params.base import Params
-from steps.params.numbers import Count, Interval, Positive, Probability
+from steps.params.base import Count, Interval, Params, Positive, Probability
 
 Operation = Literal["crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"]
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]

@@ -11,13 +11,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from steps.command import UserError
-from steps.reporting.canvas import DRAWN_WITH
 from steps.reporting.confidence import confidences
+from steps.reporting.figures import DRAWN_WITH
 from steps.reporting.pictures import check_pictures, read_pictures
-from steps.reporting.quantities import plural
 from steps.reporting.render import render_figures, render_tables
 from steps.reporting.source import read_source
 from steps.reporting.tables import summarize
+from steps.reporting.text import plural
 
 LEVELS = 4
 """By how much of 255 a pixel may differ: processors differ in the last bits of a float, which

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from steps.artifacts import Record, verify
 from steps.artifacts.decisions import Decisions, read_decisions
-from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import digest_value
 from steps.command import UserError
 
 DECISIONS, IMAGES = "decisions.parquet", "images.parquet"
@@ -174,7 +174,7 @@ def _detected(
     # Only experiments with detection need pycocotools.
     from pycocotools.coco import COCO
 
-    from steps.detection.precision import KINDS, resampled
+    from steps.detection.evaluation import KINDS, resampled
 
     if (found := verify(item.data, "prepare", shards=False).digest) != item.data_digest:
         raise UserError(

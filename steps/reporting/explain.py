@@ -12,10 +12,9 @@ from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.load import closest, shortened
 from steps.reporting.confidence import Confidences, confidences
-from steps.reporting.escape import visible
-from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
 from steps.reporting.source import HEADING, Heading, Provenance, Source, Traced, read_source
 from steps.reporting.tables import model_name, summarize
+from steps.reporting.text import duration, flops_unit, measured, plural, significant, visible
 
 _FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<metric>][/seed<k>]"
 

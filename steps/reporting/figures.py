@@ -1,42 +1,110 @@
-"""The two figures of every report."""
+"""The figures of every report: ranking, curves, who beats whom; drawn the same, byte for byte."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
+import matplotlib as mpl
+import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from steps.reporting.canvas import (
-    COLOURS,
-    GREY,
-    GRID,
-    INK,
-    LINE_STYLES,
-    OTHER,
-    SOFT,
-    STEPS,
-    TITLE,
-    WIDTH,
-    finish,
-    legend,
-    png,
-    styled,
-)
-from steps.reporting.confidence import Confidence
-from steps.reporting.escape import drawn
-from steps.reporting.quantities import measured
+from steps.reporting.confidence import Confidence, Row
+from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, Heading
 from steps.reporting.tables import PANELS, cells_of, figure_rows, headline, row_name
+from steps.reporting.text import drawn, measured
+
+# --- How figures look, and their bytes: the same figure and the same matplotlib give the same ones
+
+
+DRAWN_WITH = "Drawn with"
+"""The PNG text entry that names the matplotlib version."""
+COLOURS = {
+    # Okabe and Ito's palette, told apart with every common colour vision deficiency.
+    "Contrastive": "#0072B2",
+    "Generative": "#D55E00",
+    "Hybrid": "#E69F00",
+    "Position": "#56B4E9",
+    "Supervised": "#009E73",
+    "Random": "#7A7A7A",
+}
+"""Of a method's type."""
+OTHER = "#CC79A7"
+INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
+WIDTH = 9.0
+STEPS = [1, 2, 5, 10]
+TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}
+LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": SOFT,
+    "axes.linewidth": 0.8,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Matplotlib's defaults and ours over them: a user's own matplotlibrc changes nothing."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def legend(
+    figure: Figure, marks: Sequence[Line2D], where: str = "lower right", **spacing: float
+) -> None:
+    """The marks in a row outside the panels; ``spacing`` as matplotlib calls it."""
+    figure.legend(
+        handles=marks,
+        loc=f"outside {where}",
+        ncols=max(len(marks), 1),
+        frameon=False,
+        fontsize=8.5,
+        **spacing,
+    )
+
+
+def finish(panel: Axes) -> None:
+    """A pale grid behind everything, no ticks."""
+    panel.grid(color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0)
+    panel.spines[["left", "bottom"]].set_color(GRID)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure at 200 dots an inch, with the name of what drew it."""
+    file = BytesIO()
+    metadata = {"Software": None, DRAWN_WITH: f"matplotlib {mpl.__version__}"}
+    figure.savefig(file, format="png", dpi=200, facecolor="white", metadata=metadata)
+    return file.getvalue()
+
+
+# --- The two figures of every report
 
 
 def ranking_figure(
@@ -257,3 +325,89 @@ def _backbone_legend(figure: Figure, heading: Heading) -> None:
         for number, backbone in enumerate(heading.backbones)
     ]
     legend(figure, marks)
+
+
+# --- The figure of who beats whom: a matrix an evaluation, from simultaneous intervals
+
+
+FILE = f"{FOLDER}/apart.png"
+BETTER, WORSE, SAME = "#0072B2", "#E69F00", "#F2F3F5"
+MOST_PANELS, COLUMNS = 9, 3
+
+
+def apart_figure(
+    summary: pl.DataFrame, heading: Heading, known: Sequence[Confidence]
+) -> bytes | None:
+    """A square per evaluation: whether the row is resolved better or worse than the column. PNG.
+
+    Args:
+        summary: of the records.
+        heading: the experiment.
+        known: the evaluations, of which the first ones are drawn.
+
+    Returns:
+        None where nothing is there to compare.
+    """
+    shown = [each for each in known if len(each.rows) > 1][:MOST_PANELS]
+    if not shown:
+        return None
+    order = figure_rows(summary, heading)
+    rows = {
+        (str(row["recipe"]), str(row["backbone"])): drawn(row_name(row, heading))
+        for row in order.iter_rows(named=True)
+    }
+    columns = min(COLUMNS, len(shown))
+    lines = math.ceil(len(shown) / columns)
+    side = max(1.6, min(WIDTH / columns - 0.4, 0.22 * len(rows)))
+    with styled():
+        size = (WIDTH, lines * (side + 1.1) + 0.3)
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(lines, columns, squeeze=False).flatten()
+        for panel, each in zip(panels, shown, strict=False):
+            names = [name for row, name in rows.items() if row in each.place]
+            panel.imshow(
+                _cells(each, [row for row in rows if row in each.place]),
+                cmap=ListedColormap([WORSE, SAME, BETTER, GRID]),
+                vmin=-1,
+                vmax=2,
+                interpolation="nearest",
+            )
+            ticks = range(len(names))
+            panel.set_yticks(ticks, names, fontsize=6.5, color=INK)
+            panel.set_xticks(ticks, names, fontsize=6.5, color=INK, rotation=90)
+            panel.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
+            panel.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
+            panel.grid(which="minor", color="white", linewidth=1.0)
+            panel.tick_params(which="both", length=0)
+            panel.spines[:].set_visible(False)
+            title = f"{drawn(heading.label(each.evaluation))} {drawn(each.metric)}"
+            panel.set_title(title, **TITLE)
+        for panel in panels[len(shown) :]:
+            panel.set_visible(False)
+        marks = [
+            Patch(color=colour, label=label)
+            for colour, label in (
+                (BETTER, "row is better than column"),
+                (WORSE, "row is worse"),
+                (SAME, "cannot be told apart"),
+            )
+        ]
+        figure.legend(
+            handles=marks,
+            loc="outside lower right",
+            ncols=3,
+            frameon=False,
+            fontsize=8.5,
+            labelcolor=SOFT,
+        )
+        return png(figure)
+
+
+def _cells(confidence: Confidence, rows: Sequence[Row]) -> np.ndarray[tuple[int, int], np.dtype]:
+    """1 better, -1 worse, 0 neither, 2 on the diagonal."""
+    places = [confidence.place[row] for row in rows]
+    above = confidence.above[np.ix_(places, places)].astype(np.int8)
+    cells = above - above.T
+    np.fill_diagonal(cells, 2)
+    return cells

@@ -7,24 +7,13 @@ from pathlib import PurePosixPath
 
 import polars as pl
 
-from steps.reporting.apart import FILE as APART_FIGURE
-from steps.reporting.budget import budget_note
+from steps.params.budget import BEHIND, Budget
 from steps.reporting.confidence import Confidence, Confidences, confidences
-from steps.reporting.cues.section import BIAS_CAPTION, bias_table, cues_section
-from steps.reporting.escape import code, paragraphs, plain, target, word
-from steps.reporting.gallery import gallery
-from steps.reporting.pictures import Picture
-from steps.reporting.quantities import plural
+from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
+from steps.reporting.figures import FILE as APART_FIGURE
+from steps.reporting.pictures import Picture, gallery
 from steps.reporting.scaling.section import scaling_section
-from steps.reporting.source import (
-    CURVES,
-    HEADING,
-    RECORDS,
-    Evaluation,
-    Heading,
-    Provenance,
-    Source,
-)
+from steps.reporting.source import CURVES, HEADING, RECORDS, Evaluation, Heading, Provenance, Source
 from steps.reporting.tables import (
     ABSENT,
     BALANCED,
@@ -43,7 +32,52 @@ from steps.reporting.tables import (
     ranking_table,
     shown_metrics,
 )
+from steps.reporting.text import code, paragraphs, plain, plural, target, word
 from steps.reporting.verdict import verdict
+
+# --- The note of a page on its budget: what each row may use, and what rows used
+
+
+def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
+    """The paragraph under the ranking; none without a budget."""
+    budget = source.heading.budget
+    if budget is None:
+        return []
+    said = [_about(budget)] if not source.heading.scaling else []
+    if used := _used(source, summary, budget):
+        said.append(used)
+    said.append("Device time is no part of a budget, and not equal.")
+    others = dict.fromkeys(
+        (source.heading.shown(item.records[0].recipe), name)
+        for item in source.traced
+        for name in item.elsewhere
+    )
+    if others:
+        named = ", ".join(f"{name} behind {row}" for row, name in others)
+        said.append(f"Weights taken from elsewhere count nothing: {plain(named)}.")
+    return [" ".join(said) + "\n"]
+
+
+def _about(budget: Budget) -> str:
+    share = "a third" if budget.behind == BEHIND else f"{100 * budget.behind:g} %"
+    what = "compute" if budget.images is None else "images"
+    return (
+        f"**Equal {what}: {budget} a row**, from which its epochs follow, its schedules scaled "
+        f"with them. Teacher and tokenizer take {share} of it together: they are in the row's "
+        "FLOPs, images and device time, not in its epochs. Untrained and imported rows take "
+        "nothing."
+    )
+
+
+def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
+    """How near rows came, where all have one budget."""
+    rows = ranked(summary, source.heading).filter(~pl.col("imported"), pl.col("flops") > 0)
+    if source.heading.scaling or rows.is_empty():
+        return ""
+    flops, images = rows["flops"] / 1e12, rows["images_seen"] + rows["images_behind"]
+    off = ((flops if budget.images is None else images) / budget.amount - 1).abs().max()
+    return f"Each row is within {100 * float(off):.1f} % of it."  # type: ignore[arg-type]
+
 
 MOST_CLASSES = 12
 """Classes whose images are told one by one."""

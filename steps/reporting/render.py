@@ -6,17 +6,15 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from steps.artifacts.drafts import write_whole
+from steps.artifacts.publish import write_whole
 from steps.command import UserError
 from steps.command.machine import writing
-from steps.reporting.apart import FILE as APART_FIGURE
-from steps.reporting.apart import apart_figure
 from steps.reporting.confidence import Confidences, confidences
-from steps.reporting.cues.figure import cues_figure
-from steps.reporting.cues.section import FILE as CUES_FIGURE
-from steps.reporting.cues.section import evaluations
+from steps.reporting.cues import FILE as CUES_FIGURE
+from steps.reporting.cues import cues_figure, evaluations
 from steps.reporting.decided import DECISIONS, IMAGES
-from steps.reporting.figures import curves_figure, ranking_figure
+from steps.reporting.figures import FILE as APART_FIGURE
+from steps.reporting.figures import apart_figure, curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE

@@ -17,8 +17,7 @@ from annotated_types import Len
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from steps.artifacts import Manifest, Record
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import CodeVersion
+from steps.artifacts.manifest import CodeVersion, digest_value
 from steps.command import UserError
 from steps.params.budget import Budget
 from steps.params.load import shortened
@@ -154,7 +153,7 @@ class Traced(BaseModel):
     measured: Provenance
     pretrained: Provenance
     collapsed: bool = False
-    """Whether pretraining ended with collapsed embeddings (``steps.engine.collapse``)."""
+    """Whether pretraining ended with collapsed embeddings (``steps.engine.watch``)."""
 
     behind: dict[str, FiniteFloat] = {}
     """What teachers and tokenizers took within a budget: FLOPs, images seen, device seconds."""

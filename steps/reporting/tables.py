@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from steps.command import UserError
-from steps.reporting.escape import Markup, plain
-from steps.reporting.quantities import duration, flops_unit, measured, significant
 from steps.reporting.source import Evaluation, Heading
+from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
 
 if TYPE_CHECKING:
     from steps.reporting.confidence import Confidence

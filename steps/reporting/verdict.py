@@ -8,12 +8,11 @@ from typing import Any
 
 import polars as pl
 
-from steps.params.families import FAMILIES
+from steps.params.methods.families import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
-from steps.reporting.escape import plain
-from steps.reporting.quantities import flops_unit, measured, plural, significant
 from steps.reporting.source import Evaluation, Source, Traced
 from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
+from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
 WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
 """Families of methods without labels or captions."""

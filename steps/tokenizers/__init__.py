@@ -1,8 +1,7 @@
 """Tokenizers: one file a kind, each with its training."""
 
-from steps.tokenizers.artifact import load_tokenizer, save_tokenizer
-from steps.tokenizers.build import build_tokenizer, build_training
-from steps.tokenizers.tokenizer import FrozenTokenizer, Tokenizer
+from steps.models.tokenizer import FrozenTokenizer, Tokenizer
+from steps.tokenizers.build import build_tokenizer, build_training, load_tokenizer, save_tokenizer
 from steps.tokenizers.training import TokenizerTraining
 
 __all__ = [

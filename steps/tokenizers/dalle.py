@@ -26,12 +26,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress, half_cosine
+from steps.core.schedules import Progress, half_cosine
 from steps.methods.method import Batch, Draws, Losses
 from steps.models import ema
-from steps.models.codebook import CodeUse, use_of
-from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParams
-from steps.tokenizers.tokenizer import Tokenizer
+from steps.models.tokenizer import Tokenizer
+from steps.params.tokenizers import DalleDecoder, DalleNetwork, DalleParams
+from steps.tokenizers.codebook import CodeUse, use_of
 from steps.tokenizers.training import TokenizerTraining
 
 VALUES = 192

@@ -11,9 +11,9 @@ from torch import Tensor
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
 from steps.methods.method import Batch
-from steps.models.codebook import perplexity
-from steps.models.normalisation import PIXELS
-from steps.tokenizers.tokenizer import Tokenizer
+from steps.models.teacher import PIXELS
+from steps.models.tokenizer import Tokenizer
+from steps.tokenizers.codebook import perplexity
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def measure(
 
 
 def warn_if_collapsed(found: dict[str, float | bool], vocab_size: int, title: str) -> None:
-    """Warn of a collapsed codebook, as of other kinds of collapse (``steps.engine.collapse``)."""
+    """Warn of a collapsed codebook, as of other kinds of collapse (``steps.engine.watch``)."""
     if found["collapsed"]:
         log.warning(
             "collapse: %s: %.1f %% of %d codes are used, at a perplexity of %.1f, below %g: a "

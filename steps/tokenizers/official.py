@@ -10,13 +10,12 @@ from torch import Tensor
 
 from steps.command import UserError
 from steps.data.sources.source import data_root
-from steps.models.official import from_official
-from steps.models.official.files import Shell, check_tensors, read_file, tensors_in
+from steps.models.tokenizer import Tokenizer
+from steps.official.files import Shell, check_tensors, read_file, tensors_in
+from steps.official.names import from_official
 from steps.params.load import validate
-from steps.params.tokenizers import DalleParams
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.tokenizers import DalleParams, TokenizerRecipe
 from steps.tokenizers.dalle import DVAE
-from steps.tokenizers.tokenizer import Tokenizer
 
 
 def official_files(recipe: TokenizerRecipe) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from steps.methods.method import Batch, Method
-from steps.tokenizers.tokenizer import Tokenizer
+from steps.models.tokenizer import Tokenizer
 
 
 class TokenizerTraining(Method):

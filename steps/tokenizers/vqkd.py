@@ -27,14 +27,13 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.distributed import gather
-from steps.engine.schedules import Progress
+from steps.core.distributed import gather
+from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses
-from steps.models.codebook import Codebook, use_of
-from steps.models.normalisation import PIXELS, Renormalise
-from steps.models.teacher import Teacher
-from steps.params.tokenizers.vqkd import Transformer, VQKDParams
-from steps.tokenizers.tokenizer import Tokenizer
+from steps.models.teacher import PIXELS, Renormalise, Teacher
+from steps.models.tokenizer import Tokenizer
+from steps.params.tokenizers import Transformer, VQKDParams
+from steps.tokenizers.codebook import Codebook, use_of
 from steps.tokenizers.training import TokenizerTraining
 
 _SIGNED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

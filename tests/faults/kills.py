@@ -30,8 +30,7 @@ from typing import Any
 import torch
 
 from steps.artifacts import read_records, verify
-from steps.artifacts.digest import digest_file, digest_value
-from steps.artifacts.provenance import code_version
+from steps.artifacts.manifest import code_version, digest_file, digest_value
 from steps.params.load import read_yaml
 from steps.params.plan import Plan
 from tests.processes import REPOSITORY, environment

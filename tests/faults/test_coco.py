@@ -16,9 +16,8 @@ from pycocotools.coco import COCO
 
 from steps.artifacts import read_manifest
 from steps.command import UserError
-from steps.data.annotations import bitmap, objects, read_annotations
-from steps.data.semantic import SemanticMasks
-from steps.detection.precision import average_precision
+from steps.data.annotations import SemanticMasks, bitmap, objects, read_annotations
+from steps.detection.evaluation import average_precision
 from tests.faults.builders_coco import (
     BOX,
     HEIGHT,

@@ -19,7 +19,7 @@ import yaml
 
 from steps.command import UserError
 from steps.params.plan import Plan
-from steps.params.resources import Resources
+from steps.params.tasks import Resources
 from tests import engines
 from tests.engines import BIN
 from tests.faults.builders_params import NAMES

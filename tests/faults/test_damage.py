@@ -27,7 +27,7 @@ from steps.command import UserError
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.shards import Images, ShardWriter
 from steps.engine.checkpoint import FILE, Scratch
-from steps.engine.monitor import METRICS, Monitor
+from steps.engine.watch import METRICS, Monitor
 from steps.evaluation.features import features_of, read_features
 from steps.models.backbones import (
     create_backbone,
@@ -36,7 +36,7 @@ from steps.models.backbones import (
     normalisation,
     save_backbone,
 )
-from steps.models.official.files import read_file
+from steps.official.files import read_file
 from steps.params.backbone import Backbone
 from tests.faults.test_places import record
 from tests.processes import REPOSITORY

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steps import segment
 from steps.command import UserError
-from steps.data.semantic import IGNORED
+from steps.data.annotations import IGNORED
 from steps.detect import main as detect
 from steps.detection.evaluation import CocoAP
 from steps.detection.train import build_runner

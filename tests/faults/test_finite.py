@@ -16,13 +16,12 @@ from torch import Tensor
 
 from steps.artifacts import publish
 from steps.command import UserError
+from steps.core.finite import not_finite
 from steps.engine.checkpoint import read_checkpoint
 from steps.evaluation import knn
 from steps.evaluation.accuracy import correct_in_top
-from steps.evaluation.linear import probe
-from steps.evaluation.logistic import regress
-from steps.models.finite import not_finite
-from steps.params.probes import Linear, LogReg
+from steps.evaluation.linear import probe, regress
+from steps.params.protocols import Linear, LogReg
 from tests.scenery import Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 
 from steps.command import UserError
-from steps.data.annotations import class_names, objects, read_annotations
+from steps.data.annotations import SemanticMasks, class_names, objects, read_annotations
 from steps.data.convert import convert
-from steps.data.semantic import SemanticMasks
 from steps.data.shards import Images
 from steps.data.sources import open_source
 from steps.detection.dataset import Detections
-from steps.detection.precision import average_precision
+from steps.detection.evaluation import average_precision
 from steps.params.dataset import CocoCaptionsDataset, CocoDataset
 from steps.params.detection import Augmentation
 from tests.faults.builders_coco import HEIGHT, MASKS, TOTAL, WIDTH, good, write

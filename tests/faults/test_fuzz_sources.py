@@ -24,7 +24,7 @@ import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
-from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import digest_value
 from steps.command import UserError
 from steps.data.checks import Decoded, check_image
 from steps.data.convert import convert

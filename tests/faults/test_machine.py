@@ -23,15 +23,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from steps.artifacts import archives, publish
-from steps.artifacts.drafts import draft_of, sweep
+from steps.artifacts.publish import draft_of, sweep
 from steps.artifacts.scratch import in_use, locked
 from steps.command import UserError, run_step
 from steps.command.machine import REMEDIES, of_machine, writing
 from steps.data import loader
-from steps.data.loader import TrainingViews, _collate, training_batches
+from steps.data.loader import BatchPlan, TrainingViews, _collate, training_batches
 from steps.data.text import Captions
 from steps.engine import devices
-from steps.engine.batching import BatchPlan
 from steps.engine.checkpoint import FILE, Scratch
 from steps.params.load import validate
 from steps.params.methods import CLIPParams
@@ -484,7 +483,7 @@ def test_a_scratch_folder_removed_under_a_run(scenery: Scenery) -> None:
 
 
 def test_features_have_the_bytes_that_numpy_writes(tmp_path: Path) -> None:
-    from steps.evaluation import extract as module
+    from steps.evaluation import features as module
 
     arrays = [np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32) for _ in range(3)]
     batches = [(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4)) for _ in arrays]

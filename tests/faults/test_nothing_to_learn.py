@@ -20,13 +20,13 @@ from steps.models.masks import (
     sample_spread_blocks,
 )
 from steps.params.backbone import Backbone
-from steps.params.compatible import check_backbone
+from steps.params.checks import check_backbone
 from steps.params.load import load, validate
 from steps.params.masks import BlockMasks, RatioMasks
 from steps.params.methods.dinov2 import DINOv2Params
 from steps.params.methods.dinov2 import Masks as SpreadMasks
 from steps.params.recipe import Recipe
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.tokenizers import TokenizerRecipe
 from tests.scenery import BACKBONE, RECIPES, RESNET, TOKENIZERS, Scenery
 
 PATCHES = (BACKBONE["image_size"] // BACKBONE["patch_size"]) ** 2  # 16
@@ -221,7 +221,7 @@ def test_a_part_is_held_out_of_two_images_or_more() -> None:
 
 
 def test_a_probe_with_batch_norm_takes_two_images(scenery: Scenery) -> None:
-    from steps.params.probes import Probe
+    from steps.params.protocols import Probe
 
     protocol = {
         "kind": "augmented", "blocks": [1], "poolings": ["cls"], "lr": [0.1], "batch_norm": True,

@@ -15,20 +15,18 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from steps.artifacts.digest import digest_value
-from steps.artifacts.provenance import CodeVersion
+from steps.artifacts.manifest import CodeVersion, digest_value
 from steps.command import UserError
-from steps.reporting.escape import code, drawn, paragraphs, plain, printable, target, visible
 from steps.reporting.explain import explain
 from steps.reporting.figures import curves_figure, ranking_figure
-from steps.reporting.gallery import gallery
 from steps.reporting.markdown import page
-from steps.reporting.pictures import Picture
+from steps.reporting.pictures import Picture, gallery
 from steps.reporting.published.page import render_published
 from steps.reporting.render import write_report
 from steps.reporting.scaling.section import scaling_section
 from steps.reporting.source import Grown, Heading, Provenance, Source, Traced, make_source
 from steps.reporting.tables import Table, summarize
+from steps.reporting.text import code, drawn, paragraphs, plain, printable, target, visible
 from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build
 

@@ -18,11 +18,9 @@ from steps.params.base import Params
 from steps.params.experiment import Experiment
 from steps.params.load import load, read_yaml
 from steps.params.plan import PROTOCOLS, AnyDataset, Plan
-from steps.params.recipe import Recipe
-from steps.params.resources import ResourceTable
-from steps.params.scaling import Scaling
-from steps.params.tasks import FEATURE_TASKS
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.recipe import Recipe, Scaling
+from steps.params.tasks import FEATURE_TASKS, ResourceTable
+from steps.params.tokenizers import TokenizerRecipe
 from tests.faults.builders_params import FILES, GOOD_NAMES, NAMES, NOT_FINITE
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, Scenery

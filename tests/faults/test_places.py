@@ -16,9 +16,16 @@ from pathlib import Path
 import pytest
 
 from steps.artifacts import Record, publish, read_manifest, read_records, verify, write_records
-from steps.artifacts import drafts as drafts_module
-from steps.artifacts.drafts import draft_of, put, sweep, write_whole
-from steps.artifacts.places import check_artifact, check_places, check_record
+from steps.artifacts import publish as drafts_module
+from steps.artifacts.publish import (
+    check_artifact,
+    check_places,
+    check_record,
+    draft_of,
+    put,
+    sweep,
+    write_whole,
+)
 from steps.command import UserError, place
 from steps.prepare import main as prepare
 from steps.report import main as report
@@ -319,7 +326,7 @@ def test_the_draft_of_a_running_step_stays(tmp_path: Path) -> None:
             [
                 *command("x")[:1],
                 "-c",
-                "from steps.artifacts.drafts import sweep; from pathlib import Path; "
+                "from steps.artifacts.publish import sweep; from pathlib import Path; "
                 f"sweep(Path({str(out)!r}))",
             ],
             env=environment(),

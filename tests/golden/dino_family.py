@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods import Batch, Draws
-from steps.params.training import ClipGrad, Optimizer, Schedule
+from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
 from tests.golden.networks import vision_transformer
 from tests.golden.ranks import on_ranks

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from steps.models import drop_path, row_drop, token_layout
-from steps.models.official import from_official
+from steps.models import dinov2_vit, drop_path, row_drop
 from steps.models.positions import Resizing
 from steps.models.tokens import embed, encode
-from steps.params.training import Optimizer
+from steps.official.names import from_official
+from steps.params.recipe import Optimizer
 from tests.golden.case import Case
 from tests.golden.dinov2_model import backbone_of
 from tests.golden.training import check_gradients, check_groups
@@ -23,11 +23,11 @@ class _Alone(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         model = case.facts["model"]
-        self.backbone = token_layout.for_training(backbone_of(model))
+        self.backbone = dinov2_vit.for_training(backbone_of(model))
         self.resizing = Resizing(model["interpolate_offset"], model["interpolate_antialias"])
 
     def tokens(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        token = None if mask is None else token_layout.mask_token(self.backbone)
+        token = None if mask is None else dinov2_vit.mask_token(self.backbone)
         return embed(self.backbone, images, mask, token, self.resizing)
 
 
@@ -112,7 +112,7 @@ def _check_evaluation(case: Case, alone: _Alone, crops: Tensor, local: Tensor) -
     tokens = vit.norm(encode(vit, alone.tokens(local)))
     case.equal(tokens[:, 0], f"{room}_local_clstoken")
     # The same features from timm's own forward pass over the exported copy.
-    twin = token_layout.as_timm(vit)
+    twin = dinov2_vit.as_timm(vit)
     case.close(twin.forward_features(crops), layers[-1], "timm's forward pass", 1e-5)
 
 

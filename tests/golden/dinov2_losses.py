@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.methods.losses import all_pairs, masked_patches, patch_weights
-from steps.models.center import LazyCenter
-from steps.models.koleo import koleo
-from steps.models.sinkhorn import sinkhorn_knopp
+from steps.methods.losses import all_pairs, koleo, masked_patches, patch_weights
+from steps.models.center import LazyCenter, sinkhorn_knopp
 from tests.golden.case import GRADIENT, Case
 from tests.golden.ranks import on_ranks
 

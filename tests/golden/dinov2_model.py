@@ -10,7 +10,7 @@ from steps.methods.dinov2 import DINOv2
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.methods.dinov2 import DINOv2Params, Masks, Positions
-from steps.params.methods.prototypes import PrototypeHead
+from steps.params.methods.method import PrototypeHead
 from tests.golden.case import Case
 
 

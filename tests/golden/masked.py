@@ -10,12 +10,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 
+from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress, learning_rate
 from steps.methods import Method
-from steps.models.official import from_official
-from steps.params.methods.decoder import Decoder
-from steps.params.training import ClipGrad, Optimizer, Schedule
+from steps.official.names import from_official
+from steps.params.methods.method import Decoder
+from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden.case import LOSS, Case
 from tests.golden.networks import vision_transformer
 from tests.golden.training import (

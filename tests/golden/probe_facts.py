@@ -7,7 +7,7 @@ from typing import Any
 
 from steps.evaluation.probes import grid
 from steps.params.load import load
-from steps.params.probes import LogReg, Probe
+from steps.params.protocols import LogReg, Probe
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment
 from tests.processes import REPOSITORY

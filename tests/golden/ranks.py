@@ -18,7 +18,7 @@ _TIMEOUT = datetime.timedelta(minutes=2)
 def on_ranks(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> list[Any]:
     """Call ``function`` once in each of several processes, with one thread each.
 
-    Inside, ``steps.engine.distributed`` sees as many processes as there are rows of arguments.
+    Inside, ``steps.core.distributed`` sees as many processes as there are rows of arguments.
 
     Args:
         function: of a module's top level, so that it can be pickled.

@@ -8,22 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods import Batch, Losses
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.models.backbones import create_backbone
 from steps.models.beit import as_beit
 from steps.models.masks import mean_hidden
-from steps.models.official import from_official
 from steps.models.tokens import patch_tokens, relative_bias
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.official.names import from_official
+from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.masks import BlockMasks
 from steps.params.methods.beit import BEiTParams
 from steps.params.methods.beit2 import BEiT2Params, PatchAggregation
-from steps.params.training import ClipGrad, Optimizer, Schedule
+from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
 from tests.golden.training import (
     check_curve,

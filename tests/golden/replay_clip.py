@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.engine.distributed import gather, rank
+from steps.core.distributed import gather, rank
+from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import set_rates
-from steps.engine.schedules import Progress, learning_rate
 from steps.methods import Batch
 from steps.methods.clip import CLIP, image_text_logits, image_text_softmax
 from steps.models.backbones import create_backbone
-from steps.models.official import from_official
+from steps.official.names import from_official
 from steps.params.backbone import Backbone
 from steps.params.methods.clip import CLIPParams, SigmoidLoss, SoftmaxLoss
+from steps.params.recipe import Optimizer, Schedule
 from steps.params.text import TextTransformer, Vocabulary
-from steps.params.training import Optimizer, Schedule
 from tests.golden.case import GRADIENT, LOSS, Case
 from tests.golden.ranks import on_ranks
 from tests.golden.training import check_gradients, check_groups, check_weights

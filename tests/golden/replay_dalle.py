@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.models.official import from_official
-from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParams
+from steps.official.names import from_official
+from steps.params.tokenizers import DalleDecoder, DalleNetwork, DalleParams
 from steps.tokenizers.dalle import DVAE
 from tests.golden.case import Case
 

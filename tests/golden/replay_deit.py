@@ -10,7 +10,7 @@ import timm
 import torch
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.methods.supervised import Supervised, erase, mix
 from steps.models.backbones import create_backbone

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Draws
 from steps.methods.dino import DINO
-from steps.models.crops import by_sample, by_view
-from steps.models.official import from_official
+from steps.models.multicrop import by_sample, by_view
 from steps.models.positions import resize_table
+from steps.official.names import from_official
 from steps.params.methods.dino import DINOParams
-from steps.params.methods.prototypes import PrototypeHead
+from steps.params.methods.method import PrototypeHead
 from tests.golden.case import Case
 from tests.golden.dino_family import (
     Given,

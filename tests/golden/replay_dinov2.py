@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods import Batch
 from steps.methods.dinov2 import DINOv2
 from steps.methods.losses import patch_weights
-from steps.models.crops import by_sample, by_view
-from steps.models.official import from_official, our_name
-from steps.models.prototypes import PrototypeHead
-from steps.params.training import ClipGrad, Optimizer, Schedule
+from steps.models.heads import PrototypeHead
+from steps.models.multicrop import by_sample, by_view
+from steps.official.names import from_official, our_name
+from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden import dinov2_backbone, dinov2_losses
 from tests.golden.case import Case
 from tests.golden.dinov2_model import method_of

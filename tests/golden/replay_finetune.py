@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods.supervised import Supervised, mix, share_outside
 from steps.models.backbones import create_backbone
 from steps.models.beit import as_beit
-from steps.models.official import from_official, our_name
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.official.names import from_official, our_name
+from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.methods import SupervisedParams
-from steps.params.training import ClipGrad, Optimizer, Schedule
+from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
 from tests.golden.finetune_facts import compare_finetuning
 from tests.golden.training import (

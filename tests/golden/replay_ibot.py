@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Draws
 from steps.methods.ibot import IBOT
-from steps.models.crops import by_sample, by_view
-from steps.models.official import from_official
+from steps.models.multicrop import by_sample, by_view
+from steps.official.names import from_official
 from steps.params.masks import RatioMasks
 from steps.params.methods.ibot import IBOTParams
-from steps.params.methods.prototypes import PatchPrototypeHead
+from steps.params.methods.method import PatchPrototypeHead
 from tests.golden.case import Case
 from tests.golden.dino_family import (
     Given,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steps.engine.schedules import Progress, learning_rate
+from steps.core.schedules import Progress, learning_rate
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.probes import (
     Head,
@@ -23,11 +23,11 @@ from steps.evaluation.probes import (
     set_rates,
     train_step,
 )
-from steps.models import token_layout
+from steps.models import dinov2_vit
 from steps.models.backbones import Transformer
 from steps.models.features import last_blocks
-from steps.models.official import from_official
-from steps.params.training import Schedule
+from steps.official.names import from_official
+from steps.params.recipe import Schedule
 from tests.golden import dino_family, dinov2_model
 from tests.golden.case import GRADIENT, LOSS, RESOLUTION, Case
 from tests.golden.probe_facts import check_facts
@@ -258,7 +258,7 @@ def _dinov2_backbone(case: Case, options: dict[str, Any]) -> Transformer:
     weights = case.group("dinov2/backbone/")
     gated = "blocks.0.mlp.w12.weight" in weights
     hidden = weights[f"blocks.0.mlp.{'w12' if gated else 'fc1'}.weight"].shape[0]
-    vit = token_layout.for_training(
+    vit = dinov2_vit.for_training(
         dinov2_model.backbone_of(
             {
                 "num_register_tokens": options["reg"],

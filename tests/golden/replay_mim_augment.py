@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from steps.core.schedules import Progress, learning_rate
 from steps.data.views import normalise, sample_crop
-from steps.engine.schedules import Progress, learning_rate
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
-from steps.models.masks import block_generator
-from steps.models.random_masking import kept
-from steps.params.tokenizers.dalle import DalleDecoder, DalleNetwork, DalleParams
-from steps.params.training import Training
+from steps.models.masks import block_generator, kept
+from steps.params.recipe import Training
+from steps.params.tokenizers import DalleDecoder, DalleNetwork, DalleParams
 from steps.params.views import Normalise, View
 from steps.tokenizers.dalle import DVAE
 from tests.golden.case import Case

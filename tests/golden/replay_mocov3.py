@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import set_rates
-from steps.engine.schedules import Progress, cosine, learning_rate
 from steps.methods import Batch, Draws
 from steps.methods.dilemma import DILEMMA
 from steps.methods.losses import momentum_contrast
 from steps.methods.mocov3 import MoCoV3
-from steps.models.official import from_official
-from steps.params.methods.contrast import Predictor, Projector
+from steps.official.names import from_official
 from steps.params.methods.dilemma import DILEMMAParams
+from steps.params.methods.method import Predictor, Projector
 from steps.params.methods.mocov3 import MoCoV3Params
-from steps.params.training import Optimizer, Schedule
+from steps.params.recipe import Optimizer, Schedule
 from tests.golden.case import GRADIENT, LOSS, Case
 from tests.golden.networks import vision_transformer
 from tests.golden.ranks import on_ranks

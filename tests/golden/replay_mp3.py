@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.engine.schedules import Progress
 from steps.methods import Batch
 from steps.methods.mp3 import MP3
 from steps.params.methods.mp3 import MP3Params
-from steps.params.training import ClipGrad, Optimizer
+from steps.params.recipe import ClipGrad, Optimizer
 from tests.golden.case import Case
 from tests.golden.masked import encoder, known, load
 from tests.golden.training import check_gradients, check_groups, check_weights

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from steps.detection.backbone import by_offset
-from steps.models.positions import WITH_OFFSET, Resizing, resize_map, resize_table
-from steps.models.relative_positions import (
+from steps.models.positions import (
+    WITH_OFFSET,
+    Resizing,
     grid_of,
     ratio_between,
+    resize_map,
     resize_relative_table,
+    resize_table,
     source_offsets,
 )
 from tests.golden.case import Case

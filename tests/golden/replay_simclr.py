@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from steps.engine.distributed import world_size
+from steps.core.distributed import world_size
 from steps.methods.simclr import SimCLR, compared, nt_xent
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import set_rates
-from steps.engine.schedules import Progress, learning_rate
-from steps.models.codebook import kmeans
-from steps.models.official import from_official, our_name
-from steps.params.tokenizers.vqkd import Transformer, VQKDParams
-from steps.params.training import Optimizer, Schedule
+from steps.official.names import from_official, our_name
+from steps.params.recipe import Optimizer, Schedule
+from steps.params.tokenizers import Transformer, VQKDParams
+from steps.tokenizers.codebook import kmeans
 from steps.tokenizers.vqkd import VQKD
 from tests.golden.case import Case
 from tests.golden.training import (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from steps.engine.schedules import Progress, learning_rate
+from steps.core.schedules import Progress, learning_rate
 from steps.params.load import load
-from steps.params.tokenizers import VQKDParams
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.tokenizers import TokenizerRecipe, VQKDParams
 from steps.tokenizers.vqkd import VQTokenizer
 from tests.golden.case import Case
 from tests.golden.facts import Facts, comment, known_methods, recipe

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 
+from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import build_optimizer
-from steps.engine.schedules import Progress, learning_rate
-from steps.models.official import our_form, our_name
-from steps.params.training import Optimizer, Schedule
+from steps.official.names import our_form, our_name
+from steps.params.recipe import Optimizer, Schedule
 from tests.golden.case import GRADIENT, RESOLUTION, ROUNDING, SENSITIVITY, Case
 
 

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steps.engine.distributed import rank
-from steps.engine.monitor import Monitor
+from steps.core.distributed import rank
+from steps.engine.watch import Monitor
 from tests.processes import command, environment
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from steps.artifacts import Manifest, read_manifest
-from steps.engine.schedules import Progress, learning_rate
+from steps.core.schedules import Progress, learning_rate
 from steps.params.plan import Plan
 from tests.scenery import TOKENIZERS, Scenery
 from workflow.dvc import Stages

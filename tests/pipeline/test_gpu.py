@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest
-from steps.models import packed
+from steps.models import last_block
 from tests.pipeline.runs import Run, run_all
 from tests.pipeline.test_bf16 import FIRST, MEAN
 from tests.scenery import BACKBONE, RUNS, Scenery
@@ -71,24 +71,24 @@ def test_attention_over_sequences_of_any_length_is_that_of_each_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    layout = packed.Layout(((2, 37), (3, 10)))
+    layout = last_block.Layout(((2, 37), (3, 10)))
     tokens = torch.randn(2 * 37 + 3 * 10, 3, 4, 64, generator=generator).bfloat16().cuda()
     weights = torch.randn(len(tokens), 4 * 64, generator=generator).cuda()
 
     def attended() -> tuple[Tensor, Tensor]:
         inputs = tokens.clone().requires_grad_()
-        output = packed.attend(*inputs.unbind(1), layout)
+        output = last_block.attend(*inputs.unbind(1), layout)
         (gradient,) = torch.autograd.grad((output.float() * weights).sum(), inputs)
         return output.detach(), gradient
 
-    if not packed._has_kernel(tokens[:, 0]):
+    if not last_block._has_kernel(tokens[:, 0]):
         pytest.skip("a GPU that FlashAttention does not run on")
     torch.use_deterministic_algorithms(True)
     try:
         found, again = attended(), attended()
     finally:
         torch.use_deterministic_algorithms(False)
-    monkeypatch.setattr(packed, "_has_kernel", lambda values: False)
+    monkeypatch.setattr(last_block, "_has_kernel", lambda values: False)
     for mine, same, plain in zip(found, again, attended(), strict=True):
         assert torch.equal(mine, same)
         torch.testing.assert_close(mine, plain, rtol=2e-2, atol=2e-2)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.artifacts.provenance import ROOT
+from steps.artifacts.manifest import ROOT
 from steps.command import UserError
 from steps.report import main
 from tests.unit.reporting.synthetic import Synthetic, build

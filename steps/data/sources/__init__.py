@@ -1,7 +1,6 @@
 """Readers, one a format: each turns what lies on disk into a stream of items."""
 
-from steps.data.sources.captions import CocoCaptionsSource
-from steps.data.sources.coco import CocoSource
+from steps.data.sources.coco import CocoCaptionsSource, CocoSource
 from steps.data.sources.folder import FolderSource
 from steps.data.sources.parquet import ParquetSource
 from steps.data.sources.shapes import ShapesSource

@@ -1,4 +1,4 @@
-"""COCO's instances format: images in a folder, boxes and masks in one JSON file."""
+"""COCO's formats: images in a folder; boxes and masks, or several sentences, in one JSON file."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ from steps.data.sources.source import (
     kind_of,
 )
 from steps.data.values import shown, whole
-from steps.params.dataset import AnnotatedFolder, CocoDataset
+from steps.params.dataset import AnnotatedFolder, CocoCaptionsDataset, CocoDataset
 from steps.params.names import leads_out
+
+# --- COCO's instances format: images in a folder, boxes and masks in one JSON file
+
 
 _LONGEST_NAME = 1024
 """Bytes of a file_name: more is a mistake, and would fill every message."""
@@ -227,3 +230,34 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice, _ = Counter(key for key, _ in pairs).most_common(1)[0]
         raise ValueError(f"the key {shown(twice)} stands twice in one object")
     return found
+
+
+# --- COCO's captions format: images in a folder, several sentences for each in one JSON file
+
+
+class CocoCaptionsSource(Source):
+    """Items in the order of the images' numbers; ids are their file names."""
+
+    kind = "captions"
+    has_captions = True
+
+    def __init__(self, dataset: CocoCaptionsDataset) -> None:
+        self.classes = []
+        self._splits = {
+            "train": AnnotatedImages("train", dataset.train, "captions"),
+            "val": AnnotatedImages("val", dataset.val, "captions"),
+        }
+
+    def labels(self, split: str) -> Sequence[int | None]:
+        return [None] * len(self._splits[split].images)
+
+    def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
+        annotated = self._splits[split]
+        for position in keep:
+            captions = tuple(
+                annotation.get("caption") for annotation in annotated.of_image(position)
+            )
+            yield annotated.item(position, captions=captions)
+
+    def problems(self, split: str) -> list[Problem]:
+        return self._splits[split].problems

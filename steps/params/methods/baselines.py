@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import BEiTBackbone
+from steps.params.base import DropPath, NotNegative, Positive, Probability
 from steps.params.methods.method import Method
-from steps.params.numbers import DropPath, NotNegative, Positive, Probability
 
 
 class RandomParams(Method):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import BEiTBackbone
+from steps.params.base import DropPath
 from steps.params.masks import BlockMasks, Misfit
 from steps.params.methods.method import Method
-from steps.params.numbers import DropPath
 
 
 class BEiTParams(Method):

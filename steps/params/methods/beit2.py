@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.base import Params
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import BEiTBackbone
+from steps.params.base import Count, DropPath, Params
 from steps.params.masks import BlockMasks, Misfit
 from steps.params.methods.method import Method
-from steps.params.numbers import Count, DropPath
 
 
 class PatchAggregation(Params):

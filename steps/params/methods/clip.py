@@ -7,9 +7,8 @@ from typing import Annotated, Literal
 from annotated_types import Len
 from pydantic import Field
 
-from steps.params.base import Params
+from steps.params.base import Count, Params
 from steps.params.methods.method import Method
-from steps.params.numbers import Count
 from steps.params.text import Prompts, TextTransformer, Vocabulary
 
 Bounds = Annotated[list[float], Len(2, 2)]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steps.params.base import MaskRatio, NotNegative, Probability
 from steps.params.masks import Misfit, drops_none
-from steps.params.methods.contrast import MomentumContrast
-from steps.params.numbers import MaskRatio, NotNegative, Probability
+from steps.params.methods.method import MomentumContrast
 
 
 class DILEMMAParams(MomentumContrast):

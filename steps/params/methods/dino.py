@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.methods.prototypes import PrototypeHead
-from steps.params.methods.self_distillation import SelfDistillation
+from steps.params.methods.method import PrototypeHead, SelfDistillation
 
 
 class DINOParams(SelfDistillation):

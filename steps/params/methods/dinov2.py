@@ -8,18 +8,17 @@ from typing import Annotated, Literal
 from annotated_types import Len
 from pydantic import model_validator
 
-from steps.params.base import Params
-from steps.params.masks import Misfit, hides_none, lays_block, masks_none
-from steps.params.methods.method import Method
-from steps.params.methods.prototypes import PrototypeHead
-from steps.params.numbers import (
+from steps.params.base import (
     DropPath,
     Momentum,
     NotNegative,
+    Params,
     Positive,
     Probability,
     Whole,
 )
+from steps.params.masks import Misfit, hides_none, lays_block, masks_none
+from steps.params.methods.method import Method, PrototypeHead
 
 _LEAST_BLOCK, _ASPECT = 4, 0.3
 """Of ``sample_spread_blocks`` in steps/models/masks.py."""

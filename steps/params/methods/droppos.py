@@ -7,11 +7,9 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 from pydantic import model_validator
 
-from steps.params.base import Params
+from steps.params.base import MaskRatio, NotNegative, Params, Positive, Probability
 from steps.params.masks import Misfit, drops_none, hides_none
-from steps.params.methods.decoder import Decoder
-from steps.params.methods.method import Method
-from steps.params.numbers import MaskRatio, NotNegative, Positive, Probability
+from steps.params.methods.method import Decoder, Method
 
 
 class PixelTask(Params):

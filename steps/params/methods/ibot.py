@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steps.params.base import Momentum, NotNegative, Positive
 from steps.params.masks import Misfit, RatioMasks
-from steps.params.methods.prototypes import PatchPrototypeHead
-from steps.params.methods.self_distillation import SelfDistillation
-from steps.params.numbers import Momentum, NotNegative, Positive
+from steps.params.methods.method import PatchPrototypeHead, SelfDistillation
 
 
 class IBOTParams(SelfDistillation):

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt
 
+from steps.params.base import MaskRatio
 from steps.params.masks import Misfit, drops_none
-from steps.params.methods.decoder import Decoder
-from steps.params.methods.method import Method
-from steps.params.numbers import MaskRatio
+from steps.params.methods.method import Decoder, Method
 
 
 class MAEParams(Method):

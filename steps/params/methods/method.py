@@ -1,11 +1,16 @@
-"""What the params of all methods have in common."""
+"""Params that several methods share."""
 
 from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from steps.params.base import Params
+from pydantic import model_validator
+
+from steps.params.base import Count, DropPath, Momentum, Params, Positive, Whole
 from steps.params.masks import Misfit
+
+# --- What the params of all methods have in common
+
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
 Need = Literal["none", "optional", "required"]
@@ -63,3 +68,126 @@ class Method(Params):
         """Raise ValueError if the method cannot take so many views of an image."""
         if views != 1:
             raise ValueError(f"training.views gives {views} views an image; {self.name} takes one")
+
+
+# --- Params that the methods on momentum contrast share: MoCo v3, DILEMMA
+
+
+class Projector(Params):
+    """An MLP from features to the space of the loss, batch norm after every layer."""
+
+    layers: Count = 3
+    hidden_dim: Count
+    out_dim: Count
+
+
+class Predictor(Params):
+    """A further MLP of queries alone, as wide as the projector at both ends."""
+
+    layers: Count = 2
+    hidden_dim: Count
+    last_norm: bool = True
+    """End with a batch norm (MoCo v3 of vision transformers) or not (of residual networks)."""
+
+
+class MomentumContrast(Method):
+    """Two views, queries of one encoder, keys of its moving average."""
+
+    compares = "tells an image from the others of its batch"
+    temperature: Positive = 0.2
+    momentum: Momentum = 0.99
+    """Of the moving average at the start; a cosine takes it to ``momentum_end``."""
+    momentum_end: Momentum = 1.0
+    projector: Projector
+    predictor: Predictor
+
+    def check_views(self, views: int) -> None:
+        """Two views."""
+        if views != 2:
+            raise ValueError(f"training.views gives {views} views an image; {self.name} takes two")
+
+
+# --- Params of the narrow transformer that decodes what a masked encoder saw
+
+
+class Decoder(Params):
+    """Width, depth, heads and MLPs of a decoder (MAE, DropPos)."""
+
+    embed_dim: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Positive = 4.0
+    """Hidden width of a block's MLP over ``embed_dim``; their product is rounded down."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> Decoder:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads")
+        if self.embed_dim % 4:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of 4 (sin-cos table)")
+        return self
+
+
+# --- Params of the projection head that DINO, iBOT and DINOv2 share
+
+
+class PrototypeHead(Params):
+    """Projection onto prototypes."""
+
+    layers: Count = 3
+    hidden_dim: Count
+    bottleneck_dim: Count
+    out_dim: Count
+    norm_last_layer: bool = True
+    """Keep the prototypes' lengths at 1 (True) or train them."""
+    use_bn: bool = False
+
+
+class PatchPrototypeHead(PrototypeHead):
+    """Projection of class tokens and of patches (iBOT)."""
+
+    patch_out_dim: Count
+    """Prototypes of patches."""
+    shared: bool = True
+    """Whether the student has the same prototypes for both."""
+    shared_teacher: bool = True
+    """Whether the teacher has."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> PatchPrototypeHead:
+        if (self.shared or self.shared_teacher) and self.patch_out_dim != self.out_dim:
+            raise ValueError(
+                f"patch_out_dim {self.patch_out_dim} is not out_dim {self.out_dim}, though "
+                "student or teacher has the same prototypes for both"
+            )
+        if self.use_bn:
+            raise ValueError("use_bn: a head of class tokens and patches has no batch norm")
+        return self
+
+
+# --- Params that DINO and iBOT share
+
+
+class SelfDistillation(Method):
+    """A student that predicts, from any view, what its moving average says of the global ones."""
+
+    global_views: Count = 2
+    """The first so many views go through the teacher too."""
+    student_temp: Positive = 0.1
+    teacher_temp: Positive
+    warmup_teacher_temp: Positive
+    warmup_teacher_temp_epochs: Whole
+    momentum: Momentum
+    """Of the moving average at the start; a cosine takes it to ``momentum_end``."""
+    momentum_end: Momentum = 1.0
+    center_momentum: Momentum = 0.9
+    freeze_last_layer_epochs: Whole = 1
+    drop_path: DropPath = 0.0
+
+    def check_views(self, views: int) -> None:
+        """Two views or more, the global ones among them."""
+        if views < 2 or views < self.global_views:
+            raise ValueError(
+                f"training.views gives {views} views an image; {self.name} needs two or more, "
+                f"global_views = {self.global_views} of them global"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.methods.contrast import MomentumContrast
+from steps.params.methods.method import MomentumContrast
 
 
 class MoCoV3Params(MomentumContrast):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
+from steps.params.base import MaskRatio
 from steps.params.masks import Misfit, hides_none
 from steps.params.methods.method import Method
-from steps.params.numbers import MaskRatio
 
 
 class MP3Params(Method):

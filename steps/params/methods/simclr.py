@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from steps.params.base import Params
+from steps.params.base import Count, Params, Positive
 from steps.params.methods.method import Method
-from steps.params.numbers import Count, Positive
 
 
 class Projector(Params):

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 
 from steps.reporting.confidence import confidences
-from steps.reporting.escape import Markup, code, plain
 from steps.reporting.published.data import DOUBTFUL, Carried, Published
 from steps.reporting.source import HEADING, Evaluation, Source, read_source
 from steps.reporting.statistics.agreement import LEAST, agreement
 from steps.reporting.tables import ABSENT, Table, cells_of, headline, summarize
+from steps.reporting.text import Markup, code, plain
 
 RESOLUTION = ("", "224")
 """Pixels of figures that are compared; many sources do not name the usual ones."""

@@ -6,10 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from steps.command import UserError
-from steps.reporting.escape import visible
 from steps.reporting.explain import file_text
-from steps.reporting.published.data import RANKING, RESULTS, Figure, Published, read_published
-from steps.reporting.published.match import Score, beside_pair, beside_place, measurements_beside
+from steps.reporting.published.data import (
+    RANKING,
+    RESULTS,
+    Figure,
+    Published,
+    Score,
+    beside_pair,
+    beside_place,
+    measurements_beside,
+    read_published,
+)
+from steps.reporting.text import visible
 
 CELLS = {"imagenet": ("score", "audited", "measured"), "coco": ("box", "mask", "measured")}
 _FORM = "<folder>/<imagenet or coco>/<#>[/<cell>]"

@@ -6,22 +6,26 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steps.artifacts.drafts import write_whole
+from steps.artifacts.publish import write_whole
 from steps.command import UserError
 from steps.reporting.check import first_difference
-from steps.reporting.escape import Markup, code, plain, target, word
 from steps.reporting.published.carries import carries_section
-from steps.reporting.published.data import DOUBTFUL, Figure, Pair, Place, Published, read_published
-from steps.reporting.published.match import (
+from steps.reporting.published.data import (
+    DOUBTFUL,
+    Figure,
     Measurement,
+    Pair,
+    Place,
+    Published,
     Score,
     beside_pair,
     beside_place,
     measurements_beside,
+    read_published,
 )
-from steps.reporting.quantities import plural
 from steps.reporting.render import PAGE
 from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
+from steps.reporting.text import Markup, code, plain, plural, target, word
 
 GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED
 """The marks of a number: as given in the ranking, published, measured here, measured here on the

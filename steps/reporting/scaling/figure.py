@@ -12,13 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from steps.reporting.canvas import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
-from steps.reporting.escape import drawn
+from steps.reporting.figures import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
 from steps.reporting.pictures import FOLDER
-from steps.reporting.quantities import flops_unit, significant
-from steps.reporting.scaling import laws, study
+from steps.reporting.scaling import study
 from steps.reporting.source import Heading
 from steps.reporting.tables import headline
+from steps.reporting.text import drawn, flops_unit, significant
 
 FILE = f"{FOLDER}/scaling.png"
 """Below the report's folder: in the folder of pictures, which engines are promised as a whole."""
@@ -68,7 +67,7 @@ def _method(panel: Axes, own: pl.DataFrame, heading: Heading, colour: str, marke
             alpha=0.85,
         )
     best = study.frontier(own)
-    law = laws.fit(best["error"].to_list(), best["flops"].to_list())
+    law = study.fit(best["error"].to_list(), best["flops"].to_list())
     if law is not None:
         ends = np.geomspace(best["flops"][0], best["flops"][-1], 50)
         panel.plot(ends, [law.at(float(x)) for x in ends], color=colour, linewidth=1.6)

@@ -9,13 +9,12 @@ from typing import Any
 
 import polars as pl
 
-from steps.reporting.escape import Markup, plain
-from steps.reporting.quantities import flops_unit, measured, plural, significant
-from steps.reporting.scaling import laws, study
+from steps.reporting.scaling import study
 from steps.reporting.scaling.figure import FILE
-from steps.reporting.scaling.laws import Law
+from steps.reporting.scaling.study import Law
 from steps.reporting.source import Evaluation, Heading
 from steps.reporting.tables import ABSENT, Table, headline
+from steps.reporting.text import Markup, flops_unit, measured, plain, plural, significant
 
 Runs = dict[str, pl.DataFrame]
 """The runs of each method."""
@@ -110,7 +109,7 @@ def _axes(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) 
     for evaluation, runs in by_task.items():
         for method, own in runs.items():
             names = [name for name in ("size", "images", "epochs") if own[name].n_unique() > 1]
-            law = laws.fit(_values(own, "error"), *(_values(own, name) for name in names))
+            law = study.fit(_values(own, "error"), *(_values(own, name) for name in names))
             shown = dict.fromkeys(("size", "images", "epochs"), ABSENT)
             if law is not None:
                 shown |= {name: _exponent(law, place) for place, name in enumerate(names)}
@@ -124,7 +123,7 @@ def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str
     methods = list(next(iter(by_task.values())))
     rows = []
     for evaluation, runs in by_task.items():
-        for budget in laws.budgets(runs):
+        for budget in study.budgets(runs):
             best = {method: _best_within(own, budget) for method, own in runs.items()}
             most = max(measured(run["score"], "%") for run in best.values())
             cells = []
@@ -148,7 +147,7 @@ def _verdict(label: str, runs: Runs) -> str:
 
 
 def _spread(runs: Runs) -> str:
-    budgets = laws.budgets(runs)
+    budgets = study.budgets(runs)
     if not budgets or len(runs) < 2:
         return "The methods' runs do not overlap in compute, so that nothing is compared."
     errors = {
@@ -170,13 +169,13 @@ def _spread(runs: Runs) -> str:
 
 
 def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
-    met = laws.crossing(a, b)
+    met = study.crossing(a, b)
     low = max(_values(runs[name], "flops")[0] for name in (first, second))
     high = min(_values(runs[name], "flops")[-1] for name in (first, second))
     first, second = plain(first), plain(second)
     if met is None or not met.sure:
         return (
-            f"{first} and {second}: exponents within {laws.TOLD_APART:g} standard errors of each "
+            f"{first} and {second}: exponents within {study.TOLD_APART:g} standard errors of each "
             "other, so no crossing is claimed."
         )
     ahead, behind = (first, second) if a.exponents[0] > b.exponents[0] else (second, first)
@@ -215,7 +214,7 @@ def _caveats(heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
 
 def _law(own: pl.DataFrame) -> Law | None:
     best = study.frontier(own)
-    return laws.fit(_values(best, "error"), _values(best, "flops"))
+    return study.fit(_values(best, "error"), _values(best, "flops"))
 
 
 def _best_within(own: pl.DataFrame, budget: float) -> dict[str, Any]:

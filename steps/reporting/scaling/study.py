@@ -2,10 +2,128 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from steps.reporting.source import Evaluation, Heading
 from steps.reporting.tables import cells_of, headline
+
+# --- Power laws by least squares in logarithms
+# error = a C^-b, as in "Scaling laws for neural language models" (arXiv:2001.08361, eq. 1.3); of
+# several axes, the product of such terms. There is no irreducible error as in "Training compute-
+# optimal large language models" (arXiv:2203.15556, eq. 2): a few runs over two orders of magnitude
+# do not tell such a floor from a smaller exponent.
+
+
+LEAST_RUNS = 3
+"""A line through two points fits any two."""
+TOLD_APART = 2.0
+"""Standard errors between two exponents that are held for different."""
+
+
+@dataclass(frozen=True)
+class Law:
+    """error = scale * product over x of x^-exponent."""
+
+    scale: float
+    exponents: tuple[float, ...]
+    deviations: tuple[float, ...]
+    """Standard errors of the exponents; nan where the runs are as many as the unknowns."""
+    r2: float
+    """Share of the variance of log error that it accounts for; 1 where there is none."""
+    runs: int
+
+    def at(self, *values: float) -> float:
+        """The error that it tells."""
+        terms = (x**-exponent for x, exponent in zip(values, self.exponents, strict=True))
+        return self.scale * math.prod(terms, start=1.0)
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where two laws of compute tell the same error."""
+
+    flops: float
+    sure: bool
+    """Whether the exponents differ by more than their standard errors allow for."""
+
+
+def fit(errors: Sequence[float], *axes: Sequence[float]) -> Law | None:
+    """The law through some runs.
+
+    Args:
+        errors: above 0, one a run.
+        axes: of each axis its value in every run, above 0.
+
+    Returns:
+        None where there are fewer than three runs, fewer than unknowns, or where an axis does not
+        vary by itself.
+    """
+    logs = [np.log(np.asarray(axis, dtype=np.float64)) for axis in axes]
+    target = np.log(np.asarray(errors, dtype=np.float64))
+    count, unknowns = len(target), 1 + len(axes)
+    if count < max(LEAST_RUNS, unknowns):
+        return None
+    # Centred, since FLOPs' logarithms lie far from 0 and close together.
+    means = [float(log.mean()) for log in logs]
+    design = np.stack(
+        [np.ones(count), *(log - mean for log, mean in zip(logs, means, strict=True))], 1
+    )
+    if np.linalg.matrix_rank(design) < unknowns:
+        return None
+    found = np.linalg.lstsq(design, target, rcond=None)[0]
+    left = float(((target - design @ found) ** 2).sum())
+    total = float(((target - target.mean()) ** 2).sum())
+    return Law(
+        scale=math.exp(float(found[0]) - float(np.dot(found[1:], means))),
+        exponents=tuple(float(-slope) for slope in found[1:]),
+        deviations=_deviations(design, left)[1:],
+        r2=1 - left / total if total > 0 else 1.0,
+        runs=count,
+    )
+
+
+def crossing(first: Law, second: Law) -> Crossing | None:
+    """Where two laws of one axis meet; None where they are parallel."""
+    (b1,), (b2,) = first.exponents, second.exponents
+    if b1 == b2:
+        return None
+    spread = math.hypot(first.deviations[0], second.deviations[0])
+    flops = math.exp(math.log(first.scale / second.scale) / (b1 - b2))
+    return Crossing(flops, sure=abs(b1 - b2) > TOLD_APART * spread)
+
+
+def budgets(runs: Mapping[str, pl.DataFrame], count: int = 5) -> list[float]:
+    """Amounts of compute that all methods have runs on both sides of, evenly in logarithms.
+
+    Args:
+        runs: of each method, with a column ``flops``.
+        count: how many.
+
+    Returns:
+        none where the methods' runs do not overlap.
+    """
+    low = max(float(each["flops"].min()) for each in runs.values())  # type: ignore[arg-type]
+    high = min(float(each["flops"].max()) for each in runs.values())  # type: ignore[arg-type]
+    if high <= low:
+        return []
+    return [float(value) for value in np.geomspace(low, high, count)]
+
+
+def _deviations(design: npt.NDArray[np.float64], left: float) -> tuple[float, ...]:
+    """Standard errors of least squares, by the residuals' variance."""
+    free = len(design) - design.shape[1]
+    if free == 0:
+        return (math.nan,) * int(design.shape[1])
+    covariance = np.linalg.inv(design.T @ design) * left / free
+    variances: list[float] = np.diag(covariance).tolist()
+    return tuple(map(math.sqrt, variances))
+
 
 WHOLE = 100.0
 """Percent: what is not right is wrong."""

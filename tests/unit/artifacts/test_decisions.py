@@ -21,7 +21,7 @@ from steps.artifacts.decisions import (
     of_values,
     read_decisions,
 )
-from steps.artifacts.places import check_places
+from steps.artifacts.publish import check_places
 from steps.command import UserError
 from tests.faults.test_places import record
 from tests.unit.reporting.synthetic import build

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from steps.artifacts import publish
-from steps.artifacts.named import check_named
+from steps.artifacts.manifest import check_named
 from steps.command import UserError
 
 WHERE = Path("params/recipes/small/student.yaml")

@@ -7,7 +7,7 @@ import torch
 
 from benchmarks import multicrop
 from benchmarks.lightly import MANY_CROPS, Case, Ours
-from steps.models import packed
+from steps.models import last_block
 from steps.models.backbones import Transformer
 
 
@@ -27,7 +27,9 @@ def test_the_student_learns_from_all_crops(method: str) -> None:
 def test_plain_and_packed_take_turns() -> None:
     backbone: Transformer = Ours(Case("dino", "vit_pico", 8)).method.exported()
     turns: list[bool] = []
-    plain, together = multicrop.measure(lambda: turns.append(packed.can_pack(backbone)), rounds=2)
+    plain, together = multicrop.measure(
+        lambda: turns.append(last_block.can_pack(backbone)), rounds=2
+    )
     assert turns == [False, True] * 3
     assert len(plain) == len(together) == 2
 

@@ -7,9 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
-from steps.data.loader import TrainingViews, training_batches
+from steps.data.loader import TrainingViews, plan_batch, training_batches
 from steps.data.text import Captions
-from steps.engine.batching import plan_batch
 from steps.params.text import Vocabulary
 from steps.params.views import Blur, Jitter, View
 from tests.scenery import Scenery

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from steps.command import UserError
-from steps.data.semantic import IGNORED, SemanticMasks
+from steps.data.annotations import IGNORED, SemanticMasks
 
 
 def write(folder: Path, annotations: list[dict[str, Any]], classes: int = 2) -> Path:

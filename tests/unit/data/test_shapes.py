@@ -18,18 +18,24 @@ import yaml
 
 from steps.command import UserError
 from steps.data.sources.shapes import ShapesSource
-from steps.data.sources.shapes.cues import (
+from steps.data.sources.shapes.paint import (
+    CLASSES,
+    COLOURS,
+    OUTLINES,
+    TEXTURES,
+    Scene,
+    draw_mask,
+    sample_scene,
+)
+from steps.data.sources.shapes.reader import (
     CONFLICTS,
     FACTORS,
     LOOKS,
     conflicting,
+    run_lengths,
     shapes_with_cues,
     with_cues,
 )
-from steps.data.sources.shapes.outlines import CLASSES, OUTLINES, draw_mask
-from steps.data.sources.shapes.paint import COLOURS, TEXTURES
-from steps.data.sources.shapes.reader import run_lengths
-from steps.data.sources.shapes.scenes import Scene, sample_scene
 from steps.params.dataset import Cues, Dataset, ShapesDataset
 from steps.params.load import load, read_yaml
 

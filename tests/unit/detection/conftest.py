@@ -15,13 +15,11 @@ import torch
 from PIL import Image, ImageDraw
 
 from steps.artifacts import publish
-from steps.artifacts.digest import digest_file, digest_files
-from steps.artifacts.manifest import MANIFEST
+from steps.artifacts.manifest import MANIFEST, digest_file, digest_files
 from steps.data.shards import ShardWriter
 from steps.models.backbones import create_backbone, save_backbone
 from steps.models.beit import as_beit
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.detection import Detection
 from steps.params.load import validate
 

@@ -16,8 +16,7 @@ from steps.detection.optimizer import decays, layer_of
 from steps.models.backbones import create_backbone
 from steps.models.beit import as_beit
 from steps.models.tokens import patch_tokens
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import Backbone, BEiTBackbone
 from tests.scenery import BACKBONE
 
 

@@ -11,9 +11,8 @@ import torch
 from mmdet.structures import DetDataSample
 
 from steps.command import UserError
-from steps.detection.cascade import CascadeHeads, scale_gradient
 from steps.detection.dataset import Detections
-from steps.detection.heads import stages
+from steps.detection.heads import CascadeHeads, scale_gradient, stages
 from steps.detection.train import build_detector, train_and_evaluate
 from steps.params.detection import Augmentation, Detection
 

@@ -15,10 +15,10 @@ from pycocotools.coco import COCO
 
 from steps.artifacts import read_manifest, read_records
 from steps.artifacts.decisions import read_decisions
-from steps.artifacts.provenance import ROOT
+from steps.artifacts.manifest import ROOT
 from steps.command import UserError
 from steps.detect import main
-from steps.detection.precision import KINDS, average_precision, in_coco_format
+from steps.detection.evaluation import KINDS, average_precision, in_coco_format
 from steps.params.detection import Detection
 from steps.params.load import load
 

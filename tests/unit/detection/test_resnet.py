@@ -12,8 +12,8 @@ from torch import nn
 
 from steps.artifacts import publish
 from steps.command import UserError
+from steps.detection.backbone import ResNetMaps, load_resnet_maps
 from steps.detection.optimizer import parameter_groups
-from steps.detection.resnet import ResNetMaps, load_resnet_maps
 from steps.detection.train import build_detector, train_and_evaluate
 from steps.models.backbones import create_backbone, load_backbone, save_backbone
 from steps.params.backbone import Backbone

@@ -11,9 +11,8 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.diagnosis import positions, reconstructions
-from steps.diagnosis.drawing import Look
 from steps.diagnosis.positions import Placement, chance, place
-from steps.diagnosis.sheet import sheet
+from steps.diagnosis.sheet import Look, sheet
 from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE
 from steps.methods.mp3 import MP3

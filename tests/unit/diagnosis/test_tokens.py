@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from steps.diagnosis import codebook, tokens
-from steps.diagnosis.drawing import Look
+from steps.diagnosis.sheet import Look
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.tokenizers import Tokenizer

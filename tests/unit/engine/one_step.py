@@ -12,11 +12,11 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 
 from benchmarks.memory import SavedActivations
+from steps.core.schedules import Progress
+from steps.core.seeds import seeded
 from steps.data.loader import TrainingViews, dataset_facts
 from steps.engine.checkpoint import Scratch
 from steps.engine.loop import fit
-from steps.engine.schedules import Progress
-from steps.engine.seeds import seeded
 from steps.methods import Method, backbone_for, build_method
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from steps.engine import allocator
+from steps.engine import devices
 
 STEPS = """
 import resource, torch
-from steps.engine.allocator import keep_freed_memory
+from steps.engine.devices import keep_freed_memory
 keeps = {keeps} and keep_freed_memory()
 def step():
     for size in (2**24, 2**23, 2**22):  # 64, 32 and 16 MiB
@@ -47,4 +47,4 @@ def test_a_step_takes_the_pages_of_the_step_before() -> None:
 
 def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    assert not allocator.keep_freed_memory()
+    assert not devices.keep_freed_memory()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from steps.command import UserError
-from steps.engine.batching import plan_batch
+from steps.data.loader import plan_batch
 
 
 @pytest.mark.parametrize(

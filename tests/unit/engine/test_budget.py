@@ -11,11 +11,11 @@ from steps.artifacts import publish
 from steps.command import UserError
 from steps.data.loader import TrainingViews, dataset_facts
 from steps.engine.budget import Spent, facts_within, named_within, own_share, within_budget
-from steps.engine.phases import plan_phases
+from steps.engine.loop import plan_phases
 from steps.methods import Method
 from steps.params.budget import Budget
 from steps.params.load import validate
-from steps.params.training import Training
+from steps.params.recipe import Training
 from tests.scenery import RECIPES, Scenery
 from tests.unit.engine.one_step import BATCH, method_of, one_step
 

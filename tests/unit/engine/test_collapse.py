@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steps.engine.collapse import LIMITS, CollapseWatch, embedding_statistics
+from steps.engine.watch import LIMITS, CollapseWatch, embedding_statistics
 from steps.methods import Batch, Method
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steps.engine.distributed import gather, mean_over_processes, rank, sum_over_processes
+from steps.core.distributed import gather, mean_over_processes, rank, sum_over_processes
 from tests.golden.ranks import on_ranks
 
 RANKS = 3

@@ -8,8 +8,8 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from steps.command import UserError
+from steps.core.schedules import Progress
 from steps.engine.gradient_cache import cached_backward
-from steps.engine.schedules import Progress
 from steps.methods import (
     Batch,
     Draws,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from steps.engine.optimizers import LARS, clip_gradients, layer_of, parameter_groups, set_rates
-from steps.params.training import ClipGrad, Optimizer
+from steps.params.recipe import ClipGrad, Optimizer
 
 
 def test_layers_of_names() -> None:

@@ -6,12 +6,11 @@ from typing import Any
 
 import pytest
 
+from steps.core.schedules import cosine, learning_rate, ramp_by_step
 from steps.data.loader import TrainingViews
-from steps.engine.phases import plan_phases
-from steps.engine.schedules import cosine, learning_rate, ramp_by_step
+from steps.engine.loop import plan_phases
 from steps.params.load import validate
-from steps.params.recipe import Recipe
-from steps.params.training import Training
+from steps.params.recipe import Recipe, Training
 from tests.scenery import RECIPES, Scenery
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from steps.engine.schedules import Progress, ramp_by_step
+from steps.core.schedules import Progress, ramp_by_step
 
 
 @pytest.mark.parametrize(("epochs", "per_epoch"), [(3, 4), (1, 1), (0, 5)])

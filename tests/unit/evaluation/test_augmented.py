@@ -18,7 +18,7 @@ from steps.evaluation.probes import Probes, grid, width
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import validate
-from steps.params.probes import Probe
+from steps.params.protocols import Probe
 from tests.scenery import BACKBONE, Scenery
 
 BASE: dict[str, Any] = {

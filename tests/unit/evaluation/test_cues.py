@@ -24,7 +24,7 @@ from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import probe
 from steps.params.dataset import Cues, Dataset, ShapesDataset
 from steps.params.load import load
-from steps.params.probes import Linear
+from steps.params.protocols import Linear
 from tests.processes import REPOSITORY
 from tests.unit.detection.conftest import make_backbone
 

@@ -13,11 +13,10 @@ from steps.evaluation.layout import (
     share_inside,
     to_pixels,
 )
-from steps.models.attention import class_attention
 from steps.models.backbones import Transformer, create_backbone
 from steps.models.beit import as_beit
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.models.features import class_attention
+from steps.params.backbone import Backbone, BEiTBackbone
 from tests.scenery import BACKBONE
 
 

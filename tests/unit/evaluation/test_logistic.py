@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from steps.evaluation.logistic import fit_logistic, regress, scores
-from steps.params.probes import LogReg
+from steps.evaluation.linear import fit_logistic, regress, scores
+from steps.params.protocols import LogReg
 
 PARAMS = LogReg(
     kind="logreg",

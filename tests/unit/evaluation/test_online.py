@@ -10,7 +10,7 @@ from steps.data.shards import Images
 from steps.evaluation.online import KNNWatch
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
-from steps.params.training import OnlineKNN
+from steps.params.recipe import OnlineKNN
 from tests.scenery import BACKBONE, Scenery
 
 MEAN, STD = [0.5] * 3, [0.25] * 3

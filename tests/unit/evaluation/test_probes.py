@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.evaluation.probes import (
     Head,
     Probes,
@@ -17,7 +17,7 @@ from steps.evaluation.probes import (
     set_rates,
     train_step,
 )
-from steps.params.training import Schedule
+from steps.params.recipe import Schedule
 
 CLS, BOTH = Reads(1, "cls"), Reads(2, "cls_mean")
 WIDTHS = {CLS: 4, BOTH: 12}

@@ -14,18 +14,18 @@ from torch import Tensor
 
 from steps.artifacts import read_records
 from steps.artifacts.decisions import read_decisions
-from steps.artifacts.provenance import ROOT
+from steps.artifacts.manifest import ROOT
 from steps.command import UserError
-from steps.data.semantic import IGNORED
+from steps.data.annotations import IGNORED
 from steps.data.shards import Images
 from steps.engine.checkpoint import Scratch
 from steps.evaluation import segmentation
 from steps.evaluation.segmentation import Frozen, Head, Scenes, confusion, rate, scores, train
 from steps.models.backbones import load_backbone
 from steps.models.features import last_blocks
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import BEiTBackbone
 from steps.params.load import load
-from steps.params.segmentation import Segment
+from steps.params.protocols import Segment
 from steps.segment import main
 from tests.unit.detection.conftest import make_backbone, make_scenes
 

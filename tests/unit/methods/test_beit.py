@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Draws
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2

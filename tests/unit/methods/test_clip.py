@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Surroundings, build_method
 from steps.methods.clip import CLIP, image_text_sigmoid, image_text_softmax
 from steps.models.backbones import create_backbone

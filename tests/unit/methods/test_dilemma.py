@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.methods.dilemma import DILEMMA
 from steps.models.backbones import create_backbone

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from steps.command import UserError
+from steps.core.schedules import Progress
 from steps.engine.optimizers import parameter_groups
-from steps.engine.schedules import Progress
 from steps.methods import Batch, Surroundings, build_method
 from steps.methods.dino import DINO
 from steps.models.backbones import create_backbone
-from steps.models.normalisation import Renormalise
-from steps.models.teacher import Teacher
+from steps.models.teacher import Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods.dino import DINOParams
-from steps.params.training import Optimizer
+from steps.params.recipe import Optimizer
 from tests.golden.ranks import on_ranks
 from tests.scenery import BACKBONE
 

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor
 
 from steps.command import UserError
+from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, parameter_groups, set_rates
-from steps.engine.schedules import Progress
 from steps.methods import Batch
 from steps.methods.dinov2 import DINOv2
 from steps.models.backbones import create_backbone
-from steps.models.crops import by_sample
-from steps.models.normalisation import Renormalise
-from steps.models.teacher import Teacher
+from steps.models.multicrop import by_sample
+from steps.models.teacher import Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods.dinov2 import DINOv2Params
-from steps.params.training import ClipGrad, Optimizer
+from steps.params.recipe import ClipGrad, Optimizer
 from tests.scenery import BACKBONE
 
 HEAD = {"hidden_dim": 16, "bottleneck_dim": 8, "out_dim": 12, "norm_last_layer": False}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.methods.droppos import DropPos, smoothed_labels
 from steps.params.methods.droppos import DropPosParams

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Draws, Surroundings, build_method
 from steps.methods.ibot import IBOT
 from steps.models.backbones import create_backbone

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.command import UserError
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.methods.mae import MAE
 from steps.params.methods.mae import MAEParams

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.methods.losses import momentum_contrast
 from steps.methods.mocov3 import MoCoV3

@@ -8,11 +8,10 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
-from steps.methods.mp3 import MP3
-from steps.models.context import encode_in_context
-from steps.models.pixels import images_of, patch_pixels
+from steps.methods.mp3 import MP3, encode_in_context
+from steps.models.masked_autoencoder import images_of, patch_pixels
 from steps.models.tokens import embed, encode
 from steps.params.methods.mp3 import MP3Params
 

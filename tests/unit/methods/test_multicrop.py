@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Surroundings, backbone_for, build_method
-from steps.models import packed
+from steps.models import last_block
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.recipe import Recipe
@@ -60,16 +60,16 @@ def test_loss_and_gradients_are_those_of_a_pass_for_each_size(
     case: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     packs: list[bool] = []
-    can_pack = packed.can_pack
+    can_pack = last_block.can_pack
 
     def watched(vit: Any) -> bool:
         packs.append(can_pack(vit))
         return packs[-1]
 
-    monkeypatch.setattr(packed, "can_pack", watched)
+    monkeypatch.setattr(last_block, "can_pack", watched)
     loss, gradients = _learnt(case)
     assert packs == [True]
-    monkeypatch.setattr(packed, "can_pack", lambda vit: False)
+    monkeypatch.setattr(last_block, "can_pack", lambda vit: False)
     plain_loss, plain_gradients = _learnt(case)
     torch.testing.assert_close(loss, plain_loss, rtol=1e-5, atol=0)
     assert gradients.keys() == plain_gradients.keys()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch, Surroundings, build_method
 from steps.methods.simclr import SimCLR, nt_xent
 from steps.models.backbones import create_backbone

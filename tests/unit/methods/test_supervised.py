@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.engine.batching import with_partners
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
+from steps.data.loader import with_partners
 from steps.methods import Batch
 from steps.methods.supervised import Supervised, erase, mix
 from steps.models.backbones import create_backbone

@@ -17,8 +17,7 @@ from steps.models import drop_path
 from steps.models.backbones import create_backbone, load_backbone, save_backbone
 from steps.models.beit import as_beit, initialise_backbone, separate_tables
 from steps.models.tokens import embed, encode, relative_bias
-from steps.params.backbone import Backbone
-from steps.params.beit import BEiTBackbone
+from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.load import validate
 from steps.params.methods import RandomParams
 from tests.scenery import BACKBONE

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch.nn import functional as F
 
-from steps.models.codebook import Codebook, kmeans, perplexity
+from steps.tokenizers.codebook import Codebook, kmeans, perplexity
 
 
 def _around(directions: list[list[float]], each: int) -> torch.Tensor:

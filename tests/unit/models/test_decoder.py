@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.models.decoder import Decoder
-from steps.params.methods.decoder import Decoder as Params
+from steps.models.masked_autoencoder import Decoder
+from steps.params.methods.method import Decoder as Params
 
 
 @pytest.mark.parametrize(("ratio", "hidden"), [(4.0, 64), (3.0, 48), (2.6, 41)])

@@ -7,8 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from steps.models.frozen import Frozen
-from steps.models.normalisation import PIXELS, Renormalise
+from steps.models.teacher import PIXELS, Frozen, Renormalise
 
 
 class _Owner(nn.Module):

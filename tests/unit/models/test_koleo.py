@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from steps.models.koleo import koleo
+from steps.methods.losses import koleo
 from tests.golden.ranks import on_ranks
 
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steps.models import drop_path, packed, row_drop
-from steps.models.packed import Layout
-from steps.models.reading import Crops, normed_crops
+from steps.models import drop_path, last_block, row_drop
+from steps.models.last_block import Crops, Layout, normed_crops
 from tests.unit.models.vits import noisy_vit
 
 DEPTH, WIDTH = 3, 32
@@ -95,7 +94,7 @@ def test_where_dropped_branches_are_computed_the_numbers_are_the_same() -> None:
     layout = Layout(tuple(zip(ROWS, PATCHES, strict=True)))
     tokens = torch.randn(sum(rows * size for rows, size in layout.groups), WIDTH)
     left_out, multiplied = (
-        packed.through_block(vit.blocks[1], tokens, layout, gates, leave_out)
+        last_block.through_block(vit.blocks[1], tokens, layout, gates, leave_out)
         for leave_out in (True, False)
     )
     assert (gates == 0).any()
@@ -124,8 +123,8 @@ def test_a_process_without_a_kept_crop_still_gives_every_weight_a_gradient() -> 
 
 def test_blocks_of_another_kind_go_through_size_by_size() -> None:
     vit = _vit(attn_layer="diff")
-    assert packed.can_pack(_vit())
-    assert not packed.can_pack(vit)
+    assert last_block.can_pack(_vit())
+    assert not last_block.can_pack(vit)
     _equal(vit, _crops(vit))
 
 
@@ -160,7 +159,7 @@ def test_the_kernel_is_told_where_each_sequence_lies(monkeypatch: pytest.MonkeyP
     vit = _vit()
     kinds = _crops(vit, _by_rows(vit))
     wanted = normed_crops(vit, kinds)
-    monkeypatch.setattr(packed, "_has_kernel", lambda values: True)
+    monkeypatch.setattr(last_block, "_has_kernel", lambda values: True)
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     for one, other in zip(normed_crops(vit, kinds), wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

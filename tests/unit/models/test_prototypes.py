@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from steps.models.prototypes import WeightNormLinear
+from steps.models.heads import WeightNormLinear
 
 
 def test_weight_norm_is_its_formula_in_values_and_gradients() -> None:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from steps.command import UserError
-from steps.models.pixels import images_of, patch_pixels, pixel_targets
-from steps.models.random_masking import kept, random_masking, take
+from steps.models.masked_autoencoder import images_of, patch_pixels, pixel_targets
+from steps.models.masks import kept, random_masking, take
 
 
 @pytest.mark.parametrize(

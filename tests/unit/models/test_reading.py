@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from steps.models import drop_path, reading, row_drop
+from steps.models import drop_path, last_block, row_drop
 from steps.models.tokens import encode
 from tests.unit.models.vits import noisy_vit
 
@@ -42,14 +42,16 @@ def _equal(vit: nn.Module, ours: Callable[[], Tensor], plain: Callable[[], Tenso
 )
 def test_the_class_token_is_that_of_the_whole_block(changes: dict[str, object]) -> None:
     vit, tokens = noisy_vit(**changes), torch.randn(3, 17, 32)
-    _equal(vit, lambda: reading.encode_read(vit, tokens), lambda: encode(vit, tokens)[:, 0])
+    _equal(vit, lambda: last_block.encode_read(vit, tokens), lambda: encode(vit, tokens)[:, 0])
 
 
 def test_some_tokens_are_those_of_the_whole_block_as_many_as_each_sample_reads() -> None:
     vit, tokens = noisy_vit(), torch.randn(3, 17, 32)
     read = torch.rand(3, 17) < 0.3
     read[1] = False
-    _equal(vit, lambda: reading.encode_read(vit, tokens, read), lambda: encode(vit, tokens)[read])
+    _equal(
+        vit, lambda: last_block.encode_read(vit, tokens, read), lambda: encode(vit, tokens)[read]
+    )
 
 
 def test_places_that_are_not_read_are_zero() -> None:
@@ -57,7 +59,9 @@ def test_places_that_are_not_read_are_zero() -> None:
     read = torch.rand(3, 16) < 0.3
     whole = vit.norm(encode(vit, tokens))
     whole[:, 1:] *= read.unsqueeze(2)
-    torch.testing.assert_close(reading.normed_read(vit, tokens, read), whole, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        last_block.normed_read(vit, tokens, read), whole, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_drop_path_by_samples_is_that_of_whole_blocks() -> None:
@@ -75,8 +79,8 @@ def test_drop_path_by_samples_is_that_of_whole_blocks() -> None:
         return hidden
 
     _equal(vit, lambda: encode(vit, tokens, keep), plain)
-    _equal(vit, lambda: reading.encode_read(vit, tokens, keep=keep), lambda: plain()[:, 0])
-    _equal(vit, lambda: reading.encode_read(vit, tokens, read, keep), lambda: plain()[read])
+    _equal(vit, lambda: last_block.encode_read(vit, tokens, keep=keep), lambda: plain()[:, 0])
+    _equal(vit, lambda: last_block.encode_read(vit, tokens, read, keep), lambda: plain()[read])
 
 
 def test_a_kept_share_of_the_samples_is_all_that_a_branch_computes() -> None:
@@ -96,7 +100,7 @@ def test_drop_path_by_rows_is_that_of_whole_blocks() -> None:
     read = torch.rand(6, 17) < 0.3
     _equal(
         vit,
-        lambda: reading.encode_read(vit, tokens, read, gates=gates),
+        lambda: last_block.encode_read(vit, tokens, read, gates=gates),
         lambda: row_drop.encode(vit, tokens, gates)[read],
     )
 
@@ -106,7 +110,7 @@ def test_the_last_block_costs_no_keys_and_values_for_one_query() -> None:
     with FlopCounterMode(display=False) as whole:
         encode(vit, tokens)
     with FlopCounterMode(display=False) as part:
-        reading.encode_read(vit, tokens)
+        last_block.encode_read(vit, tokens)
     linear = 2 * 1001 * 32**2
     # Logits and sums of tokens, for each head over the whole width, are what is left.
     assert part.get_total_flops() < 0.2 * linear < 0.02 * whole.get_total_flops()
@@ -116,4 +120,4 @@ def test_a_block_of_another_kind_is_computed_whole() -> None:
     vit = noisy_vit(attn_layer="diff")
     tokens = torch.randn(3, 17, 32)
     expected = encode(vit, tokens)[:, 0]
-    torch.testing.assert_close(reading.encode_read(vit, tokens), expected)
+    torch.testing.assert_close(last_block.encode_read(vit, tokens), expected)

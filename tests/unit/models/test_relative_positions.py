@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.models.relative_positions import cubic_spline, grid_of, resize_relative_table
+from steps.models.positions import cubic_spline, grid_of, resize_relative_table
 
 
 def test_a_cubic_polynomial_is_met_between_uneven_points() -> None:

@@ -113,7 +113,7 @@ def test_a_program_that_knows_the_stem_alone_loads_it(tmp_path: Path) -> None:
     with publish(out, node="pretrain", params={}, inputs={}) as draft:
         save_backbone(_resnet(), Backbone(**RESNET), draft.path, mean=[0.5] * 3, std=[0.5] * 3)
     program = (
-        "import timm, steps.models.small_stem; "
+        "import timm, steps.models.backbones; "
         f"print(timm.create_model('local-dir:{out}', pretrained=True).num_features)"
     )
     done = subprocess.run(

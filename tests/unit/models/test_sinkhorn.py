@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.models.sinkhorn import sinkhorn_knopp
+from steps.models.center import sinkhorn_knopp
 from tests.golden.ranks import on_ranks
 
 

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import LayerScale
 from torch import nn
 
 from steps.command import UserError
-from steps.models import token_layout
+from steps.models import dinov2_vit
 from steps.models.backbones import create_backbone, save_backbone
 from steps.models.positions import Resizing, resize_table
 from steps.models.tokens import embed, encode
@@ -38,7 +38,7 @@ def _backbone(arguments: dict[str, Any], size: int = 32) -> Backbone:
 
 def _trained(arguments: dict[str, Any]) -> Any:
     torch.manual_seed(0)
-    vit = token_layout.for_training(create_backbone(_backbone(arguments)))
+    vit = dinov2_vit.for_training(create_backbone(_backbone(arguments)))
     for parameter in vit.parameters():
         nn.init.normal_(parameter, std=0.3)
     return vit
@@ -50,7 +50,7 @@ def test_the_artifact_gives_the_features_of_the_trained_one(
 ) -> None:
     vit = _trained(arguments)
     save_backbone(
-        token_layout.as_timm(vit), _backbone(arguments), tmp_path, mean=[0.5] * 3, std=[0.2] * 3
+        dinov2_vit.as_timm(vit), _backbone(arguments), tmp_path, mean=[0.5] * 3, std=[0.2] * 3
     )
     loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=0).eval()
     images = torch.randn(2, 3, 32, 32)
@@ -65,7 +65,7 @@ def test_the_artifact_gives_the_features_of_the_trained_one(
 def test_the_trained_one_stays_as_it_is() -> None:
     vit = _trained(REGISTERS)
     before = {name: tensor.clone() for name, tensor in vit.state_dict().items()}
-    twin = token_layout.as_timm(vit)
+    twin = dinov2_vit.as_timm(vit)
     assert twin.pos_embed.shape[1] == 16
     assert vit.pos_embed.shape[1] == 17
     after = vit.state_dict()
@@ -80,7 +80,7 @@ def test_registers_get_no_position() -> None:
 
 
 def test_a_gated_mlp_starts_from_random_weights_on_both_sides() -> None:
-    vit = token_layout.for_training(create_backbone(_backbone(GATED)))
+    vit = dinov2_vit.for_training(create_backbone(_backbone(GATED)))
     gate, value = vit.blocks[0].mlp.fc1.weight.chunk(2)
     assert vit.blocks[0].mlp.fc2.weight.shape == (24, 64)
     for half in (gate, value):
@@ -91,7 +91,7 @@ def test_a_gated_mlp_starts_from_random_weights_on_both_sides() -> None:
 def test_registers_with_positions_are_refused() -> None:
     vit = create_backbone(_backbone({"reg_tokens": 2}))
     with pytest.raises(UserError, match="no_embed_class: true"):
-        token_layout.for_training(vit)
+        dinov2_vit.for_training(vit)
 
 
 @pytest.mark.parametrize("arguments", [PLAIN, REGISTERS], ids=["plain", "registers"])
@@ -100,10 +100,10 @@ def test_resizing_once_equals_resizing_at_every_step(arguments: dict[str, Any]) 
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         before = embed(vit, images, resizing=resizing)
-        token_layout.resize(vit, 48, resizing)
+        dinov2_vit.resize(vit, 48, resizing)
         torch.testing.assert_close(embed(vit, images), before)
     assert vit.pos_embed.requires_grad
-    assert token_layout.as_timm(vit).patch_embed.img_size == (48, 48)
+    assert dinov2_vit.as_timm(vit).patch_embed.img_size == (48, 48)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.1])
@@ -127,7 +127,7 @@ def test_resizing_is_interpolation(offset: float, antialias: bool, grid: tuple[i
 def test_a_backbone_gets_what_the_params_add(ffn: Any, registers: int, layer_scale: float) -> None:
     plain = _backbone({"embed_dim": 36, "num_heads": 3})
     options = DINOv2Backbone(layer_scale=layer_scale, registers=registers, ffn=ffn)
-    vit = create_backbone(token_layout.as_dinov2(plain, options))
+    vit = create_backbone(dinov2_vit.as_dinov2(plain, options))
     assert (vit.embed_dim, len(vit.blocks), vit.blocks[0].attn.num_heads) == (36, 2, 3)
     assert vit.num_prefix_tokens == 1 + registers
     scaled = isinstance(vit.blocks[0].ls1, LayerScale)
@@ -140,5 +140,5 @@ def test_a_backbone_gets_what_the_params_add(ffn: Any, registers: int, layer_sca
 def test_the_giant_has_the_published_width() -> None:
     # Reference: timm's vit_giant_patch14_dinov2, hidden_features 4096.
     plain = _backbone({"embed_dim": 1536, "num_heads": 24})
-    args = token_layout.as_dinov2(plain, DINOv2Backbone(ffn="swiglu")).model_args
+    args = dinov2_vit.as_dinov2(plain, DINOv2Backbone(ffn="swiglu")).model_args
     assert int(1536 * args["mlp_ratio"]) == 2 * 4096

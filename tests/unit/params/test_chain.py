@@ -11,9 +11,8 @@ from steps.command import UserError
 from steps.params.chain import Node, Pretraining, Tokenizer, follow
 from steps.params.load import load
 from steps.params.plan import Plan
-from steps.params.recipe import Recipe
-from steps.params.teacher import Teacher
-from steps.params.tokenizers.recipe import TokenizerRecipe
+from steps.params.recipe import Recipe, Teacher
+from steps.params.tokenizers import TokenizerRecipe
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 

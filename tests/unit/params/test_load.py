@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from steps.command import UserError
-from steps.models.official.layouts import LAYOUTS
+from steps.official.formats import LAYOUTS
 from steps.params.chain import Pretraining
 from steps.params.experiment import Experiment
 from steps.params.imported import Format

@@ -14,7 +14,7 @@ import yaml
 from steps.command import UserError
 from steps.params.load import load
 from steps.params.plan import Plan
-from steps.params.resources import Resources, ResourceTable
+from steps.params.tasks import Resources, ResourceTable
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 

@@ -9,7 +9,7 @@ import pytest
 
 from steps.command import UserError
 from steps.params.plan import Plan
-from steps.params.scaling import Scaling
+from steps.params.recipe import Scaling
 from tests.scenery import RECIPES, Scenery
 
 GRID = {"methods": ["mae"], "lengths": [0.5, 2], "data_shares": [0.125, 1]}

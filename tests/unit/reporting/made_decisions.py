@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from steps.artifacts import Record
-from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import digest_value
 from steps.reporting.decided import DECISIONS_SCHEMA, IMAGES_SCHEMA
 from steps.reporting.source import Source
 

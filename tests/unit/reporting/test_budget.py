@@ -9,10 +9,9 @@ import pytest
 from steps.params.budget import Budget
 from steps.params.experiment import Experiment
 from steps.report import study_of
-from steps.reporting.budget import budget_note
 from steps.reporting.collect import collect
 from steps.reporting.explain import file_text
-from steps.reporting.markdown import page
+from steps.reporting.markdown import budget_note, page
 from steps.reporting.source import Grown, Source, make_source, read_source, source_files
 from steps.reporting.tables import ranking_table, summarize
 from tests.unit.reporting.synthetic import build

@@ -8,8 +8,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from steps.command import UserError
-from steps.reporting.canvas import DRAWN_WITH
 from steps.reporting.check import LEVELS, check_report
+from steps.reporting.figures import DRAWN_WITH
 from steps.reporting.render import write_report
 from tests.unit.reporting.synthetic import Synthetic
 

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from steps.params.families import FAMILIES
-from steps.reporting.cues.section import FILE, bias_table, cues_section, evaluations, shape_bias
+from steps.params.methods.families import FAMILIES
+from steps.reporting.cues import FILE, bias_table, cues_section, evaluations, shape_bias
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation
 from steps.reporting.tables import ABSENT, summarize

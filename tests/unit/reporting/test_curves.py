@@ -8,7 +8,7 @@ import pytest
 
 from steps.artifacts import publish, read_manifest
 from steps.command import UserError
-from steps.reporting.curves import METRICS, MOST_POINTS, read_curve, thinned
+from steps.reporting.collect import METRICS, MOST_POINTS, read_curve, thinned
 from tests.unit.reporting.synthetic import Synthetic, write_backbone
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steps.reporting.canvas import DRAWN_WITH
-from steps.reporting.figures import curves_figure, ranking_figure
+from steps.reporting.figures import DRAWN_WITH, curves_figure, ranking_figure
 from steps.reporting.source import CURVES_SCHEMA
 from steps.reporting.tables import summarize
 from tests.unit.reporting.synthetic import KINDS, Synthetic, write_task

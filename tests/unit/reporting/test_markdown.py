@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from steps.artifacts.provenance import CodeVersion
+from steps.artifacts.manifest import CodeVersion
 from steps.reporting.check import check_report
 from steps.reporting.explain import explain
 from steps.reporting.markdown import page

@@ -12,13 +12,14 @@ from PIL import Image
 from steps.artifacts import publish
 from steps.command import UserError
 from steps.reporting.check import check_report
-from steps.reporting.gallery import KINDS, gallery
 from steps.reporting.pictures import (
     FOLDER,
+    KINDS,
     LIMIT,
     PICTURES,
     check_pictures,
     collect_pictures,
+    gallery,
     read_pictures,
     reduced,
 )

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from steps.reporting.quantities import duration, flops_unit, measured, plural, significant
+from steps.reporting.text import duration, flops_unit, measured, plural, significant
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.params.tokenizers import DalleParams
 from steps.tokenizers.dalle import DVAETraining, gumbel, log_likelihood

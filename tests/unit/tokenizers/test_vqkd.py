@@ -10,11 +10,10 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional as F
 
-from steps.engine.schedules import Progress
+from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.models.backbones import create_backbone
-from steps.models.normalisation import PIXELS, Renormalise
-from steps.models.teacher import Teacher
+from steps.models.teacher import PIXELS, Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.tokenizers import VQKDParams
 from steps.tokenizers.vqkd import VQKD

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from steps.command import UserError
-from steps.models.official.files import Shell, read_file, tensors_in
+from steps.official.files import Shell, read_file, tensors_in
 
 
 class Payload:

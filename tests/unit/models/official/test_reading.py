@@ -14,9 +14,8 @@ from torch import Tensor
 
 from steps.command import UserError
 from steps.methods.supervised import Supervised
-from steps.models.official.reading import Imported, read_backbone
-from steps.models.positions import Resizing, resize_table
-from steps.models.relative_positions import resize_relative_table
+from steps.models.positions import Resizing, resize_relative_table, resize_table
+from steps.official.read import Imported, read_backbone
 from steps.params.methods import SupervisedParams
 from tests.processes import REPOSITORY
 

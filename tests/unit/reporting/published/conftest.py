@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from steps.artifacts import Record
-from steps.artifacts.digest import digest_value
+from steps.artifacts.manifest import digest_value
 from steps.reporting.published.data import MATCHING, RANKING, RESULTS
 from steps.reporting.source import (
     CURVES_SCHEMA,

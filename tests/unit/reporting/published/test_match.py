@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from steps.params.plan import PROTOCOLS
-from steps.reporting.published.data import read_published
-from steps.reporting.published.match import beside_pair, beside_place, measurements_beside
+from steps.reporting.published.data import (
+    beside_pair,
+    beside_place,
+    measurements_beside,
+    read_published,
+)
 from tests.processes import REPOSITORY
 from tests.unit.reporting.published.conftest import COCO, IMAGENET, PUBLISHED, Add
 

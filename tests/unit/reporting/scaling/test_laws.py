@@ -8,13 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from steps.reporting.scaling import laws
+from steps.reporting.scaling import study
 from steps.reporting.scaling.study import frontier
 
 
 def test_an_exact_law_is_found() -> None:
     compute = [1e12, 3e12, 1e13, 1e14]
-    law = laws.fit([80 * (c / 1e12) ** -0.25 for c in compute], compute)
+    law = study.fit([80 * (c / 1e12) ** -0.25 for c in compute], compute)
     assert law is not None
     assert law.exponents == pytest.approx((0.25,))
     assert law.deviations == pytest.approx((0.0,), abs=1e-9)
@@ -27,7 +27,7 @@ def test_of_several_axes_each_has_its_own_exponent() -> None:
     grid = [(s, i, e) for s in (1e6, 4e6) for i in (1e3, 5e3) for e in (2.0, 8.0)]
     size, images, epochs = zip(*grid, strict=True)
     errors = [900 * s**-0.1 * i**-0.2 * e**-0.3 for s, i, e in grid]
-    law = laws.fit(errors, size, images, epochs)
+    law = study.fit(errors, size, images, epochs)
     assert law is not None
     assert law.exponents == pytest.approx((0.1, 0.2, 0.3))
     assert law.at(1e6, 1e3, 2.0) == pytest.approx(errors[0])
@@ -38,7 +38,7 @@ def test_deviation_is_that_of_a_regression() -> None:
     rng = np.random.default_rng(0)
     x = np.linspace(27.0, 33.0, 12)
     y = 4.0 - 0.2 * x + rng.normal(0, 0.05, 12)
-    law = laws.fit(np.exp(y).tolist(), np.exp(x).tolist())
+    law = study.fit(np.exp(y).tolist(), np.exp(x).tolist())
     assert law is not None
     slope, intercept = np.polyfit(x, y, 1)
     left = y - slope * x - intercept
@@ -58,28 +58,28 @@ def test_deviation_is_that_of_a_regression() -> None:
     ],
 )
 def test_what_cannot_be_fitted_is_not(errors: list[float], axes: list[list[float]]) -> None:
-    assert laws.fit(errors, *axes) is None
+    assert study.fit(errors, *axes) is None
 
 
 def test_laws_cross_where_they_tell_the_same() -> None:
     steep, flat = (
-        laws.Law(scale, (exponent,), (0.01,), r2=1.0, runs=5)
+        study.Law(scale, (exponent,), (0.01,), r2=1.0, runs=5)
         for scale, exponent in ((4000.0, 0.2), (250.0, 0.1))
     )
-    met = laws.crossing(steep, flat)
+    met = study.crossing(steep, flat)
     assert met is not None
     assert met.flops == pytest.approx((4000 / 250) ** 10)
     assert steep.at(met.flops) == pytest.approx(flat.at(met.flops))
     assert met.sure
-    unsure = laws.crossing(laws.Law(4000.0, (0.2,), (0.06,), 1.0, 5), flat)
+    unsure = study.crossing(study.Law(4000.0, (0.2,), (0.06,), 1.0, 5), flat)
     assert unsure is not None
     assert not unsure.sure
-    assert laws.crossing(flat, flat) is None
+    assert study.crossing(flat, flat) is None
 
 
 def test_an_exponent_without_a_deviation_is_not_told_apart() -> None:
-    exact = laws.Law(4000.0, (0.2,), (math.nan,), 1.0, 2)
-    met = laws.crossing(exact, laws.Law(250.0, (0.1,), (0.01,), 1.0, 5))
+    exact = study.Law(4000.0, (0.2,), (math.nan,), 1.0, 2)
+    met = study.crossing(exact, study.Law(250.0, (0.1,), (0.01,), 1.0, 5))
     assert met is not None
     assert not met.sure
 
@@ -89,8 +89,8 @@ def test_budgets_lie_where_all_methods_have_runs() -> None:
         "a": pl.DataFrame({"flops": [1.0, 10.0, 100.0]}),
         "b": pl.DataFrame({"flops": [4.0, 400.0]}),
     }
-    assert laws.budgets(runs, 3) == pytest.approx([4.0, 20.0, 100.0])
-    assert laws.budgets({**runs, "c": pl.DataFrame({"flops": [1e3, 1e4]})}) == []
+    assert study.budgets(runs, 3) == pytest.approx([4.0, 20.0, 100.0])
+    assert study.budgets({**runs, "c": pl.DataFrame({"flops": [1e3, 1e4]})}) == []
 
 
 def test_the_frontier_is_what_no_cheaper_run_beats() -> None:

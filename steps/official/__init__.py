@@ -1,0 +1,1 @@
+"""Weights of official implementations: their names, file formats and reader."""

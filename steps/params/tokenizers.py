@@ -1,0 +1,221 @@
+"""Params of tokenizers, the discrete VAE of DALL-E and VQ-KD, and how each is made."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from steps.params.base import Count, Momentum, NotNegative, Params, Positive
+from steps.params.methods.method import Need
+from steps.params.names import Below
+from steps.params.recipe import Teacher, Training, check_needs
+
+__all__ = ["DalleParams", "TokenizerParams", "VQKDParams"]
+
+# --- What the params of all tokenizers have in common
+
+
+class Tokenizer(Params):
+    """Params of a tokenizer, which turns an image into a grid of visual tokens."""
+
+    takes_teacher: ClassVar[Need] = "none"
+    official_files: ClassVar[tuple[str, ...]]
+    """The files of official weights, by the part of the network that each holds."""
+    name: str
+    image_size: Count
+    """The side in pixels of the images that it is trained on."""
+
+    @property
+    def token_pixels(self) -> int:
+        """The side in pixels of what a token stands for."""
+        raise NotImplementedError
+
+    def check_batch(self, batch: int) -> None:
+        """Raise ValueError if a batch of so many images is too small to start from."""
+
+    def check_trained(self, trained: bool) -> None:
+        """Raise ValueError if the params do not fit a tokenizer that is, or is not, trained."""
+
+
+# --- Params of the discrete VAE of DALL-E
+
+
+class Anneal(Params):
+    """A value that a half cosine takes from ``start`` to ``end``, where it stays."""
+
+    start: NotNegative
+    end: NotNegative
+    epochs: Positive
+
+
+class DalleTraining(Params):
+    """How a discrete VAE is trained (arXiv:2102.12092, appendix A.2)."""
+
+    temperature: Anneal
+    """Of the Gumbel-softmax relaxation."""
+    kl_weight: Anneal
+    """Beta, the weight of KL(q || uniform) summed over tokens, against the negative log likelihood
+    summed over pixels and channels."""
+    momentum: Momentum = 0.999
+    """Of the moving average of the weights, which is what is kept."""
+
+
+class DalleNetwork(Params):
+    """Widths of the encoder or the decoder: four groups of residual blocks."""
+
+    hidden: Count
+    """Width of the group next to the image; the others are 2, 4 and 8 times as wide."""
+    blocks_per_group: Count
+
+    @model_validator(mode="after")
+    def _quarters(self) -> DalleNetwork:
+        if self.hidden % 4:
+            raise ValueError(f"hidden {self.hidden} is not a multiple of 4")
+        return self
+
+
+class DalleDecoder(DalleNetwork):
+    """The decoder's widths."""
+
+    input: Count
+    """Width of its first layer, which reads the tokens."""
+
+
+class DalleParams(Tokenizer):
+    """The discrete VAE of DALL-E (arXiv:2102.12092), a token for 8 x 8 pixels."""
+
+    official_files = ("encoder", "decoder")
+    name: Literal["dalle"]
+    vocab_size: Count
+    encoder: DalleNetwork
+    decoder: DalleDecoder
+    logit_laplace_eps: Positive = 0.1
+    """Pixels are mapped from [0, 1] to [eps, 1 - eps]."""
+    learning: DalleTraining | None = None
+
+    @property
+    def token_pixels(self) -> int:
+        """Three of the four groups halve the image."""
+        return 8
+
+    def check_trained(self, trained: bool) -> None:
+        """Annealing belongs to training."""
+        if trained and self.learning is None:
+            raise ValueError("tokenizer dalle is trained by the key 'tokenizer.learning': add it")
+        if not trained and self.learning is not None:
+            raise ValueError("official weights are not trained: remove 'tokenizer.learning'")
+
+
+# --- Params of vector-quantised knowledge distillation
+
+
+class Transformer(Params):
+    """A plain vision transformer with a learnt position table."""
+
+    embed_dim: Count
+    depth: Count
+    num_heads: Count
+    mlp_ratio: Positive = 4.0
+
+    @model_validator(mode="after")
+    def _divides(self) -> Transformer:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads")
+        return self
+
+
+class VQKDParams(Tokenizer):
+    """The tokenizer of BEiT v2 (arXiv:2208.06366), a token for each patch."""
+
+    takes_teacher = "required"
+    official_files = ("model",)
+    name: Literal["vqkd"]
+    patch_size: Count
+    encoder: Transformer
+    decoder: Transformer
+    codes: Count
+    code_dim: Count
+    projected: bool = False
+    """Take the teacher's patch features after its projection into the space that it shares with
+    text (clip alone has one), as BEiT v2 does."""
+    ema_decay: Momentum = 0.99
+    """Of the codebook."""
+    kmeans_init: bool = True
+    """Start the codebook from clusters of the first batch."""
+    commitment: NotNegative = 1.0
+    """Beta, the weight of the distance between features and codes."""
+    rec_loss_type: Literal["cosine"] = "cosine"
+    process_type: Literal["default", "imagenet_norm"] = "default"
+    """default: pixels from -1 to 1; imagenet_norm: mean and deviation of ImageNet taken out."""
+
+    @property
+    def token_pixels(self) -> int:
+        """A patch."""
+        return self.patch_size
+
+    def check_batch(self, batch: int) -> None:
+        """k-means finds a code in the first batch for each that it starts."""
+        features = batch * (self.image_size // self.patch_size) ** 2
+        if self.kmeans_init and features < self.codes:
+            raise ValueError(
+                f"training.batch_size {batch}: its {features:,} patches are fewer than the "
+                f"{self.codes:,} codes that k-means starts from them; take a larger batch, fewer "
+                "codes, or kmeans_init: false"
+            )
+
+    @model_validator(mode="after")
+    def _fits(self) -> VQKDParams:
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+            )
+        return self
+
+
+# --- Params of tokenizers: one file a kind, all of them in the union that a tokenizer's file takes
+
+
+TokenizerParams = Annotated[DalleParams | VQKDParams, Field(discriminator="name")]
+
+
+# --- A tokenizer with how it is made: trained, or read from official weights
+
+
+class TokenizerRecipe(Params):
+    """``params/tokenizers/<regime>/<tokenizer>.yaml``."""
+
+    tokenizer: TokenizerParams
+    official: dict[str, Below] | None = None
+    """Files of official weights below the data root, by the part that each holds: they are read
+    instead of training."""
+    teacher: Teacher | None = None
+    training: Training | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TokenizerRecipe:
+        params = self.tokenizer
+        trained = self.training is not None
+        if trained == (self.official is not None):
+            raise ValueError("one of the keys 'official' and 'training' is needed, not both")
+        params.check_trained(trained)
+        check_needs(
+            f"tokenizer {params.name}" + ("" if trained else " with official weights"),
+            {"teacher": params.takes_teacher if trained else "none"},
+            {"teacher": self.teacher},
+        )
+        if self.official is not None and set(self.official) != set(params.official_files):
+            raise ValueError(
+                f"official names the files {', '.join(self.official)}; tokenizer {params.name} "
+                f"takes {', '.join(params.official_files)}"
+            )
+        if self.training is not None:
+            params.check_batch(self.training.batch_size)
+            views = sum(view.count for view in self.training.views)
+            if views != 1:
+                raise ValueError(f"training.views gives {views} views an image; it takes one")
+            self.training.check_second_images(f"tokenizer {params.name}", wanted=False)
+            self.training.check_final_phase(f"tokenizer {params.name}", allowed=False)
+            if self.training.normalise is not None:
+                raise ValueError("a tokenizer takes pixels in 0 to 1: remove training.normalise")
+        return self
