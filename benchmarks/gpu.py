@@ -28,7 +28,7 @@ from steps.data.views import normalise
 from steps.engine.devices import launch
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.watch import flops_per_image
-from steps.methods import Batch, Surroundings, backbone_for, build_method
+from steps.methods import Batch, MethodContext, backbone_for, build_method
 from steps.models import last_block
 from steps.models.backbones import create_backbone, depth
 from steps.params.backbone import Backbone
@@ -122,7 +122,7 @@ def build(
     assert training is not None
     torch.manual_seed(0)
     vit = create_backbone(backbone_for(recipe.method, backbone))
-    around = Surroundings(views=len(all_sides), sides=all_sides, num_classes=1000)
+    around = MethodContext(views=len(all_sides), sides=all_sides, num_classes=1000)
     method = build_method(recipe.method, vit, around).to(fabric.device).train()
     optimizer = build_optimizer(method, training.optimizer, depth(vit), 1e-4)
     views = [
@@ -145,7 +145,7 @@ def build(
         return Batch(on_device, labels[rows].to(fabric.device, non_blocking=True)), chosen
 
     def step() -> torch.Tensor:
-        set_rates(optimizer, 1e-4, 0.05, method.held(PROGRESS))
+        set_rates(optimizer, 1e-4, 0.05, method.with_zero_lr(PROGRESS))
         method.before_step(PROGRESS)
         with fabric.autocast():
             loss = method(*batch(slice(None)), PROGRESS)["loss"]

@@ -42,7 +42,7 @@ from benchmarks.result import Result
 from steps.core.schedules import Progress
 from steps.engine.devices import keep_freed_memory
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
-from steps.methods import Batch, Surroundings, backbone_for, build_method
+from steps.methods import Batch, MethodContext, backbone_for, build_method
 from steps.models.backbones import create_backbone, depth
 from steps.params.backbone import Backbone
 from steps.params.load import load
@@ -125,7 +125,7 @@ class Ours:
 
     def __init__(self, case: Case) -> None:
         torch.manual_seed(0)
-        around = Surroundings(len(case.sides), tuple(case.sides), num_classes=CLASSES)
+        around = MethodContext(len(case.sides), tuple(case.sides), num_classes=CLASSES)
         backbone = create_backbone(case.backbone)
         self.method = build_method(case.params, backbone, around)
         optimizer = Optimizer(name="adamw", lr=LR, weight_decay=DECAY)
@@ -140,7 +140,7 @@ class Ours:
         return self.method(self.batch, self.draws, PROGRESS)["loss"]
 
     def __call__(self) -> None:
-        set_rates(self.optimizer, LR, DECAY, self.method.held(PROGRESS))
+        set_rates(self.optimizer, LR, DECAY, self.method.with_zero_lr(PROGRESS))
         self.loss().backward()
         if (clip := self.clip) is not None:
             apart = self.method.submodules() if clip.scope == "submodule" else [self.method]

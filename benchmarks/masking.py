@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.result import Result
 from steps.core.schedules import Progress
-from steps.methods import Batch, Surroundings, build_method
+from steps.methods import Batch, MethodContext, build_method
 from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE
 from steps.methods.method import Draws
@@ -64,7 +64,7 @@ def build(method: str, backbone: str, ratio: float) -> Masked:
     params = recipe.method.model_copy(update={"mask_ratio": ratio})
     torch.manual_seed(0)
     vit = create_backbone(load(REPOSITORY / f"params/backbones/{backbone}.yaml", Backbone))
-    built = build_method(params, vit, Surroundings(views=1))
+    built = build_method(params, vit, MethodContext(views=1))
     assert isinstance(built, Masked)
     return built
 

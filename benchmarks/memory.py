@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from benchmarks.result import Result
 from steps.core.schedules import Progress
 from steps.engine.gradient_cache import Chunk, cached_backward
-from steps.methods import Batch, JointMethod, Surroundings, build_method
+from steps.methods import Batch, BatchCoupledMethod, MethodContext, build_method
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
@@ -89,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-def _gradients(fabric: Fabric, method: JointMethod, chunks: list[Chunk]) -> None:
+def _gradients(fabric: Fabric, method: BatchCoupledMethod, chunks: list[Chunk]) -> None:
     """As the loop does it: by caching where there is more than one chunk."""
     if len(chunks) > 1:
         cached_backward(fabric, method, chunks, PROGRESS, where="benchmark")
@@ -103,7 +103,7 @@ def _gradients(fabric: Fabric, method: JointMethod, chunks: list[Chunk]) -> None
 
 def _method_and_chunks(
     fabric: Fabric, arguments: argparse.Namespace
-) -> tuple[JointMethod, list[Chunk]]:
+) -> tuple[BatchCoupledMethod, list[Chunk]]:
     """The recipe's method on the device, and random images in equal chunks."""
     torch.manual_seed(0)
     recipe, backbone = load(arguments.recipe, Recipe), load(arguments.backbone, Backbone)
@@ -113,9 +113,9 @@ def _method_and_chunks(
         for view in recipe.training.views
         for _ in range(view.count)
     ]
-    around = Surroundings(views=len(sizes))
+    around = MethodContext(views=len(sizes))
     method = fabric.to_device(build_method(recipe.method, create_backbone(backbone), around))
-    assert isinstance(method, JointMethod), "the loss of this method does not couple samples"
+    assert isinstance(method, BatchCoupledMethod), "the loss of this method does not couple samples"
     draws = method.sample(arguments.batch, torch.Generator().manual_seed(0))
     views = [torch.randn(arguments.batch, 3, size, size) for size in sizes]
     chunks = []

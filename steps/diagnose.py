@@ -29,7 +29,7 @@ from steps.data.loader import EvaluationViews
 from steps.data.views import normalise
 from steps.diagnosis import codebook, positions, reconstructions, tokens
 from steps.diagnosis.restore import restore
-from steps.diagnosis.sheet import Drawing, Look
+from steps.diagnosis.sheet import Denormaliser, Drawing
 from steps.methods import Method
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
@@ -85,7 +85,7 @@ def draw_tokenizer(arguments: argparse.Namespace) -> Drawing:
     tokenizer = load_tokenizer(arguments.tokenizer).network
     side = json.loads((arguments.tokenizer / CONFIG).read_bytes())["tokenizer"]["image_size"]
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
-    return codebook.draw(tokenizer, held_out_images(views, arguments.images, Look(*PIXELS)))
+    return codebook.draw(tokenizer, held_out_images(views, arguments.images, Denormaliser(*PIXELS)))
 
 
 def draw_method(arguments: argparse.Namespace) -> Drawing:
@@ -96,7 +96,10 @@ def draw_method(arguments: argparse.Namespace) -> Drawing:
     """
     method = restore(arguments.backbone, arguments.tokenizer)
     seed = read_manifest(arguments.backbone).seed or 0
-    look, side = Look(*normalisation(arguments.backbone)), method.exported().patch_embed.img_size[0]
+    look, side = (
+        Denormaliser(*normalisation(arguments.backbone)),
+        method.export_backbone().patch_embed.img_size[0],
+    )
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
     batches = held_out(method, views, arguments.images, look, seed)
     match method:
@@ -105,7 +108,7 @@ def draw_method(arguments: argparse.Namespace) -> Drawing:
         case DropPos() | MP3():
             return positions.draw(method, batches, look)
         case BEiT() | BEiT2():
-            patches = side // method.exported().patch_embed.patch_size[0]
+            patches = side // method.export_backbone().patch_embed.patch_size[0]
             second = patches * method.tokenizer.token_pixels
             views = EvaluationViews(arguments.data, "val", second, crop_fraction=1.0)
             images = held_out_images(views, arguments.images, look)
@@ -118,7 +121,7 @@ def draw_method(arguments: argparse.Namespace) -> Drawing:
 
 
 def held_out(
-    method: Method, views: EvaluationViews, most: int, look: Look, seed: int
+    method: Method, views: EvaluationViews, most: int, look: Denormaliser, seed: int
 ) -> Iterator[tuple[Tensor, Draws]]:
     """Evenly spaced images of a split, normalised, with the method's choices for them."""
     draws = method.sample(min(most, len(views)), generator(seed, "diagnose"))
@@ -129,7 +132,7 @@ def held_out(
         start += len(images)
 
 
-def held_out_images(views: EvaluationViews, most: int, look: Look) -> Iterator[Tensor]:
+def held_out_images(views: EvaluationViews, most: int, look: Denormaliser) -> Iterator[Tensor]:
     """Evenly spaced images of a split, normalised."""
     chosen = torch.linspace(0, len(views) - 1, min(most, len(views))).round().long()
     for part in chosen.split(BATCH):

@@ -22,7 +22,7 @@ from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
-from steps.evaluation.layout import Seen, look_at, overlaps, share_inside
+from steps.evaluation.layout import AttentionMaps, look_at, overlaps, share_inside
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import sized
 from steps.params.load import load
@@ -53,7 +53,7 @@ def main() -> None:
     claim_gpu()
     vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
     mean, std = normalisation(arguments.backbone)
-    seen: Seen = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
+    seen: AttentionMaps = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
     indices = overlaps(seen, protocol.mass)
     head = int(indices.mean(dim=0).argmax())
     values = {

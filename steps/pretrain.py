@@ -43,7 +43,7 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome, fit
 from steps.engine.watch import METRICS, TIMING
 from steps.evaluation.online import KNNWatch
-from steps.methods import Surroundings, backbone_for, build_method, initialise_untrained
+from steps.methods import MethodContext, backbone_for, build_method, initialise_untrained
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
@@ -52,7 +52,7 @@ from steps.params.budget import Budget, add_options, asked_for
 from steps.params.checks import check_backbone
 from steps.params.load import load, option
 from steps.params.methods import CLIPParams
-from steps.params.recipe import Grown, Recipe, Scaling, Training
+from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 
@@ -77,8 +77,8 @@ def main() -> None:
     backbone = load(arguments.backbone, Backbone)
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
     budget = asked_for(arguments)
-    check_behind(recipe, budget, arguments)
-    recipe, name = grown(recipe, budget, arguments)
+    check_inputs(recipe, budget, arguments)
+    recipe, name = scaled(recipe, budget, arguments)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
     if supervised:
@@ -86,7 +86,7 @@ def main() -> None:
     pretrain(recipe, name, backbone, facts, budget, arguments, started)
 
 
-def grown(
+def scaled(
     recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace
 ) -> tuple[Recipe, str]:
     """The recipe as the options change it, and how tables call the row.
@@ -107,7 +107,7 @@ def grown(
     try:
         # Checked as the same two keys of a recipe are.
         Scaling(methods=[name], lengths=[length], data_shares=[share])
-        return recipe.grown(length, share), Grown(name, length, share, budget).name
+        return recipe.scaled(length, share), ScaledRecipe(name, length, share, budget).name
     except ValidationError as error:
         raise UserError(
             "--length, --data-share",
@@ -118,7 +118,7 @@ def grown(
         raise UserError(f"{arguments.recipe}: training", str(error)) from error
 
 
-def check_behind(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
+def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
     """Teacher and tokenizer are those that the recipe names, within the budget."""
     where: Path = arguments.recipe
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
@@ -129,16 +129,16 @@ def check_behind(recipe: Recipe, budget: Budget | None, arguments: argparse.Name
     check_named("tokenizer", arguments.tokenizer, tokenizer, node="tokenizer", where=where)
 
 
-def surroundings(
+def method_context(
     training: Training,
     size: int,
     facts: DatasetFacts,
     arguments: argparse.Namespace,
     captions: Captions | None = None,
-) -> Surroundings:
+) -> MethodContext:
     """What the method may need besides its params and its backbone."""
     seen = {"mean": facts.mean, "std": facts.std}
-    return Surroundings(
+    return MethodContext(
         views=sum(view.count for view in training.views),
         sides=sides(training.views, size),
         num_classes=facts.num_classes,
@@ -184,12 +184,12 @@ def pretrain(
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
     backbone = backbone_for(recipe.method, backbone)
     captions = captions_for(recipe, arguments.data, arguments.seed, str(arguments.recipe))
-    size, around = backbone.image_size, None
+    size, context = backbone.image_size, None
     if training is not None:
-        around = surroundings(training, size, facts, arguments, captions)
+        context = method_context(training, size, facts, arguments, captions)
     with seeded(arguments.seed, "init"):
         model = create_backbone(backbone)
-        method = None if around is None else build_method(recipe.method, model, around)
+        method = None if context is None else build_method(recipe.method, model, context)
         if method is None:
             initialise_untrained(recipe.method, model)
     outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
@@ -211,7 +211,7 @@ def pretrain(
         training, flops = within_budget(training, budget, own, method, views, facts, where)
         about |= facts_within(training, behind.values())
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    scaled = (arguments.length, arguments.data_share) != (None, None)
+    is_scaled = (arguments.length, arguments.data_share) != (None, None)
     identity = identify(
         "pretrain",
         subject(about, arguments.seed),
@@ -222,7 +222,7 @@ def pretrain(
         out=arguments.out,
         # A vocabulary's params may name a file, which can change.
         further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
-        options={"length": length, "data_share": recipe.data_share} if scaled else {},
+        options={"length": length, "data_share": recipe.data_share} if is_scaled else {},
     )
     watch = None
     if training.knn is not None:
@@ -248,7 +248,7 @@ def pretrain(
         if fabric.global_rank == 0:
             with _publishing(params, arguments) as draft:
                 draft.seconds_before = place.seconds
-                trained = method.exported().cpu()
+                trained = method.export_backbone().cpu()
                 save_backbone(
                     trained,
                     backbone,

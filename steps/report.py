@@ -24,7 +24,7 @@ from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
 from steps.reporting.published.page import check_published, write_published
 from steps.reporting.render import check_folder, write_report
-from steps.reporting.source import Grown, Heading
+from steps.reporting.source import ReportSpec, ScaledRecipe
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -76,7 +76,7 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         raise UserError(
             str(results), "no such results folder", remedy=f"run the experiment {experiment}"
         )
-    heading = Heading(
+    heading = ReportSpec(
         title=params.title,
         question=params.question,
         methods=tuple(params.names),
@@ -100,17 +100,17 @@ def make(experiment: Path, results: Path, out: Path) -> None:
     write_report(source, out, *collect_pictures(heading, paths, params.pictured))
 
 
-def study_of(experiment: Experiment) -> dict[str, Grown]:
+def study_of(experiment: Experiment) -> dict[str, ScaledRecipe]:
     """The rows of a study of scale, by their names; within a budget lengths are factors on it."""
     if experiment.scaling is None:
         return {}
     rows = {}
-    for name, each in experiment.grown.items():
+    for name, each in experiment.scaled.items():
         length = each.length
         if each.budget is not None and experiment.budget is not None:
             length = float(f"{each.budget.amount / experiment.budget.amount:g}")
         if each.recipe in experiment.scaling.methods:
-            rows[name] = Grown(recipe=each.recipe, length=length, data_share=each.data_share)
+            rows[name] = ScaledRecipe(recipe=each.recipe, length=length, data_share=each.data_share)
     return rows
 
 
@@ -121,8 +121,8 @@ def text_methods(experiment: Experiment, root: Path) -> tuple[str, ...]:
         experiment: whose recipes.
         root: the params folder.
     """
-    folder, grown = root / "recipes" / experiment.regime, experiment.grown
-    stems = {name: grown[name].recipe if name in grown else name for name in experiment.recipes}
+    folder, scaled = root / "recipes" / experiment.regime, experiment.scaled
+    stems = {name: scaled[name].recipe if name in scaled else name for name in experiment.recipes}
     return tuple(
         name for name, stem in stems.items() if load(folder / f"{stem}.yaml", Recipe).method.text
     )

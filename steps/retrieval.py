@@ -19,8 +19,8 @@ from steps.command import UserError, run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import percent
-from steps.evaluation.retrieval import Sayings, answers, by_caption
-from steps.evaluation.towers import Towers
+from steps.evaluation.retrieval import CaptionIndex, answers, by_caption
+from steps.evaluation.towers import ImageTextEncoder
 from steps.models.backbones import image_size
 from steps.params.load import load
 from steps.params.protocols import Retrieval
@@ -32,7 +32,7 @@ def main() -> None:
     check_places(arguments, "retrieval", record=True, decisions=True)
     protocol = load(arguments.protocol, Retrieval)
     facts = dataset_facts(arguments.data)
-    towers = Towers(arguments.backbone)
+    towers = ImageTextEncoder(arguments.backbone)
     size = image_size(towers.method.backbone)
     views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
     if not views.images.has_captions:
@@ -41,7 +41,7 @@ def main() -> None:
         )
     claim_gpu()
     towers.to("cuda" if torch.cuda.is_available() else "cpu")
-    sayings = Sayings.of([them[: protocol.captions] for them in views.images.all_captions()])
+    sayings = CaptionIndex.of([them[: protocol.captions] for them in views.images.all_captions()])
     found = answers(
         towers.images(views, protocol.batch_size),
         towers.sentences(sayings.sentences, protocol.batch_size),

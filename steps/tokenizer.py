@@ -33,7 +33,7 @@ from steps.models.teacher import PIXELS, load_teacher
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.load import load, option
-from steps.params.recipe import Grown, Training
+from steps.params.recipe import ScaledRecipe, Training
 from steps.params.tokenizers import TokenizerRecipe
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
 from steps.tokenizers.measure import Judge, measure, warn_if_collapsed
@@ -105,7 +105,7 @@ def train(
     asked: dict[str, Params] = {"tokenizer": recipe}
     name, about, flops = str(arguments.tokenizer.stem), {}, None
     if budget is not None:
-        asked["budget"], name = budget, Grown(name, budget=budget).name
+        asked["budget"], name = budget, ScaledRecipe(name, budget=budget).name
         behind = {role: path for role, path in _inputs(arguments).items() if role != "data"}
         own, where = own_share(budget, behind), str(arguments.tokenizer)
         training, flops = within_budget(training, budget, own, method, views, facts, where)

@@ -20,7 +20,7 @@ from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.text import fill
 from steps.engine.devices import claim_gpu
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.towers import Towers
+from steps.evaluation.towers import ImageTextEncoder
 from steps.models.backbones import image_size
 from steps.params.load import load
 from steps.params.protocols import ZeroShot
@@ -33,7 +33,7 @@ def main() -> None:
     protocol = load(arguments.protocol, ZeroShot)
     facts = dataset_facts(arguments.data, labels=True)
     classes = read_manifest(arguments.data, "prepare").facts["classes"]
-    towers = Towers(arguments.backbone)
+    towers = ImageTextEncoder(arguments.backbone)
     claim_gpu()
     towers.to("cuda" if torch.cuda.is_available() else "cpu")
     size = image_size(towers.method.backbone)

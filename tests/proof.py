@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from steps.artifacts.manifest import digest_value
 
 from steps.artifacts import read_manifest, read_records
+from steps.artifacts.manifest import digest_value
 from tests.engines import dvc_nodes, snakemake_nodes
 from tests.pipeline.runs import Run, run_all
 from tests.processes import REPOSITORY, environment

@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from steps.command import UserError, run_step
-from steps.params.chain import Node, Pretraining, Tokenizer
+from steps.params.dag import Node, Pretraining, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import ROOT, Plan, experiment_file
 from steps.params.tasks import FEATURE_TASKS

@@ -10,7 +10,7 @@ from typing import Any
 
 from steps.artifacts.manifest import MANIFEST
 from steps.command import UserError
-from steps.params.chain import Node, Tokenizer
+from steps.params.dag import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import Plan, experiment_file
 from steps.params.tasks import FEATURE_TASKS

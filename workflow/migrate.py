@@ -18,7 +18,7 @@ from steps.artifacts import read_manifest, verify
 from steps.artifacts.manifest import Manifest
 from steps.artifacts.records import read_records
 from steps.command import UserError, run_step
-from steps.params.chain import Pretraining
+from steps.params.dag import Pretraining
 from steps.params.paths import RESULTS, Paths
 from steps.params.plan import ROOT, Plan
 from workflow.dvc import Stage, Stages

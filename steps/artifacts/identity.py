@@ -104,7 +104,7 @@ class Identity(BaseModel):
             module, _, name = self.models[role].partition(":")
             read: Any = load(Path(file), getattr(importlib.import_module(module), name))
             if role == "recipe" and self.options:
-                read = read.grown(**self.options)
+                read = read.scaled(**self.options)
             params[role] = decisive(read.resolved())
         inputs = {role: read_manifest(Path(path)).digest for role, path in self.paths.items()}
         return self.model_copy(

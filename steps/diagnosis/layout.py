@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steps.data.views import normalise
 from steps.diagnosis.sheet import png, sheet
-from steps.evaluation.layout import Seen, heaviest, principal_colours, to_pixels
+from steps.evaluation.layout import AttentionMaps, heaviest, principal_colours, to_pixels
 from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 from steps.params.protocols import Layout
@@ -22,7 +22,7 @@ _OUTSIDE = 0.25
 @torch.inference_mode()
 def draw(
     vit: Transformer,
-    seen: Seen,
+    seen: AttentionMaps,
     head: int,
     protocol: Layout,
     *,

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
+from steps.diagnosis.sheet import Batches, Denormaliser, Drawing, png, sheet
 from steps.methods.droppos import DropPos
 from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
@@ -42,7 +42,7 @@ class Placement:
 
 
 @torch.inference_mode()
-def draw(method: DropPos | MP3, batches: Batches, look: Look) -> Drawing:
+def draw(method: DropPos | MP3, batches: Batches, look: Denormaliser) -> Drawing:
     """Maps of the mean error by place, and some images beside themselves with each one's errors."""
     placements: list[Placement] = []
     rows: list[tuple[Tensor, ...]] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
+from steps.diagnosis.sheet import Batches, Denormaliser, Drawing, png, sheet
 from steps.methods.mae import MAE
 from steps.methods.method import Draws
 from steps.models.masked_autoencoder import images_of, patch_pixels, patch_statistics
@@ -17,7 +17,7 @@ _HIDDEN = 0.5
 
 
 @torch.inference_mode()
-def draw(method: MAE, batches: Batches, look: Look) -> Drawing:
+def draw(method: MAE, batches: Batches, look: Denormaliser) -> Drawing:
     """A row an image: itself, what the encoder saw, the reconstruction.
 
     The numbers are the mean squared error of removed pixels, in units of 0 to 1, and what it would

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
-from steps.methods import Method, Surroundings, build_method
+from steps.methods import Method, MethodContext, build_method
 from steps.methods.build import backbone_for
 from steps.models.backbones import HEADS, WEIGHTS, create_backbone, normalisation
 from steps.params.backbone import Backbone
@@ -43,10 +43,10 @@ def restore(artifact: Path, tokenizer: Path | None = None) -> Method:
     recipe = Recipe.model_validate(manifest.params["recipe"])
     backbone = Backbone.model_validate(manifest.params["backbone"])
     vit = create_backbone(backbone_for(recipe.method, backbone))
-    around = Surroundings(views=1)
+    around = MethodContext(views=1)
     if tokenizer is not None:
         mean, std = normalisation(artifact)
-        around = Surroundings(views=1, tokenizer=load_tokenizer(tokenizer, mean=mean, std=std))
+        around = MethodContext(views=1, tokenizer=load_tokenizer(tokenizer, mean=mean, std=std))
     method = build_method(recipe.method, vit, around)
     weights = {f"backbone.{name}": w for name, w in load_file(artifact / WEIGHTS).items()}
     method.load_state_dict({**weights, **load_file(artifact / HEADS)})

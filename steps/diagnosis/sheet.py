@@ -47,7 +47,7 @@ Batches = Iterable[tuple[Tensor, Draws]]
 
 
 @dataclass(frozen=True)
-class Look:
+class Denormaliser:
     """How normalised images become pixels again."""
 
     mean: Sequence[float]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from steps.diagnosis.sheet import Batches, Drawing, Look, png, sheet
+from steps.diagnosis.sheet import Batches, Denormaliser, Drawing, png, sheet
 from steps.evaluation.layout import to_pixels
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
@@ -25,7 +25,7 @@ _GOLDEN = 0.618034
 
 @torch.inference_mode()
 def draw(
-    method: BEiT | BEiT2, batches: Batches, token_images: Iterable[Tensor], look: Look
+    method: BEiT | BEiT2, batches: Batches, token_images: Iterable[Tensor], look: Denormaliser
 ) -> Drawing:
     """A row an image: itself, what the encoder saw, the tokens, and those told of hidden patches.
 

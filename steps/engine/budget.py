@@ -17,7 +17,7 @@ from steps.engine.loop import Phase, plan_phases
 from steps.engine.watch import flops_per_image
 from steps.methods.method import Batch, Method
 from steps.params.budget import Budget
-from steps.params.recipe import Grown, Teacher, Training
+from steps.params.recipe import ScaledRecipe, Teacher, Training
 
 TOLERANCE = 0.02
 """Share of a budget by which a whole number of steps may miss it."""
@@ -82,7 +82,7 @@ def named_within(stem: str, artifact: Path | None, budget: Budget | None) -> str
     if budget is None or artifact is None:
         return stem
     made = read_manifest(artifact).params.get("budget")
-    return stem if made is None else Grown(stem, budget=Budget.model_validate(made)).name
+    return stem if made is None else ScaledRecipe(stem, budget=Budget.model_validate(made)).name
 
 
 def named_teacher(
@@ -134,13 +134,13 @@ def own_share(budget: Budget, behind: Mapping[str, Path]) -> float:
     took = Spent.on(behind.values()).of(budget)
     if took == 0:  # nothing, an untrained network, or weights taken from elsewhere
         return budget.amount
-    share = budget.of_behind.amount
+    share = budget.of_inputs.amount
     if abs(took - share) > TOLERANCE * share:
         raise UserError(
             ", ".join(f"--{role} {path}" for role, path in behind.items()),
             f"took {took:.4g} {budget.unit} with what stands behind it",
             allowed=f"{share:g}, the share of {budget} that is left to it",
-            remedy=f"give what was made with {' '.join(budget.of_behind.options)}",
+            remedy=f"give what was made with {' '.join(budget.of_inputs.options)}",
         )
     return budget.amount * (1 - budget.behind)
 

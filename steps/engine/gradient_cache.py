@@ -21,7 +21,7 @@ from torch import Tensor
 from steps.core.schedules import Progress
 from steps.data.loader import refusing_batch_norm
 from steps.engine.sharding import reduce_the_rest
-from steps.methods.method import Batch, Draws, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses
 from steps.models.hooked import run_hooked
 
 Chunk = tuple[Batch, Draws]
@@ -30,7 +30,7 @@ Chunk = tuple[Batch, Draws]
 
 def cached_backward(
     fabric: Fabric,
-    method: JointMethod,
+    method: BatchCoupledMethod,
     chunks: Sequence[Chunk],
     progress: Progress,
     *,

@@ -45,7 +45,7 @@ from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.sharding import Placement, local, reduce_the_rest
 from steps.engine.watch import CollapseWatch, DataWaits, Monitor, flops_per_image
 from steps.evaluation.online import KNNWatch
-from steps.methods.method import Batch, Draws, JointMethod, Losses, Method
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
 from steps.models.hooked import run_hooked
 from steps.params.recipe import Training
 
@@ -352,7 +352,7 @@ class _Run:
         decay = optimizer_params.weight_decay
         if optimizer_params.weight_decay_end is not None:
             decay = cosine(progress, decay, optimizer_params.weight_decay_end)
-        set_rates(self.optimizer, lr, decay, self.method.held(progress))
+        set_rates(self.optimizer, lr, decay, self.method.with_zero_lr(progress))
         self.method.before_step(progress)
         chunks = self._chunks(batches, self._draws(self.state.step))
         if self.flops is not None:
@@ -364,7 +364,11 @@ class _Run:
         if self._logs(self.state.step + 1):
             chunks = self._watched(chunks)
         method = self.method
-        if isinstance(method, JointMethod) and method.coupled and self.phase.plan.accumulation > 1:
+        if (
+            isinstance(method, BatchCoupledMethod)
+            and method.is_batch_coupled
+            and self.phase.plan.accumulation > 1
+        ):
             whole = list(chunks)
             self._remember(
                 cached_backward(self.fabric, method, whole, progress, where=self.where), 1.0
@@ -375,7 +379,7 @@ class _Run:
             apart = self.method.submodules() if clip.scope == "submodule" else [self.method]
             for module in apart:
                 clip_gradients(module.parameters(), clip)
-        for parameter in self.method.frozen(progress):
+        for parameter in self.method.without_gradient(progress):
             parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -461,7 +465,7 @@ class _Run:
         values.update(self.watch.judge(self.state.step, means))
         if self.knn is not None and self._measures(self.state.step):
             self._check_weights()
-            backbone = self.placed.gather().exported()
+            backbone = self.placed.gather().export_backbone()
             if not self.monitor.quiet:
                 values["knn_top1"] = self.knn.measure(backbone.to(self.fabric.device))
             self.placed.release()

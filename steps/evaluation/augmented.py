@@ -35,8 +35,8 @@ from steps.engine.checkpoint import Scratch
 from steps.evaluation.accuracy import Classified, correct_in_top
 from steps.evaluation.linear import split_held_out
 from steps.evaluation.probes import (
+    FeatureSpec,
     Probes,
-    Reads,
     best,
     build_optimizer,
     grid,
@@ -59,7 +59,7 @@ class Frozen:
     std: Sequence[float]
 
     @torch.no_grad()
-    def read(self, images: Tensor, reads: Sequence[Reads]) -> dict[Reads, Tensor]:
+    def read(self, images: Tensor, reads: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
         """Features (B, width) float32 of uint8 images (B, 3, S, S).
 
         Raises:

@@ -25,7 +25,7 @@ from steps.models.features import class_attention
 
 
 @dataclass(frozen=True)
-class Seen:
+class AttentionMaps:
     """Images with objects, as a backbone sees them, and where it looks.
 
     ``ids`` are M, ``images`` is (M, 3, S, S) uint8, ``objects`` (M, S, S) bool, ``attention``
@@ -46,7 +46,7 @@ def look_at(
     *,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Seen:
+) -> AttentionMaps:
     """The class token's attention on every image that has an object within the view.
 
     Args:
@@ -76,10 +76,10 @@ def look_at(
         for part in images.split(batch_size)
     ]
     ids = [views.images.ids[index] for index in kept]
-    return Seen(ids, images, torch.stack(targets), torch.cat(attention))
+    return AttentionMaps(ids, images, torch.stack(targets), torch.cat(attention))
 
 
-def overlaps(seen: Seen, mass: float) -> Tensor:
+def overlaps(seen: AttentionMaps, mass: float) -> Tensor:
     """The Jaccard index of each head's mask with the objects of each image: (M, heads)."""
     masks = to_pixels(heaviest(seen.attention, mass), seen.images.shape[-1])
     return jaccard(masks, seen.objects.unsqueeze(1))

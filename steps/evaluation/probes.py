@@ -28,7 +28,7 @@ BATCH_NORM_EPS = 1e-6
 
 
 @dataclass(frozen=True)
-class Reads:
+class FeatureSpec:
     """What a classifier reads of a backbone."""
 
     blocks: int
@@ -43,7 +43,7 @@ class Reads:
 class Head:
     """One classifier of a grid, told from the others by all that it is given."""
 
-    reads: Reads
+    reads: FeatureSpec
     lr: float
     """The peak learning rate for a batch of 256."""
 
@@ -57,10 +57,10 @@ def grid(
     blocks: Sequence[int], poolings: Sequence[ProbePooling], lrs: Sequence[float]
 ) -> list[Head]:
     """Every combination, by blocks, then pooling, then rate: DINOv2's order of creation."""
-    return [Head(Reads(n, pooling), lr) for n in blocks for pooling in poolings for lr in lrs]
+    return [Head(FeatureSpec(n, pooling), lr) for n in blocks for pooling in poolings for lr in lrs]
 
 
-def assemble(blocks_BND: Sequence[Tensor], prefix: int, reads: Reads) -> Tensor:
+def assemble(blocks_BND: Sequence[Tensor], prefix: int, reads: FeatureSpec) -> Tensor:
     """The features that a classifier reads: (B, width).
 
     Args:
@@ -85,8 +85,8 @@ def assemble(blocks_BND: Sequence[Tensor], prefix: int, reads: Reads) -> Tensor:
 
 
 def read_backbone(
-    backbone: BackboneModel, images: Tensor, reads: Sequence[Reads]
-) -> dict[Reads, Tensor]:
+    backbone: BackboneModel, images: Tensor, reads: Sequence[FeatureSpec]
+) -> dict[FeatureSpec, Tensor]:
     """All that a grid of classifiers reads, each (B, width) float32, from one pass.
 
     Args:
@@ -98,7 +98,7 @@ def read_backbone(
         ValueError: the backbone has not what is to be read.
     """
     if isinstance(backbone, ResNet):
-        if any(one != Reads(1, "cls") for one in reads):
+        if any(one != FeatureSpec(1, "cls") for one in reads):
             raise ValueError("a ResNet gives one vector an image")
         return dict.fromkeys(reads, global_feature(backbone, images).float())
     blocks = last_blocks(backbone, images, max(one.blocks for one in reads))
@@ -106,7 +106,7 @@ def read_backbone(
     return {one: assemble(blocks, backbone.num_prefix_tokens, one) for one in reads}
 
 
-def width(dim: int, reads: Reads) -> int:
+def width(dim: int, reads: FeatureSpec) -> int:
     """How many features a classifier reads of a backbone that is ``dim`` wide."""
     return dim * (reads.blocks + (reads.pooling != "cls"))
 
@@ -130,7 +130,7 @@ class Probes(nn.Module):
     def __init__(
         self,
         heads: Sequence[Head],
-        widths: Mapping[Reads, int],
+        widths: Mapping[FeatureSpec, int],
         classes: int,
         *,
         batch_norm: bool = False,
@@ -160,7 +160,7 @@ class Probes(nn.Module):
         """Each head's own weights, in order."""
         return cast("list[nn.Linear]", list(self.linears))
 
-    def forward(self, features: Mapping[Reads, Tensor]) -> Tensor:
+    def forward(self, features: Mapping[FeatureSpec, Tensor]) -> Tensor:
         """Logits (B, L, C) of the features (B, width) that the classifiers read."""
         linears = self.classifiers()
         logits: list[Tensor] = [torch.empty(0)] * len(self.heads)
@@ -173,7 +173,7 @@ class Probes(nn.Module):
                 logits[i] = own
         return torch.stack(logits, dim=1)
 
-    def losses(self, features: Mapping[Reads, Tensor], labels: Tensor) -> Tensor:
+    def losses(self, features: Mapping[FeatureSpec, Tensor], labels: Tensor) -> Tensor:
         """Each classifier's mean cross entropy: (L,)."""
         return cross_entropies(self(features), labels)
 
@@ -228,7 +228,10 @@ def set_rates(
 
 
 def train_step(
-    probes: Probes, optimizer: TorchOptimizer, features: Mapping[Reads, Tensor], labels: Tensor
+    probes: Probes,
+    optimizer: TorchOptimizer,
+    features: Mapping[FeatureSpec, Tensor],
+    labels: Tensor,
 ) -> Tensor:
     """One update of every classifier, at the rates that are set; their losses before it (L,)."""
     losses = probes.losses(features, labels)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Sayings:
+class CaptionIndex:
     """The captions of a set: each distinct sentence once, and which images it is said of."""
 
     sentences: list[str]
@@ -20,7 +20,7 @@ class Sayings:
     """(Q, 2) int64: (image, sentence) of every caption of the set, in order."""
 
     @classmethod
-    def of(cls, captions: Sequence[Sequence[str]]) -> Sayings:
+    def of(cls, captions: Sequence[Sequence[str]]) -> CaptionIndex:
         """Collect the captions of each image, in order."""
         places: dict[str, int] = {}
         said = [
@@ -60,7 +60,7 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) 
 
 
 def answers(
-    images: Tensor, sentences: Tensor, sayings: Sayings, ks: Sequence[int]
+    images: Tensor, sentences: Tensor, sayings: CaptionIndex, ks: Sequence[int]
 ) -> dict[str, Tensor]:
     """Whether each query finds what it belongs with, by metric.
 
@@ -81,7 +81,7 @@ def answers(
     return {**texts, **{f"image_R@{k}": of_captions < k for k in ks}}
 
 
-def by_caption(found: Mapping[str, Tensor], sayings: Sayings) -> dict[str, list[float | None]]:
+def by_caption(found: Mapping[str, Tensor], sayings: CaptionIndex) -> dict[str, list[float | None]]:
     """Answers in percent with a row per caption; those for an image stand at its first caption."""
     owners = sayings.captions[:, 0].tolist()
     first = [index == 0 or owners[index - 1] != image for index, image in enumerate(owners)]

@@ -22,7 +22,7 @@ from steps.params.load import validate
 from steps.params.methods import CLIPParams
 
 
-class Towers:
+class ImageTextEncoder:
     """Images and sentences to points of one space, as unit vectors.
 
     Args:
@@ -51,7 +51,7 @@ class Towers:
         method.load_state_dict({**backbone, **found})
         self.method = method.float().eval()
 
-    def to(self, device: str) -> Towers:
+    def to(self, device: str) -> ImageTextEncoder:
         """Move the weights."""
         self.method.to(device)
         return self

@@ -1,21 +1,21 @@
 """One file a method; each reads like its paper."""
 
 from steps.methods.build import (
-    Surroundings,
+    MethodContext,
     backbone_for,
     build_method,
     initialise_untrained,
 )
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, Method
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, Method
 
 __all__ = [
     "Batch",
+    "BatchCoupledMethod",
     "Draws",
     "Encoded",
-    "JointMethod",
     "Losses",
     "Method",
-    "Surroundings",
+    "MethodContext",
     "backbone_for",
     "build_method",
     "initialise_untrained",

@@ -74,7 +74,7 @@ class BEiT(Method):
         tokens = embed(self.backbone, images, mask_BN, self.mask_token)
         return cast(Tensor, self.backbone.norm(encode(self.backbone, tokens, keep)))
 
-    def exported(self) -> Beit:
+    def export_backbone(self) -> Beit:
         """The encoder."""
         return self.backbone
 

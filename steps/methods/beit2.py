@@ -139,7 +139,7 @@ class BEiT2(Method):
         norm = self.aggregation.norm or vit.norm
         return vit.norm(last), norm(aggregated)
 
-    def exported(self) -> Beit:
+    def export_backbone(self) -> Beit:
         """The encoder; the head is thrown away."""
         return self.backbone
 

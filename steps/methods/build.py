@@ -47,7 +47,7 @@ from steps.params.methods import (
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class MethodContext:
     """What a method may need to know besides its own params and its backbone."""
 
     views: int
@@ -90,7 +90,7 @@ def initialise_untrained(params: MethodParams, backbone: BackboneModel) -> None:
         initialise_backbone(cast(Beit, backbone), params.backbone.init_std)
 
 
-def build_method(params: MethodParams, backbone: BackboneModel, around: Surroundings) -> Method:
+def build_method(params: MethodParams, backbone: BackboneModel, context: MethodContext) -> Method:
     """The method around a backbone, its further modules drawn from torch's global generator.
 
     Raises:
@@ -100,15 +100,15 @@ def build_method(params: MethodParams, backbone: BackboneModel, around: Surround
         case MAEParams():
             return MAE(params, backbone)
         case DINOParams():
-            return DINO(params, backbone, around.views, around.teacher)
+            return DINO(params, backbone, context.views, context.teacher)
         case IBOTParams():
-            return IBOT(params, backbone, around.sides)
-        case BEiTParams() if around.tokenizer is not None:
-            return BEiT(params, backbone, around.tokenizer)
-        case BEiT2Params() if around.tokenizer is not None:
-            return BEiT2(params, backbone, around.tokenizer)
+            return IBOT(params, backbone, context.sides)
+        case BEiTParams() if context.tokenizer is not None:
+            return BEiT(params, backbone, context.tokenizer)
+        case BEiT2Params() if context.tokenizer is not None:
+            return BEiT2(params, backbone, context.tokenizer)
         case DINOv2Params():
-            return DINOv2(params, backbone, around.sides, around.teacher)
+            return DINOv2(params, backbone, context.sides, context.teacher)
         case SimCLRParams():
             return SimCLR(params, backbone)
         case DropPosParams():
@@ -116,11 +116,11 @@ def build_method(params: MethodParams, backbone: BackboneModel, around: Surround
         case MP3Params():
             return MP3(params, backbone)
         case CLIPParams():
-            return CLIP(params, backbone, around.vocabulary)
+            return CLIP(params, backbone, context.vocabulary)
         case MoCoV3Params():
             return MoCoV3(params, backbone)
         case DILEMMAParams():
             return DILEMMA(params, backbone)
         case SupervisedParams():
-            return Supervised(params, backbone, around.num_classes)
+            return Supervised(params, backbone, context.num_classes)
     raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")

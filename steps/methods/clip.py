@@ -29,14 +29,14 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.text import TextTower
 from steps.params.methods.clip import CLIPParams, SigmoidLoss
 
 
-class CLIP(JointMethod):
+class CLIP(BatchCoupledMethod):
     """Two towers and a temperature.
 
     Args:
@@ -94,7 +94,7 @@ class CLIP(JointMethod):
         """The image tower's class tokens."""
         return global_feature(self.backbone, batch.views[0])
 
-    def exported(self) -> BackboneModel:
+    def export_backbone(self) -> BackboneModel:
         """The image tower without its projection."""
         return self.backbone
 

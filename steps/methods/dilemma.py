@@ -25,14 +25,14 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
 from steps.models.tokens import encode, patch_tokens_at
 from steps.params.methods.dilemma import DILEMMAParams
 
 
-class DILEMMA(JointMethod):
+class DILEMMA(BatchCoupledMethod):
     """Momentum contrast, and detection of misplaced tokens.
 
     Args:
@@ -70,7 +70,7 @@ class DILEMMA(JointMethod):
 
     def before_step(self, progress: Progress) -> None:
         """Move the momentum encoder, ahead of the keys of the same step, as MoCo v3 does."""
-        self.pair.move(progress)
+        self.pair.update(progress)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the student (q1, q2) and the momentum encoder
@@ -155,6 +155,6 @@ class DILEMMA(JointMethod):
         """Class tokens (B, D) of the first view: whole, at its right positions."""
         return global_feature(self.pair.encoder.backbone, batch.views[0])
 
-    def exported(self) -> VisionTransformer:
+    def export_backbone(self) -> VisionTransformer:
         """The student's backbone, not its average (as MoCo v3's is probed)."""
         return self.pair.encoder.backbone

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import self_distillation
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
@@ -35,7 +35,7 @@ from steps.models.teacher import CENTER, Frozen, Teacher, prototypes_of
 from steps.params.methods.dino import DINOParams
 
 
-class DINO(JointMethod):
+class DINO(BatchCoupledMethod):
     """Self-distillation with no labels."""
 
     def __init__(
@@ -70,7 +70,7 @@ class DINO(JointMethod):
             self.center.value.copy_(teacher.heads[CENTER])
 
     @property
-    def coupled(self) -> bool:
+    def is_batch_coupled(self) -> bool:
         """Batch norm in the head is all that couples samples within a step."""
         return self.params.head.use_bn
 
@@ -107,7 +107,7 @@ class DINO(JointMethod):
             student_temp=params.student_temp,
             teacher_temp=self.teacher_temp(progress),
         )
-        self.center.add(teacher_logits)
+        self.center.accumulate(teacher_logits)
         return {"loss": loss, "teacher_entropy": entropy, "kl": loss.detach() - entropy}
 
     def teacher_temp(self, progress: Progress) -> float:
@@ -120,7 +120,7 @@ class DINO(JointMethod):
             params.warmup_teacher_temp_epochs,
         )
 
-    def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:
+    def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
         """The last layer, during the first epochs."""
         if progress.epoch < self.params.freeze_last_layer_epochs:
             return self.student.head.last_layer.parameters()
@@ -129,7 +129,7 @@ class DINO(JointMethod):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
         """Move the centre by the teacher logits of the whole global batch, and the average."""
-        self.center.move()
+        self.center.update()
         momentum = cosine(progress, self.params.momentum, self.params.momentum_end)
         ema.update(self.teacher, self.student, momentum)
         return {"momentum": momentum, "teacher_temp": self.teacher_temp(progress)}
@@ -138,7 +138,7 @@ class DINO(JointMethod):
         """The student's class tokens of the first view."""
         return self.student.classes(batch.views[:1])[:, 0]
 
-    def exported(self) -> Transformer:
+    def export_backbone(self) -> Transformer:
         """The average's backbone (section 5)."""
         return self.teacher.backbone
 

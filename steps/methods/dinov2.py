@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from steps.core.schedules import Progress, cosine, ramp_by_step
 from steps.methods.losses import all_pairs, koleo, masked_patches, patch_weights
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models import dinov2_vit, ema, row_drop
 from steps.models.backbones import Transformer
 from steps.models.center import LazyCenter, sinkhorn_knopp
@@ -47,7 +47,7 @@ _GLOBAL = 2
 """Global crops of an image: the first so many views."""
 
 
-class DINOv2(JointMethod):
+class DINOv2(BatchCoupledMethod):
     """Self-distillation of images and of masked patches."""
 
     def __init__(
@@ -192,7 +192,7 @@ class DINOv2(JointMethod):
         """The teacher's probabilities of class tokens or patches: (N, K)."""
         if self.params.centering == "sinkhorn_knopp":
             return sinkhorn_knopp(logits_NK, temp, self.params.sinkhorn_iterations)
-        center.add(logits_NK)
+        center.accumulate(logits_NK)
         return F.softmax((logits_NK.float() - center.used.flatten()) / temp, dim=-1)
 
     def teacher_temp(self, progress: Progress) -> float:
@@ -205,7 +205,7 @@ class DINOv2(JointMethod):
             params.warmup_teacher_temp_epochs,
         )
 
-    def held(self, progress: Progress) -> Iterable[nn.Parameter]:
+    def with_zero_lr(self, progress: Progress) -> Iterable[nn.Parameter]:
         """The heads' last layers, during the first epochs."""
         if progress.epoch >= self.params.freeze_last_layer_epochs:
             return ()
@@ -219,8 +219,8 @@ class DINOv2(JointMethod):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> dict[str, float | Tensor]:
         """Move the centres by the teacher's logits of the whole global batch, and the average."""
-        self.class_center.move()
-        self.patch_center.move()
+        self.class_center.update()
+        self.patch_center.update()
         momentum = cosine(progress, self.params.momentum, self.params.momentum_end)
         ema.update(self.teacher, self.student, momentum)
         return {"momentum": momentum, "teacher_temp": self.teacher_temp(progress)}
@@ -237,7 +237,7 @@ class DINOv2(JointMethod):
         """The student's class tokens of the first view, nothing masked."""
         return self.student.classes(batch.views[0])
 
-    def exported(self) -> VisionTransformer:
+    def export_backbone(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""
         return dinov2_vit.as_timm(self.teacher.backbone)
 

@@ -30,9 +30,9 @@ from torch.nn import functional as F
 from steps.core.distributed import sum_over_processes
 from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses, besides_backbone
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, besides_backbone
 from steps.models.masked_autoencoder import Decoder, PixelDecoder, initialise, pixel_targets
-from steps.models.masks import Masking, kept, random_masking, take
+from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
 from steps.models.tokens import embed, encode, patch_tokens
 from steps.params.methods.droppos import DropPosParams
@@ -47,7 +47,7 @@ class Maskings:
     """Its places are those of ``patches.keep``."""
 
 
-class DropPos(JointMethod):
+class DropPos(BatchCoupledMethod):
     """Position reconstruction. The weights of the whole batch divide its losses."""
 
     def __init__(self, params: DropPosParams, backbone: VisionTransformer) -> None:
@@ -58,7 +58,7 @@ class DropPos(JointMethod):
         self.patch_size: int = backbone.patch_embed.patch_size[0]
         self.patches: int = backbone.patch_embed.num_patches
         self.grid: int = backbone.patch_embed.grid_size[0]
-        self.visible = kept(self.patches, params.mask_ratio, least=1)
+        self.visible = num_visible(self.patches, params.mask_ratio, least=1)
         learnt = params.dropped_position == "learnt"
         # Zeros leave both tokens as they are drawn: they take no gradient (reference code).
         self.position_token = nn.Parameter(torch.zeros(1, 1, dim), requires_grad=learnt)
@@ -118,7 +118,7 @@ class DropPos(JointMethod):
             losses |= {"position_loss": position.detach(), "pixel_loss": pixel.detach()}
         return losses
 
-    def exported(self) -> VisionTransformer:
+    def export_backbone(self) -> VisionTransformer:
         """The encoder alone."""
         return self.backbone
 
@@ -140,8 +140,8 @@ class DropPos(JointMethod):
         visible = masks.patches.keep
         table = vit.pos_embed[:, 1:].expand(len(images), -1, -1)
         dropped = masks.positions.removed.unsqueeze(2)
-        positions = torch.where(dropped, token, take(table, visible))
-        tokens = take(patch_tokens(vit, images), visible) + positions
+        positions = torch.where(dropped, token, gather_tokens(table, visible))
+        tokens = gather_tokens(patch_tokens(vit, images), visible) + positions
         cls = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
         latent: Tensor = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return latent

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import masked_patches, patch_weights, self_distillation
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
@@ -39,7 +39,7 @@ from steps.models.teacher import CENTER
 from steps.params.methods.ibot import IBOTParams
 
 
-class IBOT(JointMethod):
+class IBOT(BatchCoupledMethod):
     """Masked image modelling with an online tokenizer."""
 
     def __init__(self, params: IBOTParams, backbone: Transformer, sides: Sequence[int]) -> None:
@@ -76,7 +76,7 @@ class IBOT(JointMethod):
         )
 
     @property
-    def coupled(self) -> bool:
+    def is_batch_coupled(self) -> bool:
         """Only the centres couple samples, and those move between steps."""
         return False
 
@@ -117,7 +117,7 @@ class IBOT(JointMethod):
             student_temp=params.student_temp,
             teacher_temp=self.teacher_temp(progress),
         )
-        self.center.add(teacher_logits)
+        self.center.accumulate(teacher_logits)
         cls = params.dino_weight * loss_cls
         patch = params.ibot_weight * self.patch_loss(encoded, self.mask(draws, progress), progress)
         return {
@@ -135,7 +135,7 @@ class IBOT(JointMethod):
             projected = self.teacher.head.project(by_view(encoded["teacher_patches"]))
             # The mean of all patches' logits is the last layer's answer to their mean.
             mean = projected.flatten(0, 1).mean(dim=0, keepdim=True)
-            self.patch_center.add(self.teacher.head.patch_layer(mean))
+            self.patch_center.accumulate(self.teacher.head.patch_layer(mean))
             teacher_logits = self.teacher.head.patch_layer(projected[mask_RN])
         targets = self.patch_targets(teacher_logits, progress)
         logits = self.student.head.patches(by_view(encoded["student_patches"])[mask_RN])
@@ -173,7 +173,7 @@ class IBOT(JointMethod):
             first=params.masks.start_epoch,
         )
 
-    def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:
+    def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
         """The last layers, during the first epochs."""
         if progress.epoch >= self.params.freeze_last_layer_epochs:
             return ()
@@ -183,8 +183,8 @@ class IBOT(JointMethod):
     @torch.no_grad()
     def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
         """Move both centres by the teacher's logits of the whole global batch, and the teacher."""
-        self.center.move()
-        self.patch_center.move()
+        self.center.update()
+        self.patch_center.update()
         momentum = cosine(progress, self.params.momentum, self.params.momentum_end)
         ema.update(self.teacher, self.student, momentum)
         return {
@@ -197,7 +197,7 @@ class IBOT(JointMethod):
         """The student's class tokens of the first view, unmasked."""
         return self.student.classes(batch.views[:1])[:, 0]
 
-    def exported(self) -> Transformer:
+    def export_backbone(self) -> Transformer:
         """The teacher's backbone (section 4.1)."""
         return self.teacher.backbone
 

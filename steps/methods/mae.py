@@ -22,7 +22,7 @@ from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
 from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
 from steps.models.masked_autoencoder import PixelDecoder, initialise, pixel_targets
-from steps.models.masks import Masking, kept, random_masking, take
+from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
 from steps.models.tokens import encode, patch_tokens
 from steps.params.methods.mae import MAEParams
@@ -37,7 +37,7 @@ class MAE(Method):
         self.backbone = backbone
         self.patch_size: int = backbone.patch_embed.patch_size[0]
         self.patches: int = backbone.patch_embed.num_patches
-        self.visible = kept(self.patches, params.mask_ratio, least=1)
+        self.visible = num_visible(self.patches, params.mask_ratio, least=1)
         grid: int = backbone.patch_embed.grid_size[0]
         self.decoder = PixelDecoder(
             params.decoder, backbone.embed_dim, grid, 3 * self.patch_size**2
@@ -56,7 +56,7 @@ class MAE(Method):
         prediction = self.decoder(latent, masking.restore, masking.removed)
         return {"loss": pixel_error(prediction, self.targets(images), masking.removed).mean()}
 
-    def exported(self) -> VisionTransformer:
+    def export_backbone(self) -> VisionTransformer:
         """The encoder alone."""
         return self.backbone
 
@@ -73,7 +73,7 @@ class MAE(Method):
         """
         vit = self.backbone
         masking = random_masking(noise_BN, self.params.mask_ratio)
-        visible = take(patch_tokens(vit, images) + vit.pos_embed[:, 1:], masking.keep)
+        visible = gather_tokens(patch_tokens(vit, images) + vit.pos_embed[:, 1:], masking.keep)
         cls = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
         return vit.norm(encode(vit, torch.cat([cls, visible], dim=1))), masking
 

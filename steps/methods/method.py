@@ -69,11 +69,11 @@ class Method(nn.Module):
         parts its batch is computed in.
         """
 
-    def frozen(self, progress: Progress) -> Iterable[nn.Parameter]:
+    def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
         """Parameters that this step leaves alone: their gradients are dropped after clipping."""
         return ()
 
-    def held(self, progress: Progress) -> Iterable[nn.Parameter]:
+    def with_zero_lr(self, progress: Progress) -> Iterable[nn.Parameter]:
         """Last layers of heads whose learning rate is 0 in this step. Unlike those of ``frozen``
         their gradients go on into the optimiser's moments.
         """
@@ -106,7 +106,7 @@ class Method(nn.Module):
         """
         return None
 
-    def exported(self) -> BackboneModel:
+    def export_backbone(self) -> BackboneModel:
         """The backbone that downstream tasks take."""
         raise NotImplementedError
 
@@ -115,7 +115,7 @@ class Method(nn.Module):
         return {}
 
 
-class JointMethod(Method):
+class BatchCoupledMethod(Method):
     """A method whose loss couples all samples of the batch: negatives, Sinkhorn, batch norm.
 
     Its forward pass has two parts. ``encode`` is the dear one, and looks at each sample alone, so
@@ -124,7 +124,7 @@ class JointMethod(Method):
     """
 
     @property
-    def coupled(self) -> bool:
+    def is_batch_coupled(self) -> bool:
         """False where params leave no coupling: then the mean of chunks' losses is the batch's."""
         return True
 
@@ -152,6 +152,6 @@ def check_fit(params: Params, patches: int, depth: int) -> None:
     Raises:
         UserError: naming the key of the method.
     """
-    if (misfit := params.misfit(patches, depth)) is not None:
-        key, found, allowed = misfit
+    if (incompatibility := params.incompatibility(patches, depth)) is not None:
+        key, found, allowed = incompatibility
         raise UserError(f"method.{key}", found, allowed=allowed)

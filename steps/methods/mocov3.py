@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models.backbones import BackboneModel, Transformer
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
@@ -32,7 +32,7 @@ from steps.models.positions import sincos_table
 from steps.params.methods.mocov3 import MoCoV3Params
 
 
-class MoCoV3(JointMethod):
+class MoCoV3(BatchCoupledMethod):
     """Momentum contrast with a predictor and a symmetric loss.
 
     Args:
@@ -51,7 +51,7 @@ class MoCoV3(JointMethod):
         """Move the momentum encoder, ahead of the keys of the same step: it averages the weights
         from before this step's update, as in algorithm 1.
         """
-        self.pair.move(progress)
+        self.pair.update(progress)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Features (B, D) of each view, by the encoder (q1, q2) and its average (k1, k2)."""
@@ -75,7 +75,7 @@ class MoCoV3(JointMethod):
         """Features (B, D) of the first view, by the encoder that learns."""
         return global_feature(self.pair.encoder.backbone, batch.views[0])
 
-    def exported(self) -> BackboneModel:
+    def export_backbone(self) -> BackboneModel:
         """The backbone that learns, not its average (as the reference probes it)."""
         return self.pair.encoder.backbone
 

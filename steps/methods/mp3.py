@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
 from steps.models.hooked import run_hooked
-from steps.models.masks import take
+from steps.models.masks import gather_tokens
 from steps.models.tokens import patch_tokens
 from steps.params.methods.mp3 import MP3Params
 
@@ -70,7 +70,9 @@ def _attend(attention: Attention, tokens_BND: Tensor, context_BC: Tensor) -> Ten
     weight, bias = attention.qkv.weight, attention.qkv.bias
     asks = F.linear(tokens_BND, weight[:width], None if bias is None else bias[:width])
     answers = F.linear(
-        take(tokens_BND, context_BC), weight[width:], None if bias is None else bias[width:]
+        gather_tokens(tokens_BND, context_BC),
+        weight[width:],
+        None if bias is None else bias[width:],
     )
     heads = (attention.num_heads, attention.head_dim)
     query = asks.unflatten(2, heads).transpose(1, 2)
@@ -122,7 +124,7 @@ class MP3(Method):
             losses["other_loss"] = total.mean() / others
         return losses
 
-    def exported(self) -> VisionTransformer:
+    def export_backbone(self) -> VisionTransformer:
         """The network without its classifier, its position table zero."""
         return self.backbone
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Encoded, JointMethod, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.heads import mlp
@@ -35,7 +35,7 @@ _NORM_EPS = 1e-6
 """The smallest length that embeddings are divided by: the root of the reference's 1e-12."""
 
 
-class SimCLR(JointMethod):
+class SimCLR(BatchCoupledMethod):
     """Contrastive learning from two views that are made alike."""
 
     def __init__(self, params: SimCLRParams, backbone: BackboneModel) -> None:
@@ -67,7 +67,7 @@ class SimCLR(JointMethod):
         """The features of the first view."""
         return global_feature(self.backbone, batch.views[0])
 
-    def exported(self) -> BackboneModel:
+    def export_backbone(self) -> BackboneModel:
         """The backbone; the projector is thrown away (section 4.2)."""
         return self.backbone
 

@@ -104,7 +104,7 @@ class Supervised(Method):
         one_hot = F.one_hot(labels, self.num_classes).float()
         return one_hot * (1 - self.params.label_smoothing) + off
 
-    def exported(self) -> BackboneModel:
+    def export_backbone(self) -> BackboneModel:
         """The backbone without the classifier."""
         return self.backbone
 

@@ -43,8 +43,8 @@ def sinkhorn_knopp(logits_NK: Tensor, temperature: float, iterations: int) -> Te
 class Center(nn.Module):
     """c <- m c + (1 - m) mean(logits) (DINO, arXiv:2104.14294, equation 4).
 
-    ``add`` collects the logits of each micro-batch, ``move`` updates the centre once a step by
-    the mean over the global batch, so that it does not depend on how the batch was cut.
+    ``accumulate`` collects the logits of each micro-batch, ``update`` moves the centre once per
+    step by the mean over the global batch, so that it does not depend on how the batch was cut.
     """
 
     value: Tensor
@@ -60,13 +60,13 @@ class Center(nn.Module):
         self.register_buffer("_rows", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
-    def add(self, logits: Tensor) -> None:
+    def accumulate(self, logits: Tensor) -> None:
         """Collect logits (N, K)."""
         self._sum += logits.float().sum(dim=0)
         self._rows += len(logits)
 
     @torch.no_grad()
-    def move(self) -> None:
+    def update(self) -> None:
         """Update by what was collected, here and in all other processes."""
         mean = mean_over_processes(self._sum / self._rows)
         self.value.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
@@ -110,13 +110,13 @@ class LazyCenter(nn.Module):
         return torch.where(self._filled, folded, self.value)
 
     @torch.no_grad()
-    def add(self, logits_NK: Tensor) -> None:
+    def accumulate(self, logits_NK: Tensor) -> None:
         """Collect logits, of any number of rows."""
         self._sum += logits_NK.float().sum(dim=0)
         self._rows += len(logits_NK)
 
     @torch.no_grad()
-    def move(self) -> None:
+    def update(self) -> None:
         """Fold in the mean that waits; what was collected in all processes waits next."""
         self.value.copy_(self.used)
         rows = sum_over_processes(self._rows)

@@ -91,7 +91,7 @@ class MomentumPair(nn.Module):
         """Momentum features of a view (B, D) to keys (B, out_dim), not normalised."""
         return cast(Tensor, self.momentum_encoder.projector(features_BD))
 
-    def move(self, progress: Progress) -> None:
+    def update(self, progress: Progress) -> None:
         """momentum encoder <- m * itself + (1 - m) * encoder."""
         ema.update(self.momentum_encoder, self.encoder, self.momentum(progress))
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.models.last_block import block_read
-from steps.models.masks import take
+from steps.models.masks import gather_tokens
 from steps.models.positions import sincos_table
 from steps.params.methods import method
 
@@ -155,7 +155,7 @@ class PixelDecoder(Decoder):
         tokens = self.embed(latent_BKD)
         batch, patches = restore_BN.shape
         masks = self.mask_token.expand(batch, patches + 1 - tokens.shape[1], -1)
-        places = take(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
+        places = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
         tokens = torch.cat([tokens[:, :1], places], dim=1) + self.pos_embed
         if read_BN is None:
             return self.decode(tokens)[:, 1:]

@@ -38,7 +38,7 @@ class Masking:
         return self.restore >= self.keep.shape[1]
 
 
-def kept(places: int, ratio: float, *, least: int = 0) -> int:
+def num_visible(places: int, ratio: float, *, least: int = 0) -> int:
     """How many places stay.
 
     The integer part of the floating-point product, as in MAE's reference: 100 patches at ratio
@@ -65,10 +65,10 @@ def random_masking(noise_BN: Tensor, ratio: float) -> Masking:
         ratio: share of the places that go.
     """
     order = noise_BN.argsort(dim=1)
-    return Masking(order[:, : kept(noise_BN.shape[1], ratio)], order.argsort(dim=1))
+    return Masking(order[:, : num_visible(noise_BN.shape[1], ratio)], order.argsort(dim=1))
 
 
-def take(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
+def gather_tokens(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
     """The tokens at each sample's places: (B, K, D)."""
     samples, tokens, width = tokens_BND.shape
     first = torch.arange(0, samples * tokens, tokens, device=places_BK.device)

@@ -91,7 +91,7 @@ class Budget(Params):
         return Budget(images=round(amount), behind=self.behind)
 
     @property
-    def of_behind(self) -> Budget:
+    def of_inputs(self) -> Budget:
         """The budget of what stands right behind a row."""
         return self.times(self.behind)
 

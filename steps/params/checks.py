@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
-from steps.params.chain import Pretraining, Tokenizer
+from steps.params.dag import Pretraining, Tokenizer
 from steps.params.protocols import Finetune, Probe
 from steps.params.recipe import Recipe, Training
 from steps.params.views import View, sides
@@ -46,9 +46,9 @@ def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -
         phases.append(recipe.training.final_phase.views)
     for views in phases:
         side = sides(views, backbone.image_size)[0] // backbone.patch_size
-        misfit = recipe.method.misfit(side**2, backbone.depth)
-        if misfit is not None:
-            key, found, allowed = misfit
+        incompatibility = recipe.method.incompatibility(side**2, backbone.depth)
+        if incompatibility is not None:
+            key, found, allowed = incompatibility
             raise UserError(
                 f"{where}: method.{key}",
                 found,

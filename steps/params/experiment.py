@@ -15,7 +15,7 @@ from steps.params.budget import Budget
 from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.load import load
 from steps.params.names import Label, Name
-from steps.params.recipe import Grown, Recipe, Scaling
+from steps.params.recipe import Recipe, ScaledRecipe, Scaling
 from steps.params.tasks import SETS, Task
 
 Names = Annotated[list[Name], Len(1)]
@@ -67,25 +67,27 @@ class Experiment(Params):
         return [name for name in self.names if name not in self.imported]
 
     @property
-    def grown(self) -> dict[str, Grown]:
+    def scaled(self) -> dict[str, ScaledRecipe]:
         """The rows that are not their recipes as they stand, by their names: those of a study of
         scale, and those of a budget."""
-        grown: list[Grown] = []
+        scaled: list[ScaledRecipe] = []
         if self.scaling is not None:
             for name in self.scaling.methods:
-                grown += self.scaling.grown(name, self.budget)
+                scaled += self.scaling.scaled(name, self.budget)
         if self.budget is not None:
             rest = {name for name in self.methods if isinstance(name, str)} - self._untrained
-            rest -= {each.recipe for each in grown}
-            grown += [Grown(name, budget=self.budget) for name in self.methods if name in rest]
-        return {each.name: each for each in grown}
+            rest -= {each.recipe for each in scaled}
+            scaled += [
+                ScaledRecipe(name, budget=self.budget) for name in self.methods if name in rest
+            ]
+        return {each.name: each for each in scaled}
 
     @property
     def pictured(self) -> list[str]:
         """The rows of ``pictures``; a recipe's name stands for its row within the budget."""
         names = self.names
         return [
-            name if name in names else Grown(name, budget=self.budget).name
+            name if name in names else ScaledRecipe(name, budget=self.budget).name
             for name in self.pictures
         ]
 
@@ -99,7 +101,7 @@ class Experiment(Params):
     def names(self) -> list[str]:
         """Every row as tables call it, in the experiment's order."""
         points: dict[str, list[str]] = {}
-        for each in self.grown.values():
+        for each in self.scaled.values():
             points.setdefault(each.recipe, []).append(each.name)
         names: list[str] = []
         for method in self.methods:
@@ -139,7 +141,7 @@ class Experiment(Params):
         for task, protocols in self.tasks.items():
             if not protocols:
                 raise ValueError(f"tasks.{task} names no protocol: remove the key")
-        for name, point in self.grown.items():
+        for name, point in self.scaled.items():
             if name != point.recipe and name in self.methods:
                 key = "scaling" if self.budget is None else "budget"
                 raise ValueError(

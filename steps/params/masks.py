@@ -11,11 +11,11 @@ from pydantic import model_validator
 
 from steps.params.base import Count, Params, Probability, Whole
 
-Misfit = tuple[str, str, str]
+Incompatibility = tuple[str, str, str]
 """A key, what was found there, and what is allowed."""
 
 
-def hides_none(key: str, share: float, patches: int) -> Misfit:
+def hides_none(key: str, share: float, patches: int) -> Incompatibility:
     """A share of patches that is not one of them."""
     return key, f"{share:g}, of {patches} patches not one", f"{_up(1 / patches)} or more"
 
@@ -25,8 +25,8 @@ def _up(share: float) -> str:
     return f"{math.ceil(share * 1e4) / 1e4:g}"
 
 
-def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
-    """Misfit of a share above 0 of ``count`` that is none of them, or leaves none.
+def drops_none(key: str, share: float, count: int, what: str) -> Incompatibility | None:
+    """Incompatibility of a share above 0 of ``count`` that is none of them, or leaves none.
 
     What stays is the integer part of the product (``steps.models.masks``).
     """
@@ -38,8 +38,8 @@ def drops_none(key: str, share: float, count: int, what: str) -> Misfit | None:
     return None
 
 
-def masks_none(key: str, share: float, crops: int, what: str) -> Misfit | None:
-    """Misfit of a share above 0 of a batch's crops that is not one of them."""
+def masks_none(key: str, share: float, crops: int, what: str) -> Incompatibility | None:
+    """Incompatibility of a share above 0 of a batch's crops that is not one of them."""
     if share == 0 or int(crops * share) > 0:
         return None
     return key, f"{share:g}, of {crops} {what} not one", f"0, or {_up(1 / crops)} and more"
@@ -79,8 +79,8 @@ class BlockMasks(Params):
     min_aspect: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Height over width is log-uniform between this and its inverse."""
 
-    def misfit(self, patches: int) -> Misfit | None:
-        """Misfit of a ratio that hides nothing, or of blocks that cannot be laid."""
+    def incompatibility(self, patches: int) -> Incompatibility | None:
+        """Incompatibility of a ratio that hides nothing, or of blocks that cannot be laid."""
         hidden, side = int(self.ratio * patches), math.isqrt(patches)
         if hidden == 0:
             return hides_none("masks.ratio", self.ratio, patches)
@@ -109,8 +109,8 @@ class RatioMasks(Params):
     start_epoch: Whole = 0
     """Before this epoch nothing is masked."""
 
-    def misfit(self, patches: int) -> Misfit | None:
-        """Misfit of ratios of which none hides anything."""
+    def incompatibility(self, patches: int) -> Incompatibility | None:
+        """Incompatibility of ratios of which none hides anything."""
         highest = max(map(sum, zip(self.ratios, self.variances, strict=True)))
         side = math.isqrt(patches)
         block = self.shape == "random" or lays_block(

@@ -16,7 +16,7 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.budget import Budget
-from steps.params.chain import Node, Pretraining, Tokenizer, follow
+from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.checks import check_backbone, check_sizes
 from steps.params.dataset import Dataset, ShapesDataset
 from steps.params.detection import Detection
@@ -37,7 +37,7 @@ from steps.params.protocols import (
     Segment,
     ZeroShot,
 )
-from steps.params.recipe import Grown, Recipe
+from steps.params.recipe import Recipe, ScaledRecipe
 from steps.params.tasks import (
     CLASS_TASKS,
     FEATURE_TASKS,
@@ -87,9 +87,9 @@ class Plan:
         self.name = name
         self.root = root
         self.experiment: Experiment = load_experiment(experiment_file(name, root))
-        self.grown = self.experiment.grown
+        self.scaled = self.experiment.scaled
         """Pretrainings that are not their recipes as they stand, by their names."""
-        self.grown_tokenizers: dict[str, Grown] = {}
+        self.scaled_tokenizers: dict[str, ScaledRecipe] = {}
         """Tokenizers within a budget, by their names."""
         self.datasets: dict[str, Any] = {
             n: load(self.dataset_file(n), AnyDataset) for n in self.dataset_names()
@@ -143,31 +143,31 @@ class Plan:
 
     def recipe_file(self, name: str) -> Path:
         """Of a recipe, or of a row in a study of scale or of a budget."""
-        stem = self.grown[name].recipe if name in self.grown else name
+        stem = self.scaled[name].recipe if name in self.scaled else name
         return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
 
     def recipe_options(self, name: str) -> list[str]:
         """Options of ``steps.pretrain`` for a row at another length, within a budget, or on a share
         of the images."""
-        return self.grown[name].options if name in self.grown else []
+        return self.scaled[name].options if name in self.scaled else []
 
     def tokenizer_file(self, name: str) -> Path:
         """Of a tokenizer, within a budget or not."""
-        stem = self.grown_tokenizers[name].recipe if name in self.grown_tokenizers else name
+        stem = self.scaled_tokenizers[name].recipe if name in self.scaled_tokenizers else name
         return self.root / "tokenizers" / self.experiment.regime / f"{stem}.yaml"
 
     def tokenizer_options(self, name: str) -> list[str]:
         """Options of ``steps.tokenizer`` for a tokenizer within a budget."""
-        grown = self.grown_tokenizers.get(name)
-        return [] if grown is None else grown.options
+        scaled = self.scaled_tokenizers.get(name)
+        return [] if scaled is None else scaled.options
 
     def budget_of(self, node: Node) -> Budget | None:
         """The budget of a pretraining or a tokenizer."""
         if isinstance(node, Tokenizer):
-            grown = self.grown_tokenizers.get(node.name)
+            scaled = self.scaled_tokenizers.get(node.name)
         else:
-            grown = self.grown.get(node.recipe)
-        return None if grown is None else grown.budget
+            scaled = self.scaled.get(node.recipe)
+        return None if scaled is None else scaled.budget
 
     def protocol_file(self, name: str) -> Path:
         return self.root / "protocols" / f"{name}.yaml"
@@ -217,32 +217,32 @@ class Plan:
     def _recipe(self, name: str) -> Recipe:
         """The recipe of a row, at its length and on its share in a study of scale."""
         recipe = load(self.recipe_file(name), Recipe)
-        grown = self.grown.get(name)
-        if grown is None:
+        scaled = self.scaled.get(name)
+        if scaled is None:
             return recipe
-        self._check_grown(grown, recipe, self.recipe_file)
+        self._check_scaled(scaled, recipe, self.recipe_file)
         try:
-            return recipe.grown(grown.length, grown.data_share)
+            return recipe.scaled(scaled.length, scaled.data_share)
         except ValueError as error:
             raise UserError(
                 f"{experiment_file(self.name, self.root)}: scaling.methods",
-                f"{grown.recipe}: {error}",
+                f"{scaled.recipe}: {error}",
                 allowed="methods that train",
             ) from error
 
-    def _check_grown(
-        self, grown: Grown, params: Recipe | TokenizerRecipe, file: Callable[[str], Path]
+    def _check_scaled(
+        self, scaled: ScaledRecipe, params: Recipe | TokenizerRecipe, file: Callable[[str], Path]
     ) -> None:
         """The name of a scaled recipe says what it is: no recipe has it, and lengths are factors
         on the recipe's epochs."""
-        key = "scaling.methods" if grown.budget is None else "budget"
+        key = "scaling.methods" if scaled.budget is None else "budget"
         where = f"{experiment_file(self.name, self.root)}: {key}"
-        stem, own = grown.recipe, file(grown.recipe)
-        other = own.with_name(f"{grown.name}.yaml")
-        if grown.name != stem and other.is_file():
+        stem, own = scaled.recipe, file(scaled.recipe)
+        other = own.with_name(f"{scaled.name}.yaml")
+        if scaled.name != stem and other.is_file():
             raise UserError(
                 where,
-                f"a row of {stem} would be called {grown.name}, which is the recipe {other}",
+                f"a row of {stem} would be called {scaled.name}, which is the recipe {other}",
                 remedy=f"call {other} otherwise: both would have one folder in the results",
             )
         length = 1 if params.training is None else params.training.length
@@ -264,7 +264,7 @@ class Plan:
         needs: dict[Node, list[Node]] = {}
         for row, node in own.items():
             try:
-                self._share_out(node, self.grown.get(row.recipe), known, needs)
+                self._share_out(node, self.scaled.get(row.recipe), known, needs)
             except ValueError as error:
                 where = f"{experiment_file(self.name, self.root)}: budget"
                 raise UserError(where, f"what stands behind {row}: {error}") from error
@@ -273,7 +273,7 @@ class Plan:
     def _share_out(
         self,
         node: Node,
-        grown: Grown | None,
+        scaled: ScaledRecipe | None,
         known: dict[Node, list[Node]],
         needs: dict[Node, list[Node]],
     ) -> Node:
@@ -286,25 +286,25 @@ class Plan:
             needs: what is found goes here.
         """
         params = self._params(node)
-        if grown is None or grown.budget is None or params.training is None:
+        if scaled is None or scaled.budget is None or params.training is None:
             needs[node] = known[node]
             return node
         behind = []
         for other in known[node]:
             stem = other.name if isinstance(other, Tokenizer) else other.recipe
-            share = Grown(stem, budget=grown.budget.of_behind)
+            share = ScaledRecipe(stem, budget=scaled.budget.of_inputs)
             behind.append(self._share_out(other, share, known, needs))
         named: Node
         if isinstance(params, TokenizerRecipe):
-            self._check_grown(grown, params, self.tokenizer_file)
-            self.tokenizers[grown.name], self.grown_tokenizers[grown.name] = params, grown
-            named = Tokenizer(grown.name)
+            self._check_scaled(scaled, params, self.tokenizer_file)
+            self.tokenizers[scaled.name], self.scaled_tokenizers[scaled.name] = params, scaled
+            named = Tokenizer(scaled.name)
         else:
             assert isinstance(node, Pretraining)
-            self._check_grown(grown, params, self.recipe_file)
-            if grown.name not in self.recipes:
-                self.recipes[grown.name], self.grown[grown.name] = params, grown
-            named = Pretraining(node.backbone, grown.name)
+            self._check_scaled(scaled, params, self.recipe_file)
+            if scaled.name not in self.recipes:
+                self.recipes[scaled.name], self.scaled[scaled.name] = params, scaled
+            named = Pretraining(node.backbone, scaled.name)
         needs[named] = behind
         return named
 

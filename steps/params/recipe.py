@@ -70,18 +70,18 @@ class Scaling(Params):
                 raise ValueError(f"{value!r}: at most six digits, which are part of a row's name")
         return self
 
-    def grown(self, recipe: str, budget: Budget | None = None) -> Iterator[Grown]:
+    def scaled(self, recipe: str, budget: Budget | None = None) -> Iterator[ScaledRecipe]:
         """The rows of a method, from the shortest to the longest."""
         for length in self.lengths:
             for share in self.data_shares:
                 if budget is None:
-                    yield Grown(recipe, length, share)
+                    yield ScaledRecipe(recipe, length, share)
                 else:
-                    yield Grown(recipe, 1, share, budget.times(length))
+                    yield ScaledRecipe(recipe, 1, share, budget.times(length))
 
 
 @dataclass(frozen=True)
-class Grown:
+class ScaledRecipe:
     """A recipe at another length or within a budget, on a share of the images."""
 
     recipe: str
@@ -277,7 +277,7 @@ class Recipe(Params):
     """Of the training images, drawn without a look at labels, by the seed: the same ones for all
     methods, those of a smaller share among those of a larger."""
 
-    def grown(self, length: float, data_share: float) -> Recipe:
+    def scaled(self, length: float, data_share: float) -> Recipe:
         """The same at another length, on another share of the images.
 
         Raises:

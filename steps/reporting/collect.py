@@ -24,10 +24,10 @@ from steps.reporting.source import (
     CURVES_SCHEMA,
     OFFICIAL,
     Evaluation,
-    Heading,
     Provenance,
+    ReportSpec,
     Source,
-    Traced,
+    TracedRecord,
     make_source,
 )
 
@@ -109,7 +109,7 @@ class _Cell:
     def row(self, paths: Paths) -> str:
         return paths.row(self.backbone, self.recipe, self.seed)
 
-    def evaluations(self, heading: Heading) -> list[Evaluation]:
+    def evaluations(self, heading: ReportSpec) -> list[Evaluation]:
         """The evaluations that apply to the method."""
         return [
             evaluation
@@ -118,7 +118,7 @@ class _Cell:
         ]
 
 
-def collect(heading: Heading, paths: Paths) -> Source:
+def collect(heading: ReportSpec, paths: Paths) -> Source:
     """Every record that the experiment calls for, with what made it.
 
     Args:
@@ -136,7 +136,7 @@ def collect(heading: Heading, paths: Paths) -> Source:
         if heading.has_row(names[1], names[0])
     ]
     _require_all(heading, paths, cells)
-    traced: list[Traced] = []
+    traced: list[TracedRecord] = []
     curves: list[pl.DataFrame] = []
     decided: dict[str, Measured] = {}
     for cell in cells:
@@ -167,7 +167,7 @@ def collect(heading: Heading, paths: Paths) -> Source:
                     data_digest=manifest.inputs.get("data", ""),
                 )
             traced.append(
-                Traced(
+                TracedRecord(
                     source=source,
                     records=tuple(records),
                     measured=Provenance.of(manifest),
@@ -183,7 +183,7 @@ def collect(heading: Heading, paths: Paths) -> Source:
     return replace(made, decisions=kept.decisions, images=kept.images)
 
 
-def _require_all(heading: Heading, paths: Paths, cells: list[_Cell]) -> None:
+def _require_all(heading: ReportSpec, paths: Paths, cells: list[_Cell]) -> None:
     expected = []
     for cell in cells:
         row = cell.row(paths)

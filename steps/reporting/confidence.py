@@ -12,7 +12,7 @@ import polars as pl
 
 from steps.command import UserError
 from steps.reporting.decided import DECISIONS
-from steps.reporting.source import Evaluation, Source, Traced
+from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.statistics.differences import (
     Family,
     Indices,
@@ -261,7 +261,7 @@ def _starts(source: Source) -> dict[Row, Row]:
     return starts
 
 
-def _positions(item: Traced) -> str:
+def _positions(item: TracedRecord) -> str:
     recipe: Any = item.pretrained.params.get("recipe")
     method = recipe.get("method") if isinstance(recipe, dict) else None
     backbone = method.get("backbone") if isinstance(method, dict) else None

@@ -14,7 +14,7 @@ from matplotlib.patheffects import withStroke
 from steps.params.methods.families import FAMILIES, Family
 from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
 from steps.reporting.pictures import FOLDER
-from steps.reporting.source import Evaluation, Heading
+from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.tables import (
     ABSENT,
     Table,
@@ -32,7 +32,7 @@ from steps.reporting.text import code, drawn, plain
 _MOST = 100.0
 
 
-def cues_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
+def cues_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
     """A panel a factor, then a panel a cue, with a bar a row that there is room for. PNG."""
     order = figure_rows(summary, heading)
     panels_of = [_panels(summary, each.task, each) for each in evaluations(heading)]
@@ -128,7 +128,7 @@ Row = tuple[str, str]
 """A recipe and a backbone."""
 
 
-def evaluations(heading: Heading) -> list[Evaluation]:
+def evaluations(heading: ReportSpec) -> list[Evaluation]:
     """Decode and bias, where the experiment has them, each by its first protocol."""
     return [
         Evaluation(task, heading.tasks[task][0])
@@ -166,7 +166,7 @@ def biases(
     }
 
 
-def bias_table(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Table:
+def bias_table(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> Table:
     """A row a method and backbone in the ranking's order, a column a cue and classifier."""
     columns = [(cue, end) for end in BY for cue in CUES]
     found = {each: biases(summary, evaluation, *each) for each in columns}
@@ -187,7 +187,7 @@ BIAS_CAPTION = (
 )
 
 
-def cues_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def cues_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """What features see, with its figure; nothing where no task asks it."""
     if not evaluations(heading):
         return []
@@ -201,7 +201,7 @@ def cues_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _told(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def _told(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """Which factors each family tells."""
     if "decode" not in heading.tasks:
         return []
@@ -222,7 +222,7 @@ def _told(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _followed(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def _followed(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """How far each family decides by the outline."""
     if "bias" not in heading.tasks:
         return []
@@ -246,7 +246,7 @@ def _followed(summary: pl.DataFrame, heading: Heading) -> list[str]:
 
 
 def _families(
-    summary: pl.DataFrame, heading: Heading, evaluation: Evaluation
+    summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation
 ) -> dict[Family, list[Row]]:
     """The rows of each family that sentences are about, collapsed ones left out."""
     found: dict[Family, list[Row]] = {}
@@ -268,7 +268,7 @@ def _families(
     return found
 
 
-def _name(family: Family, rows: Sequence[Row], heading: Heading) -> str:
+def _name(family: Family, rows: Sequence[Row], heading: ReportSpec) -> str:
     names = ", ".join(code(model_name(*row, heading)) for row in rows)
     return f"{plain(_ANSWERED[family])} ({names})"
 

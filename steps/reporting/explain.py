@@ -12,7 +12,14 @@ from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.load import closest, shortened
 from steps.reporting.confidence import Confidences, confidences
-from steps.reporting.source import HEADING, Heading, Provenance, Source, Traced, read_source
+from steps.reporting.source import (
+    HEADING,
+    Provenance,
+    ReportSpec,
+    Source,
+    TracedRecord,
+    read_source,
+)
 from steps.reporting.tables import model_name, summarize
 from steps.reporting.text import duration, flops_unit, measured, plural, significant, visible
 
@@ -53,7 +60,7 @@ def explain(cell: Path) -> str:
 
 
 def _certainty(
-    sure: Confidences, item: Traced, records: list[Record], heading: Heading
+    sure: Confidences, item: TracedRecord, records: list[Record], heading: ReportSpec
 ) -> list[str]:
     """Interval, rank, rivals and decisions of a headline score; why there are none."""
     record = records[0]
@@ -128,7 +135,7 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
 
 
 def file_text(
-    results: str, item: Traced, records: list[Record], certainty: Sequence[str] = ()
+    results: str, item: TracedRecord, records: list[Record], certainty: Sequence[str] = ()
 ) -> str:
     """The chosen records of one record file.
 
@@ -188,7 +195,7 @@ def file_text(
     return "".join(f"{visible(line)}\n" for line in lines)
 
 
-def _behind(item: Traced) -> list[str]:
+def _behind(item: TracedRecord) -> list[str]:
     """What teacher and tokenizer took within a budget."""
     if not item.behind.get("flops"):
         return []

@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from steps.reporting.confidence import Confidence, Row
 from steps.reporting.pictures import FOLDER
-from steps.reporting.source import Evaluation, Heading
+from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.tables import PANELS, cells_of, figure_rows, headline, row_name
 from steps.reporting.text import drawn, measured
 
@@ -109,7 +109,7 @@ def png(figure: Figure) -> bytes:
 
 def ranking_figure(
     summary: pl.DataFrame,
-    heading: Heading,
+    heading: ReportSpec,
     known: Mapping[Evaluation, Confidence] = MappingProxyType({}),
 ) -> bytes:
     """A panel a protocol with the headline metric of each row that there is room for, best of the
@@ -213,7 +213,7 @@ def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
 
 
 def curves_figure(
-    curves: pl.DataFrame, kinds: dict[str, str], heading: Heading, trained: Sequence[str]
+    curves: pl.DataFrame, kinds: dict[str, str], heading: ReportSpec, trained: Sequence[str]
 ) -> bytes:
     """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
 
@@ -261,7 +261,7 @@ def _nothing_trained() -> bytes:
         return png(figure)
 
 
-def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: Heading) -> None:
+def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: ReportSpec) -> None:
     for number, backbone in enumerate(heading.backbones):
         style = LINE_STYLES[number % len(LINE_STYLES)]
         for seed in heading.seeds:
@@ -286,7 +286,7 @@ def _knn_panel(
     panel: Axes,
     measured: pl.DataFrame,
     kinds: dict[str, str],
-    heading: Heading,
+    heading: ReportSpec,
     trained: Sequence[str],
 ) -> None:
     """k-NN accuracy over the epochs, a line a method, seed and backbone, named at its end."""
@@ -319,7 +319,7 @@ def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
     finish(panel)
 
 
-def _backbone_legend(figure: Figure, heading: Heading) -> None:
+def _backbone_legend(figure: Figure, heading: ReportSpec) -> None:
     marks = [
         Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=drawn(backbone))
         for number, backbone in enumerate(heading.backbones)
@@ -336,7 +336,7 @@ MOST_PANELS, COLUMNS = 9, 3
 
 
 def apart_figure(
-    summary: pl.DataFrame, heading: Heading, known: Sequence[Confidence]
+    summary: pl.DataFrame, heading: ReportSpec, known: Sequence[Confidence]
 ) -> bytes | None:
     """A square per evaluation: whether the row is resolved better or worse than the column. PNG.
 

@@ -13,7 +13,15 @@ from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.figures import FILE as APART_FIGURE
 from steps.reporting.pictures import Picture, gallery
 from steps.reporting.scaling.section import scaling_section
-from steps.reporting.source import CURVES, HEADING, RECORDS, Evaluation, Heading, Provenance, Source
+from steps.reporting.source import (
+    CURVES,
+    HEADING,
+    RECORDS,
+    Evaluation,
+    Provenance,
+    ReportSpec,
+    Source,
+)
 from steps.reporting.tables import (
     ABSENT,
     BALANCED,
@@ -202,7 +210,7 @@ def page(
 
 def _tables(
     summary: pl.DataFrame,
-    heading: Heading,
+    heading: ReportSpec,
     evaluation: Evaluation,
     confidence: Confidence | None,
 ) -> list[str]:
@@ -236,7 +244,7 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
     return [f"{said}\n"]
 
 
-def _about_ranking(summary: pl.DataFrame, heading: Heading, sure: Confidences) -> str:
+def _about_ranking(summary: pl.DataFrame, heading: ReportSpec, sure: Confidences) -> str:
     """Caption of the ranking figure."""
     what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
     spread = "; the dark line is ± one standard deviation over seeds"
@@ -251,7 +259,7 @@ def _about_ranking(summary: pl.DataFrame, heading: Heading, sure: Confidences) -
     return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"
 
 
-def _best_rows(summary: pl.DataFrame, heading: Heading) -> str:
+def _best_rows(summary: pl.DataFrame, heading: ReportSpec) -> str:
     """How many rows a figure shows, where it does not show all."""
     every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
     return f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
@@ -298,7 +306,7 @@ def _about_intervals(confidence: Confidence, seeds: int) -> str:
     )
 
 
-def _unstable_note(sure: Confidences, heading: Heading) -> list[str]:
+def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
     """The footnote to the scores that are marked; nothing where none is."""
     rows = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
     if not rows:
@@ -311,7 +319,7 @@ def _unstable_note(sure: Confidences, heading: Heading) -> list[str]:
     ]
 
 
-def _imported_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def _imported_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """The footnote to the rows that are official checkpoints; nothing where none is."""
     rows = ranked(summary, heading).filter("imported").iter_rows(named=True)
     names = [model_name(row["recipe"], row["backbone"], heading) for row in rows]
@@ -324,7 +332,7 @@ def _imported_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _collapsed_note(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def _collapsed_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """The footnote to the rows that are marked; nothing where none is."""
     seeds = len(heading.seeds)
     names = [
@@ -382,7 +390,7 @@ def _how_to_read(source: Source, summary: pl.DataFrame) -> list[str]:
     ]
 
 
-def _tracing(heading: Heading, summary: pl.DataFrame) -> str:
+def _tracing(heading: ReportSpec, summary: pl.DataFrame) -> str:
     top = ranked(summary, heading).row(0, named=True)
     best = ranked_by(heading)
     cell = f"{top['recipe']}/{top['backbone']}/{best.task}"
@@ -487,7 +495,7 @@ def _params_notes(source: Source) -> list[str]:
     return notes
 
 
-def _section(heading: Heading, evaluation: Evaluation) -> str:
+def _section(heading: ReportSpec, evaluation: Evaluation) -> str:
     """The task in words, with its protocol where it has several."""
     title = plain(_TASKS.get(evaluation.task, (evaluation.task, ""))[0])
     alone = len(heading.tasks[evaluation.task]) == 1

@@ -21,7 +21,7 @@ from steps.command import UserError
 from steps.params.paths import Paths
 from steps.params.paths import backbone as backbone_of
 from steps.params.tasks import DRAWN_TASKS
-from steps.reporting.source import Heading, Provenance
+from steps.reporting.source import Provenance, ReportSpec
 from steps.reporting.tables import Table
 from steps.reporting.text import Markup, beginning, code, plain, significant, target
 
@@ -74,7 +74,7 @@ class _Drawn:
 
 
 def collect_pictures(
-    heading: Heading, paths: Paths, methods: Sequence[str]
+    heading: ReportSpec, paths: Paths, methods: Sequence[str]
 ) -> tuple[list[Picture], dict[str, bytes]]:
     """The pictures of some methods with the first seed, by kind in the order of ``methods``.
 
@@ -118,7 +118,9 @@ def collect_pictures(
     return pictures, content
 
 
-def _drawn(heading: Heading, paths: Paths, methods: Sequence[str], seed: int) -> Iterator[_Drawn]:
+def _drawn(
+    heading: ReportSpec, paths: Paths, methods: Sequence[str], seed: int
+) -> Iterator[_Drawn]:
     tokenizers = {
         read_manifest(folder, "tokenizer").digest: folder
         for folder in sorted(map(Path, glob(paths.tokenizer("*", seed))))

@@ -57,7 +57,7 @@ class Evaluation(NamedTuple):
         return f"{self.task}/{self.protocol}"
 
 
-class Grown(BaseModel):
+class ScaledRecipe(BaseModel):
     """A method at a length, on a share of the images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,7 +68,7 @@ class Grown(BaseModel):
     data_share: float
 
 
-class Heading(BaseModel):
+class ReportSpec(BaseModel):
     """What the experiment's params say, and where the report was made from what."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,7 +84,7 @@ class Heading(BaseModel):
     """Tasks that apply to some of the methods alone, with these."""
     imported: dict[str, str] = {}
     """Official checkpoints among the methods, with the backbone that each is."""
-    scaling: dict[str, Grown] = {}
+    scaling: dict[str, ScaledRecipe] = {}
     """Rows of a study of scale: which method each is, how long, on how much."""
     budget: Budget | None = None
     """What each row that was trained here may have used; of a study of scale, at length 1."""
@@ -143,7 +143,7 @@ class Provenance(BaseModel):
         return cls(**{name: getattr(manifest, name) for name in cls.model_fields})
 
 
-class Traced(BaseModel):
+class TracedRecord(BaseModel):
     """One record file, its path below the results, and what made both ends of its records."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -177,8 +177,8 @@ class Traced(BaseModel):
 class Source:
     """All that a page is rendered from. ``curves`` has the columns of ``CURVES_SCHEMA``."""
 
-    heading: Heading
-    traced: tuple[Traced, ...]
+    heading: ReportSpec
+    traced: tuple[TracedRecord, ...]
     curves: pl.DataFrame
     decisions: pl.DataFrame = field(default_factory=DECISIONS_SCHEMA.to_frame)
     """Columns of ``DECISIONS_SCHEMA``; no rows of evaluations from before they were kept."""
@@ -233,7 +233,9 @@ class Source:
         return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame) -> Source:
+def make_source(
+    heading: ReportSpec, traced: Sequence[TracedRecord], curves: pl.DataFrame
+) -> Source:
     """A source in the experiment's order: task, protocol, method, backbone, seed.
 
     Raises:
@@ -242,7 +244,7 @@ def make_source(heading: Heading, traced: Sequence[Traced], curves: pl.DataFrame
     """
     seen: dict[str, str] = {}
     orders = _orders(heading)
-    placed: list[tuple[list[int], Traced]] = []
+    placed: list[tuple[list[int], TracedRecord]] = []
     for item in traced:
         for record in item.records:
             place = _place(orders, item.source, record)
@@ -271,7 +273,7 @@ Orders = dict[str, dict[str | int, int]]
 """Rank in the experiment of each value of a record's keys; of protocols by ``task/``."""
 
 
-def _orders(heading: Heading) -> Orders:
+def _orders(heading: ReportSpec) -> Orders:
     names: dict[str, Sequence[str | int]] = {
         "task": tuple(heading.tasks),
         **{f"{task}/protocol": protocols for task, protocols in heading.tasks.items()},
@@ -298,7 +300,7 @@ def _place(orders: Orders, source: str, record: Record) -> list[int]:
     return place
 
 
-def _check_digest(item: Traced) -> None:
+def _check_digest(item: TracedRecord) -> None:
     """The digest in a record file's manifest covers its records: an edited number shows."""
     for record in item.records:
         for name in ("value", "epochs", "flops", "device_seconds"):
@@ -351,11 +353,11 @@ def read_source(folder: Path) -> Source:
             )
     where = str(folder / HEADING)
     try:
-        heading = Heading.model_validate_json((folder / HEADING).read_bytes())
+        heading = ReportSpec.model_validate_json((folder / HEADING).read_bytes())
         traced = []
         for number, line in enumerate((folder / RECORDS).read_bytes().splitlines(), 1):
             where = f"{folder / RECORDS}: line {number}"
-            traced.append(Traced.model_validate_json(line))
+            traced.append(TracedRecord.model_validate_json(line))
         where = str(folder / CURVES)
         curves = pl.read_csv(folder / CURVES, schema=CURVES_SCHEMA)
     except (ValidationError, pl.exceptions.PolarsError) as error:

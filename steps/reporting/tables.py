@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from steps.command import UserError
-from steps.reporting.source import Evaluation, Heading
+from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], w
                 )
 
 
-def ranked_by(heading: Heading) -> Evaluation:
+def ranked_by(heading: ReportSpec) -> Evaluation:
     """What the ranking is sorted by: the first of HEADLINES that the experiment has, and the
     first protocol of it."""
     task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
@@ -174,20 +174,20 @@ def shown_metrics(summary: pl.DataFrame, evaluation: Evaluation) -> tuple[list[s
     return [best, *others], [metric for metric in metrics if metric not in shown]
 
 
-def ranked(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
+def ranked(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
     """The rows of the ranking's metric, best first; equals keep the experiment's order."""
     best = ranked_by(heading)
     chosen = cells_of(summary, best, metric=headline(summary, best))
     return chosen.sort("mean", descending=True, maintain_order=True)
 
 
-def model_name(recipe: str, backbone: str, heading: Heading) -> str:
+def model_name(recipe: str, backbone: str, heading: ReportSpec) -> str:
     """A row's name: the recipe, and the backbone where the experiment has several."""
     name = heading.shown(recipe)
     return name if len(heading.backbones) == 1 else f"{name} ({backbone})"
 
 
-def row_name(row: dict[str, Any], heading: Heading) -> str:
+def row_name(row: dict[str, Any], heading: ReportSpec) -> str:
     """A row's name, marked where it was imported, or the embeddings of a seed were collapsed."""
     name = model_name(row["recipe"], row["backbone"], heading)
     marks = [IMPORTED] * row["imported"] + [COLLAPSED] * bool(row["collapsed"])
@@ -200,14 +200,14 @@ def score(row: dict[str, Any]) -> str:
     return text if row["std"] is None else f"{text} ± {measured(row['std'], row['unit'])}"
 
 
-def figure_rows(summary: pl.DataFrame, heading: Heading) -> pl.DataFrame:
+def figure_rows(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
     """The rows that the ranking's figure has room for, best first."""
     # Two rows of panels have room for all of them, further ones share it.
     lines = max(2, -(-len(heading.evaluations()) // PANELS))
     return ranked(summary, heading).head(max(MOST_ROWS // 5, 2 * MOST_ROWS // lines))
 
 
-def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: Heading) -> list[str]:
+def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """The methods whose training curves a figure has room for, in the experiment's order: those of
     the best rows."""
     best = dict.fromkeys(name for name in ranked(summary, heading)["recipe"] if name in trained)
@@ -235,7 +235,7 @@ def sure_score(row: dict[str, Any], confidence: Confidence | None) -> str:
 
 
 def ranking_table(
-    summary: pl.DataFrame, heading: Heading, confidence: Confidence | None = None
+    summary: pl.DataFrame, heading: ReportSpec, confidence: Confidence | None = None
 ) -> Table:
     """``Model | Rank | Type | Scale | Score | Epoch`` and the compute behind each row.
 
@@ -286,7 +286,7 @@ def _epochs(epochs: float) -> str:
 
 def evaluation_table(
     summary: pl.DataFrame,
-    heading: Heading,
+    heading: ReportSpec,
     evaluation: Evaluation,
     metrics: Sequence[str] | None = None,
     confidence: Confidence | None = None,

@@ -10,7 +10,7 @@ import polars as pl
 
 from steps.params.methods.families import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
-from steps.reporting.source import Evaluation, Source, Traced
+from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
 from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
@@ -256,7 +256,7 @@ def _families(source: Source) -> dict[Row, str]:
     }
 
 
-def _family(item: Traced) -> str:
+def _family(item: TracedRecord) -> str:
     record = item.records[0]
     recipe: Any = item.pretrained.params.get("recipe")
     method = recipe.get("method") if isinstance(recipe, dict) else None

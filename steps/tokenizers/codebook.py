@@ -18,8 +18,8 @@ class Codebook(nn.Module):
 
         e <- norm(decay * e + (1 - decay) * norm(m))
 
-    ``add`` collects the features of each micro-batch and ``move`` updates by those of the whole
-    global batch, so that the codes do not depend on how the batch was cut. A code without features
+    ``accumulate`` collects the features of each micro-batch, ``update`` moves the codes by those of
+    the whole global batch, so that they do not depend on how it was cut. A code without features
     stays: the reference revives none.
     """
 
@@ -58,13 +58,13 @@ class Codebook(nn.Module):
         return (squares - 2 * features @ self.codes.T).argmin(dim=-1)
 
     @torch.no_grad()
-    def add(self, features: Tensor, indices: Tensor) -> None:
+    def accumulate(self, features: Tensor, indices: Tensor) -> None:
         """Collect features (..., C) of unit norm and their codes (...)."""
         self._sums.index_add_(0, indices.flatten(), features.detach().float().flatten(0, -2))
-        self.use.add(indices)
+        self.use.accumulate(indices)
 
     @torch.no_grad()
-    def move(self, *, new_epoch: bool) -> Tensor:
+    def update(self, *, new_epoch: bool) -> Tensor:
         """Update by what was collected, here and in all other processes.
 
         Returns:
@@ -131,7 +131,7 @@ class CodeUse(nn.Module):
         self.register_buffer("_counts", torch.zeros(size), persistent=False)
 
     @torch.no_grad()
-    def add(self, indices: Tensor) -> None:
+    def accumulate(self, indices: Tensor) -> None:
         """Count codes, of any shape."""
         indices = indices.flatten()
         self._counts.index_add_(0, indices, torch.ones_like(indices, dtype=torch.float32))

@@ -201,7 +201,7 @@ class DVAETraining(TokenizerTraining):
         nll = -log_likelihood(self.dvae.map_pixels(pixels), *stats.chunk(2, dim=1)).mean()
         log_q = logits.log_softmax(dim=1)
         kl = (log_q.exp() * log_q).sum(dim=1).mean() + math.log(self.dvae.vocab_size)
-        self.use.add(logits.argmax(dim=1))
+        self.use.accumulate(logits.argmax(dim=1))
         loss = nll + rates["kl_weight"] / VALUES * kl
         return {"loss": loss, "nll": nll.detach(), "kl": kl.detach()}
 

@@ -152,7 +152,7 @@ class VQKD(TokenizerTraining):
         indices = codebook.nearest(features.detach())
         codes = codebook.codes[indices]
         commitment = self.params.commitment * (codes - features).square().mean()
-        codebook.add(features, indices)
+        codebook.accumulate(features, indices)
         distance = self.distance(features + (codes - features).detach(), targets_BND).mean()
         return {
             "loss": distance + commitment,
@@ -177,7 +177,7 @@ class VQKD(TokenizerTraining):
     def after_step(self, progress: Progress) -> dict[str, Tensor]:
         """Move the codebook by the features of the whole global batch; log its use."""
         new_epoch = progress.step % progress.steps_per_epoch == 0
-        counts = self.tokenizer.codebook.move(new_epoch=new_epoch)
+        counts = self.tokenizer.codebook.update(new_epoch=new_epoch)
         return use_of(counts)
 
     def trained(self) -> VQTokenizer:

@@ -123,7 +123,7 @@ def test_block_masks_are_refused_exactly_where_none_is_ever_drawn(side: int) -> 
         masks = BlockMasks(ratio=ratio, min_block=least, max_block=most)
         drawn = sample_blocks(block_generator(masks, (side, side)), 100, torch.Generator())
         # Blocks that fit by a hair may not come up in so few draws: those are not refused.
-        if masks.misfit(patches) is not None:
+        if masks.incompatibility(patches) is not None:
             assert not drawn.any(), masks
         elif least <= int(ratio * patches) and least <= (side - 1) ** 2 and most is None:
             assert drawn.any(), masks
@@ -134,7 +134,7 @@ def test_ratio_masks_are_refused_only_where_none_is_ever_drawn(shape: Any) -> No
     for side, ratio in itertools.product((2, 4, 14), (0.0, 0.004, 0.02, 0.1, 0.5)):
         masks = RatioMasks(shape=shape, ratios=[ratio], variances=[0.0])
         drawn = sample_ratio_masks(400, side, masks, torch.Generator())
-        if masks.misfit(side * side) is not None:
+        if masks.incompatibility(side * side) is not None:
             assert not drawn.any(), masks
         elif ratio * side * side >= max(1, (side // 3) ** 2):
             assert drawn.any(), masks
@@ -146,7 +146,7 @@ def test_spread_masks_are_refused_only_where_none_is_ever_drawn() -> None:
         masks = SpreadMasks(probability=1.0, ratios=[0.0, highest])
         params = DINOv2Params(**{**method, "masks": masks})
         drawn = sample_spread_blocks(400, side, 1.0, (0.0, highest), torch.Generator())
-        if params.misfit(side * side, None) is not None:
+        if params.incompatibility(side * side, None) is not None:
             assert not drawn.any(), (side, highest)
         elif highest * side * side >= 4:
             assert drawn.any(), (side, highest)
@@ -214,10 +214,10 @@ def test_a_part_is_held_out_of_two_images_or_more() -> None:
     with pytest.raises(UserError, match="1 training image, of which a part is to be held out"):
         split_held_out(1, 0.1, 0)
     for count, share in itertools.product((2, 3, 10), (0.01, 0.5, 0.99)):
-        kept, held = split_held_out(count, share, 0)
-        assert len(kept)
+        num_visible, held = split_held_out(count, share, 0)
+        assert len(num_visible)
         assert len(held)
-        assert sorted([*kept.tolist(), *held.tolist()]) == list(range(count))
+        assert sorted([*num_visible.tolist(), *held.tolist()]) == list(range(count))
 
 
 def test_a_probe_with_batch_norm_takes_two_images(scenery: Scenery) -> None:

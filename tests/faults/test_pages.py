@@ -24,7 +24,14 @@ from steps.reporting.pictures import Picture, gallery
 from steps.reporting.published.page import render_published
 from steps.reporting.render import write_report
 from steps.reporting.scaling.section import scaling_section
-from steps.reporting.source import Grown, Heading, Provenance, Source, Traced, make_source
+from steps.reporting.source import (
+    Provenance,
+    ReportSpec,
+    ScaledRecipe,
+    Source,
+    TracedRecord,
+    make_source,
+)
 from steps.reporting.tables import Table, summarize
 from steps.reporting.text import code, drawn, paragraphs, plain, printable, target, visible
 from tests.processes import REPOSITORY
@@ -174,7 +181,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
 def renamed(source: Source, text: str) -> Source:
     """The source with a text in the place of every name, as records of others may have it."""
     method = {name: f"{name}{text}" for name in source.heading.methods}
-    heading = Heading(
+    heading = ReportSpec(
         title=text, question=text, methods=tuple(method.values()), backbones=(text,), seeds=(0,),
         tasks={"knn": (text,)}, imported={method["mae"]: text}, experiment=f"params/{text}.yaml",
         results=f"results/{text}", out=f"reports/{text}",
@@ -192,7 +199,7 @@ def _text(source: Source, text: str) -> Any:
     return pl.lit(text)
 
 
-def _renamed(item: Traced, method: dict[str, str], text: str) -> Traced:
+def _renamed(item: TracedRecord, method: dict[str, str], text: str) -> TracedRecord:
     records = tuple(
         record.model_copy(
             update={
@@ -356,11 +363,11 @@ def _published(folder: Path, text: str) -> str:
 def test_a_study_of_scale_of_hostile_names(text: str, study: Source) -> None:
     sections = []
     for name in (text, "x"):
-        grown = {
+        scaled = {
             row: each.model_copy(update={"recipe": f"{each.recipe}{name}"})
             for row, each in study.heading.scaling.items()
         }
-        heading = study.heading.model_copy(update={"scaling": grown})
+        heading = study.heading.model_copy(update={"scaling": scaled})
         sections.append(seen("\n".join(scaling_section(summarize(study.records()), heading))))
     assert sections[0].tags == sections[1].tags
     assert sections[0].links == sections[1].links
@@ -369,7 +376,7 @@ def test_a_study_of_scale_of_hostile_names(text: str, study: Source) -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Source:
     points = [
-        Grown(recipe=recipe, length=length, data_share=1.0)
+        ScaledRecipe(recipe=recipe, length=length, data_share=1.0)
         for recipe in ("mae", "dino")
         for length in (0.5, 1.0, 2.0)
     ]

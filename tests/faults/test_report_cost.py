@@ -16,7 +16,7 @@ from steps.params.paths import Paths
 from steps.reporting.collect import collect
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.render import render_tables
-from steps.reporting.source import Heading, Source, source_files
+from steps.reporting.source import ReportSpec, Source, source_files
 from steps.reporting.tables import (
     MOST_CURVES,
     MOST_ROWS,
@@ -29,10 +29,10 @@ GROWTH = 2.6
 """Of CPU time where the rows double; what is quadratic comes near four."""
 
 
-def heading(experiment: Path) -> tuple[Heading, Paths]:
+def heading(experiment: Path) -> tuple[ReportSpec, Paths]:
     """What ``steps.report`` makes of the params."""
     params = load(experiment, Experiment)
-    made = Heading(
+    made = ReportSpec(
         title=params.title,
         question=params.question,
         methods=tuple(params.names),

@@ -103,7 +103,7 @@ def replay_training(
         if limit:
             _check_norms(case, method, step, limit)
             clip_gradients(method.parameters(), ClipGrad(max_norm=limit, scope="tensor"))
-        for parameter in method.frozen(progress):
+        for parameter in method.without_gradient(progress):
             parameter.grad = None
         optimizer.step()
         logged = method.after_step(progress)

@@ -40,8 +40,8 @@ def _check_targets(case: Case, room: str, inputs: str, shape: tuple[int, ...]) -
         case.equal(center.used, f"{room}/output/center_used{index}")
         softmax = F.softmax((logits - center.used) / temp, dim=-1)
         case.equal(softmax, f"{room}/output/softmax_center{index}")
-        center.add(logits)
-        center.move()
+        center.accumulate(logits)
+        center.update()
     case.equal(center.used, f"{room}/output/center_final")
     first = calls[0][1]
     for name in [name for name in case.tensors if name.startswith(f"{room}/output/sinkhorn_")]:
@@ -136,7 +136,7 @@ def _rank(facts: dict[str, Any], given: dict[str, Tensor]) -> dict[str, Tensor]:
         center = LazyCenter(
             *shape, prototypes, momentum=options["center_momentum"], equal_processes=True
         )
-        center.add(logits)
-        center.move()
+        center.accumulate(logits)
+        center.update()
         outputs[f"{room}_center"] = center.used
     return outputs

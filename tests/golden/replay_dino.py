@@ -121,7 +121,7 @@ def call(
         }
         losses = method.losses(encoded, {}, progress)
         losses["loss"].backward()
-        method.center.move()
+        method.center.update()
         results.append(
             {
                 "loss": losses["loss"].item(),

@@ -75,7 +75,7 @@ def replay_training(case: Case) -> None:
         weight_decay = cosine(progress, decay, decay_end)
         case.number(lr, expected["lr"][step], f"lr of step {step}", 1e-9)
         case.number(weight_decay, expected["weight_decay"][step], f"wd of step {step}", 1e-9)
-        set_rates(optimizer, lr, weight_decay, method.held(progress))
+        set_rates(optimizer, lr, weight_decay, method.with_zero_lr(progress))
         _check_last_layers(case, method, optimizer, step)
         batch, draws = _inputs(case, method, step)
         if step == 0:

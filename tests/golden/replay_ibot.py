@@ -176,8 +176,8 @@ def call(
         draws = {"mask": by_sample(inputs["mask"].flatten(1), views)}
         losses = method.losses(encoded, draws, progress)
         losses["loss"].backward()
-        method.center.move()
-        method.patch_center.move()
+        method.center.update()
+        method.patch_center.update()
         results.append(
             {
                 **{name: losses[name].item() for name in ("loss", "cls", "patch")},

@@ -12,9 +12,9 @@ from torch import Tensor
 from steps.core.schedules import Progress, learning_rate
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.probes import (
+    FeatureSpec,
     Head,
     Probes,
-    Reads,
     assemble,
     best,
     build_optimizer,
@@ -56,7 +56,7 @@ def _steps(case: Case, part: str) -> int:
 def replay_mae(case: Case, part: dict[str, Any]) -> None:
     """Batch norm and linear layer on given features: LARS, warm-up and cosine at every step."""
     options, expected, update = part["options"], part["expected"], part["optimizer"]
-    reads = Reads(1, "cls")
+    reads = FeatureSpec(1, "cls")
     # The recorded rate is that of the batch; ours is for a batch of 256.
     head = Head(reads, options["lr"] * 256 / options["batch"])
     probes = Probes([head], {reads: options["dim"]}, options["classes"], batch_norm=True)
@@ -127,12 +127,12 @@ def replay_dino(case: Case, part: dict[str, Any]) -> None:
     for index, tokens in enumerate(blocks):
         case.equal(tokens, f"dino/step0/output/normed_block{index}")
     for name, (n, average) in options["variants"].items():
-        _replay_dino_variant(case, part, vit, name, Reads(n, _dino_pooling(average)))
+        _replay_dino_variant(case, part, vit, name, FeatureSpec(n, _dino_pooling(average)))
     key = "avgpool_with_more_than_one_block"
     if key in part["expected"]:
         assert "raises" in part["expected"][key]
         with pytest.raises(ValueError, match="one block"):
-            assemble(blocks, vit.num_prefix_tokens, Reads(2, _dino_pooling(True)))
+            assemble(blocks, vit.num_prefix_tokens, FeatureSpec(2, _dino_pooling(True)))
         case.compared += 1
 
 
@@ -141,7 +141,7 @@ def _dino_pooling(average: bool) -> Any:
 
 
 def _replay_dino_variant(
-    case: Case, part: dict[str, Any], vit: Transformer, name: str, reads: Reads
+    case: Case, part: dict[str, Any], vit: Transformer, name: str, reads: FeatureSpec
 ) -> None:
     options, expected, update = part["options"], part["expected"][name], part["optimizer"]
     case.number(reads.blocks, expected["n_last_blocks"], f"{name} blocks")
@@ -220,7 +220,7 @@ def replay_dinov2(case: Case, part: dict[str, Any]) -> None:
     for n in blocks:
         for pooling in poolings:
             recorded = f"features_{n}_blocks_avgpool_{pooling != 'cls'}"
-            ours = assemble(tokens, prefix, Reads(n, pooling))
+            ours = assemble(tokens, prefix, FeatureSpec(n, pooling))
             case.equal(ours, f"dinov2/step0/output/{recorded}")
     for step in range(options["steps"]):
         set_rates(optimizer, Progress(step, 1, options["steps"]), Schedule(warmup_epochs=0))
@@ -315,7 +315,9 @@ def _blocks(vit: Transformer, images: Tensor) -> list[Tensor]:
     return last_blocks(vit, images, len(vit.blocks))
 
 
-def _features(case: Case, vit: Transformer, room: str, reads: list[Reads]) -> dict[Reads, Tensor]:
+def _features(
+    case: Case, vit: Transformer, room: str, reads: list[FeatureSpec]
+) -> dict[FeatureSpec, Tensor]:
     blocks = _blocks(vit, case[f"{room}/input/images"])
     return {one: assemble(blocks, vit.num_prefix_tokens, one) for one in reads}
 

@@ -14,7 +14,7 @@ from steps.core.schedules import Progress, learning_rate
 from steps.data.views import normalise, sample_crop
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
-from steps.models.masks import block_generator, kept
+from steps.models.masks import block_generator, num_visible
 from steps.params.recipe import Training
 from steps.params.tokenizers import DalleDecoder, DalleNetwork, DalleParams
 from steps.params.views import Normalise, View
@@ -203,7 +203,7 @@ def _mae(published: Published) -> None:
     published.optimizer()
     facts.equal("uniform random per sample", "masking.kind")
     facts.equal(method.mask_ratio, "masking.ratio")
-    facts.equal(kept(facts["masking.patches"], method.mask_ratio), "masking.kept")
+    facts.equal(num_visible(facts["masking.patches"], method.mask_ratio), "masking.kept")
     facts.equal(method.mask_ratio, f"{room}.mask_ratio")
     facts.equal(method.norm_pix_loss, f"{room}.norm_pix_loss")
     # The records leave out the ratio that no recipe changes.
@@ -224,11 +224,11 @@ def _droppos(published: Published) -> None:
     published.one_view()
     published.schedule()
     published.optimizer()
-    visible = kept(facts["masking.patches"], method.mask_ratio)
+    visible = num_visible(facts["masking.patches"], method.mask_ratio)
     facts.equal(method.mask_ratio, "masking.patch_ratio")
     facts.equal(method.pos_mask_ratio, "masking.position_ratio")
     facts.equal(visible, "masking.visible")
-    facts.equal(kept(visible, method.pos_mask_ratio), "masking.visible_with_position")
+    facts.equal(num_visible(visible, method.pos_mask_ratio), "masking.visible_with_position")
     facts.equal(method.mask_ratio, f"{room}.mask_ratio")
     facts.equal(method.pos_mask_ratio, f"{room}.pos_mask_ratio")
     facts.equal(method.label_smoothing_sigma, f"{room}.label_smoothing_sigma")

@@ -28,11 +28,11 @@ def test_a_point_of_a_study_is_its_own_row(scenery: Scenery, step: Step) -> None
 
     plain = facts("plain")
     assert (plain["recipe"], plain["epochs"], plain["images_seen"]) == ("mae", 2, 96)
-    grown = facts("grown", "--length", "1.5", "--data-share", "0.5")
+    scaled = facts("grown", "--length", "1.5", "--data-share", "0.5")
     # Three epochs over 24 of the 48 images.
-    assert (grown["recipe"], grown["epochs"]) == ("mae-x1.5-d50", 3)
-    assert grown["images_seen"] == 72
-    assert grown["flops"] == pytest.approx(0.75 * plain["flops"])
+    assert (scaled["recipe"], scaled["epochs"]) == ("mae-x1.5-d50", 3)
+    assert scaled["images_seen"] == 72
+    assert scaled["flops"] == pytest.approx(0.75 * plain["flops"])
     # One option leaves the other key as the recipe has it.
     recipe.write_text(recipe.read_text() + "data_share: 0.5\n")
     long = facts("long", "--length", "1.5")

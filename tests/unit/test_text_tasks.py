@@ -17,7 +17,7 @@ from steps.artifacts import read_manifest, read_records
 from steps.artifacts.decisions import read_decisions
 from steps.data.shards import Images
 from steps.data.views import normalise, to_tensor
-from steps.evaluation.towers import Towers
+from steps.evaluation.towers import ImageTextEncoder
 from tests.scenery import RECIPES, Scenery
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
@@ -51,7 +51,7 @@ def _run(step: Step, task: str, protocol: Path, backbone: Path, data: Path, out:
 
 def _similarities(backbone: Path, images: Images, sentences: list[str]) -> Tensor:
     """Cosines in float64 of every image and sentence, one at a time."""
-    towers = Towers(backbone)
+    towers = ImageTextEncoder(backbone)
     method, rows = towers.method.double(), []
     for index in range(len(images)):
         pixels = to_tensor(images.image(index)).unsqueeze(0)

@@ -22,7 +22,7 @@ rule pretrain:
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
         behind=options,
-        grown=lambda wildcards: words(PLAN.recipe_options(wildcards.recipe)),
+        scaled=lambda wildcards: words(PLAN.recipe_options(wildcards.recipe)),
     shell:
-        "python -m steps.pretrain --recipe {params.recipe:q} {params.grown:u} --backbone {params.backbone:q}"
+        "python -m steps.pretrain --recipe {params.recipe:q} {params.scaled:u} --backbone {params.backbone:q}"
         ' --data {input.data:q} {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

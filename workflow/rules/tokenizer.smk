@@ -16,7 +16,7 @@ rule tokenizer:
         values=resolved(tokenizer="{tokenizer}"),
         file=lambda wildcards: PLAN.tokenizer_file(wildcards.tokenizer),
         behind=options,
-        grown=lambda wildcards: words(PLAN.tokenizer_options(wildcards.tokenizer)),
+        scaled=lambda wildcards: words(PLAN.tokenizer_options(wildcards.tokenizer)),
     shell:
-        "python -m steps.tokenizer --tokenizer {params.file:q} {params.grown:u} --data {input.data:q}"
+        "python -m steps.tokenizer --tokenizer {params.file:q} {params.scaled:u} --data {input.data:q}"
         ' {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -6,7 +6,7 @@ from typing import Literal
 
 from steps.params.backbone import BEiTBackbone
 from steps.params.base import DropPath
-from steps.params.masks import BlockMasks, Misfit
+from steps.params.masks import BlockMasks, Incompatibility
 from steps.params.methods.method import Method
 
 
@@ -22,6 +22,6 @@ class BEiTParams(Method):
     masks: BlockMasks
     drop_path: DropPath = 0.0
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """Masks that hide nothing."""
-        return self.masks.misfit(patches)
+        return self.masks.incompatibility(patches)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from steps.params.backbone import BEiTBackbone
 from steps.params.base import Count, DropPath, Params
-from steps.params.masks import BlockMasks, Misfit
+from steps.params.masks import BlockMasks, Incompatibility
 from steps.params.methods.method import Method
 
 
@@ -33,10 +33,10 @@ class BEiT2Params(Method):
     aggregation: PatchAggregation
     drop_path: DropPath = 0.0
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """Masks that hide nothing, or early layers that are all there are."""
         early = self.aggregation.early_layers
         if depth is not None and early >= depth:
             found = f"{early}, and the backbone has {depth} blocks"
             return "aggregation.early_layers", found, f"1 to {depth - 1}"
-        return self.masks.misfit(patches)
+        return self.masks.incompatibility(patches)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steps.params.base import MaskRatio, NotNegative, Probability
-from steps.params.masks import Misfit, drops_none
+from steps.params.masks import Incompatibility, drops_none
 from steps.params.methods.method import MomentumContrast
 
 
@@ -22,6 +22,6 @@ class DILEMMAParams(MomentumContrast):
     detection_weight: NotNegative = 1.0
     """Of the detection loss beside the contrastive one (lambda)."""
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """A rate that drops nothing, or everything."""
         return drops_none("drop_rate", self.drop_rate, patches, "patches")

@@ -17,7 +17,7 @@ from steps.params.base import (
     Probability,
     Whole,
 )
-from steps.params.masks import Misfit, hides_none, lays_block, masks_none
+from steps.params.masks import Incompatibility, hides_none, lays_block, masks_none
 from steps.params.methods.method import Method, PrototypeHead
 
 _LEAST_BLOCK, _ASPECT = 4, 0.3
@@ -94,7 +94,7 @@ class DINOv2Params(Method):
                 "global, and takes more, which are local"
             )
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """Masks that hide nothing of a crop that is masked."""
         side, highest = math.isqrt(patches), self.masks.ratios[1]
         most = min(int(highest * patches), side // 2 * side)

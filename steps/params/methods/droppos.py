@@ -8,7 +8,7 @@ from annotated_types import Gt
 from pydantic import model_validator
 
 from steps.params.base import MaskRatio, NotNegative, Params, Positive, Probability
-from steps.params.masks import Misfit, drops_none, hides_none
+from steps.params.masks import Incompatibility, drops_none, hides_none
 from steps.params.methods.method import Decoder, Method
 
 
@@ -44,7 +44,7 @@ class DropPosParams(Method):
     """Leave out patches whose true position is predicted as surely as its label says."""
     pixel_task: PixelTask | None = None
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """A ratio that hides nothing, or everything; or no position that is dropped."""
         if found := drops_none("mask_ratio", self.mask_ratio, patches, "patches"):
             return found

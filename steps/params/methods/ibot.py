@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steps.params.base import Momentum, NotNegative, Positive
-from steps.params.masks import Misfit, RatioMasks
+from steps.params.masks import Incompatibility, RatioMasks
 from steps.params.methods.method import PatchPrototypeHead, SelfDistillation
 
 
@@ -28,9 +28,9 @@ class IBOTParams(SelfDistillation):
     warmup_teacher_patch_temp: Positive
     patch_center_momentum: Momentum = 0.9
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """Masks that hide nothing, where there is a loss of what they hide."""
-        return self.masks.misfit(patches) if self.ibot_weight > 0 else None
+        return self.masks.incompatibility(patches) if self.ibot_weight > 0 else None
 
     def check_run(self, batch: int, epochs: float) -> None:
         """Masks that begin before the run ends."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Gt
 
 from steps.params.base import MaskRatio
-from steps.params.masks import Misfit, drops_none
+from steps.params.masks import Incompatibility, drops_none
 from steps.params.methods.method import Decoder, Method
 
 
@@ -22,6 +22,6 @@ class MAEParams(Method):
     """Targets are the pixels normalised within each patch (true), or as they are."""
     decoder: Decoder
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """A ratio that hides nothing, or everything."""
         return drops_none("mask_ratio", self.mask_ratio, patches, "patches")

@@ -7,14 +7,14 @@ from typing import ClassVar, Literal
 from pydantic import model_validator
 
 from steps.params.base import Count, DropPath, Momentum, Params, Positive, Whole
-from steps.params.masks import Misfit
+from steps.params.masks import Incompatibility
 
 # --- What the params of all methods have in common
 
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
 Need = Literal["none", "optional", "required"]
-Reads = Literal["tokens", "features"]
+FeatureSpec = Literal["tokens", "features"]
 
 
 class Method(Params):
@@ -22,7 +22,7 @@ class Method(Params):
 
     kind: ClassVar[Kind]
     """The method's family as the tables print it."""
-    reads: ClassVar[Reads] = "tokens"
+    reads: ClassVar[FeatureSpec] = "tokens"
     """What the method reads of its backbone: the tokens of a vision transformer, or one vector an
     image, which a ResNet gives as well."""
     takes_teacher: ClassVar[Need] = "none"
@@ -40,7 +40,7 @@ class Method(Params):
     """Whether its recipe may have ``training.final_phase``."""
     name: str
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """What about the params does not fit a backbone.
 
         Args:

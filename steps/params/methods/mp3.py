@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from steps.params.base import MaskRatio
-from steps.params.masks import Misfit, hides_none
+from steps.params.masks import Incompatibility, hides_none
 from steps.params.methods.method import Method
 
 
@@ -18,7 +18,7 @@ class MP3Params(Method):
     mask_ratio: MaskRatio
     """Share of the patches that are neither key nor value in any block."""
 
-    def misfit(self, patches: int, depth: int | None) -> Misfit | None:
+    def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """A ratio that hides nothing."""
         if self.mask_ratio > 0 and int(self.mask_ratio * patches) == 0:
             return hides_none("mask_ratio", self.mask_ratio, patches)

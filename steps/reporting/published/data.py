@@ -18,7 +18,7 @@ from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.base import Params
 from steps.params.load import load
-from steps.reporting.source import HEADING, Traced, read_source
+from steps.reporting.source import HEADING, TracedRecord, read_source
 from steps.reporting.text import measured
 
 RESULTS, RANKING, MATCHING = "results.csv", "owner_ranking.csv", "matching.yaml"
@@ -284,7 +284,7 @@ class Measurement:
 
     report: Path
     results: str
-    traced: Traced
+    traced: TracedRecord
     record: Record
 
     @property

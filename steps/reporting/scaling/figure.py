@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from steps.reporting.figures import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
 from steps.reporting.pictures import FOLDER
 from steps.reporting.scaling import study
-from steps.reporting.source import Heading
+from steps.reporting.source import ReportSpec
 from steps.reporting.tables import headline
 from steps.reporting.text import drawn, flops_unit, significant
 
@@ -26,7 +26,7 @@ _SIZES = (4.0, 9.0)
 """Points, of the smallest and the largest backbone."""
 
 
-def scaling_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
+def scaling_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
     """A panel a score that has an error. PNG."""
     chosen = study.evaluations(summary, heading)
     names = study.methods(heading)
@@ -53,7 +53,7 @@ def scaling_figure(summary: pl.DataFrame, heading: Heading) -> bytes:
         return png(figure)
 
 
-def _method(panel: Axes, own: pl.DataFrame, heading: Heading, colour: str, marker: str) -> None:
+def _method(panel: Axes, own: pl.DataFrame, heading: ReportSpec, colour: str, marker: str) -> None:
     for run in own.iter_rows(named=True):
         panel.errorbar(
             run["flops"],
@@ -73,7 +73,7 @@ def _method(panel: Axes, own: pl.DataFrame, heading: Heading, colour: str, marke
         panel.plot(ends, [law.at(float(x)) for x in ends], color=colour, linewidth=1.6)
 
 
-def _size(heading: Heading, backbone: str) -> float:
+def _size(heading: ReportSpec, backbone: str) -> float:
     low, high = _SIZES
     steps = max(len(heading.backbones) - 1, 1)
     return low + (high - low) * heading.backbones.index(backbone) / steps
@@ -95,12 +95,14 @@ def _flops(value: float) -> str:
     return f"{significant(value / divisor, 1)} {unit}"
 
 
-def _kinds(summary: pl.DataFrame, heading: Heading) -> Mapping[str, str]:
+def _kinds(summary: pl.DataFrame, heading: ReportSpec) -> Mapping[str, str]:
     kinds = dict(summary.select("recipe", "kind").iter_rows())
     return {row.recipe: kinds[name] for name, row in heading.scaling.items()}
 
 
-def _legend(figure: Figure, names: list[str], kinds: Mapping[str, str], heading: Heading) -> None:
+def _legend(
+    figure: Figure, names: list[str], kinds: Mapping[str, str], heading: ReportSpec
+) -> None:
     marks = [
         Line2D(
             [],

@@ -12,7 +12,7 @@ import polars as pl
 from steps.reporting.scaling import study
 from steps.reporting.scaling.figure import FILE
 from steps.reporting.scaling.study import Law
-from steps.reporting.source import Evaluation, Heading
+from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.tables import ABSENT, Table, headline
 from steps.reporting.text import Markup, flops_unit, measured, plain, plural, significant
 
@@ -20,7 +20,7 @@ Runs = dict[str, pl.DataFrame]
 """The runs of each method."""
 
 
-def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
+def scaling_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """The section's paragraphs; none where the experiment is no study of scale."""
     if not heading.scaling:
         return []
@@ -54,17 +54,17 @@ def scaling_section(summary: pl.DataFrame, heading: Heading) -> list[str]:
     ]
 
 
-def _runs(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> Runs:
+def _runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> Runs:
     every = study.runs(summary, heading, evaluation)
     return {method: every.filter(method=method) for method in study.methods(heading)}
 
 
-def _dotted(summary: pl.DataFrame, heading: Heading, chosen: list[Evaluation]) -> str:
+def _dotted(summary: pl.DataFrame, heading: ReportSpec, chosen: list[Evaluation]) -> str:
     known = any(study.floor(summary, heading, each) is not None for each in chosen)
     return "; dotted: the best backbone without pretraining" if known else ""
 
 
-def _about(heading: Heading, labels: Mapping[Evaluation, str]) -> str:
+def _about(heading: ReportSpec, labels: Mapping[Evaluation, str]) -> str:
     points = list(heading.scaling.values())
     lengths = sorted({point.length for point in points})
     shares = sorted({point.data_share for point in points})
@@ -193,7 +193,7 @@ def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     )
 
 
-def _caveats(heading: Heading, by_task: Mapping[Evaluation, Runs]) -> str:
+def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs]) -> str:
     every = pl.concat(next(iter(by_task.values())).values())
     fewest = every.sort(pl.col("images") * pl.col("epochs")).row(0, named=True)
     seen = round(fewest["images"] * fewest["epochs"])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from steps.reporting.source import Evaluation, Heading
+from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.tables import cells_of, headline
 
 # --- Power laws by least squares in logarithms
@@ -129,7 +129,7 @@ WHOLE = 100.0
 """Percent: what is not right is wrong."""
 
 
-def evaluations(summary: pl.DataFrame, heading: Heading) -> list[Evaluation]:
+def evaluations(summary: pl.DataFrame, heading: ReportSpec) -> list[Evaluation]:
     """Those whose headline metric is a share of what is right, so that it has an error."""
     return [
         each
@@ -138,12 +138,12 @@ def evaluations(summary: pl.DataFrame, heading: Heading) -> list[Evaluation]:
     ]
 
 
-def methods(heading: Heading) -> list[str]:
+def methods(heading: ReportSpec) -> list[str]:
     """The methods that grow, in the experiment's order."""
     return list(dict.fromkeys(row.recipe for row in heading.scaling.values()))
 
 
-def runs(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> pl.DataFrame:
+def runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> pl.DataFrame:
     """A row a run, means over its seeds, from the cheapest to the dearest.
 
     Returns:
@@ -171,7 +171,7 @@ def runs(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> pl.
     )
 
 
-def floor(summary: pl.DataFrame, heading: Heading, evaluation: Evaluation) -> float | None:
+def floor(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> float | None:
     """The least error of a row without any pretraining; None where there is no such row."""
     cells = cells_of(summary, evaluation, metric=headline(summary, evaluation))
     best = cells.filter(pl.col("flops") == 0, ~pl.col("imported"))["mean"].max()
@@ -184,6 +184,6 @@ def frontier(of_a_method: pl.DataFrame) -> pl.DataFrame:
     return of_a_method.filter(least.is_null() | (of_a_method["error"] < least))
 
 
-def _of(heading: Heading, key: str, dtype: type[pl.DataType]) -> pl.Expr:
+def _of(heading: ReportSpec, key: str, dtype: type[pl.DataType]) -> pl.Expr:
     values = {name: getattr(row, key) for name, row in heading.scaling.items()}
     return pl.col("recipe").replace_strict(values, return_dtype=dtype)

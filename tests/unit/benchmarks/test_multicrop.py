@@ -25,7 +25,7 @@ def test_the_student_learns_from_all_crops(method: str) -> None:
 
 
 def test_plain_and_packed_take_turns() -> None:
-    backbone: Transformer = Ours(Case("dino", "vit_pico", 8)).method.exported()
+    backbone: Transformer = Ours(Case("dino", "vit_pico", 8)).method.export_backbone()
     turns: list[bool] = []
     plain, together = multicrop.measure(
         lambda: turns.append(last_block.can_pack(backbone)), rounds=2

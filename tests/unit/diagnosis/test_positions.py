@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from steps.diagnosis import positions, reconstructions
 from steps.diagnosis.positions import Placement, chance, place
-from steps.diagnosis.sheet import Look, sheet
+from steps.diagnosis.sheet import Denormaliser, sheet
 from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE
 from steps.methods.mp3 import MP3
@@ -22,7 +22,7 @@ from steps.params.methods.mp3 import MP3Params
 
 MakeViT = Callable[..., VisionTransformer]
 DECODER = {"embed_dim": 16, "depth": 1, "num_heads": 2}
-LOOK = Look([0.5] * 3, [0.25] * 3)
+LOOK = Denormaliser([0.5] * 3, [0.25] * 3)
 
 
 def generator() -> torch.Generator:

@@ -11,13 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from steps.diagnosis import codebook, tokens
-from steps.diagnosis.sheet import Look
+from steps.diagnosis.sheet import Denormaliser
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.tokenizers import Tokenizer
 from tests.unit.methods.test_beit import VOCABULARY, beit, beit2
 
-LOOK = Look([0.5] * 3, [0.25] * 3)
+LOOK = Denormaliser([0.5] * 3, [0.25] * 3)
 
 
 class Columns(Tokenizer):

@@ -22,7 +22,7 @@ from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
-from steps.pretrain import captions_for, surroundings
+from steps.pretrain import captions_for, method_context
 from tests.scenery import BACKBONE, Scenery
 
 BATCH = 16
@@ -55,7 +55,7 @@ def method_of(name: str, scenery: Scenery, backbone: dict[str, Any] = BACKBONE) 
     size = backbone["image_size"]
     captions = captions_for(recipe, data, 0, name)
     facts = dataset_facts(data)
-    around = surroundings(recipe.training, size, facts, Namespace(**behind), captions)
+    around = method_context(recipe.training, size, facts, Namespace(**behind), captions)
     with seeded(0, "init"):
         model = create_backbone(backbone_for(recipe.method, Backbone(**backbone)))
         return build_method(recipe.method, model, around)
@@ -75,14 +75,14 @@ def one_step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
     )
     gradients: dict[str, Tensor] = {}
 
-    def frozen(progress: Progress) -> Iterable[nn.Parameter]:
+    def without_gradient(progress: Progress) -> Iterable[nn.Parameter]:
         """What the loop asks between the backward pass and the update."""
         for name, parameter in method.named_parameters():
             if parameter.grad is not None:
                 gradients[name] = parameter.grad.clone()
         return ()
 
-    method.frozen = frozen  # type: ignore[method-assign]
+    method.without_gradient = without_gradient  # type: ignore[method-assign]
     scratch = scenery.root / f"scratch{limit}"
     scratch.mkdir()
     with SavedActivations(method) as saved:

@@ -12,9 +12,9 @@ from steps.core.schedules import Progress
 from steps.engine.gradient_cache import cached_backward
 from steps.methods import (
     Batch,
+    BatchCoupledMethod,
     Draws,
     Encoded,
-    JointMethod,
     Losses,
 )
 from tests.scenery import RESNET, TRAINED, Scenery
@@ -43,7 +43,7 @@ def test_gradients_equal_the_whole_batch_at_a_third_of_its_memory(
     assert parts.flops == whole.flops
 
 
-class Toy(JointMethod):
+class Toy(BatchCoupledMethod):
     """A coupled loss of an encoding, of a frozen one, and of draws; in float64."""
 
     def __init__(self) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from steps.core.schedules import Progress
 from steps.evaluation.probes import (
+    FeatureSpec,
     Head,
     Probes,
-    Reads,
     assemble,
     best,
     build_optimizer,
@@ -19,7 +19,7 @@ from steps.evaluation.probes import (
 )
 from steps.params.recipe import Schedule
 
-CLS, BOTH = Reads(1, "cls"), Reads(2, "cls_mean")
+CLS, BOTH = FeatureSpec(1, "cls"), FeatureSpec(2, "cls_mean")
 WIDTHS = {CLS: 4, BOTH: 12}
 
 
@@ -56,13 +56,13 @@ def test_heads_of_rates_that_round_alike_are_kept_apart() -> None:
 def test_what_is_read_of_blocks_with_registers() -> None:
     earlier, last = torch.randn(2, 5, 4), torch.randn(2, 5, 4)
     mean = last[:, 2:].mean(dim=1)
-    found = assemble([earlier, last], 2, Reads(2, "cls_mean"))
+    found = assemble([earlier, last], 2, FeatureSpec(2, "cls_mean"))
     assert torch.equal(found, torch.cat([earlier[:, 0], last[:, 0], mean], dim=1))
-    mixed = assemble([earlier, last], 2, Reads(1, "cls_mean_interleaved"))
+    mixed = assemble([earlier, last], 2, FeatureSpec(1, "cls_mean_interleaved"))
     assert torch.equal(mixed[:, 0::2], last[:, 0])
     assert torch.equal(mixed[:, 1::2], mean)
     with pytest.raises(ValueError, match="one block"):
-        assemble([earlier, last], 2, Reads(2, "cls_mean_interleaved"))
+        assemble([earlier, last], 2, FeatureSpec(2, "cls_mean_interleaved"))
 
 
 def test_the_rate_stays_within_an_epoch() -> None:

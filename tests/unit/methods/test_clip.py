@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods import Batch, Surroundings, build_method
+from steps.methods import Batch, MethodContext, build_method
 from steps.methods.clip import CLIP, image_text_sigmoid, image_text_softmax
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -23,8 +23,8 @@ PROGRESS = Progress(step=0, steps_per_epoch=1, total_steps=1)
 def _method(**changed: Any) -> CLIP:
     torch.manual_seed(0)
     params = CLIPParams(**{**RECIPES["clip"]["method"], **changed})
-    around = Surroundings(views=1, num_classes=3, vocabulary=280)
-    method = build_method(params, create_backbone(Backbone(**BACKBONE)), around)
+    context = MethodContext(views=1, num_classes=3, vocabulary=280)
+    method = build_method(params, create_backbone(Backbone(**BACKBONE)), context)
     assert isinstance(method, CLIP)
     return method
 
@@ -100,6 +100,6 @@ def test_sigmoid_has_a_bias_that_is_learnt_and_no_clamp() -> None:
 
 def test_heads_and_backbone_are_the_whole_method() -> None:
     method = _method()
-    backbone = {f"backbone.{name}" for name in method.exported().state_dict()}
+    backbone = {f"backbone.{name}" for name in method.export_backbone().state_dict()}
     assert backbone | method.heads().keys() == method.state_dict().keys()
     assert "logit_scale" in method.heads()

@@ -115,7 +115,7 @@ def test_the_class_token_never_gets_a_position() -> None:
     for encoder in (method.pair.encoder, method.pair.momentum_encoder):
         assert not encoder.backbone.pos_embed[:, 0].any()
         assert encoder.backbone.pos_embed[:, 1:].all()
-    assert method.exported() is method.pair.encoder.backbone
+    assert method.export_backbone() is method.pair.encoder.backbone
 
 
 def test_without_misplaced_tokens_there_is_nothing_to_detect() -> None:

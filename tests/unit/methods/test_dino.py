@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.engine.optimizers import parameter_groups
-from steps.methods import Batch, Surroundings, build_method
+from steps.methods import Batch, MethodContext, build_method
 from steps.methods.dino import DINO
 from steps.models.backbones import create_backbone
 from steps.models.teacher import Renormalise, Teacher
@@ -46,7 +46,7 @@ def _method(
     torch.manual_seed(0)
     model = {**BACKBONE["model_args"], "embed_dim": width}
     backbone = create_backbone(Backbone(**{**BACKBONE, "model_args": model}))
-    method = build_method(params, backbone, Surroundings(views=views, teacher=teacher))
+    method = build_method(params, backbone, MethodContext(views=views, teacher=teacher))
     assert isinstance(method, DINO)
     return method
 
@@ -65,7 +65,7 @@ def _teacher(width: int = 48, out_dim: int = 24) -> Teacher:
     trained = _method(width=width, head={"layers": 2, "hidden_dim": 20, "out_dim": out_dim})
     trained.center.value.normal_(generator=torch.Generator().manual_seed(2))
     heads = {name: weight.clone() for name, weight in trained.heads().items()}
-    return Teacher(trained.exported(), heads, Renormalise(SAME, SAME))
+    return Teacher(trained.export_backbone(), heads, Renormalise(SAME, SAME))
 
 
 @pytest.mark.parametrize("sides", [[32, 32], [32, 32, 16], [32, 32, 32, 16, 16, 24]])
@@ -94,7 +94,7 @@ def test_trained_lengths_of_prototypes_are_decayed_and_frozen_with_them() -> Non
     groups = parameter_groups(method, Optimizer(name="adamw", lr=1.0, weight_decay=0.1), depth=2)
     (group,) = [group for group in groups if any(p is length for p in group["params"])]
     assert group["weight_decay"] == 0.1
-    assert any(parameter is length for parameter in method.frozen(PROGRESS))
+    assert any(parameter is length for parameter in method.without_gradient(PROGRESS))
     assert not _method().student.head.last_layer.weight_g.requires_grad
 
 
@@ -133,7 +133,7 @@ def _pass(views: list[Tensor]) -> dict[str, Any]:
     method = _method(head={"use_bn": True})
     losses = method(Batch(views, torch.zeros(len(views[0]))), {}, PROGRESS)
     losses["loss"].backward()
-    method.center.move()
+    method.center.update()
     gradients = {name: p.grad for name, p in method.named_parameters() if p.grad is not None}
     loss = losses["loss"].item()
     return {"loss": loss, "gradients": gradients, "center": method.center.value}
@@ -185,8 +185,8 @@ def test_distillation_leaves_the_teacher_alone_and_exports_the_average() -> None
         method.after_step(PROGRESS)
     after = teacher.backbone.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
-    assert method.exported() is method.teacher.backbone
-    assert not torch.equal(method.exported().cls_token, start)
+    assert method.export_backbone() is method.teacher.backbone
+    assert not torch.equal(method.export_backbone().cls_token, start)
     # Neither optimised nor in checkpoints.
     assert not any(name.startswith("fixed") for name, _ in method.named_parameters())
     assert not any(name.startswith("fixed") for name in method.state_dict())
@@ -210,5 +210,5 @@ def test_kl_is_the_loss_above_the_teachers_entropy() -> None:
 
 
 def test_only_batch_norm_in_the_head_couples_samples() -> None:
-    assert not _method().coupled
-    assert _method(head={"use_bn": True}).coupled
+    assert not _method().is_batch_coupled
+    assert _method(head={"use_bn": True}).is_batch_coupled

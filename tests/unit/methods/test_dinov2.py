@@ -129,7 +129,7 @@ def test_last_layers_are_held_still_and_their_moments_go_on() -> None:
     method = _method(patch_head=HEAD)
     params = Optimizer(name="adamw", lr=0.1, weight_decay=0.1)
     optimizer = torch.optim.AdamW(parameter_groups(method, params, 2))
-    set_rates(optimizer, 0.1, 0.1, method.held(START))
+    set_rates(optimizer, 0.1, 0.1, method.with_zero_lr(START))
     method(_batch(), _draws(method), START)["loss"].backward()
     last = method.student.dino_head.last_layer.weight_v
     other = method.student.dino_head.mlp[0].weight
@@ -138,7 +138,7 @@ def test_last_layers_are_held_still_and_their_moments_go_on() -> None:
     assert torch.equal(last, before)
     assert not torch.equal(other, moved)
     assert optimizer.state[last]["exp_avg"].abs().sum().item() > 0
-    assert list(method.held(Progress(2, 2, 8))) == []
+    assert list(method.with_zero_lr(Progress(2, 2, 8))) == []
 
 
 def test_each_submodule_is_clipped_by_its_own_norm() -> None:
@@ -153,14 +153,14 @@ def test_each_submodule_is_clipped_by_its_own_norm() -> None:
 
 
 def test_the_export_has_no_mask_token() -> None:
-    assert "mask_token" not in _method().exported().state_dict()
+    assert "mask_token" not in _method().export_backbone().state_dict()
 
 
 def _fixed(method: DINOv2) -> Teacher:
     """What a pretraining leaves behind, as a student gets it."""
     same = ([0.5] * 3, [0.25] * 3)
     heads = {name: weight.clone() for name, weight in method.heads().items()}
-    return Teacher(method.exported(), heads, Renormalise(same, same))
+    return Teacher(method.export_backbone(), heads, Renormalise(same, same))
 
 
 def _student(teacher: Teacher, **params: Any) -> DINOv2:
@@ -201,7 +201,7 @@ def test_the_fixed_teacher_stays_and_the_average_follows_the_student() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     moved = 0.9 * average + 0.1 * student.student.backbone.cls_token.detach()
     torch.testing.assert_close(student.teacher.backbone.cls_token, moved)
-    assert student.exported().embed_dim == 24
+    assert student.export_backbone().embed_dim == 24
 
 
 @pytest.mark.parametrize(
@@ -256,5 +256,5 @@ def test_the_final_phase_resizes_positions_once_and_trains_them() -> None:
     assert table.shape[1] == 1 + 36
     assert table.grad is not None
     assert method.teacher.backbone.pos_embed.requires_grad is False
-    exported = method.exported()
-    torch.testing.assert_close(exported.forward_features(images)[:, 0], after[0])
+    export_backbone = method.export_backbone()
+    torch.testing.assert_close(export_backbone.forward_features(images)[:, 0], after[0])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch, Draws, Surroundings, build_method
+from steps.methods import Batch, Draws, MethodContext, build_method
 from steps.methods.ibot import IBOT
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -41,8 +41,8 @@ def _method(sides: tuple[int, ...] = SIDES, **changed: Any) -> IBOT:
         }
     )
     torch.manual_seed(0)
-    around = Surroundings(views=len(sides), sides=sides)
-    method = build_method(params, create_backbone(Backbone(**BACKBONE)), around)
+    context = MethodContext(views=len(sides), sides=sides)
+    method = build_method(params, create_backbone(Backbone(**BACKBONE)), context)
     assert isinstance(method, IBOT)
     return method
 
@@ -129,7 +129,7 @@ def test_heads_that_student_and_teacher_share_alike(shared: bool) -> None:
     method = _method(head={"shared": shared, "shared_teacher": shared})
     classes, patches = _prototypes(method)
     assert (classes is patches) == shared
-    frozen = list(method.frozen(_progress(0)))
+    frozen = list(method.without_gradient(_progress(0)))
     assert len({id(parameter) for parameter in frozen}) == (2 if shared else 4)
 
 
@@ -159,7 +159,7 @@ def test_a_teacher_with_two_layers_to_a_student_with_one_keeps_its_patches() -> 
 
 def test_exports_the_teacher_and_the_head_of_class_tokens() -> None:
     method = _method(head={"shared": False, "shared_teacher": False, "patch_out_dim": 20})
-    assert method.exported() is method.teacher.backbone
+    assert method.export_backbone() is method.teacher.backbone
     heads = method.heads()
     assert "center" in heads
     assert len(heads["head.last_layer.weight_v"]) == 24

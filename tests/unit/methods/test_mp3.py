@@ -69,11 +69,11 @@ def test_the_exported_backbone_is_the_pretrained_network(vit: MakeViT) -> None:
     method = make(vit)
     images = torch.randn(2, 3, 32, 32)
     everywhere = torch.arange(16).expand(2, -1)
-    exported = method.exported()
+    export_backbone = method.export_backbone()
     torch.testing.assert_close(
-        exported.forward_features(images)[:, 1:], method.features(images, everywhere)
+        export_backbone.forward_features(images)[:, 1:], method.features(images, everywhere)
     )
-    assert (exported.pos_embed == 0).all()
+    assert (export_backbone.pos_embed == 0).all()
 
 
 def test_positions_stay_zero_and_all_else_learns(vit: MakeViT) -> None:

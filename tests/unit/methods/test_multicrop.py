@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from steps.core.schedules import Progress
-from steps.methods import Batch, Surroundings, backbone_for, build_method
+from steps.methods import Batch, MethodContext, backbone_for, build_method
 from steps.models import last_block
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -39,7 +39,9 @@ def _learnt(case: str) -> tuple[Tensor, dict[str, Tensor]]:
     model = {**BACKBONE["model_args"], **added}
     backbone = backbone_for(params, Backbone(**{**BACKBONE, "model_args": model}))
     torch.manual_seed(0)
-    method = build_method(params, create_backbone(backbone), Surroundings(len(sides), tuple(sides)))
+    method = build_method(
+        params, create_backbone(backbone), MethodContext(len(sides), tuple(sides))
+    )
     for parameter in method.parameters():
         # Layer scale, tokens and biases that start near zero would hide a wrong place.
         if parameter.requires_grad and parameter.ndim < 4:

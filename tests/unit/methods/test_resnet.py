@@ -23,9 +23,9 @@ def test_which_methods_they_are() -> None:
 @pytest.mark.parametrize("name", FEATURES)
 def test_a_step_reaches_every_part_of_a_resnet(name: str, scenery: Scenery) -> None:
     method = method_of(name, scenery, RESNET)
-    before = {key: buffer.clone() for key, buffer in method.exported().named_buffers()}
+    before = {key: buffer.clone() for key, buffer in method.export_backbone().named_buffers()}
     step = one_step(name, method, scenery, BATCH)
-    resnet = method.exported()
+    resnet = method.export_backbone()
     assert isinstance(resnet, ResNet)
     names = {parameter: key for key, parameter in method.named_parameters()}
     for key, parameter in resnet.named_parameters():

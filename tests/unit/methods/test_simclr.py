@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from steps.core.schedules import Progress
-from steps.methods import Batch, Surroundings, build_method
+from steps.methods import Batch, MethodContext, build_method
 from steps.methods.simclr import SimCLR, nt_xent
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -24,7 +24,7 @@ def _method(**params: object) -> SimCLR:
     method = build_method(
         SimCLRParams(name="simclr", **params),
         create_backbone(Backbone(**BACKBONE)),
-        Surroundings(views=2),
+        MethodContext(views=2),
     )
     assert isinstance(method, SimCLR)
     return method
@@ -75,4 +75,4 @@ def test_the_backbone_and_every_trained_weight_get_a_gradient() -> None:
     without = {name for name, p in method.named_parameters() if p.grad is None}
     last = len(method.projector) - 1
     assert without == {f"projector.{last}.bias"}, "the last batch norm has no shift"
-    assert method.exported() is method.backbone
+    assert method.export_backbone() is method.backbone

@@ -16,8 +16,8 @@ def _values(rows: int, dim: int) -> Tensor:
 def _lazy(batches: list[Tensor], equal_processes: bool) -> Tensor:
     center = LazyCenter(1, 3, momentum=0.9, equal_processes=equal_processes)
     for logits in batches:
-        center.add(logits)
-        center.move()
+        center.accumulate(logits)
+        center.update()
     return center.used
 
 
@@ -27,17 +27,17 @@ def test_a_lazy_centre_is_used_as_an_eager_one_and_saved_a_batch_behind() -> Non
         torch.testing.assert_close(lazy.used, eager.value)
         behind = lazy.used.clone()
         for center in (lazy, eager):
-            center.add(_values(5 + step, 3))
-            center.move()
+            center.accumulate(_values(5 + step, 3))
+            center.update()
         torch.testing.assert_close(lazy.value, behind)
 
 
 def test_a_lazy_centre_without_rows_stays() -> None:
     center = LazyCenter(1, 3, momentum=0.9)
-    center.add(_values(5, 3))
-    center.move()
+    center.accumulate(_values(5, 3))
+    center.update()
     before = center.used.clone()
-    center.move()
+    center.update()
     assert torch.equal(center.used, before)
 
 

@@ -47,11 +47,11 @@ def test_codes_move_alike_however_the_batch_was_cut() -> None:
     parts = copy.deepcopy(whole)
     features = F.normalize(torch.randn(10, 3), dim=-1)
     indices = whole.nearest(features)
-    whole.add(features, indices)
+    whole.accumulate(features, indices)
     for part in (slice(0, 7), slice(7, 10)):
-        parts.add(features[part], indices[part])
-    assert whole.move(new_epoch=True).tolist() == torch.bincount(indices, minlength=4).tolist()
-    parts.move(new_epoch=True)
+        parts.accumulate(features[part], indices[part])
+    assert whole.update(new_epoch=True).tolist() == torch.bincount(indices, minlength=4).tolist()
+    parts.update(new_epoch=True)
     torch.testing.assert_close(whole.codes, parts.codes)
     torch.testing.assert_close(whole.cluster_size, parts.cluster_size)
 
@@ -62,8 +62,8 @@ def test_an_unused_code_stays_and_the_statistic_starts_over_in_each_epoch() -> N
     features = torch.tensor([[0.0, 0, 1]])
     for new_epoch, size in ((True, 0.5), (False, 0.75), (True, 0.5)):
         before = book.codes.clone()
-        book.add(features, torch.tensor([0]))
-        book.move(new_epoch=new_epoch)
+        book.accumulate(features, torch.tensor([0]))
+        book.update(new_epoch=new_epoch)
         torch.testing.assert_close(book.codes[1], before[1])
         assert book.codes[0, 2] > before[0, 2]
         assert book.cluster_size.tolist() == [size, 0]

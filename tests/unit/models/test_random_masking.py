@@ -7,7 +7,7 @@ import torch
 
 from steps.command import UserError
 from steps.models.masked_autoencoder import images_of, patch_pixels, pixel_targets
-from steps.models.masks import kept, random_masking, take
+from steps.models.masks import gather_tokens, num_visible, random_masking
 
 
 @pytest.mark.parametrize(
@@ -15,13 +15,13 @@ from steps.models.masks import kept, random_masking, take
     [(196, 0.75, 49), (100, 0.9, 9), (25, 0.75, 6), (36, 0.0, 36), (9, 1.0, 0)],
 )
 def test_kept_is_the_integer_part_of_the_product(places: int, ratio: float, count: int) -> None:
-    assert kept(places, ratio) == count
+    assert num_visible(places, ratio) == count
     assert random_masking(torch.rand(2, places), ratio).keep.shape == (2, count)
 
 
 def test_keeping_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="keeps 0 of 9 patches"):
-        kept(9, 0.9, least=1)
+        num_visible(9, 0.9, least=1)
 
 
 def test_the_smallest_noise_stays_in_its_order() -> None:
@@ -29,13 +29,15 @@ def test_the_smallest_noise_stays_in_its_order() -> None:
     assert masking.keep.tolist() == [[1, 3]]
     assert masking.removed.tolist() == [[True, False, True, False]]
     tokens = torch.arange(8.0).view(1, 4, 2)
-    assert take(tokens, masking.keep).tolist() == [[[2.0, 3.0], [6.0, 7.0]]]
+    assert gather_tokens(tokens, masking.keep).tolist() == [[[2.0, 3.0], [6.0, 7.0]]]
 
 
 def test_restore_puts_tokens_back() -> None:
     tokens = torch.rand(3, 16, 5)
     masking = random_masking(torch.rand(3, 16), 0.0)
-    torch.testing.assert_close(take(take(tokens, masking.keep), masking.restore), tokens)
+    torch.testing.assert_close(
+        gather_tokens(gather_tokens(tokens, masking.keep), masking.restore), tokens
+    )
 
 
 def test_patch_pixels_are_in_the_order_of_row_column_channel() -> None:

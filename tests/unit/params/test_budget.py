@@ -9,7 +9,7 @@ import pytest
 
 from steps.command import UserError
 from steps.params.budget import Budget, add_options, asked_for
-from steps.params.chain import Pretraining, Tokenizer
+from steps.params.dag import Pretraining, Tokenizer
 from steps.params.plan import Plan
 from tests.scenery import RECIPES, TOKENIZERS, Scenery
 from workflow.dvc import Stages

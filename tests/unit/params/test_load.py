@@ -9,7 +9,7 @@ import pytest
 
 from steps.command import UserError
 from steps.official.formats import LAYOUTS
-from steps.params.chain import Pretraining
+from steps.params.dag import Pretraining
 from steps.params.experiment import Experiment
 from steps.params.imported import Format
 from steps.params.load import load, read_yaml

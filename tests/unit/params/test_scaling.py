@@ -93,7 +93,7 @@ def test_names_and_options_agree() -> None:
     """A value as in the recipe is not said, so that the row is the one of other experiments."""
     points = [
         (point.name, " ".join(point.options))
-        for point in Scaling(methods=["a"], lengths=[0.25, 1], data_shares=[0.07, 1]).grown("a")
+        for point in Scaling(methods=["a"], lengths=[0.25, 1], data_shares=[0.07, 1]).scaled("a")
     ]
     assert points == [
         ("a-x0.25-d7", "--length 0.25 --data-share 0.07"),

@@ -17,7 +17,7 @@ from steps.params.experiment import Experiment
 from steps.params.paths import Paths
 from steps.params.tasks import TEXT_TASKS
 from steps.reporting.collect import collect
-from steps.reporting.source import Grown, Heading, Source
+from steps.reporting.source import ReportSpec, ScaledRecipe, Source
 
 KINDS = {
     "random": "Random",
@@ -73,7 +73,7 @@ class Synthetic:
 
     params: Path
     paths: Paths
-    heading: Heading
+    heading: ReportSpec
 
     def source(self) -> Source:
         """What collect makes of it."""
@@ -111,7 +111,7 @@ def build(
     text_methods: Sequence[str] = (),
     protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     imported: Sequence[str] = (),
-    scaling: Mapping[str, Grown] = MappingProxyType({}),
+    scaling: Mapping[str, ScaledRecipe] = MappingProxyType({}),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
@@ -165,14 +165,14 @@ def build(
             steps,
             collapsed=flat,
             imported=recipe in official,
-            grown=scaling.get(recipe),
+            scaled=scaling.get(recipe),
         )
         for task, names in measured.items():
             if recipe in only.get(task, methods):
                 for place, name in enumerate(names):
                     gain = -place + _grown_by(scaling.get(recipe))
                     write_task(folder, task, name, gain=gain)
-    heading = Heading(
+    heading = ReportSpec(
         title="Made-up numbers",
         question="Does the report add up?",
         methods=tuple(methods),
@@ -198,7 +198,7 @@ def write_backbone(
     *,
     collapsed: bool = False,
     imported: bool = False,
-    grown: Grown | None = None,
+    scaled: ScaledRecipe | None = None,
 ) -> None:
     """A backbone artifact without weights that anyone could load."""
     trained = recipe != "random" and not imported
@@ -222,7 +222,7 @@ def write_backbone(
         draft.facts = {
             "method": recipe,
             "recipe": recipe,
-            "kind": KINDS[recipe if grown is None else grown.recipe],
+            "kind": KINDS[recipe if scaled is None else scaled.recipe],
             "backbone": backbone,
             "scale": "ViT-Pico" if backbone == "vit_pico" else "ViT-Nano",
             "pretrain_dataset": "shapes",
@@ -232,19 +232,19 @@ def write_backbone(
             "device_seconds": 125.2 + seed if trained else 0.0,
             "collapsed": collapsed,
         }
-        if grown is not None:
-            seen = grown.length * grown.data_share
+        if scaled is not None:
+            seen = scaled.length * scaled.data_share
             size = 1.0 if backbone == "vit_pico" else 4.0
             draft.facts |= {
-                "epochs": 50.0 * grown.length,
+                "epochs": 50.0 * scaled.length,
                 "images_seen": round(200_000 * seen),
                 "flops": 2.345e13 * seen * size,
             }
 
 
-def _grown_by(grown: Grown | None) -> float:
+def _grown_by(scaled: ScaledRecipe | None) -> float:
     """Points of accuracy: five for each doubling of what is seen."""
-    return 0.0 if grown is None else 5 * math.log2(grown.length * grown.data_share)
+    return 0.0 if scaled is None else 5 * math.log2(scaled.length * scaled.data_share)
 
 
 def loss(recipe: str, progress: float, seed: int) -> float:

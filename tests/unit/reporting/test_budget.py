@@ -12,7 +12,7 @@ from steps.report import study_of
 from steps.reporting.collect import collect
 from steps.reporting.explain import file_text
 from steps.reporting.markdown import budget_note, page
-from steps.reporting.source import Grown, Source, make_source, read_source, source_files
+from steps.reporting.source import ScaledRecipe, Source, make_source, read_source, source_files
 from steps.reporting.tables import ranking_table, summarize
 from tests.unit.reporting.synthetic import build
 
@@ -81,7 +81,7 @@ def test_names_leave_the_budget_out_unless_there_are_several(source: Source) -> 
     heading = source.heading
     assert heading.shown("mae-35tflops") == "mae"
     assert heading.shown("random") == "random"
-    scaling = {"mae-35tflops": Grown(recipe="mae", length=1, data_share=1)}
+    scaling = {"mae-35tflops": ScaledRecipe(recipe="mae", length=1, data_share=1)}
     assert heading.model_copy(update={"scaling": scaling}).shown("mae-35tflops") == "mae-35tflops"
 
 

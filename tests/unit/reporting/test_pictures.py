@@ -24,7 +24,7 @@ from steps.reporting.pictures import (
     reduced,
 )
 from steps.reporting.render import write_report
-from steps.reporting.source import Heading
+from steps.reporting.source import ReportSpec
 from tests.unit.reporting.synthetic import Synthetic, build
 
 LAYOUT = "layout/shapes_scenes/layout_128"
@@ -49,7 +49,7 @@ def draw(folder: Path, node: str, of: Path, role: str = "backbone", **pictures: 
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> tuple[Synthetic, Heading]:
+def made(tmp_path: Path) -> tuple[Synthetic, ReportSpec]:
     """MAE's and DINO's layout, and MAE's reconstructions; beside them a seed and a task untold."""
     made = build(tmp_path, methods=("random", "mae", "dino"), seeds=(0, 1), tasks=("knn",))
     tasks = {**made.heading.tasks, "layout": ("layout", "layout_128"), "detect": ("small",)}
@@ -62,7 +62,7 @@ def made(tmp_path: Path) -> tuple[Synthetic, Heading]:
     return made, made.heading.model_copy(update={"tasks": tasks})
 
 
-def test_the_chosen_methods_pictures_of_the_first_seed(made: tuple[Synthetic, Heading]) -> None:
+def test_the_chosen_methods_pictures_of_the_first_seed(made: tuple[Synthetic, ReportSpec]) -> None:
     synthetic, heading = made
     pictures, content = collect_pictures(heading, synthetic.paths, ["dino", "mae"])
     assert [picture.file for picture in pictures] == [
@@ -78,7 +78,7 @@ def test_the_chosen_methods_pictures_of_the_first_seed(made: tuple[Synthetic, He
 
 
 def test_a_tokenizers_pictures_follow_the_method_that_reads_it(
-    made: tuple[Synthetic, Heading],
+    made: tuple[Synthetic, ReportSpec],
 ) -> None:
     synthetic, heading = made
     tokenizer = synthetic.results / "tokenizers/shapes/small/dalle/seed0/tokenizer"
@@ -103,7 +103,7 @@ def test_a_tokenizers_pictures_follow_the_method_that_reads_it(
     assert pictures[1].kind == ("tokenizer", "codebook.png")
 
 
-def test_a_picture_of_another_backbone_is_refused(made: tuple[Synthetic, Heading]) -> None:
+def test_a_picture_of_another_backbone_is_refused(made: tuple[Synthetic, ReportSpec]) -> None:
     synthetic, heading = made
     row = synthetic.row("mae")
     with publish(row / "backbone", node="pretrain", params={}, inputs={}, seed=0) as draft:
@@ -113,7 +113,7 @@ def test_a_picture_of_another_backbone_is_refused(made: tuple[Synthetic, Heading
 
 
 def test_a_page_with_pictures_follows_from_its_list(
-    made: tuple[Synthetic, Heading], tmp_path: Path
+    made: tuple[Synthetic, ReportSpec], tmp_path: Path
 ) -> None:
     synthetic, heading = made
     report = tmp_path / "report"
@@ -135,7 +135,7 @@ def test_a_page_with_pictures_follows_from_its_list(
 
 @pytest.mark.parametrize("damage", ["missing", "changed", "extra"])
 def test_a_check_names_what_is_wrong(
-    damage: str, made: tuple[Synthetic, Heading], tmp_path: Path
+    damage: str, made: tuple[Synthetic, ReportSpec], tmp_path: Path
 ) -> None:
     synthetic, heading = made
     report = tmp_path / "report"
@@ -189,7 +189,7 @@ def test_pictures_are_made_small() -> None:
         assert image.width < 900
 
 
-def test_side_by_side_are_three_at_most(made: tuple[Synthetic, Heading]) -> None:
+def test_side_by_side_are_three_at_most(made: tuple[Synthetic, ReportSpec]) -> None:
     synthetic, heading = made
     picture = collect_pictures(heading, synthetic.paths, ["dino"])[0][0]
     five = [picture.model_copy(update={"recipe": f"m{number}"}) for number in range(5)]
@@ -197,7 +197,7 @@ def test_side_by_side_are_three_at_most(made: tuple[Synthetic, Heading]) -> None
     assert [line.count(" m") for line in rows] == [3, 2]
 
 
-def test_pictures_that_differ_in_protocol_say_so(made: tuple[Synthetic, Heading]) -> None:
+def test_pictures_that_differ_in_protocol_say_so(made: tuple[Synthetic, ReportSpec]) -> None:
     synthetic, heading = made
     picture = collect_pictures(heading, synthetic.paths, ["dino"])[0][0]
     other = picture.model_copy(update={"protocol": "layout"})
@@ -211,7 +211,7 @@ def test_every_kind_has_a_title_of_its_own_within_its_step() -> None:
     assert len(set(titles)) == len(titles)
 
 
-def test_numbers_of_a_folder_are_told_once(made: tuple[Synthetic, Heading]) -> None:
+def test_numbers_of_a_folder_are_told_once(made: tuple[Synthetic, ReportSpec]) -> None:
     synthetic, heading = made
     pictures, _ = collect_pictures(heading, synthetic.paths, ["mae"])
     (drawn,) = [each for each in pictures if each.kind == ("diagnose", "reconstructions.png")]

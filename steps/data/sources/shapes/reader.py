@@ -98,7 +98,7 @@ def _with_article(word: str) -> str:
 
 
 @dataclass(frozen=True)
-class Look:
+class Denormaliser:
     """The colours and textures of a class, of its shape and of the background behind it."""
 
     colour: str
@@ -107,17 +107,17 @@ class Look:
     ground_texture: str
 
 
-LOOKS: dict[str, Look] = {
-    "arrow": Look("green", "striped", "blue", "dotted"),
-    "circle": Look("orange", "plain", "purple", "noisy"),
-    "crescent": Look("yellow", "noisy", "cyan", "shaded"),
-    "cross": Look("red", "striped", "green", "checkered"),
-    "heart": Look("pink", "shaded", "yellow", "plain"),
-    "hexagon": Look("purple", "checkered", "orange", "striped"),
-    "ring": Look("cyan", "dotted", "red", "noisy"),
-    "square": Look("blue", "checkered", "pink", "plain"),
-    "star": Look("yellow", "shaded", "blue", "shaded"),
-    "triangle": Look("green", "noisy", "red", "striped"),
+LOOKS: dict[str, Denormaliser] = {
+    "arrow": Denormaliser("green", "striped", "blue", "dotted"),
+    "circle": Denormaliser("orange", "plain", "purple", "noisy"),
+    "crescent": Denormaliser("yellow", "noisy", "cyan", "shaded"),
+    "cross": Denormaliser("red", "striped", "green", "checkered"),
+    "heart": Denormaliser("pink", "shaded", "yellow", "plain"),
+    "hexagon": Denormaliser("purple", "checkered", "orange", "striped"),
+    "ring": Denormaliser("cyan", "dotted", "red", "noisy"),
+    "square": Denormaliser("blue", "checkered", "pink", "plain"),
+    "star": Denormaliser("yellow", "shaded", "blue", "shaded"),
+    "triangle": Denormaliser("green", "noisy", "red", "striped"),
 }
 """The look of each class. With eight colours and six textures some are shared by two classes; a
 pair of colour and texture is of one class, of shapes and of grounds. A shape never has its ground's
@@ -170,7 +170,7 @@ def with_cues(scene: Scene, cues: Cues, generator: np.random.Generator) -> Scene
         ground = _spared(ground, FACTORS["ground_colour"], [colour], generator)
     texture = look.texture if takes["texture"] else shape.texture
     ground_texture = look.ground_texture if takes["ground_texture"] else scene.texture
-    return _looking(scene, shape, Look(colour, texture, ground, ground_texture))
+    return _looking(scene, shape, Denormaliser(colour, texture, ground, ground_texture))
 
 
 def shapes_with_cues(scene: Scene, cues: Cues, generator: np.random.Generator) -> Scene:
@@ -230,10 +230,10 @@ def conflicting(scene: Scene, conflict: str, generator: np.random.Generator) -> 
         )
     if conflict != "texture":
         texture = _spared(shape.texture, TEXTURES, [mine.texture, rival.texture], generator)
-    return _looking(scene, shape, Look(colour, texture, ground, ground_texture))
+    return _looking(scene, shape, Denormaliser(colour, texture, ground, ground_texture))
 
 
-def _differ(mine: Look, other: Look, conflict: str) -> bool:
+def _differ(mine: Denormaliser, other: Denormaliser, conflict: str) -> bool:
     """True if two classes have nothing of the cue in common."""
     names = ("ground_colour", "ground_texture") if conflict == "ground" else (conflict,)
     return all(getattr(mine, name) != getattr(other, name) for name in names)
@@ -248,7 +248,7 @@ def _spared(
     return str(generator.choice([value for value in values if value not in taken]))
 
 
-def _looking(scene: Scene, shape: Shape, look: Look) -> Scene:
+def _looking(scene: Scene, shape: Shape, look: Denormaliser) -> Scene:
     shape = replace(shape, colour=look.colour, texture=look.texture)
     return replace(scene, shapes=(shape,), colour=look.ground_colour, texture=look.ground_texture)
 

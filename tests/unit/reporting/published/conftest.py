@@ -15,9 +15,9 @@ from steps.artifacts.manifest import digest_value
 from steps.reporting.published.data import MATCHING, RANKING, RESULTS
 from steps.reporting.source import (
     CURVES_SCHEMA,
-    Heading,
     Provenance,
-    Traced,
+    ReportSpec,
+    TracedRecord,
     make_source,
     source_files,
 )
@@ -95,7 +95,7 @@ def add(folder: Path) -> Add:
         *rows: dict[str, Any], name: str = "made_up", collapsed: bool = False, **params: Any
     ) -> None:
         records = [record(**fields) for fields in rows]
-        heading = Heading(
+        heading = ReportSpec(
             title="Made up",
             question="?",
             methods=tuple(dict.fromkeys(each.recipe for each in records)),
@@ -110,7 +110,7 @@ def add(folder: Path) -> Add:
             out="reports/made_up",
         )
         traced = [
-            Traced(
+            TracedRecord(
                 source=f"{index}.json",
                 records=(each,),
                 measured=_provenance([each], each.task, {}),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from steps.command import UserError
-from steps.params.chain import Node, Pretraining, Tokenizer, follow
+from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.load import load
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe, Teacher
