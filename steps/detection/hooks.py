@@ -25,7 +25,7 @@ from steps.command.machine import writing
 from steps.core.finite import not_finite
 from steps.core.seeds import derive
 from steps.data.loader import clear_alarm, set_alarm
-from steps.detection.evaluation import KINDS
+from steps.evaluation.precision import KINDS
 
 log = logging.getLogger("steps.detect")
 

@@ -34,11 +34,11 @@ from steps.detection.backbone import (
     load_vitdet,
     pretraining_normalisation,
 )
-from steps.detection.evaluation import metrics_of
 from steps.detection.heads import Config
 from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch, Waiting
 from steps.detection.optimizer import adamw
 from steps.engine.checkpoint import read_checkpoint
+from steps.evaluation.precision import metrics_of
 from steps.models.backbones import is_resnet
 from steps.params.detection import Detection
 

@@ -26,9 +26,9 @@ from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone,
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
+from steps.models.tokenizer import FrozenTokenizer
 from steps.models.tokens import embed, encode
 from steps.params.methods.beit import BEiTParams
-from steps.tokenizers import FrozenTokenizer
 
 
 class BEiT(Method):

@@ -16,8 +16,8 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.budget import Budget
-from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.checks import check_backbone, check_sizes
+from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.dataset import Dataset, ShapesDataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment, load_experiment

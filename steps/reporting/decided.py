@@ -174,7 +174,7 @@ def _detected(
     # Only experiments with detection need pycocotools.
     from pycocotools.coco import COCO
 
-    from steps.detection.evaluation import KINDS, resampled
+    from steps.evaluation.precision import KINDS, resampled
 
     if (found := verify(item.data, "prepare", shards=False).digest) != item.data_digest:
         raise UserError(

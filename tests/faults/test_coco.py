@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.data.annotations import SemanticMasks, bitmap, objects, read_annotations
-from steps.detection.evaluation import average_precision
+from steps.evaluation.precision import average_precision
 from tests.faults.builders_coco import (
     BOX,
     HEIGHT,

@@ -23,7 +23,7 @@ from steps.data.convert import convert
 from steps.data.shards import Images
 from steps.data.sources import open_source
 from steps.detection.dataset import Detections
-from steps.detection.evaluation import average_precision
+from steps.evaluation.precision import average_precision
 from steps.params.dataset import CocoCaptionsDataset, CocoDataset
 from steps.params.detection import Augmentation
 from tests.faults.builders_coco import HEIGHT, MASKS, TOTAL, WIDTH, good, write

@@ -13,10 +13,10 @@ import torch
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
-from steps.detection.evaluation import (
+from steps.detection.evaluation import CocoAP
+from steps.evaluation.precision import (
     KINDS,
     STATISTICS,
-    CocoAP,
     by_category,
     by_threshold,
     evaluate,

@@ -18,7 +18,7 @@ from steps.artifacts.decisions import read_decisions
 from steps.artifacts.manifest import ROOT
 from steps.command import UserError
 from steps.detect import main
-from steps.detection.evaluation import KINDS, average_precision, in_coco_format
+from steps.evaluation.precision import KINDS, average_precision, in_coco_format
 from steps.params.detection import Detection
 from steps.params.load import load
 

@@ -24,7 +24,7 @@ from steps.artifacts.decisions import (
     of_values,
 )
 from steps.command import UserError
-from steps.detection.evaluation import average_precision, in_coco_format
+from steps.evaluation.precision import average_precision, in_coco_format
 from steps.evaluation.segmentation import scores
 from steps.reporting import decided as decided_module
 from steps.reporting.decided import DECISIONS, IMAGES, RESAMPLES, decided_files, resamples

@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from steps.artifacts.decisions import Decisions, of_detections
-from steps.detection.evaluation import KINDS, average_precision, in_coco_format, resampled
+from steps.evaluation.precision import KINDS, average_precision, in_coco_format, resampled
 
 SIDE, CATEGORIES = 64, (1, 4, 9)
 
