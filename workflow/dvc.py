@@ -22,10 +22,11 @@ from typing import Any
 import yaml
 
 from steps.command import UserError, run_step
+from steps.params.checks import load_plan
 from steps.params.dag import Node, Pretraining, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
-from steps.params.plan import ROOT, Plan, experiment_file
-from steps.params.tasks import FEATURE_TASKS
+from steps.params.plan import ROOT, Plan
+from steps.params.tasks import TASKS
 from workflow.made import check_names, notices
 
 FILE = Path("dvc.yaml")
@@ -118,7 +119,7 @@ class Stages:
         for network, name, seed in plan.rows():
             if name in experiment.imported:
                 yield self._imported(network, name, seed)
-        if any(task in plan.tasks() for task in FEATURE_TASKS):
+        if "features" in plan.tasks():
             for row in (self.paths.row(*each) for each in plan.rows()):
                 yield self._task(row, "features", experiment.features, self.paths.features(row))
         for task, protocol in experiment.evaluations():
@@ -161,7 +162,7 @@ class Stages:
             "--protocol": self.plan.protocol_file(protocol),
             "--backbone": backbone(row),
         }
-        if task in FEATURE_TASKS:
+        if task in TASKS and TASKS[task].features:
             options["--features"] = self.paths.features(row)
         options["--data"] = data(self.paths.evaluated_on(task))
         options["--out"] = out
@@ -205,7 +206,7 @@ class Stages:
             if (path := kind(row, task, protocol)) is not None
         ]
         backbones = [backbone(self.paths.row(*row)) for row in plan.rows()]
-        file = experiment_file(plan.name, plan.root)
+        file = plan.file
         return Stage(
             "report",
             {"--experiment": file, "--results": RESULTS, "--out": folder},
@@ -230,7 +231,7 @@ def dvc_yaml(plan: Plan) -> str:
     Raises:
         UserError: two stages would have one name.
     """
-    file = experiment_file(plan.name, plan.root)
+    file = plan.file
     stages: dict[str, Stage] = {}
     for stage in Stages(plan).all():
         if stage.name in stages:
@@ -290,7 +291,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     options = parser.parse_args()
-    plan = Plan(options.experiment, options.params)
+    plan = load_plan(options.experiment, options.params)
     check_names(plan)
     for line in notices(plan):
         print(f"note: {line}", file=sys.stderr)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from steps.params.experiment import Experiment
-from steps.params.tasks import DECIDED_TASKS, DRAWN_TASKS, FEATURE_TASKS, SETS
+from steps.params.tasks import TASKS
 
 RESULTS = "results"
 PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
@@ -47,8 +47,8 @@ class Paths:
 
     def evaluated_on(self, task: str) -> str:
         """The set that a task measures on."""
-        own: str | None = getattr(self.experiment, SETS[task]) if task in SETS else None
-        return self.dataset if own is None else own
+        own: str | None = getattr(self.experiment, TASKS[task].reads) if task in TASKS else None
+        return own or self.dataset
 
     def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
         """The folder of a row that is pretrained here."""
@@ -74,13 +74,15 @@ class Paths:
 
     def decisions(self, row: str, task: str, protocol: str) -> str | None:
         """Decisions behind those records; None of a task that keeps none."""
-        if task not in DECIDED_TASKS:
+        if task not in TASKS or not TASKS[task].decides:
             return None
         return f"{self._evaluation(row, task)}/{protocol}.parquet"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
         """Pictures of a task on a row by a protocol; None of one that draws nothing."""
-        return f"{self._evaluation(row, task)}/{protocol}" if task in DRAWN_TASKS else None
+        if task not in TASKS or not TASKS[task].draws:
+            return None
+        return f"{self._evaluation(row, task)}/{protocol}"
 
     def diagnosis(self, row: str) -> str:
         """Pictures of a row's pretraining."""
@@ -102,4 +104,4 @@ class Paths:
 
     def _evaluation(self, row: str, task: str) -> str:
         folder = f"{row}/{task}/{self.evaluated_on(task)}"
-        return f"{folder}/{self.experiment.features}" if task in FEATURE_TASKS else folder
+        return f"{folder}/{self.experiment.features}" if TASKS[task].features else folder
