@@ -49,13 +49,10 @@ def asked(plan: Plan) -> Iterator[Asked]:
                 "backbone": plan.backbone_file(node.backbone),
             }
             yield Asked(Path(backbone(row)), params, sources)
-    for each in plan.rows():
-        row = paths.row(*each)
-        if "features" in plan.tasks():
-            yield _by_protocol(plan, paths.features(row), plan.experiment.features)
-    for task, protocol in plan.experiment.evaluations():
-        for each in plan.rows(task):
-            yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
+    for each in plan.rows() if "features" in plan.tasks() else ():
+        yield _by_protocol(plan, paths.features(paths.row(*each)), plan.experiment.features)
+    for each, task, protocol in plan.evaluations():
+        yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steps.params.dag import Node, Tokenizer
 from steps.params.experiment import Experiment
 from steps.params.tasks import TASKS
 
@@ -64,6 +65,12 @@ class Paths:
         kind = self.imported if method in self.experiment.imported else self.pretrained
         return kind(backbone, method, seed)
 
+    def artifact(self, node: Node, seed: int | str) -> str:
+        """The tokenizer, or the backbone of a pretraining."""
+        if isinstance(node, Tokenizer):
+            return self.tokenizer(node.name, seed)
+        return backbone(self.pretrained(node.backbone, node.recipe, seed))
+
     def features(self, row: str) -> str:
         """The frozen features of a row, by the experiment's protocol."""
         return f"{row}/features/{self.dataset}/{self.experiment.features}"
@@ -74,15 +81,38 @@ class Paths:
 
     def decisions(self, row: str, task: str, protocol: str) -> str | None:
         """Decisions behind those records; None of a task that keeps none."""
-        if task not in TASKS or not TASKS[task].decides:
+        if not TASKS[task].decides:
             return None
         return f"{self._evaluation(row, task)}/{protocol}.parquet"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
         """Pictures of a task on a row by a protocol; None of one that draws nothing."""
-        if task not in TASKS or not TASKS[task].draws:
+        if not TASKS[task].draws:
             return None
         return f"{self._evaluation(row, task)}/{protocol}"
+
+    def drawn(self, node: Node, seed: int | str) -> str:
+        """Pictures of a pretraining or of a tokenizer."""
+        if isinstance(node, Tokenizer):
+            return self.tokenizer_diagnosis(node.name, seed)
+        return self.diagnosis(self.pretrained(node.backbone, node.recipe, seed))
+
+    def inputs(self, row: str, task: str) -> dict[str, str]:
+        """Artifacts that a task, or ``features``, reads of a row, by the option of its step."""
+        reads_features = task in TASKS and TASKS[task].features
+        features = {"features": self.features(row)} if reads_features else {}
+        return {"backbone": backbone(row), **features, "data": data(self.evaluated_on(task))}
+
+    def outputs(self, row: str, task: str, protocol: str) -> dict[str, str]:
+        """Results of a task, or of ``features``, on a row: ``out``, ``decisions``, ``pictures``."""
+        if task not in TASKS:
+            return {"out": self.features(row)}
+        paths = {
+            "out": self.record(row, task, protocol),
+            "decisions": self.decisions(row, task, protocol),
+            "pictures": self.pictures(row, task, protocol),
+        }
+        return {role: path for role, path in paths.items() if path is not None}
 
     def diagnosis(self, row: str) -> str:
         """Pictures of a row's pretraining."""

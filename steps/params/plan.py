@@ -148,14 +148,23 @@ class Plan:
             return [name for name in self.experiment.recipes if self.recipes[name].method.text]
         return self.experiment.names
 
-    def drawn(self) -> list[Pretraining]:
-        """The pretrainings that ``steps.diagnose`` draws for the page, with the first seed."""
-        return [
+    def drawn(self) -> list[Node]:
+        """Nodes that ``steps.diagnose`` draws for the page with the first seed: pretrainings, then
+        their tokenizers."""
+        rows: list[Node] = [
             Pretraining(backbone, recipe)
             for backbone in self.experiment.backbones
             for recipe in self.experiment.pictured
             if recipe in self.recipes and self.recipes[recipe].method.drawn
         ]
+        behind = (other for row in rows for other in self.needs[row])
+        return [*rows, *dict.fromkeys(other for other in behind if isinstance(other, Tokenizer))]
+
+    def evaluations(self) -> Iterator[tuple[tuple[str, str, int], str, str]]:
+        """Every (row, task, protocol) that is measured."""
+        for task, protocol in self.experiment.evaluations():
+            for row in self.rows(task):
+                yield row, task, protocol
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.
