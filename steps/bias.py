@@ -9,53 +9,41 @@ outline: a linear probe, and k-NN (metrics ending in _knn).
 
 from __future__ import annotations
 
-import time
-
 import torch
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.publish import check_places
-from steps.command import run_step, task_parser
+from steps.command import run_step
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.cues import Seen, decided, factors, kept, looks, scores
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import probe
-from steps.params.load import load
+from steps.evaluation.task import TaskStep
 from steps.params.protocols import Bias
 
 _CHUNK = 1024
 
 
 def main(arguments: list[str] | None = None) -> None:
-    started = time.monotonic()
-    options = task_parser(__doc__, data="a drawn set whose cues conflict").parse_args(arguments)
-    check_places(options, "bias", record=True, decisions=True)
-    protocol = load(options.protocol, Bias)
-    facts = dataset_facts(options.data, labels=True)
-    check_two_classes(options.data, facts.num_classes)
-    factors(options.data, "val", ["conflict"])
-    of_classes = looks(options.data)
-    seed = read_manifest(options.backbone, "pretrain").seed or 0
+    step = TaskStep("bias", __doc__, Bias, arguments, data="a drawn set whose cues conflict")
+    protocol, data = step.protocol, step.options.data
+    classes = dataset_facts(data, labels=True).num_classes
+    check_two_classes(data, classes)
+    factors(data, "val", ["conflict"])
+    of_classes = looks(data)
+    seed = step.seed
     claim_gpu()
     poolings = protocol.probe.poolings
     wanted = list(dict.fromkeys([*poolings, protocol.pooling]))
-    seen = Seen(options.backbone, options.data, wanted, protocol.crop_fraction, protocol.batch_size)
-    logits, lr = probe(
-        seen.features("train", poolings),
-        seen.labels["train"],
-        seen.features("val", poolings),
-        protocol.probe,
-        facts.num_classes,
-        seed,
-    )
+    seen = Seen(step.options.backbone, data, wanted, protocol.crop_fraction, protocol.batch_size)
+    train, val = (seen.features(split, poolings) for split in ("train", "val"))
+    logits, lr = probe(train, seen.labels["train"], val, protocol.probe, classes, seed)
     votes = knn_votes(
         seen.features("train", [protocol.pooling]),
         seen.labels["train"],
         seen.features("val", [protocol.pooling]),
         ks=[protocol.k],
         temperature=protocol.temperature,
-        num_classes=facts.num_classes,
+        num_classes=classes,
         chunk=_CHUNK,
     )
     predicted = {
@@ -63,22 +51,11 @@ def main(arguments: list[str] | None = None) -> None:
         "_knn": torch.cat([chunk[protocol.k].argmax(dim=1) for chunk in votes]),
     }
     values = {
-        f"{metric}{end}": each
-        for end, classes in predicted.items()
-        for metric, each in decided(classes, seen.labels["val"], options.data, of_classes).items()
+        f"{metric}{end}": value
+        for end, found in predicted.items()
+        for metric, value in decided(found, seen.labels["val"], data, of_classes).items()
     }
-    write_scores(
-        options.out,
-        scores(values),
-        task="bias",
-        protocol=options.protocol,
-        params=protocol.resolved(),
-        inputs={"backbone": options.backbone, "data": options.data},
-        dataset=facts.name,
-        started=started,
-        facts={"lr": lr},
-        decisions=kept(seen.ids["val"], values),
-    )
+    step.write(scores(values), facts={"lr": lr}, decisions=kept(seen.ids["val"], values))
 
 
 if __name__ == "__main__":

@@ -6,39 +6,35 @@
 
 from __future__ import annotations
 
-import torch
-
-from steps.artifacts import publish, read_manifest
-from steps.artifacts.publish import check_places
-from steps.command import run_step, task_parser
+from steps.artifacts import publish
+from steps.command import run_step
 from steps.data.loader import EvaluationViews, dataset_facts
-from steps.engine.devices import claim_gpu
 from steps.evaluation.features import SPLITS, extract
+from steps.evaluation.task import TaskStep
 from steps.models.backbones import image_size, load_backbone, normalisation
-from steps.params.load import load
 from steps.params.protocols import Features
 
 
-def main() -> None:
-    arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
-    check_places(arguments, "features")
-    protocol = load(arguments.protocol, Features)
-    facts = dataset_facts(arguments.data, labels=True)
-    backbone = load_backbone(arguments.backbone)
-    mean, std = normalisation(arguments.backbone)
+def main(arguments: list[str] | None = None) -> None:
+    step = TaskStep(
+        "features", __doc__, Features, arguments, data="a prepared dataset", record=False
+    )
+    protocol, options = step.protocol, step.options
+    facts = dataset_facts(options.data, labels=True)
+    backbone = load_backbone(options.backbone)
+    mean, std = normalisation(options.backbone)
     size = image_size(backbone)
-    claim_gpu()
-    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = backbone.to(step.device)
     with publish(
-        arguments.out,
+        options.out,
         node="features",
         params=protocol.resolved(),
-        inputs={"backbone": arguments.backbone, "data": arguments.data},
-        sources={"protocol": arguments.protocol},
-        seed=read_manifest(arguments.backbone).seed,
+        inputs=step.inputs,
+        sources={"protocol": options.protocol},
+        seed=step.seed,
     ) as draft:
         for split in SPLITS:
-            views = EvaluationViews(arguments.data, split, size, protocol.crop_fraction)
+            views = EvaluationViews(options.data, split, size, protocol.crop_fraction)
             extract(
                 backbone,
                 views,

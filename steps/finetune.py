@@ -8,15 +8,11 @@ Like pretraining it runs under torchrun too, and a killed run goes on where it w
 
 from __future__ import annotations
 
-import time
-
 import torch
 from lightning.fabric import Fabric
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.publish import check_places
-from steps.command import run_step, task_parser
+from steps.artifacts import read_manifest
+from steps.command import run_step
 from steps.core.seeds import seeded
 from steps.data.loader import (
     EvaluationViews,
@@ -27,84 +23,55 @@ from steps.data.loader import (
 )
 from steps.data.shards import labelled_rows
 from steps.data.views import normalise
-from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.evaluation.accuracy import Classified
+from steps.evaluation.task import TaskStep
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
-from steps.params.load import load
 from steps.params.protocols import Finetune
 
 
-def main() -> None:
-    started = time.monotonic()
-    arguments = task_parser(__doc__, data="a prepared dataset").parse_args()
-    check_places(arguments, "finetune", record=True, decisions=True)
-    protocol = load(arguments.protocol, Finetune)
-    facts = dataset_facts(arguments.data, labels=True)
-    check_two_classes(arguments.data, facts.num_classes)
-    mean, std = normalisation(arguments.backbone)
-    backbone = read_manifest(arguments.backbone, "pretrain")
-    seed = backbone.seed or 0
-    inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    training = protocol.training
+def main(arguments: list[str] | None = None) -> None:
+    step = TaskStep("finetune", __doc__, Finetune, arguments, data="a prepared dataset")
+    protocol, options, training = step.protocol, step.options, step.protocol.training
+    facts = dataset_facts(options.data, labels=True)
+    check_two_classes(options.data, facts.num_classes)
+    mean, std = normalisation(options.backbone)
+    backbone, seed = read_manifest(options.backbone, "pretrain"), step.seed
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    identity = identify_evaluation(
-        "finetune",
-        protocol,
-        arguments.protocol,
-        inputs=inputs,
-        dataset=facts.name,
-        out=arguments.out,
-    )
-    model = load_backbone(arguments.backbone).train()
+    model = load_backbone(options.backbone).train()
     separate_tables(model)
     size = image_size(model)
     with seeded(seed, "init"):
         method = Supervised(protocol.method, model, facts.num_classes)
-    views = TrainingViews(arguments.data, protocol.training.views, size, seed)
+    views = TrainingViews(options.data, training.views, size, seed)
     if protocol.label_share < 1.0:
         labels = torch.from_numpy(views.labels)
         views = views.only(labelled_rows(labels, protocol.label_share, seed))
         facts = facts.of(len(views))
-    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
+    with step.scratch(owner=fabric.global_rank == 0) as place:
         fabric.barrier()
         fit(
             fabric,
             method,
             views,
-            # The input that the backbone was pretrained on, not this set's own statistics.
+            # The statistics that the backbone was pretrained with, not those of this set.
             facts.normalised_by(mean, std),
-            protocol.training,
+            training,
             depth=depth(model),
             seed=seed,
             scratch=place,
-            where=str(arguments.protocol),
+            where=str(options.protocol),
             title=f"fine-tuning {backbone.facts['recipe']} {backbone.facts['backbone']}",
             resume=place.load(),
         )
         if fabric.global_rank == 0:
-            held_out = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
+            held_out = EvaluationViews(options.data, "val", size, protocol.crop_fraction)
             decided = evaluate(fabric, method, held_out, protocol, mean, std)
-            names = read_manifest(arguments.data, "prepare").facts["classes"]
-            write_scores(
-                arguments.out,
-                decided.scores(len(names)),
-                task="finetune",
-                protocol=arguments.protocol,
-                params=protocol.resolved(),
-                inputs=inputs,
-                dataset=facts.name,
-                started=place.started,
-                facts={
-                    "labelled_images": facts.train_images,
-                    **place.taken_up,
-                    **decided.facts(names),
-                },
-                decisions=decided.decisions(held_out.images.ids),
-            )
+            labelled = {"labelled_images": facts.train_images}
+            step.write_classified(decided, held_out.images.ids, facts=labelled)
 
 
 @torch.inference_mode()

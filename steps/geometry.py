@@ -6,48 +6,40 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from torch import Tensor
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.publish import check_places
-from steps.command import run_step, task_parser
+from steps.command import run_step
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
-from steps.engine.devices import claim_gpu
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
+from steps.evaluation.task import TaskStep
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
-from steps.params.load import load
 from steps.params.protocols import Geometry
 
 
 @torch.inference_mode()
 def main(arguments: list[str] | None = None) -> None:
-    started = time.monotonic()
-    options = task_parser(__doc__, data="a prepared dataset").parse_args(arguments)
-    check_places(options, "geometry", record=True)
-    protocol = load(options.protocol, Geometry)
-    facts = dataset_facts(options.data)
-    seed = read_manifest(options.backbone, "pretrain").seed or 0
-    backbone = load_backbone(options.backbone)
-    mean, std = normalisation(options.backbone)
+    step = TaskStep(
+        "geometry", __doc__, Geometry, arguments, data="a prepared dataset", decides=False
+    )
+    protocol, data = step.protocol, step.options.data
+    dataset_facts(data)
+    backbone = load_backbone(step.options.backbone)
+    mean, std = normalisation(step.options.backbone)
     size = image_size(backbone)
-    claim_gpu()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = backbone.to(device)
+    backbone = backbone.to(step.device)
 
     def features(images: Tensor) -> Tensor:
-        inputs = normalise(images.to(device), mean, std)
+        inputs = normalise(images.to(step.device), mean, std)
         (rows,) = frozen_features(backbone, inputs, [protocol.pooling]).values()
         check_rows(rows, "features of a batch")
         return rows.float()
 
-    whole = EvaluationViews(options.data, "val", size, protocol.crop_fraction)
-    pairs = Pairs(options.data, "val", protocol.view, size, seed)
+    whole = EvaluationViews(data, "val", size, protocol.crop_fraction)
+    pairs = Pairs(data, "val", protocol.view, size, step.seed)
     of_images = torch.cat([features(x) for x, _ in evaluation_batches(whole, protocol.batch_size)])
     of_views = torch.cat(
         [
@@ -55,24 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
             for x, _ in evaluation_batches(pairs, protocol.batch_size)
         ]
     )
-    first, second = of_views.unbind(1)
     values = {
         "effective_rank": effective_rank(of_images),
-        "alignment": alignment(first, second, protocol.alpha),
+        "alignment": alignment(of_views[:, 0], of_views[:, 1], protocol.alpha),
         "uniformity": uniformity(of_images, protocol.t),
     }
-    write_scores(
-        options.out,
-        {metric: (value, len(whole)) for metric, value in values.items()},
-        task="geometry",
-        protocol=options.protocol,
-        params=protocol.resolved(),
-        inputs={"backbone": options.backbone, "data": options.data},
-        dataset=facts.name,
-        started=started,
-        unit="",
-        facts={"width": backbone.num_features},
-    )
+    scores = {metric: (value, len(whole)) for metric, value in values.items()}
+    step.write(scores, unit="", facts={"width": backbone.num_features})
 
 
 if __name__ == "__main__":

@@ -9,50 +9,34 @@ and the main directions of the patch tokens as colours.
 
 from __future__ import annotations
 
-import time
-
-import torch
-from timm.models.resnet import ResNet
-
-from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.decisions import of_values
-from steps.artifacts.publish import check_places
-from steps.command import UserError, run_step, task_parser
+from steps.command import run_step
 from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
-from steps.engine.devices import claim_gpu
 from steps.evaluation.layout import AttentionMaps, look_at, overlaps, share_inside
-from steps.models.backbones import image_size, load_backbone, normalisation
-from steps.models.features import sized
-from steps.params.load import load
+from steps.evaluation.task import TaskStep
+from steps.models.backbones import normalisation
 from steps.params.protocols import Layout
 
 
-def main() -> None:
-    started = time.monotonic()
-    arguments = task_parser(
-        __doc__, data="a prepared set with masks", pictures="a folder"
-    ).parse_args()
-    check_places(arguments, "layout", record=True, decisions=True)
-    protocol = load(arguments.protocol, Layout)
-    need_masks(arguments.data, "layout")
-    facts = dataset_facts(arguments.data)
-    vit = load_backbone(arguments.backbone)
-    if isinstance(vit, ResNet):
-        raise UserError(
-            str(arguments.backbone),
-            "a ResNet, which has no class token to look from",
-            allowed="a vision transformer",
-            remedy="leave the task layout out",
-        )
-    size = protocol.image_size or image_size(vit)
-    vit = sized(vit, arguments.backbone, size, f"{arguments.protocol}: image_size")
-    views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
-    masks = objects(arguments.data, "val")
-    claim_gpu()
-    vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
-    mean, std = normalisation(arguments.backbone)
+def main(arguments: list[str] | None = None) -> None:
+    step = TaskStep(
+        "layout",
+        __doc__,
+        Layout,
+        arguments,
+        data="a prepared set with masks",
+        pictures="a folder",
+    )
+    protocol, data = step.protocol, step.options.data
+    need_masks(data, "layout")
+    dataset_facts(data)
+    vit, size = step.transformer(protocol.image_size)
+    views = EvaluationViews(data, "val", size, protocol.crop_fraction)
+    masks = objects(data, "val")
+    vit = vit.to(step.device)
+    mean, std = normalisation(step.options.backbone)
     seen: AttentionMaps = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
     indices = overlaps(seen, protocol.mass)
     head = int(indices.mean(dim=0).argmax())
@@ -62,26 +46,12 @@ def main() -> None:
         "inside": share_inside(seen.attention[:, head], seen.objects),
         "area": seen.objects.float().mean(dim=(1, 2)),
     }
-    inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    with publish(
-        arguments.pictures,
-        node="layout",
-        params=protocol.resolved(),
-        inputs=inputs,
-        seed=read_manifest(arguments.backbone, "pretrain").seed,
-    ) as draft:
+    with step.pictures() as draft:
         draft.facts.update(head=head, size=size)
         picture = draw(vit, seen, head, protocol, mean=mean, std=std)
         (draft.path / "layout.png").write_bytes(picture)
-    write_scores(
-        arguments.out,
+    step.write(
         {name: (100.0 * value.mean().item(), len(indices)) for name, value in values.items()},
-        task="layout",
-        protocol=arguments.protocol,
-        params=protocol.resolved(),
-        inputs=inputs,
-        dataset=facts.name,
-        started=started,
         facts={"head": head, "size": size},
         decisions=of_values(
             seen.ids, {name: (100.0 * value).tolist() for name, value in values.items()}

@@ -9,119 +9,82 @@ The protocol's ``kind`` decides: ``cached`` and ``logreg`` take the features, ``
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from steps.artifacts import read_manifest, write_scores
-from steps.artifacts.identity import identify_evaluation
-from steps.artifacts.publish import check_places
-from steps.command import run_step, task_parser
+from steps.command import run_step
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.data.shards import Images
-from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import Frozen, probe_augmented
 from steps.evaluation.features import features_of, read_features
 from steps.evaluation.linear import probe, regress
+from steps.evaluation.task import TaskStep
 from steps.models.backbones import load_backbone, normalisation
-from steps.params.load import load
 from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe
 
 
-def main() -> None:
-    started = time.monotonic()
-    arguments = task_parser(
-        __doc__, features="of cached and logreg", data="a prepared dataset"
-    ).parse_args()
-    check_places(arguments, "linear", record=True, decisions=True)
+def main(arguments: list[str] | None = None) -> None:
     any_protocol: Any = LinearProtocol
-    protocol: Linear | LogReg | Probe = load(arguments.protocol, any_protocol)
-    if isinstance(protocol, Probe):
-        augmented(arguments, protocol, started)
+    step: TaskStep[Any] = TaskStep(
+        "linear",
+        __doc__,
+        any_protocol,
+        arguments,
+        features="of cached and logreg",
+        data="a prepared dataset",
+    )
+    if isinstance(step.protocol, Probe):
+        augmented(step)
     else:
-        cached(arguments, protocol, started)
+        cached(step)
 
 
-def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: float) -> None:
-    """On features that were extracted once."""
-    manifest = features_of(arguments.features, arguments.backbone, arguments.data)
-    classes = manifest.facts["classes"]
-    check_two_classes(arguments.features, classes)
-    seed = read_manifest(arguments.backbone, "pretrain").seed or 0
-    train = read_features(arguments.features, "train", protocol.poolings)
-    val = read_features(arguments.features, "val", protocol.poolings)
+def cached(step: TaskStep[Linear | LogReg]) -> None:
+    """Measure a classifier on features that were extracted once."""
+    protocol, options = step.protocol, step.options
+    del step.inputs["data"]
+    classes = features_of(options.features, options.backbone, options.data).facts["classes"]
+    check_two_classes(options.features, classes)
+    train, val = (
+        read_features(options.features, split, protocol.poolings) for split in ("train", "val")
+    )
     given = (
         train.concatenated(protocol.poolings),
         torch.from_numpy(train.labels),
         val.concatenated(protocol.poolings),
     )
     if isinstance(protocol, LogReg):
-        scores, c = regress(*given, protocol, classes, seed)
+        scores, c = regress(*given, protocol, classes, step.seed)
         facts = {"c": c}
     else:
-        scores, lr = probe(*given, protocol, classes, seed)
+        scores, lr = probe(*given, protocol, classes, step.seed)
         facts = {"lr": lr}
     decided = Classified.of(scores, torch.from_numpy(val.labels))
-    write(arguments, protocol, "features", decided, facts, started)
+    step.write_classified(decided, Images(options.data, "val").ids, facts=facts)
 
 
-def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) -> None:
-    """On views of the images, through the backbone."""
-    manifest = read_manifest(arguments.backbone, "pretrain")
-    seed = manifest.seed or 0
-    data = dataset_facts(arguments.data, labels=True)
-    check_two_classes(arguments.data, data.num_classes)
-    mean, std = normalisation(arguments.backbone)
+def augmented(step: TaskStep[Probe]) -> None:
+    """Measure classifiers of views of the images, through the backbone."""
+    protocol, options = step.protocol, step.options
+    del step.inputs["features"]
+    seed, data = step.seed, dataset_facts(options.data, labels=True)
+    check_two_classes(options.data, data.num_classes)
+    mean, std = normalisation(options.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
-    inputs = {"backbone": arguments.backbone, "data": arguments.data}
-    identity = identify_evaluation(
-        "linear",
-        protocol,
-        arguments.protocol,
-        inputs=inputs,
-        dataset=data.name,
-        out=arguments.out,
-        further={"processes": fabric.world_size},
-    )
-    frozen = Frozen(fabric, load_backbone(arguments.backbone).to(fabric.device), mean, std)
-    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
+    frozen = Frozen(fabric, load_backbone(options.backbone).to(fabric.device), mean, std)
+    main_process, further = fabric.global_rank == 0, {"processes": fabric.world_size}
+    with step.scratch(owner=main_process, further=further) as place:
         fabric.barrier()
         measured = probe_augmented(
-            frozen, arguments.data, protocol, data.num_classes, seed, place, str(arguments.protocol)
+            frozen, options.data, protocol, data.num_classes, seed, place, str(options.protocol)
         )
-        if fabric.global_rank == 0:
-            facts = {"head": measured.head, "held_out": measured.held_out, **place.taken_up}
-            write(arguments, protocol, "data", measured.decided, facts, place.started)
-
-
-def write(
-    arguments: argparse.Namespace,
-    protocol: Linear | LogReg | Probe,
-    read: str,
-    decided: Classified,
-    facts: Mapping[str, Any],
-    started: float,
-) -> None:
-    """The records of what was ``decided`` on the validation images; ``read`` is the input."""
-    inputs = {"backbone": arguments.backbone, read: getattr(arguments, read)}
-    data = read_manifest(arguments.data, "prepare").facts
-    write_scores(
-        arguments.out,
-        decided.scores(len(data["classes"])),
-        task="linear",
-        protocol=arguments.protocol,
-        params=protocol.resolved(),
-        inputs=inputs,
-        dataset=data["dataset"],
-        started=started,
-        facts={**facts, **decided.facts(data["classes"])},
-        decisions=decided.decisions(Images(arguments.data, "val").ids),
-    )
+        if main_process:
+            ids = Images(options.data, "val").ids
+            facts = {"head": measured.head, "held_out": measured.held_out}
+            step.write_classified(measured.decided, ids, facts=facts)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Run a step's ``main``, with the options that tasks share: errors in one line."""
+"""Run a step's ``main``: errors in one line."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from types import FrameType
 from steps.command.errors import UserError
 from steps.command.machine import of_machine
 
-# --- The options that all tasks on a backbone have in common
+# --- The path of a result
 
 
 def place(text: str) -> Path:
@@ -33,23 +32,6 @@ def place(text: str) -> Path:
             remedy="give the name that the result is to have",
         )
     return Path(text)
-
-
-def task_parser(about: str | None, **further: str) -> argparse.ArgumentParser:
-    """A parser of ``--protocol``, ``--backbone`` and ``--out``, and of further paths.
-
-    Args:
-        about: the step's docstring, whose first line is the description.
-        further: the help text of each further option by its name, such as ``data``.
-    """
-    parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
-    parser.add_argument("--protocol", type=Path, required=True, help="params/protocols/*.yaml")
-    parser.add_argument("--backbone", type=Path, required=True, help="a backbone artifact")
-    for name, meaning in further.items():
-        kind = place if name == "pictures" else Path
-        parser.add_argument(f"--{name}", type=kind, required=True, help=meaning)
-    parser.add_argument("--out", type=place, required=True, help="where the result goes")
-    return parser
 
 
 # --- Run a step's ``main``: errors in one line, a signal to end leaves nothing behind

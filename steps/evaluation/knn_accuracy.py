@@ -1,0 +1,89 @@
+"""Accuracies of k-NN by a protocol: of every k, and of few-shot training sets."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import torch
+from torch import Tensor
+
+from steps.evaluation.accuracy import Classified
+from steps.evaluation.features import FrozenFeatures
+from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
+from steps.params.protocols import KNN
+
+
+def measure(
+    protocol: KNN,
+    train: FrozenFeatures,
+    val: FrozenFeatures,
+    pooling: str,
+    classes: int,
+    seed: int,
+    device: str,
+) -> tuple[dict[str, float], Classified]:
+    """Accuracies in percent by metric: of the headline, of each k, then of each few-shot size.
+
+    Returns:
+        The accuracies, and the headline's decisions.
+    """
+    of_k = classify(protocol, train, val, pooling, classes, protocol.k, device)
+    headline = of_k[protocol.headline_k]
+    values = {**headline.accuracies(classes), "balanced": headline.balanced}
+    for k in protocol.k:
+        values |= _named(protocol, of_k[k], classes, f"_k{k}")
+    labels = torch.from_numpy(train.labels)
+    for samples in protocol.samples_per_class:
+        sums: dict[str, float] = defaultdict(float)
+        ks = few_shot_ks(protocol.k, samples)
+        for attempt in range(protocol.tries):
+            rows = few_shot_rows(labels, samples, seed, attempt)
+            few_shot = classify(protocol, train, val, pooling, classes, ks, device, rows)
+            for k, found in few_shot.items():
+                of_try = _named(protocol, found, classes, f"_{samples}shot_k{k}")
+                for name, value in of_try.items():
+                    sums[name] += value / protocol.tries
+        values |= sums
+    return values, headline
+
+
+def _named(protocol: KNN, classified: Classified, classes: int, suffix: str) -> dict[str, float]:
+    """Accuracies of a k that is not the headline."""
+    values = classified.accuracies(classes)
+    if protocol.per_class:
+        values["balanced"] = classified.balanced
+    return {f"{metric}{suffix}": value for metric, value in values.items()}
+
+
+def classify(
+    protocol: KNN,
+    train: FrozenFeatures,
+    val: FrozenFeatures,
+    pooling: str,
+    classes: int,
+    ks: list[int],
+    device: str,
+    rows: Tensor | None = None,
+) -> dict[int, Classified]:
+    """Decisions on the validation set by k; ``rows`` of the training set vote, or all of it."""
+    bank, bank_labels = train.arrays[pooling], torch.from_numpy(train.labels)
+    if rows is not None:
+        bank, bank_labels = bank[rows.numpy()], bank_labels[rows]
+    parts: dict[int, list[Classified]] = defaultdict(list)
+    labels = iter(torch.from_numpy(val.labels).split(protocol.chunk))
+    for votes in knn_votes(
+        bank,
+        bank_labels,
+        val.arrays[pooling],
+        ks=ks,
+        temperature=protocol.temperature,
+        num_classes=classes,
+        chunk=protocol.chunk,
+        bank_chunk=protocol.bank_chunk,
+        weights=protocol.votes,
+        device=device,
+    ):
+        here = next(labels)
+        for k, scores in votes.items():
+            parts[k].append(Classified.of(scores, here))
+    return {k: Classified.together(chunks) for k, chunks in parts.items()}

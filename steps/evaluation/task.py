@@ -1,0 +1,209 @@
+"""The frame of a task's step: its command line, protocol, scratch folder, pictures and records."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from timm.models.resnet import ResNet
+
+from steps.artifacts import publish, read_manifest, write_scores
+from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.publish import Draft, check_places
+from steps.command import UserError, place
+from steps.engine.checkpoint import Scratch, scratch
+from steps.engine.devices import claim_gpu
+from steps.models.backbones import Transformer, image_size, load_backbone
+from steps.models.features import sized
+from steps.params.base import Params
+from steps.params.load import load
+
+if TYPE_CHECKING:
+    from steps.artifacts.decisions import Decisions
+    from steps.evaluation.accuracy import Classified
+
+P = TypeVar("P", bound=Params)
+
+
+class TaskStep(Generic[P]):
+    """A run of a task on a backbone.
+
+    Args:
+        name: the task; the step is ``steps/<name>.py``.
+        about: the step's docstring, whose first line is the description of its command.
+        model: params model of the protocol.
+        arguments: of the command line; None: those of the process.
+        data, features, pictures: help texts of these options; None: it has no such option.
+        pictures_needed: ``--pictures`` may not be left out.
+        record: ``--out`` is a record file; False: an artifact.
+        decides: decisions are written beside the record.
+
+    Raises:
+        UserError: the protocol is not valid, or a result has no place where it is to go.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        about: str | None,
+        model: type[P],
+        arguments: Sequence[str] | None,
+        *,
+        data: str,
+        features: str | None = None,
+        pictures: str | None = None,
+        pictures_needed: bool = True,
+        record: bool = True,
+        decides: bool = True,
+    ) -> None:
+        self.started = time.monotonic()
+        self.name = name
+        parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+        parser.add_argument("--protocol", type=Path, required=True, help="params/protocols/*.yaml")
+        parser.add_argument("--backbone", type=Path, required=True, help="a backbone artifact")
+        if features is not None:
+            parser.add_argument("--features", type=Path, required=True, help=features)
+        parser.add_argument("--data", type=Path, required=True, help=data)
+        if pictures is not None:
+            needed = pictures_needed
+            parser.add_argument("--pictures", type=place, required=needed, help=pictures)
+        parser.add_argument("--out", type=place, required=True, help="where the result goes")
+        self.options = parser.parse_args(arguments)
+        check_places(self.options, name, record=record, decisions=record and decides)
+        self.protocol: P = load(self.options.protocol, model)
+        roles = ("backbone", "data") if features is None else ("backbone", "features", "data")
+        self.inputs: dict[str, Path] = {role: getattr(self.options, role) for role in roles}
+        """Artifacts that the result is made of, by role."""
+        self._scratch: Scratch | None = None
+
+    @cached_property
+    def seed(self) -> int:
+        """The seed of the backbone, which the task uses too."""
+        return read_manifest(self.options.backbone, "pretrain").seed or 0
+
+    @cached_property
+    def data_facts(self) -> Mapping[str, Any]:
+        """Facts of the prepared set."""
+        return read_manifest(self.options.data, "prepare").facts
+
+    @cached_property
+    def device(self) -> str:
+        """A free GPU, or the CPU."""
+        claim_gpu()
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def transformer(self, size: int | None) -> tuple[Transformer, int]:
+        """The backbone, which must be a vision transformer, for images of a size.
+
+        Args:
+            size: side in pixels, the protocol's ``image_size``; None: the backbone's own.
+
+        Returns:
+            The backbone on the CPU, and the side.
+
+        Raises:
+            UserError: it is a ResNet, or the size does not divide into its patches.
+        """
+        vit = load_backbone(self.options.backbone)
+        if isinstance(vit, ResNet):
+            raise UserError(
+                str(self.options.backbone),
+                "a ResNet, which has no tokens",
+                allowed="a vision transformer",
+                remedy=f"leave the task {self.name} out",
+            )
+        side = size or image_size(vit)
+        where = f"{self.options.protocol}: image_size"
+        return sized(vit, self.options.backbone, side, where), side
+
+    @contextmanager
+    def scratch(
+        self, *, owner: bool = True, further: Mapping[str, Any] | None = None
+    ) -> Iterator[Scratch]:
+        """The scratch folder, in which a run that was killed resumes.
+
+        Args:
+            owner: False on all processes but the first.
+            further: JSON values that decide the result, besides protocol, inputs and seed.
+        """
+        identity = identify_evaluation(
+            self.name,
+            self.protocol,
+            self.options.protocol,
+            inputs=self.inputs,
+            dataset=self.data_facts["dataset"],
+            out=self.options.out,
+            further=further,
+        )
+        with scratch(identity, self.started, owner=owner) as self._scratch:
+            yield self._scratch
+
+    def pictures(self) -> AbstractContextManager[Draft]:
+        """A draft of the folder of pictures, published on a clean exit."""
+        return publish(
+            self.options.pictures,
+            node=self.name,
+            params=self.protocol.resolved(),
+            inputs=self.inputs,
+            seed=self.seed,
+        )
+
+    def write(
+        self,
+        scores: Mapping[str, tuple[float, int]],
+        *,
+        decisions: Decisions | None = None,
+        facts: Mapping[str, Any] | None = None,
+        unit: str = "%",
+    ) -> None:
+        """Write the records, and decisions beside them.
+
+        Args:
+            scores: by metric, each with the number of samples that it is a mean over.
+            decisions: behind the scores.
+            facts: anything else worth keeping.
+            unit: of all scores.
+        """
+        resumed = {} if self._scratch is None else self._scratch.taken_up
+        write_scores(
+            self.options.out,
+            scores,
+            task=self.name,
+            protocol=self.options.protocol,
+            params=self.protocol.resolved(),
+            inputs=self.inputs,
+            dataset=self.data_facts["dataset"],
+            started=self.started if self._scratch is None else self._scratch.started,
+            unit=unit,
+            facts={**(facts or {}), **resumed},
+            decisions=decisions,
+        )
+
+    def write_classified(
+        self,
+        decided: Classified,
+        ids: Sequence[str],
+        *,
+        scores: Mapping[str, tuple[float, int]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the records of a classifier of the validation images.
+
+        Args:
+            decided: for each image.
+            ids: of the images.
+            scores: other than those of ``decided``.
+            facts: besides those of ``decided``.
+        """
+        classes = self.data_facts["classes"]
+        self.write(
+            decided.scores(len(classes)) if scores is None else scores,
+            decisions=decided.decisions(ids),
+            facts={**(facts or {}), **decided.facts(classes)},
+        )
