@@ -1,9 +1,9 @@
-"""Measure which cue decides on frozen features where the outline and another cue contradict.
+"""Measure which cue frozen features follow where the outline and another cue conflict.
 
     python -m steps.bias --protocol params/protocols/bias.yaml --backbone .../backbone \\
         --data results/data/shapes_conflicts --out .../bias/bias.json
 
-A classifier of training images whose cues agree decides on images in which one contradicts the
+Classifiers trained on images whose cues agree are tested on images in which one cue contradicts the
 outline: a linear probe, and k-NN (metrics ending in _knn).
 """
 

@@ -1,4 +1,4 @@
-"""Probe which factors of drawn images frozen features tell: outline, colour, texture, ground.
+"""Probe which factors of drawn images frozen features encode: outline, colour, texture, ground.
 
     python -m steps.decode --protocol params/protocols/decode.yaml --backbone .../backbone \\
         --data results/data/shapes_independent --out .../decode/decode.json

@@ -4,8 +4,8 @@
         --backbone …/backbone --data results/data/shapes_scenes \\
         --out …/detect/mask_rcnn_small.json --pictures …/detect/mask_rcnn_small
 
-The picture is ``detections.png``, a row an image: its objects, and what was found. A run that was
-killed continues after its last whole epoch when the command is given again.
+The picture is ``detections.png``, one row per image: its objects, and the detections. A killed run
+resumes after its last whole epoch when the same command runs again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> None:
         __doc__,
         Detection,
         arguments,
-        data="prepared detection dataset",
+        data="a prepared set with boxes",
         pictures="a folder for detections on images",
         pictures_needed=False,
     )

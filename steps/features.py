@@ -1,4 +1,4 @@
-"""Extract frozen features of a prepared set with a backbone.
+"""Extract the features of a prepared set with a frozen backbone.
 
     python -m steps.features --protocol params/protocols/features.yaml \\
         --backbone .../backbone --data results/data/shapes --out .../features

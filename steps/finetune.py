@@ -3,7 +3,7 @@
     python -m steps.finetune --protocol params/protocols/finetune_small.yaml \\
         --backbone .../backbone --data results/data/shapes --out .../finetune/finetune_small.json
 
-Like pretraining it runs under torchrun too, and a killed run goes on where it was.
+Like pretraining, it runs under torchrun too, and a killed run resumes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Measure how a frozen backbone's features lie on the sphere; nothing is trained.
+"""Measure how the features of a frozen backbone spread on the sphere; nothing is trained.
 
     python -m steps.geometry --protocol params/protocols/geometry.yaml --backbone .../backbone \\
         --data results/data/shapes --out .../geometry/geometry.json

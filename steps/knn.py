@@ -1,4 +1,4 @@
-"""Classify by the nearest neighbours among frozen features.
+"""Classify by nearest neighbours among frozen features.
 
     python -m steps.knn --protocol params/protocols/knn.yaml \\
         --backbone .../backbone --features .../features --data results/data/shapes \\

@@ -1,10 +1,10 @@
-"""Measure whether attention shows where objects are, and draw it.
+"""Measure how well attention overlaps with objects, and draw it.
 
     python -m steps.layout --protocol params/protocols/layout.yaml --backbone .../backbone \\
         --data results/data/shapes_scenes --out .../layout/layout.json --pictures .../layout/layout
 
-The picture is ``layout.png``, a row an image: itself, the attention of the best head, its mask,
-and the main directions of the patch tokens as colours.
+The picture is ``layout.png``, one row per image: the image, the attention of the best head, its
+mask, and the principal components of the patch tokens as colours.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         Layout,
         arguments,
         data="a prepared set with masks",
-        pictures="a folder",
+        pictures="a folder for pictures",
     )
     protocol, data = step.protocol, step.options.data
     need_masks(data, "layout")

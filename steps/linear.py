@@ -1,10 +1,10 @@
-"""Classify linearly what a frozen backbone gives: on cached features, or on augmented images.
+"""Classify linearly with a frozen backbone: on cached features, or on augmented images.
 
     python -m steps.linear --protocol params/protocols/linear.yaml --backbone .../backbone \\
         --features .../features --data results/data/shapes --out .../linear/linear.json
 
-The protocol's ``kind`` decides: ``cached`` and ``logreg`` take the features, ``augmented`` the data
-(under torchrun too, and a killed run goes on where it was).
+The protocol's ``kind`` decides: ``cached`` and ``logreg`` read the features, ``augmented`` reads
+the images (it runs under torchrun too, and a killed run resumes).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         __doc__,
         any_protocol,
         arguments,
-        features="of cached and logreg",
+        features="a features artifact, for cached and logreg",
         data="a prepared dataset",
     )
     if isinstance(step.protocol, Probe):
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def cached(step: TaskStep[Linear | LogReg]) -> None:
-    """Measure a classifier on features that were extracted once."""
+    """Train and measure a classifier on features that were extracted once."""
     protocol, options = step.protocol, step.options
     del step.inputs["data"]
     classes = features_of(options.features, options.backbone, options.data).facts["classes"]
@@ -67,7 +67,7 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
 
 
 def augmented(step: TaskStep[Probe]) -> None:
-    """Measure classifiers of views of the images, through the backbone."""
+    """Train and measure classifiers on augmented views, through the frozen backbone."""
     protocol, options = step.protocol, step.options
     del step.inputs["features"]
     seed, data = step.seed, dataset_facts(options.data, labels=True)

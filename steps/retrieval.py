@@ -3,7 +3,7 @@
     python -m steps.retrieval --protocol params/protocols/retrieval.yaml \\
         --backbone .../backbone --data results/data/shapes --out .../retrieval/retrieval.json
 
-The backbone is one of a method with a text tower: its artifact keeps that too.
+The backbone must come from a method with a text tower, which its artifact keeps.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python -m steps.segment --protocol params/protocols/segment.yaml --backbone .../backbone \\
         --data results/data/shapes_scenes --out .../segment/segment.json
 
-A run that was killed goes on where it was when the command is given again.
+A killed run resumes when the same command runs again.
 """
 
 from __future__ import annotations

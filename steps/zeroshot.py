@@ -3,7 +3,7 @@
     python -m steps.zeroshot --protocol params/protocols/zeroshot.yaml \\
         --backbone .../backbone --data results/data/shapes --out .../zeroshot/zeroshot.json
 
-The backbone is one of a method with a text tower: its artifact keeps that too.
+The backbone must come from a method with a text tower, which its artifact keeps.
 """
 
 from __future__ import annotations

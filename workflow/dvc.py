@@ -2,9 +2,9 @@
 
     python -m workflow.dvc quickstart
 
-The commands and files are those of workflow/Snakefile; tests/pipeline/test_engines.py holds the two
-equal. A stage's name says what its result is made of, so that stages that experiments share are the
-same stage. Stages depend on the values in params files: a comment changes nothing.
+Commands and files are the same as in workflow/Snakefile; tests/pipeline/test_engines.py compares
+them. A stage is named after what its result is made of, so that experiments share stages. Stages
+depend on the values in params files: a comment changes nothing.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ PAGE = (
     *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"),
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
-"""Files of a report; all of them are committed, so DVC keeps none."""
+"""Files of a report. Git keeps them all, so DVC caches none."""
 _INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A node: a step with its options, which say what it reads and what it makes."""
+    """A node: a step with its options, which say what it reads and what it writes."""
 
     step: str
     options: Mapping[str, object]
-    """As in the command. A Path is a params file, a string under ``_INPUTS`` an artifact."""
+    """As in the command: a Path is a params file, a string under ``_INPUTS`` an artifact."""
     further_deps: Sequence[str] = ()
     decisions: str | None = None
-    """Decisions that it makes beside its record."""
+    """Decisions that it writes beside its record."""
     committed: Sequence[str] = ()
-    """Outputs that git keeps, in the place of ``--out``."""
+    """Outputs that git keeps, instead of ``--out``."""
 
     @property
     def params(self) -> list[str]:
@@ -57,13 +57,13 @@ class Stage:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """The artifacts that it reads, by role."""
+        """Artifacts that it reads, by role."""
         found = {role: self.options.get(f"--{role}") for role in _INPUTS}
         return {role: value for role, value in found.items() if isinstance(value, str)}
 
     @property
     def results(self) -> list[str]:
-        """Artifacts and records that it makes."""
+        """Artifacts and records that it writes."""
         if self.committed:
             return []
         made = [self.options.get("--out"), self.decisions, self.options.get("--pictures")]
@@ -87,7 +87,7 @@ class Stage:
         return shlex.join(["python", "-m", f"steps.{self.step}", *words])
 
     def described(self) -> dict[str, Any]:
-        """As dvc.yaml has it."""
+        """Its entry in dvc.yaml."""
         outs: list[object] = [path for path in self.results if not path.endswith(".json")]
         fields = {
             "cmd": self.command,
@@ -193,7 +193,7 @@ class Stages:
 
 
 def _pairs(words: Sequence[str]) -> dict[str, object]:
-    """Options with their values, of a list in which they follow one another."""
+    """Options by name, from a list of alternating names and values."""
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
@@ -209,8 +209,7 @@ def dvc_yaml(plan: Plan) -> str:
             raise UserError(
                 str(plan.file),
                 f"two stages of dvc.yaml would be called {stage.name}",
-                remedy="call a recipe, protocol or dataset otherwise: names may differ in letters, "
-                "digits, - and _ alone",
+                remedy="rename a recipe, protocol or dataset: only letters, digits, - and _ count",
             )
         stages[stage.name] = stage
     content: dict[str, Any] = {
@@ -226,7 +225,7 @@ def dvc_yaml(plan: Plan) -> str:
         ],
     }
     artifacts = {
-        # DVC's names of artifacts have no more characters than these.
+        # DVC allows only these characters in names of artifacts.
         re.sub("[^a-z0-9]+", "-", f"backbone-{network}-{recipe}".lower()): {
             "path": backbone(Paths(plan.experiment).pretrained(network, recipe, seed)),
             "type": "model",
@@ -248,7 +247,7 @@ def dvc_yaml(plan: Plan) -> str:
 
 
 def _literal(content: Any) -> Any:
-    """Values as DVC has to be told them: it would fill in what stands in ${}."""
+    """Values with ${} escaped, in which DVC would substitute params."""
     if isinstance(content, dict):
         return {_literal(key): _literal(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -279,10 +278,10 @@ def main() -> None:
 
 
 def check(content: str, experiment: str) -> None:
-    """Hold dvc.yaml to what the experiment gives.
+    """Compare dvc.yaml with the stages of the experiment.
 
     Raises:
-        UserError: it is missing or differs.
+        UserError: the file is missing or differs.
     """
     found = FILE.read_bytes().decode("utf-8", "replace") if FILE.is_file() else ""
     if found != content:

@@ -1,4 +1,4 @@
-"""Hold the plan of an experiment to the results that are there, before an engine starts."""
+"""Compare the plan of an experiment with existing results, before an engine starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflow.scratch import scratch_folders
 
 @dataclass(frozen=True)
 class Asked:
-    """A result that a plan asks for: its params by role as its manifest will have them."""
+    """A result that a plan asks for, with the params that its manifest will hold."""
 
     path: Path
     params: dict[str, Any]
@@ -26,7 +26,7 @@ class Asked:
 
 
 def asked(plan: Plan) -> Iterator[Asked]:
-    """Every result of a plan whose content params files decide, inputs first."""
+    """Every result of a plan whose content follows from params files, inputs first."""
     paths = Paths(plan.experiment)
     for name, dataset in plan.datasets.items():
         yield Asked(Path(data(name)), dataset.resolved(), {"dataset": plan.dataset_file(name)})
@@ -56,7 +56,7 @@ def asked(plan: Plan) -> Iterator[Asked]:
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:
-    """The budget of a pretraining or a tokenizer as manifests have it; nothing without one."""
+    """The budget of a pretraining or a tokenizer as manifests hold it; {} without one."""
     budget = plan.budget_of(node)
     return {} if budget is None else {"budget": budget.resolved()}
 
@@ -67,11 +67,11 @@ def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:
 
 
 _GROUPS = ("params", "facts")
-"""Mappings that stand in every manifest."""
+"""Mappings in every manifest."""
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact or a record file; None where there is none."""
+    """The manifest of an artifact or a record file; None if it has none."""
     try:
         if path.suffix == ".json":
             found = json.loads(path.read_bytes())["manifest"]
@@ -84,12 +84,12 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
 
 
 def check_names(plan: Plan) -> None:
-    """One name stands for one content: refuse what other params files made under the same name.
+    """Refuse results that other params files made under the same name.
 
-    A params file that was edited is no other file: engines make its results again.
+    An edited params file is still the same file: engines make its results again.
 
     Raises:
-        UserError: naming both.
+        UserError: naming both files.
     """
     for each in asked(plan):
         made = manifest_of(each.path)
@@ -101,8 +101,8 @@ def check_names(plan: Plan) -> None:
                 raise UserError(
                     str(each.path),
                     f"made by {other}, and {file} asks for other params under the same name",
-                    allowed="one content for each name",
-                    remedy=f"call one of the two files otherwise, or remove {each.path}",
+                    allowed="one content per name",
+                    remedy=f"rename one of the two files, or remove {each.path}",
                 )
     paths, where = Paths(plan.experiment), plan.file
     for network, name, seed in plan.rows():
@@ -119,24 +119,24 @@ def check_names(plan: Plan) -> None:
             raise UserError(
                 f"{where}: imported.name",
                 f"'{name}' is another checkpoint than the one in {artifact}: {', '.join(changed)}",
-                allowed="one checkpoint for each name",
-                remedy=f"call it otherwise, or remove {artifact.parents[1]}",
+                allowed="one checkpoint per name",
+                remedy=f"rename it, or remove {artifact.parents[1]}",
             )
 
 
 def notices(plan: Plan) -> Iterator[str]:
-    """Lines for the user about what an engine will not take up by itself."""
+    """Lines about results and checkpoints that an engine will not use unless the user acts."""
     waiting = {str(each.path) for each in asked(plan) if manifest_of(each.path) is None}
     for left in scratch_folders():
         if left.out in waiting and left.changed:
             yield (
-                f"{left.subject}: starts anew, since {', '.join(left.changed)} changed after the "
-                f"checkpoint of step {left.step}. To go on from there: "
+                f"{left.subject}: starts again, since {', '.join(left.changed)} changed after the "
+                f"checkpoint of step {left.step}. To continue from there: "
                 f"python -m workflow.scratch --take-up {left.folder}"
             )
     old = Path(RESULTS, plan.name)
     if any(old.glob("*/*/seed*/backbone")):
         yield (
-            f"{old}: results of an earlier version, which had another layout; to take over what "
-            f"still holds: python -m workflow.migrate {plan.name}"
+            f"{old}: results of an earlier version, under other paths; to move those that are "
+            f"still valid: python -m workflow.migrate {plan.name}"
         )

@@ -1,10 +1,10 @@
-"""Take over the results of an earlier version, which lay under the name of their experiment.
+"""Move results of an earlier version, which stood below the name of their experiment.
 
     python -m workflow.migrate quickstart
 
-A result is moved to where it belongs now if it is whole, made of the params that the experiment
-names today, and of inputs that were taken over with it or are there. Of every other one that the
-experiment asks for it says why not, and the command that makes it anew.
+A result is moved to its new path if it is whole, was made with the params that the experiment names
+today, and of inputs that are already there or were moved with it. For every other result it prints
+the reason and the command that makes it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workflow.made import asked
 
 
 class Migration:
-    """Results of an experiment in the layout of an earlier version, and where they go."""
+    """Results of an experiment under their old paths, and their new paths."""
 
     def __init__(self, plan: Plan, old: Path) -> None:
         self.old = old
@@ -48,11 +48,11 @@ class Migration:
                     yield paths.pretrained(node.backbone, node.recipe, seed), folder
 
     def before(self, path: str) -> Path | None:
-        """Where a result lay; None of what had no place of its own."""
+        """The old path of a result; None if it had none."""
         for row, folder in self.rows.items():
             if path.startswith(f"{row}/"):
                 parts = path.removeprefix(f"{row}/").split("/")
-                # The set, and the protocol of features, had no part in a path.
+                # Old paths name neither the set nor the protocol of features.
                 return folder.joinpath(*(parts[:1] if parts[0] in _ONCE else (parts[0], parts[-1])))
         parts = path.split("/")
         if parts[1] == "tokenizers":
@@ -62,7 +62,7 @@ class Migration:
         return None
 
     def run(self) -> Iterator[tuple[str, str]]:
-        """Move what holds; every result with what became of it."""
+        """Move valid results; yield each result with its outcome."""
         for stage in self.stages:
             results = stage.results
             before = [self.before(path) for path in results]
@@ -81,7 +81,7 @@ class Migration:
             yield results[0], "moved"
 
     def _reason(self, stage: Stage, results: list[str], before: list[Path]) -> str:
-        """Why a stage's results are not taken over; empty where they are."""
+        """Why the results of a stage are not moved; empty if they are."""
         for path, source in zip(results, before, strict=True):
             if source.suffix == ".parquet":
                 return "measured before decisions were kept"
@@ -104,11 +104,11 @@ class Migration:
 
 
 _ONCE = ("backbone", "features", "diagnose")
-"""Results of which a row had one, whatever the set and the protocol."""
+"""Results that a row had once, for any set and protocol."""
 
 
 def _other_file(stage: Stage, manifest: Manifest) -> bool:
-    """True of an official checkpoint that is not the one which the experiment names."""
+    """True if an official checkpoint is not the one that the experiment names."""
     if stage.step != "import":
         return False
     name = Path(str(stage.options["--official"])).name
@@ -117,7 +117,7 @@ def _other_file(stage: Stage, manifest: Manifest) -> bool:
 
 
 def _inputs(stage: Stage, manifest: Manifest) -> str:
-    """Which input of a result is not the one that is there."""
+    """The reason if an input of a result is not the artifact that exists; empty otherwise."""
     for role, digest in manifest.inputs.items():
         if role not in stage.inputs:
             return f"made of a {role}, which it is not made of today"
@@ -143,10 +143,10 @@ def main() -> None:
 
 
 def migrate(plan: Plan, old: Path | None = None) -> None:
-    """Move what holds, and print what became of each result.
+    """Move valid results, and print the outcome of each.
 
     Raises:
-        UserError: the folder has not the layout of an earlier version.
+        UserError: the folder holds no results of an earlier version.
     """
     old = old or Path(RESULTS, plan.name)
     if not any(old.glob("*/*/seed*/*")):
@@ -159,7 +159,7 @@ def migrate(plan: Plan, old: Path | None = None) -> None:
         )
     counts: Counter[str] = Counter()
     for path, became in Migration(plan, old).run():
-        counts[became if became in ("moved", "there") else "to make anew"] += 1
+        counts[became if became in ("moved", "there") else "to make again"] += 1
         print(f"{path}: {became}")
     for folder in sorted((path for path in old.rglob("*") if path.is_dir()), reverse=True):
         if not any(folder.iterdir()):
@@ -167,7 +167,7 @@ def migrate(plan: Plan, old: Path | None = None) -> None:
     print(", ".join(f"{count} {what}" for what, count in counts.items()))
     left = sorted(str(path) for path in old.rglob("*") if path.is_file())
     if left:
-        print(f"{len(left)} files are left in {old}, which nothing reads any more")
+        print(f"{len(left)} files are left in {old}; nothing reads them")
     else:
         old.rmdir()
 

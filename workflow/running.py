@@ -1,4 +1,4 @@
-"""One engine at a time in a folder of results, and the reason of a failure as its last words."""
+"""One engine at a time per folder of results; the reason of a failure printed last."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from steps.command import UserError
 from steps.params.paths import RESULTS
 
 LOCK = Path(RESULTS, ".running")
-"""Held by the Snakemake that may work on the results; whatever ends it frees it."""
+"""Locked by the Snakemake that may change the results, until its process ends."""
 DVC = Path(".dvc/tmp")
-ENDED = "error: it said nothing: it was ended from outside (memory, a time limit?)"
+ENDED = "error: no message: the job was killed from outside (out of memory, time limit?)"
 _PLANNING, _RUNNING = "plans", "runs"
 _PATIENCE = 20.0
-"""Seconds to wait for a process that only plans: it may end, as a dry run does, or begin."""
+"""Seconds to wait for a process that only plans: it may end, as a dry run does, or start to run."""
 
 
 class Running:
     """The lock of this process on the results, taken before it plans.
 
-    A plan that was made while another process worked is stale: it may hold a job whose result has
-    been made since, and an engine removes the result of a job that it begins. So who does not get
-    the lock may plan, and not run.
+    A plan made while another process runs is stale: it may hold a job whose result exists by now,
+    and an engine removes the result of a job before it starts it. A process without the lock may
+    plan, but not run.
     """
 
     def __init__(self) -> None:
@@ -41,15 +41,15 @@ class Running:
         except OSError as error:
             self.refusal = UserError(
                 str(LOCK),
-                f"cannot be locked ({error.strerror}), so that two runs at once are not kept apart",
-                remedy="use a file system with locks that can be written to",
+                f"cannot be locked ({error.strerror}), so two runs at once could not be kept apart",
+                remedy="use a writable file system that has locks",
             )
 
     def begin(self) -> None:
-        """Go over from planning to running.
+        """Start to run what was planned.
 
         Raises:
-            UserError: another engine works on the results.
+            UserError: another engine is running on the results.
         """
         if self.refusal is None and DVC.is_dir():
             self._keep_dvc_out()
@@ -68,7 +68,7 @@ class Running:
             if _PLANNING not in said or time.monotonic() > until:
                 self.refusal = UserError(
                     RESULTS,
-                    f"another Snakemake works on them: {said.strip()}",
+                    f"another Snakemake is using them: {said.strip()}",
                     remedy="wait for it to end, then run the same command again",
                 )
                 file.close()
@@ -84,7 +84,7 @@ class Running:
         file.flush()
 
     def _keep_dvc_out(self) -> None:
-        """Hold DVC's own lock too. It frees it while a stage runs, and then names its process."""
+        """Take DVC's own lock too. DVC frees it while a stage runs, and then lists its process."""
         file, working = (DVC / "lock").open("a+", encoding="utf-8"), _dvc_processes()
         if not working and _lock(file):
             self._files.append(file)
@@ -92,7 +92,7 @@ class Running:
         file.close()
         self.refusal = UserError(
             RESULTS,
-            "dvc works on them" + (f": process {working[0]}" if working else ""),
+            "dvc is using them" + (f": process {working[0]}" if working else ""),
             remedy="wait for it to end, then run the same command again",
         )
 
@@ -106,7 +106,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _dvc_processes() -> list[int]:
-    """Processes that DVC's list of paths in use names and that live."""
+    """Running processes in DVC's list of paths in use."""
     try:
         uses: Any = json.loads((DVC / "rwlock").read_bytes())
         read = [each for several in uses.get("read", {}).values() for each in several]
@@ -117,17 +117,17 @@ def _dvc_processes() -> list[int]:
 
 
 def say_at_the_end(jobs: Iterable[Any]) -> None:
-    """Print why jobs failed when Snakemake has said all that it says.
+    """Print why jobs failed, after all output of Snakemake.
 
     Args:
-        jobs: Snakemake's.
+        jobs: the failed jobs of Snakemake.
     """
     lines = [line for job in jobs for line in reasons(job.name, map(Path, job.log))]
     atexit.register(lambda: print(*lines, sep="\n", file=sys.stderr, flush=True))
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """Path of a failed job's log, and the step's own error in it."""
+    """The path of a failed job's log, and the error of its step."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")
@@ -135,7 +135,7 @@ def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
             said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except OSError:
             said = []
-        # The last run's own; what libraries say while a process ends may stand after it.
+        # Only the last run counts. Libraries may print after the error, while the process ends.
         begins = [index for index, line in enumerate(said) if line.startswith("--- ")]
         own = said[begins[-1] + 1 :] if begins else said
         errors = [line for line in own if line.startswith("error: ")]

@@ -1,4 +1,4 @@
-"""Settings that Snakemake's ``--config`` takes."""
+"""Check the settings of Snakemake's ``--config``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.params.names import unprintable
 
 
 def check_settings(config: Mapping[str, object], known: Collection[str]) -> None:
-    """Settings are texts under known keys.
+    """Check that settings are texts under known keys.
 
     Raises:
         UserError: naming the key at fault.
@@ -29,5 +29,5 @@ def check_settings(config: Mapping[str, object], known: Collection[str]) -> None
                 f"--config {key}",
                 f"{shortened(repr(value))} ({type(value).__name__})",
                 allowed="text that is printable and not empty",
-                remedy=f"where YAML takes it for something else: --config '{key}=\"…\"'",
+                remedy=f"if YAML reads it as something else: --config '{key}=\"…\"'",
             )

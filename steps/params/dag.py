@@ -1,8 +1,7 @@
-"""What stands behind the rows of an experiment: teachers, tokenizers, and their teachers.
+"""The nodes that the rows of an experiment depend on: teachers, tokenizers, and their teachers.
 
-A recipe may name a teacher or a tokenizer, a tokenizer a teacher. They are nodes of the DAG like
-the rows themselves; a teacher that is a row is that row's artifact, one that is not is trained all
-the same.
+A recipe may name a teacher or a tokenizer, a tokenizer may name a teacher. They are nodes of the
+DAG like the rows. A teacher that is also a row is trained once; any other is trained too.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from steps.params.tokenizers import TokenizerRecipe
 
 @dataclass(frozen=True)
 class Pretraining:
-    """A backbone trained by a recipe, whatever the seed."""
+    """A backbone trained by a recipe, for any seed."""
 
     role: ClassVar[str] = "teacher"
-    """What it is to a node that stands on it: the key in params, the option of the step."""
+    """Its role for a node that needs it: the key in params, and the option of the step."""
     backbone: str
     recipe: str
 
     @classmethod
     def of(cls, teacher: Teacher) -> Pretraining:
-        """What a teacher names."""
+        """The pretraining that a teacher names."""
         return cls(teacher.backbone, teacher.recipe)
 
     def __str__(self) -> str:
@@ -36,7 +35,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A tokenizer, whatever the seed."""
+    """A tokenizer, for any seed."""
 
     role: ClassVar[str] = "tokenizer"
     name: str
@@ -47,24 +46,24 @@ class Tokenizer:
 
 Node = Pretraining | Tokenizer
 Reader = Callable[[Node, str], Recipe | TokenizerRecipe]
-"""Reads a node's params; the text says who named it, for the error where there are none."""
+"""Reads a node's params; the text says which key named it, for the error if they are missing."""
 
 
 def follow(
     rows: Iterable[Pretraining], read: Reader, where: Callable[[Node], str]
 ) -> dict[Node, list[Node]]:
-    """Every node that the rows need, themselves included, with the nodes right behind each.
+    """Every node that the rows need, rows included, with the nodes that each needs directly.
 
     Args:
-        rows: where to start.
-        read: gives a node's params.
-        where: the params file of a node.
+        rows: the pretrainings to start from.
+        read: reads a node's params.
+        where: gives the params file of a node.
 
     Returns:
-        Each node after what it needs.
+        Each node after the nodes that it needs.
 
     Raises:
-        UserError: a node needs itself, or (from ``read``) one that is named has no params.
+        UserError: a node needs itself, or (from ``read``) a named node has no params.
     """
     needs: dict[Node, list[Node]] = {}
 
@@ -77,7 +76,7 @@ def follow(
                 named_by,
                 f"a circle: {', which needs '.join(map(str, way))}",
                 allowed="a teacher or tokenizer that does not lead back to itself",
-                remedy="name another one, or pretrain the teacher by a recipe without one",
+                remedy="name another one, or pretrain the teacher by a recipe without a teacher",
             )
         behind = _behind(read(node, named_by))
         for other in behind:
@@ -90,7 +89,7 @@ def follow(
 
 
 def _behind(params: Recipe | TokenizerRecipe) -> list[Node]:
-    """The nodes that a node needs."""
+    """The nodes that a node needs directly."""
     nodes: list[Node] = [] if params.teacher is None else [Pretraining.of(params.teacher)]
     if isinstance(params, Recipe) and params.tokenizer is not None:
         nodes.append(Tokenizer(params.tokenizer))

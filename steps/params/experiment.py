@@ -30,15 +30,15 @@ class Experiment(Params):
 
     title: Label
     question: Annotated[str, Len(1)]
-    """What the report answers, in a sentence or two."""
+    """The question that the report answers, in a sentence or two."""
     dataset: Name
-    """``params/datasets/<dataset>.yaml``: pretraining, k-NN, linear probing, fine-tuning."""
+    """``params/datasets/<dataset>.yaml``: for pretraining, and for tasks that name no other set."""
     detection_dataset: Name | None = None
     """Images with boxes and masks: detection, segmentation, object layout."""
     decode_dataset: Name | None = None
-    """Drawn images whose factors are independent: which of them features tell (decode)."""
+    """Drawn images with independent factors: which factors can features decode (decode)?"""
     bias_dataset: Name | None = None
-    """Drawn images whose cues conflict: which of them features follow (bias)."""
+    """Drawn images with conflicting cues: which cue do features follow (bias)?"""
     regime: Name
     """``params/recipes/<regime>/``."""
     methods: Annotated[list[Method], Len(1)]
@@ -46,30 +46,29 @@ class Experiment(Params):
     backbones: Names
     seeds: Annotated[list[Whole], Len(1)]
     budget: Budget | None = None
-    """What each row that is trained here may use, in the place of its recipe's epochs."""
+    """Compute or images that each row trained here may use; replaces the epochs of its recipe."""
     scaling: Scaling | None = None
-    """A study of scale: each of its methods has a row for every length and share of the images."""
+    """A scaling study: each of its methods has one row per length and share of the images."""
     features: Name = "features"
-    """The protocol of the frozen features that knn and linear take."""
+    """The protocol of the frozen features that knn and linear read."""
     tasks: dict[TaskName, list[Name]]
-    """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
-    for it in the ranking. A task that is not named is left out."""
+    """The protocols of each task, ``params/protocols/<protocol>.yaml``; its first one represents it
+    in the ranking. A task that is not named is left out."""
     pictures: list[Name] = []
-    """Those of ``methods`` whose pictures the page shows, with the first seed: where they look,
-    what they detect, and what ``steps.diagnose`` drew of them and of their tokenizers."""
+    """Methods whose pictures the page shows, with the first seed: attention, detections, and the
+    drawings of ``steps.diagnose`` of them and of their tokenizers."""
 
     _untrained: frozenset[str] = PrivateAttr(frozenset())
-    """Those of ``methods`` whose recipes train nothing: no budget is theirs."""
+    """Methods whose recipes train nothing, to which no budget applies."""
 
     @property
     def recipes(self) -> list[str]:
-        """The rows that are pretrained here: methods, or their points in a study of scale."""
+        """The rows that are pretrained here: methods, or their points in a scaling study."""
         return [name for name in self.names if name not in self.imported]
 
     @property
     def scaled(self) -> dict[str, ScaledRecipe]:
-        """The rows that are not their recipes as they stand, by their names: those of a study of
-        scale, and those of a budget."""
+        """The rows that change their recipe, by name: rows of a scaling study or of a budget."""
         scaled: list[ScaledRecipe] = []
         if self.scaling is not None:
             for name in self.scaling.methods:
@@ -84,7 +83,7 @@ class Experiment(Params):
 
     @property
     def pictured(self) -> list[str]:
-        """The rows of ``pictures``; a recipe's name stands for its row within the budget."""
+        """The rows of ``pictures``; the name of a recipe means its row within the budget."""
         names = self.names
         return [
             name if name in names else ScaledRecipe(name, budget=self.budget).name
@@ -93,13 +92,13 @@ class Experiment(Params):
 
     @cached_property
     def imported(self) -> dict[str, Imported]:
-        """The official checkpoints, by their names."""
+        """The official checkpoints by name."""
         found = [m.imported for m in self.methods if isinstance(m, ImportedMethod)]
         return {each.name: each for each in found}
 
     @property
     def names(self) -> list[str]:
-        """Every row as tables call it, in the experiment's order."""
+        """The name of every row in tables, in the order of the experiment."""
         points: dict[str, list[str]] = {}
         for each in self.scaled.values():
             points.setdefault(each.recipe, []).append(each.name)
@@ -110,23 +109,23 @@ class Experiment(Params):
         return names
 
     def evaluations(self) -> Iterator[tuple[str, str]]:
-        """Every task with every protocol of it: what is measured of a row."""
+        """Every (task, protocol) that is measured on a row."""
         for task, protocols in self.tasks.items():
             for protocol in protocols:
                 yield task, protocol
 
     def has_row(self, method: str, backbone: str) -> bool:
-        """Whether a method has a row on a backbone: an official checkpoint has its own alone."""
+        """True if a method has a row on a backbone; an official checkpoint has only its own."""
         checkpoint = self.imported.get(method)
         return checkpoint is None or checkpoint.backbone == backbone
 
     @model_validator(mode="before")
     @classmethod
     def _not_any_more(cls, values: Any) -> Any:
-        """Say what to do about a key that earlier versions asked for."""
+        """Refuse a key of earlier versions, and say what to do about it."""
         for key, why in _GONE.items():
             if isinstance(values, Mapping) and key in values:
-                raise ValueError(f"the key '{key}' is not needed any more: remove it ({why})")
+                raise ValueError(f"the key '{key}' is no longer needed: remove it ({why})")
         return values
 
     @model_validator(mode="after")
@@ -146,7 +145,7 @@ class Experiment(Params):
                 key = "scaling" if self.budget is None else "budget"
                 raise ValueError(
                     f"methods names the recipe {name}, and {key} has a row of that name: {point}. "
-                    "Call the recipe otherwise"
+                    "Rename the recipe"
                 )
         for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
@@ -164,7 +163,7 @@ class Experiment(Params):
         names = self.names
         for name, row in zip(self.pictures, self.pictured, strict=True):
             if row not in names:
-                raise ValueError(f"pictures names {name}, which is none of methods")
+                raise ValueError(f"pictures names {name}, which is not among methods")
         if not self.tasks:
             raise ValueError("tasks names no task, so there is nothing to measure")
         for task in self.tasks:
@@ -174,7 +173,7 @@ class Experiment(Params):
 
 
 def load_experiment(file: Path) -> Experiment:
-    """An experiment; of one with a budget the recipes are read too, for rows that train nothing.
+    """Read an experiment; with a budget its recipes too, to find the rows that train nothing.
 
     Args:
         file: ``<root>/experiments/<experiment>.yaml``.

@@ -1,15 +1,15 @@
-"""Where results lie: by what they are made of, whichever experiments ask for them.
+"""Paths of results: they say what a result is made of, not which experiment asked for it.
 
     results/data/<dataset>/
     results/pretrained/<dataset>/<regime>/<backbone>/<recipe>/seed<k>/backbone/
     results/imported/<backbone>/<name>/seed<k>/backbone/
     results/tokenizers/<dataset>/<regime>/<tokenizer>/seed<k>/tokenizer/
 
-Beside a backbone lies what is made of it: ``features/<dataset>/<protocol>/`` and
-``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, those on frozen features
-as ``<task>/<dataset>/<features>/<protocol>.json``; beside them, as ``<protocol>.parquet``, the
-decisions that they follow from. A recipe at another length or on a share of the
-images is called ``<recipe>-x<length>-d<share>``. Names may stand in braces, as engines' patterns.
+Results made of a backbone stand beside it: ``features/<dataset>/<protocol>/`` and
+``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, or on frozen features as
+``<task>/<dataset>/<features>/<protocol>.json``; their decisions beside them as
+``<protocol>.parquet``. A recipe at another length or on a share of the images is called
+``<recipe>-x<length>-d<share>``. A name may also be a pattern in braces, for an engine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def backbone(row: str) -> str:
 
 @dataclass(frozen=True)
 class Paths:
-    """Paths of what an experiment asks for."""
+    """Paths of the results that an experiment asks for."""
 
     experiment: Experiment
     results: str = RESULTS
@@ -47,12 +47,12 @@ class Paths:
         return self.experiment.dataset
 
     def evaluated_on(self, task: str) -> str:
-        """The set that a task measures on."""
+        """The set that a task reads; ``dataset`` where the experiment names no other."""
         own: str | None = getattr(self.experiment, TASKS[task].reads) if task in TASKS else None
         return own or self.dataset
 
     def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
-        """The folder of a row that is pretrained here."""
+        """The folder of a row whose backbone is pretrained here."""
         made_of = f"{self.dataset}/{self.experiment.regime}/{backbone}/{recipe}"
         return f"{self.results}/{PRETRAINED}/{made_of}/seed{seed}"
 
@@ -76,17 +76,17 @@ class Paths:
         return f"{row}/features/{self.dataset}/{self.experiment.features}"
 
     def record(self, row: str, task: str, protocol: str) -> str:
-        """Records of a task on a row by a protocol."""
+        """The record file of a task on a row, by a protocol."""
         return f"{self._evaluation(row, task)}/{protocol}.json"
 
     def decisions(self, row: str, task: str, protocol: str) -> str | None:
-        """Decisions behind those records; None of a task that keeps none."""
+        """The decisions behind a record file; None for a task that keeps none."""
         if not TASKS[task].decides:
             return None
         return f"{self._evaluation(row, task)}/{protocol}.parquet"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
-        """Pictures of a task on a row by a protocol; None of one that draws nothing."""
+        """The folder of pictures beside a record file; None for a task that draws none."""
         if not TASKS[task].draws:
             return None
         return f"{self._evaluation(row, task)}/{protocol}"
@@ -119,7 +119,7 @@ class Paths:
         return f"{row}/diagnose/{self.dataset}"
 
     def tokenizer_row(self, name: str, seed: int | str) -> str:
-        """The folder of a tokenizer and of what is made of it."""
+        """The folder of a tokenizer and of its pictures."""
         return (
             f"{self.results}/{TOKENIZERS}/{self.dataset}/{self.experiment.regime}/{name}/seed{seed}"
         )

@@ -26,7 +26,7 @@ from steps.params.tokenizers import TokenizerRecipe
 
 ROOT = Path("params")
 AnyDataset: Any = Dataset
-"""A union, which type checkers do not take for a type."""
+"""A union, which type checkers do not accept as a type."""
 
 T = TypeVar("T")
 
@@ -52,9 +52,9 @@ class Plan:
         self.file = root / "experiments" / f"{name}.yaml"
         self.experiment: Experiment = load_experiment(self.file)
         self.scaled = self.experiment.scaled
-        """Pretrainings that are not their recipes as they stand, by their names."""
+        """Pretrainings that change their recipe, by name."""
         self.scaled_tokenizers: dict[str, ScaledRecipe] = {}
-        """Tokenizers within a budget, by their names."""
+        """Tokenizers within a budget, by name."""
         self.datasets: dict[str, Any] = {
             n: load(self.dataset_file(n), AnyDataset) for n in self.dataset_names()
         }
@@ -69,18 +69,18 @@ class Plan:
             if recipe not in self.experiment.imported
         ]
         self.needs = self._needs(rows)
-        """Every pretraining and tokenizer, with the nodes right behind it."""
+        """Every pretraining and tokenizer, with the nodes that it needs directly."""
         self.protocols: dict[str, Params] = {
             name: load(self.protocol_file(name), PROTOCOLS[task])
             for task, names in self.tasks().items()
             for name in names
         }
-        """The params of each protocol by its name."""
+        """The params of each protocol by name."""
         self.resources = self._resources()
-        """What the jobs ask of a scheduler."""
+        """Scheduler resources of the jobs."""
 
     def tasks(self) -> dict[str, list[str]]:
-        """Each node downstream of the backbone with its protocols' names."""
+        """The protocols of each node downstream of a backbone, by name."""
         tasks = {str(task): names for task, names in self.experiment.tasks.items()}
         if any(TASKS[task].features for task in tasks):
             return {"features": [self.experiment.features], **tasks}
@@ -99,17 +99,16 @@ class Plan:
         return self.root / "backbones" / f"{name}.yaml"
 
     def recipe_file(self, name: str) -> Path:
-        """Of a recipe, or of a row in a study of scale or of a budget."""
+        """The file of a recipe, or of the recipe behind a row of a scaling study or of a budget."""
         stem = self.scaled[name].recipe if name in self.scaled else name
         return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
 
     def recipe_options(self, name: str) -> list[str]:
-        """Options of ``steps.pretrain`` for a row at another length, within a budget, or on a share
-        of the images."""
+        """Options of ``steps.pretrain`` that change the recipe: length, budget, share of images."""
         return self.scaled[name].options if name in self.scaled else []
 
     def tokenizer_file(self, name: str) -> Path:
-        """Of a tokenizer, within a budget or not."""
+        """The file of a tokenizer, within a budget or not."""
         stem = self.scaled_tokenizers[name].recipe if name in self.scaled_tokenizers else name
         return self.root / "tokenizers" / self.experiment.regime / f"{stem}.yaml"
 
@@ -130,9 +129,9 @@ class Plan:
         return self.root / "protocols" / f"{name}.yaml"
 
     def rows(self, task: str | None = None) -> Iterator[tuple[str, str, int]]:
-        """Every row of the experiment, or those of a task: (backbone, recipe, seed).
+        """Every row of the experiment or of a task: (backbone, recipe, seed).
 
-        In the place of the recipe stands the name of an official checkpoint.
+        For an official checkpoint its name takes the place of the recipe.
         """
         experiment = self.experiment
         recipes = experiment.names if task is None else self.methods_of(task)
@@ -143,7 +142,7 @@ class Plan:
                         yield backbone, recipe, seed
 
     def methods_of(self, task: str) -> list[str]:
-        """The methods that a task applies to: of text tasks, those with a text tower."""
+        """The methods that a task applies to; tasks on text need a text tower."""
         if "text" in TASKS[task].needs:
             return [name for name in self.experiment.recipes if self.recipes[name].method.text]
         return self.experiment.names
@@ -167,9 +166,10 @@ class Plan:
                 yield row, task, protocol
 
     def resolved(self, **names: str) -> dict[str, Any]:
-        """The values of some of the plan's params, by role: what an engine compares.
+        """The values of params that an engine compares, by role.
 
-        ``names`` gives dataset, backbone, recipe, tokenizer or protocol.
+        Args:
+            names: of a dataset, backbone, recipe, tokenizer or protocol, by role.
         """
         groups: dict[str, Mapping[str, Params]] = {
             "dataset": self.datasets,
@@ -181,7 +181,7 @@ class Plan:
         return {role: groups[role][name].resolved() for role, name in names.items()}
 
     def _recipe(self, name: str) -> Recipe:
-        """The recipe of a row, at its length and on its share in a study of scale."""
+        """The recipe of a row, at its length and share of images in a scaling study."""
         recipe = load(self.recipe_file(name), Recipe)
         scaled = self.scaled.get(name)
         if scaled is None:
@@ -199,8 +199,8 @@ class Plan:
     def _check_scaled(
         self, scaled: ScaledRecipe, params: Recipe | TokenizerRecipe, file: Callable[[str], Path]
     ) -> None:
-        """The name of a scaled recipe says what it is: no recipe has it, and lengths are factors
-        on the recipe's epochs."""
+        """Check that the name of a scaled recipe is unique, and that its recipe is not scaled
+        itself: lengths are factors on the recipe's epochs."""
         key = "scaling.methods" if scaled.budget is None else "budget"
         where = f"{self.file}: {key}"
         stem, own = scaled.recipe, file(scaled.recipe)
@@ -222,7 +222,7 @@ class Plan:
             )
 
     def _needs(self, rows: list[Pretraining]) -> dict[Node, list[Node]]:
-        """Every node that the rows need; of a row with a budget, those behind it at their share."""
+        """Every node that the rows need; with a budget, each node at its share of it."""
         if self.experiment.budget is None:
             return follow(rows, self._read, lambda node: str(self.node_file(node)))
         own = {row: Pretraining(row.backbone, self.recipe_file(row.recipe).stem) for row in rows}
@@ -243,13 +243,13 @@ class Plan:
         known: dict[Node, list[Node]],
         needs: dict[Node, list[Node]],
     ) -> Node:
-        """A node under its name within a budget, noted in ``needs`` after those behind it.
+        """A node under its name within a budget, added to ``needs`` after the nodes that it needs.
 
         Args:
-            node: by the name of its params file.
-            grown: what becomes of it; None: it is as it stands.
-            known: the nodes right behind each, by the names of their params files.
-            needs: what is found goes here.
+            node: named by its params file.
+            scaled: the changes to its recipe; None: it is unchanged.
+            known: the nodes that each node needs directly, named by their params files.
+            needs: collects the result.
         """
         params = self._params(node)
         if scaled is None or scaled.budget is None or params.training is None:
@@ -275,13 +275,13 @@ class Plan:
         return named
 
     def _params(self, node: Node) -> Recipe | TokenizerRecipe:
-        """Of a node that was read."""
+        """The params of a node that was read."""
         if isinstance(node, Tokenizer):
             return self.tokenizers[node.name]
         return self.recipes[node.recipe]
 
     def _resources(self) -> ResourceTable:
-        """The regime's table; a regime without one asks for nothing."""
+        """The table of the regime; a regime without a table asks for nothing."""
         file = self.root / "resources" / f"{self.experiment.regime}.yaml"
         return load(file, ResourceTable) if file.is_file() else ResourceTable()
 
@@ -292,7 +292,7 @@ class Plan:
         return self.recipe_file(node.recipe)
 
     def _read(self, node: Node, named_by: str) -> Recipe | TokenizerRecipe:
-        """The params of a node, read when it is first met."""
+        """The params of a node, read when it first comes up."""
         if isinstance(node, Tokenizer):
             return self._met(
                 self.tokenizers, node.name, self.tokenizer_file, TokenizerRecipe, named_by
@@ -326,15 +326,15 @@ class Plan:
 
 
 def _check_asked(name: str, root: Path) -> None:
-    """Check that a command asks for a name of params and a folder of them."""
+    """Check the name of an experiment and the path of a params folder."""
     if not is_name(name):
         raise UserError(
-            "experiment", shortened(repr(name)), allowed=NAME_RULE, remedy="call its file so"
+            "experiment", shortened(repr(name)), allowed=NAME_RULE, remedy="rename its file"
         )
     if re.search(r"^-|[\n\t]", str(root)) or unprintable(str(root)):
         raise UserError(
             "params",
             shortened(repr(str(root))),
             allowed="a folder whose path is a printable line and does not begin with -",
-            remedy="name it by its absolute path, or call it otherwise",
+            remedy="give its absolute path, or rename it",
         )

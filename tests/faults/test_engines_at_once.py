@@ -51,7 +51,7 @@ def test_only_one_may_run_and_all_may_plan(here: Path) -> None:
     first = Running()
     first.begin()
     second = Running()  # plans without waiting, since the first runs
-    with pytest.raises(UserError, match=r"another Snakemake works on them: process \d+ runs"):
+    with pytest.raises(UserError, match=r"another Snakemake is using them: process \d+ runs"):
         second.begin()
     first._files[0].close()
     with pytest.raises(UserError):  # its plan is of before the first ended
@@ -92,11 +92,11 @@ def test_dvc_and_snakemake_keep_apart(here: Path) -> None:
     DVC.mkdir(parents=True)
     with (DVC / "lock").open("a") as lock:  # as DVC holds it while it looks at its stages
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="dvc works on them"):
+        with pytest.raises(UserError, match="dvc is using them"):
             Running().begin()
     uses = {"read": {"a": [{"pid": os.getpid(), "cmd": "dvc repro"}]}, "write": {}}
     (DVC / "rwlock").write_text(json.dumps(uses), encoding="utf-8")  # and while a stage runs
-    with pytest.raises(UserError, match=f"dvc works on them: process {os.getpid()}"):
+    with pytest.raises(UserError, match=f"dvc is using them: process {os.getpid()}"):
         Running().begin()
     uses = {"read": {}, "write": {"a": {"pid": 2**22 + 5, "cmd": "killed"}}}
     (DVC / "rwlock").write_text(json.dumps(uses), encoding="utf-8")
@@ -130,9 +130,9 @@ def test_a_place_that_cannot_be_locked(here: Path, monkeypatch: pytest.MonkeyPat
         ("Traceback\n  File\nValueError: x", "ValueError: x"),
         ("--- now\nerror: a: b\nException ignored in: <x>\nlost sys.stderr", "error: a: b"),
         ("--- then\nerror: a: b\n--- now\nKilled", "Killed"),
-        ("--- now python -m steps.x", "error: it said nothing: it was ended from outside"),
-        ("", "error: it said nothing: it was ended from outside"),
-        (None, "error: it said nothing: it was ended from outside"),
+        ("--- now python -m steps.x", "error: no message: the job was killed from outside"),
+        ("", "error: no message: the job was killed from outside"),
+        (None, "error: no message: the job was killed from outside"),
     ],
 )
 def test_the_last_words_of_a_log(content: str | None, last: str, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Official checkpoints in the place of pretraining."""
+"""Official checkpoints instead of pretraining."""
 
 
 rule imported:

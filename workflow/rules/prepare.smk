@@ -3,8 +3,8 @@ rule prepare:
         directory(data("{dataset}")),
     log:
         log_of(data("{dataset}")),
-    # Before every pretraining that could start: what is wrong with a dataset, even one that only
-    # the last tasks read, is to show first.
+    # Before every pretraining that could start: an error in a dataset should show first, even if
+    # only the last tasks read it.
     priority: 1
     conda:
         "../envs/pretext.yaml"

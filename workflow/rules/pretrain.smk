@@ -9,7 +9,7 @@ rule pretrain:
         directory(backbone(PRETRAINED)),
     log:
         log_of(backbone(PRETRAINED)),
-    # The longest way through the DAG starts here.
+    # The longest path through the DAG starts here.
     priority: 10
     conda:
         "../envs/pretext.yaml"

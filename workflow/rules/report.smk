@@ -1,4 +1,4 @@
-"""The page of the experiment. `snakemake report` builds it and everything behind it."""
+"""The page of the experiment. `snakemake report` builds it and everything that it needs."""
 
 REPORT = f"reports/{EXPERIMENT}"
 TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"]
@@ -43,8 +43,8 @@ rule page:
         ' --out {params.out:q} 2>> "$(kept {log:q})"'
 
 
-# The page is committed, so in a fresh clone it is there before its inputs are. That is why the
-# target names the inputs too: they are then made, and the page after them.
+# The page is committed, so a fresh clone has it before its inputs. The target therefore names the
+# inputs too: they are made first, then the page.
 rule report:
     default_target: True
     input:

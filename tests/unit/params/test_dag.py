@@ -186,4 +186,4 @@ def test_methods_with_pictures_are_drawn(scenery: Scenery) -> None:
     assert drawn == [Pretraining("vit_test", "beit")]
     assert _plan(scenery, *names).drawn() == []
     message = _error(scenery, "dino", pictures=["mae"])
-    assert "pictures names mae, which is none of methods" in message
+    assert "pictures names mae, which is not among methods" in message

@@ -252,7 +252,7 @@ def test_a_text_task_has_the_rows_of_methods_with_a_text_tower(scenery: Scenery)
 def test_keys_of_earlier_versions_are_named(key: str, scenery: Scenery) -> None:
     path = scenery.write("experiments/x.yaml", {**_EXPERIMENT, key: []})
     message = _error(path, Experiment)
-    assert f"the key '{key}' is not needed any more: remove it" in message
+    assert f"the key '{key}' is no longer needed: remove it" in message
     assert "_EXPERIMENT" not in message
     assert _EXPERIMENT["question"] not in message, "the whole file is in the message"
 
