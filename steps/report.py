@@ -15,7 +15,7 @@ from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import load
 from steps.params.paths import Paths
 from steps.params.recipe import Recipe
-from steps.params.tasks import TEXT_TASKS
+from steps.params.tasks import TASKS
 from steps.reporting.check import check_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
@@ -86,7 +86,7 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         only={
             str(task): text_methods(params, experiment.parents[1])
             for task in params.tasks
-            if task in TEXT_TASKS
+            if "text" in TASKS[task].needs
         },
         scaling=study_of(params),
         budget=params.budget,

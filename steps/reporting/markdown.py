@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from steps.params.budget import BEHIND, Budget
+from steps.params.tasks import TASKS
 from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.figures import FILE as APART_FIGURE
@@ -89,51 +90,6 @@ def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
 
 MOST_CLASSES = 12
 """Classes whose images are told one by one."""
-_TASKS = {
-    "knn": ("k-NN", "each image takes the weighted vote of its nearest training images"),
-    "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
-    "finetune": ("Fine-tuning", "the whole backbone is trained on, a classifier on top"),
-    "geometry": (
-        "Geometry of features",
-        "nothing is trained; effective_rank: of the class token over all images, at most its "
-        "width; alignment: how far apart two views of an image lie; uniformity: how evenly images "
-        "are spread. Both are better the lower they are, yet alignment alone is best where all "
-        "features are the same",
-    ),
-    "detect": ("Detection", "a detector is trained on the backbone; average precision as in COCO"),
-    "segment": (
-        "Segmentation",
-        "a linear layer on frozen patch tokens says the class of every pixel; miou: intersection "
-        "over union, the mean of classes, in miou_objects without background; accuracy: of pixels",
-    ),
-    "layout": (
-        "Object layout",
-        "jaccard: the patches that hold most of the class token's attention in the last block, by "
-        "the head that is best over all images, against the objects' pixels; jaccard_any: by each "
-        "image's best head; inside: the one head's attention on objects, where area is chance. "
-        "Random weights may come first: attention can fall on objects without any learning. So it "
-        "tells where a network looks, and not how good its features are",
-    ),
-    "zeroshot": (
-        "Zero-shot classification",
-        "an image has the class whose name, in prompts, is nearest; nothing is trained",
-    ),
-    "retrieval": (
-        "Retrieval",
-        "text_R@k: a caption of the image is among the k nearest of the distinct captions; "
-        "image_R@k: the image of a caption is among the k nearest images",
-    ),
-    "decode": (
-        "Decodability",
-        "a linear probe a factor on frozen features of drawn images, where each factor is drawn by "
-        "itself; by chance 10 of the outline, 12.5 of colours, 16.7 of textures",
-    ),
-    "bias": (
-        "Shape bias",
-        "classifiers of images whose cues agree decide where one cue contradicts the outline, the "
-        "others being of neither class",
-    ),
-}
 
 
 _ABOUT_CURVES = (
@@ -421,7 +377,8 @@ names and order. The experiment's params: [{plain(heading.experiment)}]({params}
 
 def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
     cells = summary.filter(task=task)
-    title, meaning = _TASKS.get(task, (task, "see its step"))
+    entry = TASKS.get(task)
+    title, meaning = (entry.title, entry.meaning) if entry else (task, "see its step")
     protocols = source.heading.tasks[task]
     names = f"protocol{'s' if len(protocols) > 1 else ''} "
     names += ", ".join(map(code, protocols))
@@ -497,7 +454,8 @@ def _params_notes(source: Source) -> list[str]:
 
 def _section(heading: ReportSpec, evaluation: Evaluation) -> str:
     """The task in words, with its protocol where it has several."""
-    title = plain(_TASKS.get(evaluation.task, (evaluation.task, ""))[0])
+    task = TASKS.get(evaluation.task)
+    title = plain(task.title if task else evaluation.task)
     alone = len(heading.tasks[evaluation.task]) == 1
     return title if alone else f"{title}, protocol {code(evaluation.protocol)}"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from steps.command import UserError
+from steps.params.tasks import TASKS
 from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
 
@@ -19,26 +20,10 @@ BALANCED = "balanced"
 """The metric that stands for accuracy where classes are of unequal size."""
 UNTRAINED = "Random"
 """The type of a row that was not trained."""
-HEADLINES = {
-    "finetune": "top1",
-    "linear": "top1",
-    "knn": "top1",
-    "detect": "box_AP",
-    "segment": "miou",
-    "layout": "jaccard",
-    "zeroshot": "top1",
-    "retrieval": "text_R@1",
-    "geometry": "effective_rank",
-    "decode": "outline",
-    "bias": "outline_vs_texture",
-}
+HEADLINES = {name: task.metrics[0] for name, task in TASKS.items()}
 """The metric that stands for a task, in the order in which tasks are taken for the ranking."""
-SHOWN = {
-    "detect": ("box_AP", "mask_AP"),
-    "retrieval": ("text_R@1", "image_R@1"),
-    "geometry": ("effective_rank", "alignment", "uniformity"),
-}
-"""Metrics that a table shows, the headline and balanced accuracy aside; others are folded."""
+SHOWN = {name: task.metrics for name, task in TASKS.items()}
+"""Metrics that a table shows, balanced accuracy aside; others are folded."""
 COLLAPSED = "†"
 """The mark of a row whose embeddings were collapsed."""
 UNSTABLE = "‡"

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from steps.params.plan import PROTOCOLS
+from steps.params.tasks import PROTOCOLS
 from steps.reporting.published.data import (
     beside_pair,
     beside_place,
