@@ -16,7 +16,7 @@ from steps.reporting.figures import DRAWN_WITH
 from steps.reporting.pictures import check_pictures, read_pictures
 from steps.reporting.render import render_figures, render_tables
 from steps.reporting.source import read_source
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from steps.reporting.text import plural
 
 LEVELS = 4

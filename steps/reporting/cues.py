@@ -15,15 +15,8 @@ from steps.params.methods.families import FAMILIES, Family
 from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import (
-    ABSENT,
-    Table,
-    cells_of,
-    figure_rows,
-    model_name,
-    ranked,
-    row_name,
-)
+from steps.reporting.summary import cells_of, figure_rows, model_name, ranked, row_name
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import code, drawn, plain
 
 # --- What features see, drawn: bars of each row's decodability of factors, and of its shape bias

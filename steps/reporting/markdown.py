@@ -22,24 +22,21 @@ from steps.reporting.source import (
     ReportSpec,
     Source,
 )
-from steps.reporting.tables import (
-    ABSENT,
+from steps.reporting.summary import (
     BALANCED,
     COLLAPSED,
     IMPORTED,
     UNSTABLE,
-    Table,
     cells_of,
-    evaluation_table,
     figure_methods,
     figure_rows,
     headline,
     model_name,
     ranked,
     ranked_by,
-    ranking_table,
     shown_metrics,
 )
+from steps.reporting.tables import ABSENT, Table, evaluation_table, ranking_table
 from steps.reporting.text import code, paragraphs, plain, plural, target, word
 from steps.reporting.verdict import verdict
 

@@ -11,7 +11,7 @@ import polars as pl
 from steps.params.methods.families import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
 from steps.reporting.source import Evaluation, Source, TracedRecord
-from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
+from steps.reporting.summary import UNTRAINED, cells_of, model_name, ranked, ranked_by
 from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
 WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")

@@ -32,7 +32,8 @@ from steps.reporting.source import (
     TracedRecord,
     make_source,
 )
-from steps.reporting.tables import Table, summarize
+from steps.reporting.summary import summarize
+from steps.reporting.tables import Table
 from steps.reporting.text import code, drawn, paragraphs, plain, printable, target, visible
 from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build

@@ -17,13 +17,7 @@ from steps.reporting.collect import collect
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.render import render_tables
 from steps.reporting.source import ReportSpec, Source, source_files
-from steps.reporting.tables import (
-    MOST_CURVES,
-    MOST_ROWS,
-    figure_methods,
-    figure_rows,
-    summarize,
-)
+from steps.reporting.summary import MOST_CURVES, MOST_ROWS, figure_methods, figure_rows, summarize
 
 GROWTH = 2.6
 """Of CPU time where the rows double; what is quadratic comes near four."""

@@ -13,7 +13,8 @@ from steps.reporting.confidence import confidences
 from steps.reporting.published.data import DOUBTFUL, Carried, Published
 from steps.reporting.source import HEADING, Evaluation, Source, read_source
 from steps.reporting.statistics.agreement import LEAST, agreement
-from steps.reporting.tables import ABSENT, Table, cells_of, headline, summarize
+from steps.reporting.summary import cells_of, headline, summarize
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, code, plain
 
 RESOLUTION = ("", "224")

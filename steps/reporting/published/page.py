@@ -24,7 +24,8 @@ from steps.reporting.published.data import (
     read_published,
 )
 from steps.reporting.render import PAGE
-from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
+from steps.reporting.summary import COLLAPSED, IMPORTED
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, code, plain, plural, target, word
 
 GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED

@@ -13,7 +13,8 @@ from steps.reporting.scaling import study
 from steps.reporting.scaling.figure import FILE
 from steps.reporting.scaling.study import Law
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import ABSENT, Table, headline
+from steps.reporting.summary import headline
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, flops_unit, measured, plain, plural, significant
 
 Runs = dict[str, pl.DataFrame]

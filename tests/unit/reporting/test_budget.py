@@ -13,7 +13,8 @@ from steps.reporting.collect import collect
 from steps.reporting.explain import file_text
 from steps.reporting.markdown import budget_note, page
 from steps.reporting.source import ScaledRecipe, Source, make_source, read_source, source_files
-from steps.reporting.tables import ranking_table, summarize
+from steps.reporting.summary import summarize
+from steps.reporting.tables import ranking_table
 from tests.unit.reporting.synthetic import build
 
 BEHIND = {"flops": 1.155e13, "images_seen": 50_000, "device_seconds": 60.0}

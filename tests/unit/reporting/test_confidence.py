@@ -13,7 +13,7 @@ from steps.reporting.explain import explain
 from steps.reporting.markdown import page
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation, Source
-from steps.reporting.tables import headline, summarize
+from steps.reporting.summary import headline, summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import Synthetic, build, write_task
 

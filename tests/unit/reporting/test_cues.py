@@ -13,7 +13,8 @@ from steps.params.methods.families import FAMILIES
 from steps.reporting.cues import FILE, bias_table, cues_section, evaluations, shape_bias
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation
-from steps.reporting.tables import ABSENT, summarize
+from steps.reporting.summary import summarize
+from steps.reporting.tables import ABSENT
 from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build
 

@@ -9,7 +9,7 @@ from steps.reporting.explain import explain
 from steps.reporting.markdown import page
 from steps.reporting.render import write_report
 from steps.reporting.source import Provenance, Source
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.synthetic import Synthetic, build
 
 

@@ -8,15 +8,8 @@ import pytest
 from steps.command import UserError
 from steps.reporting.markdown import page
 from steps.reporting.source import Evaluation, Source
-from steps.reporting.tables import (
-    Table,
-    evaluation_table,
-    ranked,
-    ranked_by,
-    ranking_table,
-    results_csv,
-    summarize,
-)
+from steps.reporting.summary import ranked, ranked_by, results_csv, summarize
+from steps.reporting.tables import Table, evaluation_table, ranking_table
 from tests.unit.reporting.synthetic import Synthetic, write_task
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from steps.reporting.markdown import page
 from steps.reporting.source import Source
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import build, write_task
 

@@ -15,7 +15,7 @@ from steps.reporting.render import render_figures, render_tables, write_report
 from steps.reporting.scaling import study as runs_of
 from steps.reporting.scaling.section import scaling_section
 from steps.reporting.source import Evaluation
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.synthetic import Synthetic
 
 LINEAR = Evaluation("linear", "linear")
