@@ -26,16 +26,8 @@ GROWTH = 2.6
 def heading(experiment: Path) -> tuple[ReportSpec, Paths]:
     """What ``steps.report`` makes of the params."""
     params = load(experiment, Experiment)
-    made = ReportSpec(
-        title=params.title,
-        question=params.question,
-        methods=tuple(params.names),
-        backbones=tuple(params.backbones),
-        seeds=tuple(params.seeds),
-        tasks={str(task): tuple(names) for task, names in params.tasks.items()},
-        experiment=str(experiment),
-        results="results",
-        out="reports/made_up",
+    made = ReportSpec.of(
+        params, experiment=str(experiment), results="results", out="reports/made_up"
     )
     return made, Paths(params, str(experiment.parents[2] / "results"))
 

@@ -42,9 +42,10 @@ _MARKS = f"""\
 """
 
 
-def write_published(folder: Path) -> None:
-    """Make the page of a folder of published figures."""
+def write_published(folder: Path) -> str:
+    """Make the page of a folder of published figures; say so in one line."""
     write_whole(folder / PAGE, render_published(folder))
+    return f"{folder}: wrote {PAGE}"
 
 
 def check_published(folder: Path) -> str:

@@ -8,11 +8,17 @@ import pytest
 
 from steps.params.budget import Budget
 from steps.params.experiment import Experiment
-from steps.report import study_of
 from steps.reporting.collect import collect
 from steps.reporting.explain import file_text
 from steps.reporting.markdown import budget_note, page
-from steps.reporting.source import ScaledRecipe, Source, make_source, read_source, source_files
+from steps.reporting.source import (
+    ReportSpec,
+    ScaledRow,
+    Source,
+    make_source,
+    read_source,
+    source_files,
+)
 from steps.reporting.summary import summarize
 from steps.reporting.tables import ranking_table
 from tests.unit.reporting.synthetic import build
@@ -82,7 +88,7 @@ def test_names_leave_the_budget_out_unless_there_are_several(source: Source) -> 
     heading = source.heading
     assert heading.shown("mae-35tflops") == "mae"
     assert heading.shown("random") == "random"
-    scaling = {"mae-35tflops": ScaledRecipe(recipe="mae", length=1, data_share=1)}
+    scaling = {"mae-35tflops": ScaledRow(recipe="mae", length=1, data_share=1)}
     assert heading.model_copy(update={"scaling": scaling}).shown("mae-35tflops") == "mae-35tflops"
 
 
@@ -99,7 +105,9 @@ def test_a_study_of_scale_within_a_budget() -> None:
         "seeds": [0],
         "tasks": {"knn": ["knn"]},
     }
-    study = study_of(Experiment.model_validate(content))
+    study = ReportSpec.of(
+        Experiment.model_validate(content), experiment="", results="", out=""
+    ).scaling
     assert {name: row.length for name, row in study.items()} == {
         "mae-9tflops": 0.25,
         "mae-36tflops": 1,
