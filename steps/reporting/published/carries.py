@@ -35,13 +35,13 @@ def carries_section(published: Published, reports: Iterable[Source]) -> list[str
     against = ", ".join(f"{each.task} against {each.published}" for each in rules)
     return [
         "## How far a small ranking carries\n",
-        "Kendall's tau-b between the order of methods without labels as measured in a small "
-        f"experiment and as published for {plain(rules[0].backbone)} ({plain(against)}): 1 where "
-        f"the orders are the same, {Markup('-1')} where one is the other reversed. Published: the "
-        "median of a method's figures after the most epochs. p: share of all orders at least as "
-        "far from 0, either way. The interval is of the measured side only, whose scores are drawn "
-        f"again with their chance; {ABSENT} where no decisions were kept. Rows that collapsed are "
-        f"left out, and with fewer than {LEAST} methods nothing is said.\n",
+        "Kendall's tau-b between two orders of the methods without labels: as measured in a small "
+        f"experiment, and as published for {plain(rules[0].backbone)} ({plain(against)}). It is 1 "
+        f"for the same order and {Markup('-1')} for the reverse. Published: the median of a "
+        "method's figures after the most epochs. p: share of all orders whose tau-b is at least as "
+        "far from 0. The interval covers only the chance in the measured scores; "
+        f"{ABSENT} where no decisions were kept. Collapsed rows are left out, and fewer than "
+        f"{LEAST} methods are not compared.\n",
         Table(columns, [False, False, False, False, True, True, True], rows).markdown(),
     ]
 

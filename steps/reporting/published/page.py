@@ -32,11 +32,11 @@ authors' weights."""
 _MARKS = f"""\
 | Mark | The number is |
 | ---- | ------------- |
-| {GIVEN}    | as the ranking's owner gave it; nothing was checked |
-| {PRINTED}    | published by others: read in the source named in its note |
+| {GIVEN}    | as the ranking's owner gave it; not checked |
+| {PRINTED}    | published by others, in the source that its note names |
 | {MEASURED}    | measured by this project: pretrained and evaluated here, from a record |
 | {OFFICIAL}    | measured by this project on the authors' weights: evaluated here, from a record |
-| {ABSENT}    | not there: not published, or not measured yet |
+| {ABSENT}    | missing: not published, or not measured yet |
 """
 
 
@@ -75,31 +75,30 @@ def render_published(folder: Path) -> bytes:
     records = measurements(reports)
     parts = [
         "<!-- Made by python -m steps.report --published. Do not edit. -->\n",
-        "# Published, and measured\n",
-        "What others published of the methods here, and beside it what this project measured "
-        "itself. The two are never mixed: each column holds one kind of number, and each number "
-        "has its mark.\n",
+        "# Published and measured results\n",
+        "Results that others published for these methods, beside those that this project measured. "
+        "The two are never mixed: each column holds one kind of number, and each number has its "
+        "mark.\n",
         _MARKS,
-        "A measured number stands here only if it is of the same method, the same scale and the "
-        "same task on the same data as the row: pretrained on "
-        f"{code(published.matching.pretrain_dataset)}, in a protocol that "
+        "A measured number stands here only if it has the same method, scale, task and data as the "
+        f"row: pretrained on {code(published.matching.pretrain_dataset)}, by a protocol that "
         "[matching.yaml](matching.yaml) lists. The small experiments of the other reports "
-        "(`shapes`, CIFAR-10) are none of these, and do not enter; the last table says what their "
-        "orders have to do with the published ones.\n",
+        "(`shapes`, CIFAR-10) do not qualify; the last table compares their orders of "
+        "methods with the published ones.\n",
         "## ImageNet-1K\n",
         "Top-1 accuracy after fine-tuning, in percent. Model to Epoch: the ranking as its owner "
-        "gave it. Audited: the published figure of the same model and epochs, or the closest one, "
-        "where it is not the one given; = where it is.\n",
+        "gave it. Audited: the published figure for the same model and epochs, or the closest one; "
+        "= where it is the one given.\n",
         _ranking(published, beside_ranking(published, records)).markdown(),
-        "Notes to the rows:\n",
+        "Notes on the rows:\n",
         "\n".join(map(_ranking_note, published.ranking.iter_rows(named=True))) + "\n",
         "## COCO Detection\n",
         "Average precision of boxes and masks on COCO 2017 (val), in percent, best box AP first. "
         f"Epoch: passes over the pretraining data, {ABSENT} where the source does not say. Rows "
-        "with different detectors are not comparable, nor are schedules within one.\n",
+        "with different detectors are not comparable, nor are different schedules of one.\n",
         _coco(published, beside_coco(published, records)).markdown(),
         *_left_out(published),
-        "Notes to the rows:\n",
+        "Notes on the rows:\n",
         "\n".join(map(_coco_note, published.coco.iter_rows(named=True))) + "\n",
         *carries_section(published, reports.values()),
         _tracing(folder),
@@ -219,10 +218,10 @@ def _link(ref: str, *, short: bool = False) -> Markup:
 def _tracing(folder: Path) -> str:
     report = word(f"reports/{folder.name}")
     return f"""\
-## Trace a cell, make the page anew
+## Trace a cell, rebuild the page
 
-What stands behind a row, or one cell of it: the rows of results.csv with their source and note, or
-the record and all that made it.
+Print the origin of a row or of one of its cells: the rows of results.csv with their source and
+note, or the record and everything that produced it.
 
 ```sh
 python -m steps.report --explain {report}/imagenet/1
@@ -235,8 +234,8 @@ python -m steps.report --published {report}
 python -m steps.report --check {report}
 ```
 
-Beside this page: [results.csv](results.csv) holds all published figures, k-NN, linear probes and
-ADE20K too, [recipes.csv](recipes.csv) what they cost, [owner_ranking.csv](owner_ranking.csv) the
+Beside this page: [results.csv](results.csv) holds all published figures, also for k-NN, linear
+probes and ADE20K, [recipes.csv](recipes.csv) their cost, [owner_ranking.csv](owner_ranking.csv) the
 ranking with its audit; [SOURCES.md](SOURCES.md) says how they were read, what is missing and where
 sources disagree.
 """

@@ -56,16 +56,16 @@ def test_the_budget_stands_once_above(source: Source) -> None:
     summary = summarize(source.records())
     (note,) = budget_note(source, summary)
     assert note in page(source, summary, with_curves=False)
-    assert note.startswith("**Equal compute: 35 TFLOPs a row**")
-    assert "take a third of it together" in note
+    assert note.startswith("**Equal compute: 35 TFLOPs per row.**")
+    assert "together get a third of the budget" in note
     # MAE has two thirds of what it may have: the page does not hide it.
-    assert "Each row is within 33.0 % of it." in note
-    assert "Weights taken from elsewhere count nothing: dalle behind dino." in note
+    assert "Every row is within 33.0 % of it." in note
+    assert "The training of weights from elsewhere is not counted: dalle behind dino." in note
     images = source.heading.model_copy(update={"budget": Budget(images=250_000, behind=0.2)})
     (note,) = budget_note(Source(images, source.traced, source.curves), summary)
-    assert note.startswith("**Equal images: 250000 images a row**")
-    assert "take 20 % of it together" in note
-    assert "Each row is within 20.0 % of it." in note
+    assert note.startswith("**Equal images: 250000 images per row.**")
+    assert "together get 20 % of the budget" in note
+    assert "Every row is within 20.0 % of it." in note
 
 
 def test_no_budget_no_note(source: Source) -> None:

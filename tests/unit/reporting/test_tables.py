@@ -129,7 +129,7 @@ def test_pure_numbers_have_no_unit_and_no_best(small: Synthetic) -> None:
     assert table.columns == ["Model", "Seeds", "top1", "top5", "top1_k10"]
     assert {row[2] for row in table.rows} == {"-1.235", "12"}
     with_tables = page(source, summary, with_curves=False)
-    assert "Best of each column in bold." not in with_tables.split("## k-NN")[1].split("##")[0]
+    assert "Bold: the best of each column." not in with_tables.split("## k-NN")[1].split("##")[0]
 
 
 @pytest.mark.parametrize(
