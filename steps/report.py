@@ -1,8 +1,9 @@
-"""Report: the records of an experiment as tables, figures and a page that can be traced.
+"""Report: an experiment's records as tables, figures and a page whose numbers can be traced.
 
-``--experiment``, ``--results`` and ``--out`` make the page; ``--published`` makes that of published
-figures beside measured ones; ``--check`` renders committed reports again from their own records and
-compares; ``--explain`` prints what stands behind a cell.
+``--experiment``, ``--results`` and ``--out`` make the page. ``--published`` makes the page of
+published figures beside measured ones. ``--check`` renders committed reports from their own records
+and compares; ``--render`` writes them again instead, for example after a change of wording.
+``--explain`` prints where the number in a cell comes from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from steps.params.load import load
 from steps.params.paths import Paths
 from steps.params.recipe import Recipe
 from steps.params.tasks import TASKS
-from steps.reporting.check import check_report
+from steps.reporting.check import check_report, rewrite_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
 from steps.reporting.pictures import collect_pictures
@@ -24,7 +25,7 @@ from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
 from steps.reporting.published.page import check_published, write_published
 from steps.reporting.render import check_folder, write_report
-from steps.reporting.source import ReportSpec, ScaledRecipe
+from steps.reporting.source import ReportSpec
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -36,20 +37,29 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--published", type=Path, metavar="FOLDER", help="reports/published, beside the reports"
     )
-    parser.add_argument("--check", type=Path, nargs="+", metavar="REPORT", help="report folders")
+    parser.add_argument(
+        "--check", type=Path, nargs="+", metavar="REPORT", help="report folders to compare"
+    )
+    parser.add_argument(
+        "--render", type=Path, nargs="+", metavar="REPORT", help="report folders to write again"
+    )
     parser.add_argument(
         "--explain", type=Path, metavar="CELL", help="reports/<experiment>/<method>/<backbone>/…"
     )
     options = parser.parse_args(arguments)
     making = (options.experiment, options.results, options.out)
-    commands = (options.published, options.check, options.explain, any(making) or None)
-    if sum(command is not None for command in commands) > 1:
+    commands = (options.published, options.check, options.render, options.explain)
+    if sum(command is not None for command in (*commands, any(making) or None)) > 1:
         parser.error(
-            "--published, --check, --explain, and making a report are four commands: give one"
+            "--published, --check, --render, --explain and making a report are five commands: "
+            "give one"
         )
     if options.check:
         for folder in options.check:
             print(check_published(folder) if is_published(folder) else check_report(folder))
+    elif options.render:
+        for folder in options.render:
+            print(write_published(folder) if is_published(folder) else rewrite_report(folder))
     elif options.explain:
         cell = options.explain
         folder = next(filter(is_published, (cell, *cell.parents)), None)
@@ -60,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         make(*making)
     else:
         parser.error(
-            "give --experiment, --results and --out; or --published; or --check; or --explain"
+            "give --experiment, --results and --out; or --published, --check, --render or --explain"
         )
 
 
@@ -76,21 +86,9 @@ def make(experiment: Path, results: Path, out: Path) -> None:
         raise UserError(
             str(results), "no such results folder", remedy=f"run the experiment {experiment}"
         )
-    heading = ReportSpec(
-        title=params.title,
-        question=params.question,
-        methods=tuple(params.names),
-        backbones=tuple(params.backbones),
-        seeds=tuple(params.seeds),
-        tasks={str(task): tuple(protocols) for task, protocols in params.tasks.items()},
-        only={
-            str(task): text_methods(params, experiment.parents[1])
-            for task in params.tasks
-            if "text" in TASKS[task].needs
-        },
-        scaling=study_of(params),
-        budget=params.budget,
-        imported={name: each.backbone for name, each in params.imported.items()},
+    heading = ReportSpec.of(
+        params,
+        text_methods(params, experiment.parents[1]),
         experiment=_printed(experiment),
         results=_printed(results),
         out=_printed(out),
@@ -100,32 +98,20 @@ def make(experiment: Path, results: Path, out: Path) -> None:
     write_report(source, out, *collect_pictures(heading, paths, params.pictured))
 
 
-def study_of(experiment: Experiment) -> dict[str, ScaledRecipe]:
-    """The rows of a study of scale, by their names; within a budget lengths are factors on it."""
-    if experiment.scaling is None:
-        return {}
-    rows = {}
-    for name, each in experiment.scaled.items():
-        length = each.length
-        if each.budget is not None and experiment.budget is not None:
-            length = float(f"{each.budget.amount / experiment.budget.amount:g}")
-        if each.recipe in experiment.scaling.methods:
-            rows[name] = ScaledRecipe(recipe=each.recipe, length=length, data_share=each.data_share)
-    return rows
-
-
-def text_methods(experiment: Experiment, root: Path) -> tuple[str, ...]:
-    """The recipes with a text tower, which the tasks of text apply to.
+def text_methods(experiment: Experiment, root: Path) -> list[str]:
+    """The rows whose recipe has a text tower; none where no task needs one.
 
     Args:
-        experiment: whose recipes.
+        experiment: its recipes are looked up.
         root: the params folder.
     """
+    if not any("text" in TASKS[task].needs for task in experiment.tasks):
+        return []
     folder, scaled = root / "recipes" / experiment.regime, experiment.scaled
     stems = {name: scaled[name].recipe if name in scaled else name for name in experiment.recipes}
-    return tuple(
+    return [
         name for name, stem in stems.items() if load(folder / f"{stem}.yaml", Recipe).method.text
-    )
+    ]
 
 
 def _printed(path: Path) -> str:

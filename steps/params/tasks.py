@@ -73,7 +73,7 @@ TASKS: dict[str, Task] = {
         Task(
             name="finetune",
             title="Fine-tuning",
-            meaning="the whole backbone is trained on, a classifier on top",
+            meaning="the whole backbone is fine-tuned together with a linear classifier",
             protocol=Finetune,
             metrics=("top1",),
             needs=("classes",),
@@ -90,7 +90,7 @@ TASKS: dict[str, Task] = {
         Task(
             name="knn",
             title="k-NN",
-            meaning="each image takes the weighted vote of its nearest training images",
+            meaning="each image gets the class that its nearest training images vote for",
             protocol=KNN,
             metrics=("top1",),
             needs=("classes",),
@@ -99,7 +99,7 @@ TASKS: dict[str, Task] = {
         Task(
             name="detect",
             title="Detection",
-            meaning="a detector is trained on the backbone; average precision as in COCO",
+            meaning="a detector with this backbone is trained; average precision as in COCO",
             protocol=Detection,
             metrics=("box_AP", "mask_AP"),
             needs=("boxes",),
@@ -109,9 +109,9 @@ TASKS: dict[str, Task] = {
         Task(
             name="segment",
             title="Segmentation",
-            meaning="a linear layer on frozen patch tokens says the class of every pixel; miou: "
-            "intersection over union, the mean of classes, in miou_objects without background; "
-            "accuracy: of pixels",
+            meaning="a linear layer on frozen patch tokens predicts the class of every pixel. "
+            "miou: mean over classes of the intersection over union; miou_objects: the "
+            "same without background; accuracy: percentage of pixels that are right",
             protocol=Segment,
             metrics=("miou",),
             needs=("boxes", "masks", "tokens"),
@@ -120,12 +120,14 @@ TASKS: dict[str, Task] = {
         Task(
             name="layout",
             title="Object layout",
-            meaning="jaccard: the patches that hold most of the class token's attention in the "
-            "last block, by the head that is best over all images, against the objects' pixels; "
-            "jaccard_any: by each image's best head; inside: the one head's attention on objects, "
-            "where area is chance. Random weights may come first: attention can fall on objects "
-            "without any learning. So it tells where a network looks, and not how good its "
-            "features are",
+            meaning="jaccard: overlap between the objects' pixels and the patches that hold most "
+            "of the class token's attention in the last block, for the head that is best "
+            "over all images; jaccard_any: for the best head of each image; inside: "
+            "percentage of the one head's attention that falls on objects; area: "
+            "percentage of the image that they cover, which is inside by chance. Random "
+            "weights may come first, since attention can fall on objects without any "
+            "learning: this task shows where a network looks, not how good its features "
+            "are",
             protocol=Layout,
             metrics=("jaccard",),
             needs=("boxes", "masks", "tokens"),
@@ -135,7 +137,8 @@ TASKS: dict[str, Task] = {
         Task(
             name="zeroshot",
             title="Zero-shot classification",
-            meaning="an image has the class whose name, in prompts, is nearest; nothing is trained",
+            meaning="each image gets the class whose name, in prompts, is nearest; nothing is "
+            "trained",
             protocol=ZeroShot,
             metrics=("top1",),
             needs=("text",),
@@ -143,8 +146,8 @@ TASKS: dict[str, Task] = {
         Task(
             name="retrieval",
             title="Retrieval",
-            meaning="text_R@k: a caption of the image is among the k nearest of the distinct "
-            "captions; image_R@k: the image of a caption is among the k nearest images",
+            meaning="text_R@k: a caption of the image is among the k nearest distinct captions; "
+            "image_R@k: the image of a caption is among the k nearest images",
             protocol=Retrieval,
             metrics=("text_R@1", "image_R@1"),
             needs=("text", "captions"),
@@ -152,10 +155,10 @@ TASKS: dict[str, Task] = {
         Task(
             name="geometry",
             title="Geometry of features",
-            meaning="nothing is trained; effective_rank: of the class token over all images, at "
-            "most its width; alignment: how far apart two views of an image lie; uniformity: how "
-            "evenly images are spread. Both are better the lower they are, yet alignment alone is "
-            "best where all features are the same",
+            meaning="nothing is trained. effective_rank: effective rank of the class token over "
+            "all images, at most its width; alignment: distance between two views of an "
+            "image; uniformity: how evenly images are spread. Lower is better for both, "
+            "but alignment is lowest where all features are equal",
             protocol=Geometry,
             metrics=("effective_rank", "alignment", "uniformity"),
             decides=False,  # it measures no image by itself
@@ -163,8 +166,9 @@ TASKS: dict[str, Task] = {
         Task(
             name="decode",
             title="Decodability",
-            meaning="a linear probe a factor on frozen features of drawn images, where each factor "
-            "is drawn by itself; by chance 10 of the outline, 12.5 of colours, 16.7 of textures",
+            meaning="one linear probe per factor on frozen features of drawn images whose factors "
+            "are independent; chance is 10 for the outline, 12.5 for colours and 16.7 for "
+            "textures",
             protocol=Decode,
             metrics=("outline",),
             needs=("factors",),
@@ -173,8 +177,8 @@ TASKS: dict[str, Task] = {
         Task(
             name="bias",
             title="Shape bias",
-            meaning="classifiers of images whose cues agree decide where one cue contradicts the "
-            "outline, the others being of neither class",
+            meaning="classifiers trained on images whose cues agree are tested where one cue "
+            "contradicts the outline and the other cues belong to neither class",
             protocol=Bias,
             metrics=("outline_vs_texture",),
             needs=("conflicts",),

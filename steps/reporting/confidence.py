@@ -24,7 +24,7 @@ from steps.reporting.statistics.differences import (
 )
 from steps.reporting.statistics.scores import Scores, of_decisions, of_draws, scores
 from steps.reporting.statistics.spread import Bools, Floats
-from steps.reporting.tables import BALANCED, UNTRAINED, cells_of, headline
+from steps.reporting.summary import BALANCED, UNTRAINED, cells_of, headline
 
 WITHOUT = ("geometry",)
 """Tasks that decide nothing about single images."""

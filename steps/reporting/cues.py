@@ -15,15 +15,8 @@ from steps.params.methods.families import FAMILIES, Family
 from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import (
-    ABSENT,
-    Table,
-    cells_of,
-    figure_rows,
-    model_name,
-    ranked,
-    row_name,
-)
+from steps.reporting.summary import cells_of, figure_rows, model_name, ranked, row_name
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import code, drawn, plain
 
 # --- What features see, drawn: bars of each row's decodability of factors, and of its shape bias
@@ -180,9 +173,9 @@ def bias_table(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluatio
 
 
 BIAS_CAPTION = (
-    "Shape bias: of the images given to the class of the outline or to that of the cue that "
-    "contradicts it, the percent given to the outline's. In brackets the percent of all images "
-    f"that the two are; where it is below {DECIDED:.0f} there is no bias ({ABSENT}). "
+    "Shape bias: the percentage of decisions for the outline, among images that were given to the "
+    "class of the outline or to the class of the cue that contradicts it. Brackets hold the "
+    f"percentage of all images that these are; below {DECIDED:.0f}, no bias is given ({ABSENT}). "
     "[results.csv](results.csv) has both shares."
 )
 
@@ -195,8 +188,8 @@ def cues_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     return [
         "## What features see\n",
         *(f"{sentence}\n" for sentence in said),
-        "Above: percent of images whose factor a linear probe tells. Below: shape bias by a linear "
-        "probe, with half as a dotted line. Rows in the ranking's order.\n",
+        "Top: percentage of images whose factor a linear probe names. Bottom: shape bias of a "
+        "linear probe; the dotted line marks 50 %. Rows are in the order of the ranking.\n",
         f"![Decodability of factors and shape bias of each row]({FILE})\n",
     ]
 
@@ -217,8 +210,8 @@ def _told(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     if not said:
         return []
     return [
-        "Where no factor tells another, a linear probe tells in percent of images (medians of each "
-        f"family's rows), on {'; on '.join(said)}."
+        "Where factors are independent, a linear probe names them on these percentages of images "
+        f"(medians of each family's rows): {'; '.join(said)}."
     ]
 
 
@@ -240,8 +233,8 @@ def _followed(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     if not said:
         return []
     return [
-        "Where one cue contradicts the outline, the outline wins these shares of the images that "
-        f"go to either, on {'; on '.join(said)}."
+        "Where one cue contradicts the outline, the outline wins these shares of the images given "
+        f"to either: {'; '.join(said)}."
     ]
 
 

@@ -20,7 +20,7 @@ from steps.reporting.source import (
     TracedRecord,
     read_source,
 )
-from steps.reporting.tables import model_name, summarize
+from steps.reporting.summary import model_name, summarize
 from steps.reporting.text import duration, flops_unit, measured, plural, significant, visible
 
 _FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<metric>][/seed<k>]"

@@ -25,7 +25,7 @@ from matplotlib.ticker import MaxNLocator
 from steps.reporting.confidence import Confidence, Row
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import PANELS, cells_of, figure_rows, headline, row_name
+from steps.reporting.summary import PANELS, cells_of, figure_rows, headline, row_name
 from steps.reporting.text import drawn, measured
 
 # --- How figures look, and their bytes: the same figure and the same matplotlib give the same ones

@@ -23,24 +23,21 @@ from steps.reporting.source import (
     ReportSpec,
     Source,
 )
-from steps.reporting.tables import (
-    ABSENT,
+from steps.reporting.summary import (
     BALANCED,
     COLLAPSED,
     IMPORTED,
     UNSTABLE,
-    Table,
     cells_of,
-    evaluation_table,
     figure_methods,
     figure_rows,
     headline,
     model_name,
     ranked,
     ranked_by,
-    ranking_table,
     shown_metrics,
 )
+from steps.reporting.tables import ABSENT, Table, evaluation_table, ranking_table
 from steps.reporting.text import code, paragraphs, plain, plural, target, word
 from steps.reporting.verdict import verdict
 
@@ -55,7 +52,7 @@ def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
     said = [_about(budget)] if not source.heading.scaling else []
     if used := _used(source, summary, budget):
         said.append(used)
-    said.append("Device time is no part of a budget, and not equal.")
+    said.append("Device time is not part of the budget and differs between rows.")
     others = dict.fromkeys(
         (source.heading.shown(item.records[0].recipe), name)
         for item in source.traced
@@ -63,7 +60,7 @@ def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
     )
     if others:
         named = ", ".join(f"{name} behind {row}" for row, name in others)
-        said.append(f"Weights taken from elsewhere count nothing: {plain(named)}.")
+        said.append(f"The training of weights from elsewhere is not counted: {plain(named)}.")
     return [" ".join(said) + "\n"]
 
 
@@ -71,10 +68,10 @@ def _about(budget: Budget) -> str:
     share = "a third" if budget.behind == BEHIND else f"{100 * budget.behind:g} %"
     what = "compute" if budget.images is None else "images"
     return (
-        f"**Equal {what}: {budget} a row**, from which its epochs follow, its schedules scaled "
-        f"with them. Teacher and tokenizer take {share} of it together: they are in the row's "
-        "FLOPs, images and device time, not in its epochs. Untrained and imported rows take "
-        "nothing."
+        f"**Equal {what}: {budget} per row.** Its number of epochs follows from the budget, and "
+        f"its schedules are scaled to them. Teacher and tokenizer together get {share} of the "
+        "budget: they count toward the row's FLOPs, images and device time, not toward its epochs. "
+        "Untrained and imported rows use none."
     )
 
 
@@ -85,7 +82,7 @@ def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
         return ""
     flops, images = rows["flops"] / 1e12, rows["images_seen"] + rows["images_behind"]
     off = ((flops if budget.images is None else images) / budget.amount - 1).abs().max()
-    return f"Each row is within {100 * float(off):.1f} % of it."  # type: ignore[arg-type]
+    return f"Every row is within {100 * float(off):.1f} % of it."  # type: ignore[arg-type]
 
 
 MOST_CLASSES = 12
@@ -93,20 +90,20 @@ MOST_CLASSES = 12
 
 
 _ABOUT_CURVES = (
-    "Training loss: pale as logged, strong as a running mean, a line a seed. Each method minimises "
-    "a loss of its own: compare a curve with itself, not with its neighbour."
+    "Training loss, one line per seed: pale as logged, strong as a running mean. Each method "
+    "minimises its own loss, so the heights of two panels cannot be compared."
 )
 _ABOUT_KNN = (
-    " The last panel: k-NN accuracy of the class token along the way, on a part of the images "
-    "(`training.knn` of the recipes), so not the number of the k-NN table."
+    " The last panel shows the k-NN accuracy of the class token during pretraining, on a part of "
+    "the images (`training.knn` in the recipes), so it differs from the k-NN table."
 )
 _ABOUT_APART = (
-    "Who beats whom: blue where the row's score is resolved above the column's, orange where "
-    "below, pale where their difference may be chance.\n"
+    "Who beats whom: blue where the row's score is resolved above the column's, orange where it is "
+    "resolved below, pale where the difference may be chance.\n"
 )
 _ABOUT_TIME = (
-    "Device time is that of pretraining alone, as the runs behind the records took it on the "
-    "devices below; it differs from run to run.\n"
+    "Device time covers only pretraining, by the runs behind the records on the devices below; it "
+    "varies from run to run.\n"
 )
 
 
@@ -155,7 +152,7 @@ def page(
         f"![Headline metric of each task: {labels}](ranking.png)\n",
     ]
     if any(len(each.rows) > 1 for each in sure.known.values()):
-        parts += [_ABOUT_APART, f"![Which rows are apart, and which way]({APART_FIGURE})\n"]
+        parts += [_ABOUT_APART, f"![Rows compared in pairs]({APART_FIGURE})\n"]
     if with_curves:
         about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
@@ -189,13 +186,13 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
         said = f"{plural(len(counts), 'class').replace('classs', 'classes')}, {most:,} images each."
     elif len(counts) <= MOST_CLASSES:
         told = ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
-        said = f"Images of each class: {told}."
+        said = f"Images per class: {told}."
     else:
         said = f"{len(counts):,} classes of {least:,} to {most:,} images."
     if confidence is not None and confidence.metric == BALANCED:
         said += (
-            f" The largest class has {most / max(least, 1):.0f} times as many as the smallest, so "
-            "balanced accuracy, the mean of the classes' recalls, stands for this table."
+            f" The largest class has {most / max(least, 1):.0f} times the images of the smallest, "
+            "so rows are compared by balanced accuracy, the mean of the classes' recalls."
         )
     return [f"{said}\n"]
 
@@ -203,22 +200,22 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
 def _about_ranking(summary: pl.DataFrame, heading: ReportSpec, sure: Confidences) -> str:
     """Caption of the ranking figure."""
     what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
-    spread = "; the dark line is ± one standard deviation over seeds"
+    spread = "; dark lines are ± one standard deviation over seeds"
     if sure.known:
-        spread = "; the dark line is the 95 % interval"
+        spread = "; dark lines are 95 % intervals"
         if len(sure.known) < len(heading.evaluations()) and len(heading.seeds) > 1:
             spread += ", or ± one standard deviation over seeds where none is known"
         if any(not each.tells for each in sure.known.values()):
-            spread += ", and a grey panel tells no row apart from random weights"
-        return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"
+            spread += ". In a grey panel, no row can be told apart from random weights"
+        return f"Headline metric of each {what}{spread}.{_best_rows(summary, heading)}\n"
     spread = spread if len(heading.seeds) > 1 else ""
-    return f"Each {what}'s first metric{spread}.{_best_rows(summary, heading)}\n"
+    return f"Headline metric of each {what}{spread}.{_best_rows(summary, heading)}\n"
 
 
 def _best_rows(summary: pl.DataFrame, heading: ReportSpec) -> str:
     """How many rows a figure shows, where it does not show all."""
     every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
-    return f" The best {shown} of {every:,} rows; the tables have all." if shown < every else ""
+    return f" Only the best {shown} of {every:,} rows are shown." if shown < every else ""
 
 
 def _about_curves(source: Source, summary: pl.DataFrame) -> str:
@@ -227,7 +224,7 @@ def _about_curves(source: Source, summary: pl.DataFrame) -> str:
     shown = figure_methods(trained, summary, source.heading)
     about = _ABOUT_CURVES
     if len(shown) < len(trained):
-        about += f" Those of the best {len(shown)} of {len(trained):,} methods."
+        about += f" Only the best {len(shown)} of {len(trained):,} methods are shown."
     measured = source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"]
     return about + (_ABOUT_KNN if measured.is_not_null().any() else "")
 
@@ -240,25 +237,25 @@ def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence
     spread = (
         f"mean ± sample standard deviation over {seeds} seeds"
         if seeds > 1
-        else f"one seed ({heading.seeds[0]}), so no spread is known: small gaps may be chance"
+        else f"one seed ({heading.seeds[0]}), so the spread is unknown and small gaps may be chance"
     )
     if confidence is not None:
         spread = _about_intervals(confidence, seeds)
     return (
         f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}; {spread}. "
-        f"Epochs, images, FLOPs and device time are those of pretraining on {datasets}.\n"
+        f"Epochs, images, FLOPs and device time refer to pretraining on {datasets}.\n"
     )
 
 
 def _about_intervals(confidence: Confidence, seeds: int) -> str:
     """How to read scores and ranks that have intervals."""
-    chance = f"images and {plural(seeds, 'seed')}" if seeds > 1 else "images, of one seed,"
+    chance = f"images and {plural(seeds, 'seed')}" if seeds > 1 else "images, with one seed,"
     resolved = plural(len(confidence.levels), "level")
     return (
-        f"in brackets the 95 % interval of the score, over {chance} for this training set. Rank: "
-        "1 + the rows that are resolved to be better, to all rows less those that are worse, by "
-        "simultaneous 95 % intervals of the paired differences. So the table has "
-        f"{resolved}: its longest chain of rows each resolved above the next"
+        f"brackets hold the 95 % interval of the score over {chance} for this training set. A rank "
+        "runs from 1 + the number of rows resolved as better to the number of rows not resolved as "
+        "worse, by simultaneous 95 % intervals of paired differences. The table has "
+        f"{resolved}: the length of its longest chain of rows each resolved above the next"
     )
 
 
@@ -269,9 +266,9 @@ def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
         return []
     names = ", ".join(model_name(*row, heading) for row in rows)
     return [
-        f"{UNSTABLE} Unstable: the seeds of {plain(names)} spread beyond what those of the other "
-        "rows do (F test, Holm's correction over rows, 5 %). The interval is from their own few "
-        "seeds; the row has no rank and no difference with it is resolved.\n"
+        f"{UNSTABLE} Unstable: the seeds of {plain(names)} spread more than those of the other "
+        "rows (F test, Holm's correction over rows, 5 %). The interval comes from the row's own "
+        "few seeds; the row has no rank, and no difference from it is resolved.\n"
     ]
 
 
@@ -282,29 +279,32 @@ def _imported_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     if not names:
         return []
     return [
-        f"{IMPORTED} Imported: {plain(', '.join(names))}. The weights are the authors' own, "
-        "pretrained by them and measured here; what their files do not say of the training is "
-        f"{ABSENT}.\n"
+        f"{IMPORTED} Imported: {plain(', '.join(names))}. The authors pretrained these weights; "
+        f"only the evaluation was run here. {ABSENT} stands where their files do not say how they "
+        "were trained.\n"
     ]
 
 
 def _collapsed_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     """The footnote to the rows that are marked; nothing where none is."""
-    seeds = len(heading.seeds)
     names = [
         model_name(row["recipe"], row["backbone"], heading)
-        + (f" (seed {', '.join(map(str, row['collapsed']))})" if seeds > 1 else "")
+        + (f" ({_seeds(row['collapsed'])})" if len(heading.seeds) > 1 else "")
         for row in ranked(summary, heading).iter_rows(named=True)
         if row["collapsed"]
     ]
     if not names:
         return []
     return [
-        f"{COLLAPSED} Collapsed: at the end of pretraining the embeddings of "
+        f"{COLLAPSED} Collapsed: at the end of pretraining, the embeddings of "
         f"{plain(', '.join(names))} "
-        "hardly differed from image to image (`embedding_std`, `effective_rank` and `kl` in "
-        "metrics.jsonl). Such a row tells of a run that failed, not of its method.\n"
+        "hardly differed from image to image (see `embedding_std`, `effective_rank` and `kl` in "
+        "metrics.jsonl). Such a row shows a failed run and says nothing about its method.\n"
     ]
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
 
 
 def _caption(
@@ -317,15 +317,15 @@ def _caption(
     first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
-    lacking = f" {ABSENT}: without a text tower ({plain(', '.join(others))})." if others else ""
+    lacking = f" {ABSENT}: no text tower ({plain(', '.join(others))})." if others else ""
     bold = evaluation.task != "bias" and (cells["unit"] == "%").any()
-    best = " Best of each column in bold." if bold else ""
+    best = " Bold: the best of each column." if bold else ""
     if confidence is not None:
-        best = " Bold: no row is resolved to be better."
+        best = " Bold: no row is resolved as better."
         if not confidence.tells:
             best = (
-                " **No row is apart from random weights**, so the scores are set small and none "
-                "of them is the best."
+                " **No row can be told apart from random weights**, so scores are in small type "
+                "and none is bold."
             )
     return (
         f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
@@ -354,14 +354,14 @@ def _tracing(heading: ReportSpec, summary: pl.DataFrame) -> str:
         cell += f"/{best.protocol}"
     params = target(_relative(heading.experiment, heading.out))
     return f"""\
-What stands behind a number: the record, the file it was read from, the commit, params and
-artifact digests that made it. `/<metric>` or `/seed<k>` after the cell narrows it down.
+Print the origin of a number: the record, its file, and the commit, params and artifact digests
+that produced it. Append `/<metric>` or `/seed<k>` to narrow it down.
 
 ```sh
 python -m steps.report --explain {word(f"{heading.out}/{cell}")}
 ```
 
-The page from the results, and a check that it follows from the records beside it:
+Make the page from the results, and check that it follows from the records beside it:
 
 ```sh
 python -m steps.report --experiment {word(heading.experiment)} \\
@@ -371,7 +371,7 @@ python -m steps.report --check {word(heading.out)}
 
 Beside this page: [{RECORDS}]({RECORDS}) holds every record with its provenance,
 [results.csv](results.csv) all means, [{CURVES}]({CURVES}) the losses, [{HEADING}]({HEADING}) the
-names and order. The experiment's params: [{plain(heading.experiment)}]({params}).
+names and their order. The experiment's params: [{plain(heading.experiment)}]({params}).
 """
 
 
@@ -396,13 +396,13 @@ def _origin_note(source: Source) -> str:
     if len(codes) > 1:
         said.append(f"**Note: the records come from {len(codes)} versions of the code.**")
     if any(code.dirty for code in codes):
-        said.append("**Note: some code differed from its commit; its digest tells which it was.**")
+        said.append("**Note: some code had uncommitted changes; its digest identifies it.**")
     if len(devices) > 1:
         said.append(
             f"**Note: the records come from {len(devices)} devices, so device times cannot be "
             "compared across all rows.**"
         )
-    return (" ".join(said) or "All come from one version of the code and one device.") + "\n"
+    return (" ".join(said) or "All records come from one code version and one device.") + "\n"
 
 
 def _provenances(source: Source) -> list[Provenance]:

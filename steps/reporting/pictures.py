@@ -236,49 +236,49 @@ COLUMNS = 3
 KINDS = {
     ("layout", "layout.png"): (
         "Where the class token looks",
-        "A row an image: itself; the class token's attention to the patches in the last block, by "
-        "the head whose masks fit the objects best over all images, from dark (its least in the "
-        "image) to bright (its most); the fewest patches that hold most of it; and the patch "
-        "tokens, their three main directions as colours. A head may look away from objects; its "
-        "mask covers the rest then. DINO's figures show the like of networks that saw thousands of "
-        "times as many images.",
+        "One row per image: the image; the class token's attention to the patches in the last "
+        "block, for the head whose masks fit the objects best over all images, from dark (lowest "
+        "in the image) to bright (highest); the fewest patches that hold most of it; and the patch "
+        "tokens, with their first three principal components as colours. A head may look away from "
+        "objects; its mask then covers the rest. DINO's published figures come from networks "
+        "trained on thousands of times more images.",
     ),
     ("detect", "detections.png"): (
         "Detections",
-        "A row an image: its objects as they are marked, and what the detector found.",
+        "One row per image: the annotated objects, and those that the detector found.",
     ),
     ("diagnose", "reconstructions.png"): (
         "Reconstructions",
-        "A row an image that was held out: itself, what the encoder saw of it, and the decoder's "
-        "prediction in the places it did not see. Where targets are normalised pixels, a patch is "
-        "given its true mean and contrast, which the network was never asked for.",
+        "One row per held-out image: the image, the part that the encoder saw, and the decoder's "
+        "prediction of the hidden patches. Where targets are normalised pixels, each patch is "
+        "shown with its true mean and contrast, which the network does not predict.",
     ),
     ("diagnose", "position_error.png"): (
-        "Position errors by place",
-        "How far off the told position is, and how often it is exact, by where the patch belongs.",
+        "Position errors by location",
+        "Distance of the predicted position, and how often it is exact, by the true position.",
     ),
     ("diagnose", "positions.png"): (
         "Position errors on images",
-        "A row an image that was held out: itself, and its patches from green (placed exactly) to "
-        "red (a side of the image off); dark ones were not asked for.",
+        "One row per held-out image: the image, and its patches from green (placed exactly) to red "
+        "(off by a side of the image); dark patches were not predicted.",
     ),
     ("diagnose", "tokens.png"): (
         "Masks and tokens",
-        "A row an image that was held out: itself, what the encoder saw of it, the tokenizer's "
-        "tokens, and the tokens that the network tells of the hidden patches (the others dark). A "
-        "token has one colour throughout; which one it is means nothing.",
+        "One row per held-out image: the image, the part that the encoder saw, the tokenizer's "
+        "tokens, and the tokens predicted for the hidden patches (the others dark). Each token has "
+        "one colour throughout; the colours themselves mean nothing.",
     ),
     ("tokenizer", "reconstructions.png"): (
         "What tokens keep of an image",
-        "A row an image that was held out: itself, and what the decoder makes of its tokens alone.",
+        "One row per held-out image: the image, and its reconstruction from tokens only.",
     ),
     ("tokenizer", "codebook.png"): (
         "Use of the codebook",
-        "The share of held-out patches that each code takes, the most used first.",
+        "Share of held-out patches that each code takes, the most used first.",
     ),
     ("tokenizer", "codes.png"): (
         "What codes stand for",
-        "A row a code, the most used first: held-out patches that have it.",
+        "One row per code, the most used first: held-out patches that have it.",
     ),
 }
 """Title and caption of each kind of picture, in the order in which a page shows them."""
@@ -291,7 +291,7 @@ def gallery(pictures: Sequence[Picture]) -> list[str]:
     if not pictures:
         return []
     seed = pictures[0].seed
-    parts = ["## Pictures\n", f"Of seed {seed}, made small for this page.\n"]
+    parts = ["## Pictures\n", f"From seed {seed}, reduced for this page.\n"]
     told: set[str] = set()
     for kind, (title, caption) in KINDS.items():
         shown = [picture for picture in pictures if picture.kind == kind]

@@ -20,7 +20,7 @@ from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
 from steps.reporting.scaling.figure import scaling_figure
 from steps.reporting.source import CURVES, HEADING, RECORDS, Source, source_files
-from steps.reporting.tables import figure_methods, results_csv, summarize
+from steps.reporting.summary import figure_methods, results_csv, summarize
 
 PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
     "README.md",

@@ -20,7 +20,9 @@ from steps.artifacts import Manifest, Record
 from steps.artifacts.manifest import CodeVersion, digest_value
 from steps.command import UserError
 from steps.params.budget import Budget
+from steps.params.experiment import Experiment
 from steps.params.load import shortened
+from steps.params.tasks import TASKS
 from steps.reporting.decided import (
     DECISIONS_SCHEMA,
     IMAGES_SCHEMA,
@@ -57,8 +59,8 @@ class Evaluation(NamedTuple):
         return f"{self.task}/{self.protocol}"
 
 
-class ScaledRecipe(BaseModel):
-    """A method at a length, on a share of the images."""
+class ScaledRow(BaseModel):
+    """A row of a study of scale: a method at a length, on a share of the images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -69,7 +71,7 @@ class ScaledRecipe(BaseModel):
 
 
 class ReportSpec(BaseModel):
-    """What the experiment's params say, and where the report was made from what."""
+    """``report.json``: the part of an experiment that its page shows, and the paths it prints."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,14 +86,39 @@ class ReportSpec(BaseModel):
     """Tasks that apply to some of the methods alone, with these."""
     imported: dict[str, str] = {}
     """Official checkpoints among the methods, with the backbone that each is."""
-    scaling: dict[str, ScaledRecipe] = {}
+    scaling: dict[str, ScaledRow] = {}
     """Rows of a study of scale: which method each is, how long, on how much."""
     budget: Budget | None = None
     """What each row that was trained here may have used; of a study of scale, at length 1."""
     experiment: str
-    """The params file, and likewise the folders: as paths to print in commands."""
+    """The params file. This path and the next two are as commands print them."""
     results: str
     out: str
+
+    @classmethod
+    def of(
+        cls, experiment: Experiment, text_methods: Sequence[str] = (), /, **paths: str
+    ) -> ReportSpec:
+        """The spec of an experiment's report.
+
+        Args:
+            experiment: its params.
+            text_methods: its rows with a text tower, the only ones in the tables of text tasks.
+            paths: ``experiment``, ``results`` and ``out``.
+        """
+        same = {"title", "question", "backbones", "seeds", "tasks", "budget"}
+        return cls(
+            **experiment.model_dump(include=same),
+            methods=tuple(experiment.names),
+            only={
+                task: tuple(text_methods)
+                for task in experiment.tasks
+                if "text" in TASKS[task].needs
+            },
+            imported={name: each.backbone for name, each in experiment.imported.items()},
+            scaling=_scaled_rows(experiment),
+            **paths,
+        )
 
     def evaluations(self) -> list[Evaluation]:
         """Every task by every protocol of it, in the order of the tables."""
@@ -119,6 +146,20 @@ class ReportSpec(BaseModel):
     def methods_of(self, task: str) -> tuple[str, ...]:
         """The methods that have a row in a task's table."""
         return self.only.get(task, self.methods)
+
+
+def _scaled_rows(experiment: Experiment) -> dict[str, ScaledRow]:
+    """The rows of a study of scale by name; within a budget, lengths are factors on it."""
+    if experiment.scaling is None:
+        return {}
+    rows = {}
+    for name, each in experiment.scaled.items():
+        length = each.length
+        if each.budget is not None and experiment.budget is not None:
+            length = float(f"{each.budget.amount / experiment.budget.amount:g}")
+        if each.recipe in experiment.scaling.methods:
+            rows[name] = ScaledRow(recipe=each.recipe, length=length, data_share=each.data_share)
+    return rows
 
 
 class Provenance(BaseModel):

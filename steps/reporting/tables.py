@@ -1,45 +1,29 @@
-"""Records to tables: means over seeds, the ranking, a table a protocol, as plain markdown."""
+"""Summaries as markdown tables: the ranking, and one table per protocol."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from steps.command import UserError
-from steps.params.tasks import TASKS
+from steps.reporting.confidence import Confidence
 from steps.reporting.source import Evaluation, ReportSpec
+from steps.reporting.summary import (
+    UNSTABLE,
+    cells_of,
+    headline,
+    metrics_of,
+    ranked,
+    ranked_by,
+    row_name,
+)
 from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
 
-if TYPE_CHECKING:
-    from steps.reporting.confidence import Confidence
-
-BALANCED = "balanced"
-"""The metric that stands for accuracy where classes are of unequal size."""
-UNTRAINED = "Random"
-"""The type of a row that was not trained."""
-HEADLINES = {name: task.metrics[0] for name, task in TASKS.items()}
-"""The metric that stands for a task, in the order in which tasks are taken for the ranking."""
-SHOWN = {name: task.metrics for name, task in TASKS.items()}
-"""Metrics that a table shows, balanced accuracy aside; others are folded."""
-COLLAPSED = "†"
-"""The mark of a row whose embeddings were collapsed."""
-UNSTABLE = "‡"
-"""The mark of a score whose seeds spread beyond those of other rows."""
-IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
-"""The mark of a row whose weights are the authors' own."""
-DECIMALS = 6
-PANELS = 7
-"""Most rows side by side in the ranking's figure."""
-MOST_ROWS, MOST_CURVES = 60, 40
-"""Rows and methods that figures show: nobody reads hundreds, and each costs time."""
 ABSENT = "\N{EN DASH}"
 """In the place of a number that there cannot be."""
-_CELL = ["task", "protocol", "metric", "recipe", "backbone"]
-_COMPARABLE = ["dataset", "n", "unit"]
-_CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_seen", *_COMPARABLE]
 
 
 @dataclass(frozen=True)
@@ -71,133 +55,10 @@ class Table:
         return "| " + " | ".join(padded) + " |"
 
 
-def summarize(records: pl.DataFrame) -> pl.DataFrame:
-    """A row a task, protocol, metric, recipe and backbone: mean and deviation over the seeds.
-
-    Returns:
-        the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
-        ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
-        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining), ``imported``
-        (whether the weights are their authors') and ``unequal`` (whether classes are).
-        ``images_behind`` are those that teacher and tokenizer saw within a budget.
-
-    Raises:
-        UserError: what stands in one cell, or in one column of a table, cannot be compared.
-    """
-    grouped = records.group_by(_CELL, maintain_order=True)
-    _require_constant(
-        grouped.agg(pl.col(_CONSTANT).unique(maintain_order=True)), _CELL, _CONSTANT, "seeds"
-    )
-    column = ["task", "protocol", "metric"]
-    by_column = records.group_by(column, maintain_order=True)
-    _require_constant(
-        by_column.agg(pl.col(_COMPARABLE).unique(maintain_order=True)),
-        column,
-        _COMPARABLE,
-        "rows of one table",
-    )
-    return grouped.agg(
-        pl.col(_CONSTANT).first(),
-        pl.len().alias("seeds"),
-        pl.col("value").mean().round(DECIMALS).alias("mean"),
-        pl.col("value").std(ddof=1).round(DECIMALS).alias("std"),
-        pl.col("flops").mean(),
-        pl.col("device_seconds").mean().round(3),
-        pl.col("seed").filter("collapsed").alias("collapsed"),
-        pl.col("imported").first(),
-        pl.col("images_behind").first(),
-        pl.col("unequal").first(),
-    )
-
-
-def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], what: str) -> None:
-    for row in frame.iter_rows(named=True):
-        for column in columns:
-            if len(row[column]) > 1:
-                raise UserError(
-                    "/".join(str(row[name]) for name in key),
-                    f"{what} differ in {column}: {', '.join(map(str, row[column][:4]))}",
-                    allowed="one and the same, or they cannot be compared",
-                    remedy="run the steps of the odd ones again",
-                )
-
-
-def ranked_by(heading: ReportSpec) -> Evaluation:
-    """What the ranking is sorted by: the first of HEADLINES that the experiment has, and the
-    first protocol of it."""
-    task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
-    return Evaluation(task, heading.tasks[task][0])
-
-
-def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.DataFrame:
-    """The summary's rows of an evaluation; ``names`` gives a metric, recipe or backbone besides."""
-    return summary.filter(task=evaluation.task, protocol=evaluation.protocol, **names)
-
-
-def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
-    """The metric that stands for a task; the first one recorded where the task has no custom, and
-    balanced accuracy where the largest class has many times the images of the smallest."""
-    metrics = metrics_of(summary, evaluation)
-    if BALANCED in metrics and cells_of(summary, evaluation)["unequal"][0]:
-        return BALANCED
-    wanted = HEADLINES.get(evaluation.task, metrics[0])
-    return wanted if wanted in metrics else metrics[0]
-
-
-def metrics_of(summary: pl.DataFrame, evaluation: Evaluation) -> list[str]:
-    """An evaluation's metrics in the order in which its step recorded them."""
-    chosen = cells_of(summary, evaluation)["metric"]
-    return [str(metric) for metric in chosen.unique(maintain_order=True)]
-
-
-def shown_metrics(summary: pl.DataFrame, evaluation: Evaluation) -> tuple[list[str], list[str]]:
-    """The metrics that an evaluation's table shows, headline first, and those that are folded."""
-    best = headline(summary, evaluation)
-    shown = {best, "top1" if best == BALANCED else BALANCED, *SHOWN.get(evaluation.task, ())}
-    metrics = metrics_of(summary, evaluation)
-    others = [metric for metric in metrics if metric in shown and metric != best]
-    return [best, *others], [metric for metric in metrics if metric not in shown]
-
-
-def ranked(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
-    """The rows of the ranking's metric, best first; equals keep the experiment's order."""
-    best = ranked_by(heading)
-    chosen = cells_of(summary, best, metric=headline(summary, best))
-    return chosen.sort("mean", descending=True, maintain_order=True)
-
-
-def model_name(recipe: str, backbone: str, heading: ReportSpec) -> str:
-    """A row's name: the recipe, and the backbone where the experiment has several."""
-    name = heading.shown(recipe)
-    return name if len(heading.backbones) == 1 else f"{name} ({backbone})"
-
-
-def row_name(row: dict[str, Any], heading: ReportSpec) -> str:
-    """A row's name, marked where it was imported, or the embeddings of a seed were collapsed."""
-    name = model_name(row["recipe"], row["backbone"], heading)
-    marks = [IMPORTED] * row["imported"] + [COLLAPSED] * bool(row["collapsed"])
-    return " ".join([name, *marks])
-
-
 def score(row: dict[str, Any]) -> str:
     """Mean, and ± the sample deviation where there are several seeds."""
     text = measured(row["mean"], row["unit"])
     return text if row["std"] is None else f"{text} ± {measured(row['std'], row['unit'])}"
-
-
-def figure_rows(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
-    """The rows that the ranking's figure has room for, best first."""
-    # Two rows of panels have room for all of them, further ones share it.
-    lines = max(2, -(-len(heading.evaluations()) // PANELS))
-    return ranked(summary, heading).head(max(MOST_ROWS // 5, 2 * MOST_ROWS // lines))
-
-
-def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """The methods whose training curves a figure has room for, in the experiment's order: those of
-    the best rows."""
-    best = dict.fromkeys(name for name in ranked(summary, heading)["recipe"] if name in trained)
-    chosen = set(list(best)[:MOST_CURVES])
-    return [name for name in heading.methods if name in chosen]
 
 
 def rank(confidence: Confidence, row: dict[str, Any]) -> str:
@@ -365,9 +226,3 @@ def _best(cells: pl.DataFrame) -> str | None:
 def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:
     unit = cells_of(summary, evaluation, metric=metric)["unit"][0]
     return f"{metric} ({unit})" if unit not in ("", "%") else metric
-
-
-def results_csv(summary: pl.DataFrame) -> bytes:
-    """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
-    gone = ("collapsed", "imported", "images_behind", "unequal")
-    return summary.drop(*gone).write_csv().encode()

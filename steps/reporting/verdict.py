@@ -11,7 +11,7 @@ import polars as pl
 from steps.params.methods.families import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
 from steps.reporting.source import Evaluation, Source, TracedRecord
-from steps.reporting.tables import UNTRAINED, cells_of, model_name, ranked, ranked_by
+from steps.reporting.summary import UNTRAINED, cells_of, model_name, ranked, ranked_by
 from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
 WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
@@ -67,8 +67,8 @@ def _again(sure: Confidences, section: dict[Evaluation, str]) -> str:
     steps = dict.fromkeys(f"`python -m steps.{each.task}`" for each in sure.missing)
     return (
         f"**No intervals** are known for {names}: the decisions behind their records were not "
-        "kept, so nothing here says which of their differences are chance. Run these evaluations "
-        f"again ({', '.join(steps)}), and the report.\n"
+        "kept, so any of their differences may be chance. Run these evaluations "
+        f"({', '.join(steps)}) and the report again.\n"
     )
 
 
@@ -145,7 +145,7 @@ class _Words:
     def beside(self, confidence: Confidence, rival: Row, first: Row, what: str) -> str:
         """Where a row trained with labels or captions stands beside the leader."""
         difference, _, _, apart = confidence.pair(rival, first)
-        text = f"{self.name(rival)}, which has {what},"
+        text = f"{self.name(rival)}, which uses {what},"
         if not apart:
             return f"{text} cannot be told apart from {self.name(first)}"
         one, other, way = (rival, first, "above") if difference > 0 else (first, rival, "below")
@@ -167,10 +167,10 @@ class _Words:
         said = []
         if better:
             text = f"{len(better)} of {plural(len(free), 'method')} without labels "
-            text += "is" if len(better) == 1 else "are"
-            said.append(f"{text} better than random weights")
+            text += "beats" if len(better) == 1 else "beat"
+            said.append(f"{text} random weights")
             if rest:
-                said.append(f"not {self.names(rest)}")
+                said.append(f"{self.names(rest)} {'does' if len(rest) == 1 else 'do'} not")
         nobody = dict.fromkeys(
             NAMES.get(each.evaluation.task, each.evaluation.task)
             for each in sure.known.values()
@@ -178,8 +178,8 @@ class _Words:
             and not any(each.beats_baseline[row] > 0 for row in rows)
         )
         if nobody:
-            what = "none" if said else "no method without labels is better than random weights"
-            said.append(f"{what} by {_listed(list(nobody))}")
+            what = "none does" if said else "no method without labels beats random weights"
+            said.append(f"{what} by {_listed(list(nobody), 'or')}")
         text = "; ".join(said)
         return [f"{text[0].upper()}{text[1:]}."] if text else []
 
@@ -197,33 +197,33 @@ class _Words:
             f"{family} {measured(median(scores[family]), confidence.unit)} ({len(scores[family])})"
             for family in order
         ]
-        return [f"Medians of families (and their methods): {', '.join(told)}."]
+        return [f"Median score of each family (number of methods): {', '.join(told)}."]
 
     def weaknesses(self, confidence: Confidence, sure: Confidences) -> list[str]:
         """What a reader must know before trusting the verdict."""
         said = []
         if confidence.seeds == 1:
-            said.append("One seed: intervals hold the chance of the images only.")
+            said.append("One seed: intervals cover only the choice of images.")
         collapsed = [row for row, cells in self.rows.items() if cells["collapsed"]]
         if collapsed:
             said.append(f"The embeddings of {self.names(collapsed)} collapsed: those runs failed.")
         unstable = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
         if unstable:
             said.append(
-                f"The seeds of {self.names(unstable)} spread beyond those of other rows "
+                f"The seeds of {self.names(unstable)} spread more than those of other rows "
                 "(unstable), so no claim rests on them."
             )
         least, most = self.compute()
         if most > EQUAL_COMPUTE * least:
             divisor, unit = flops_unit(most)
             ends = (significant(each / divisor) for each in (least, most))
-            said.append(f"Compute is not equal: {' to '.join(ends)} {unit}.")
+            said.append(f"Compute is unequal: {' to '.join(ends)} {unit}.")
         starts = {int(other) for other in confidence.against.pairs[:, 1]}
         floor = max((float(confidence.table.score[each]) for each in starts), default=0.0)
         if confidence.unit == "%" and floor >= SATURATED:
             said.append(
-                f"Random weights reach {measured(floor, '%')} %: the task is saturated and tells "
-                "little."
+                f"Random weights reach {measured(floor, '%')} %: the task is saturated and "
+                "separates little."
             )
         return said
 
@@ -269,9 +269,9 @@ def _interval(low: float, high: float, unit: str) -> str:
     return f"\\[{measured(float(low), unit)}, {measured(float(high), unit)}\\]"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], last: str = "and") -> str:
     """``a``, ``a and b``, ``a, b and 7 more``."""
     shown = list(names)
     if len(shown) > _LISTED + 1:
         shown = [*shown[:_LISTED], f"{len(shown) - _LISTED} more"]
-    return " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f" {last} ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

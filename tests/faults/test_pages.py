@@ -27,12 +27,13 @@ from steps.reporting.scaling.section import scaling_section
 from steps.reporting.source import (
     Provenance,
     ReportSpec,
-    ScaledRecipe,
+    ScaledRow,
     Source,
     TracedRecord,
     make_source,
 )
-from steps.reporting.tables import Table, summarize
+from steps.reporting.summary import summarize
+from steps.reporting.tables import Table
 from steps.reporting.text import code, drawn, paragraphs, plain, printable, target, visible
 from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build
@@ -376,7 +377,7 @@ def test_a_study_of_scale_of_hostile_names(text: str, study: Source) -> None:
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Source:
     points = [
-        ScaledRecipe(recipe=recipe, length=length, data_share=1.0)
+        ScaledRow(recipe=recipe, length=length, data_share=1.0)
         for recipe in ("mae", "dino")
         for length in (0.5, 1.0, 2.0)
     ]

@@ -17,13 +17,7 @@ from steps.reporting.collect import collect
 from steps.reporting.figures import curves_figure, ranking_figure
 from steps.reporting.render import render_tables
 from steps.reporting.source import ReportSpec, Source, source_files
-from steps.reporting.tables import (
-    MOST_CURVES,
-    MOST_ROWS,
-    figure_methods,
-    figure_rows,
-    summarize,
-)
+from steps.reporting.summary import MOST_CURVES, MOST_ROWS, figure_methods, figure_rows, summarize
 
 GROWTH = 2.6
 """Of CPU time where the rows double; what is quadratic comes near four."""
@@ -32,16 +26,8 @@ GROWTH = 2.6
 def heading(experiment: Path) -> tuple[ReportSpec, Paths]:
     """What ``steps.report`` makes of the params."""
     params = load(experiment, Experiment)
-    made = ReportSpec(
-        title=params.title,
-        question=params.question,
-        methods=tuple(params.names),
-        backbones=tuple(params.backbones),
-        seeds=tuple(params.seeds),
-        tasks={str(task): tuple(names) for task, names in params.tasks.items()},
-        experiment=str(experiment),
-        results="results",
-        out="reports/made_up",
+    made = ReportSpec.of(
+        params, experiment=str(experiment), results="results", out="reports/made_up"
     )
     return made, Paths(params, str(experiment.parents[2] / "results"))
 
@@ -83,8 +69,8 @@ def test_figures_show_the_best_rows_and_say_so(source: Source) -> None:
     assert set(methods) == set(rows["recipe"].head(MOST_CURVES))
     assert methods == sorted(methods), "not in the experiment's order"
     text = render_tables(source)["README.md"].decode()
-    assert f"The best {MOST_ROWS} of {MOST_ROWS + 10} rows; the tables have all." in text
-    assert f"Those of the best {MOST_CURVES} of {MOST_ROWS + 10} methods." in text
+    assert f"Only the best {MOST_ROWS} of {MOST_ROWS + 10} rows are shown." in text
+    assert f"Only the best {MOST_CURVES} of {MOST_ROWS + 10} methods are shown." in text
     evaluations = sum(map(len, EVALUATIONS.values()))
     # The ranking and every table have all rows, and so have the folded ones; geometry folds none.
     assert text.count("| method") == (1 + evaluations + evaluations - 1) * (MOST_ROWS + 10)
@@ -119,5 +105,4 @@ def test_few_rows_are_all_shown(tmp_path: Path) -> None:
     assert figure_rows(summary, few.heading).height == 3
     assert len(figure_methods(few.trained, summary, few.heading)) == 3
     text = render_tables(few)["README.md"].decode()
-    assert "The best" not in text
-    assert "Those of the best" not in text
+    assert "Only the best" not in text

@@ -50,6 +50,22 @@ def test_making_twice_changes_no_byte(made: Synthetic) -> None:
     assert "README.md" in first
 
 
+def test_rendering_again_restores_what_follows_from_the_records(
+    made: Synthetic, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _make(made)
+    first = _contents(Path("reports/a"))
+    shutil.rmtree(made.results)
+    page, figure = Path("reports/a/README.md"), Path("reports/a/curves.png")
+    page.write_text(page.read_text().replace("mae", "another"))
+    figure.unlink()
+    main(["--render", "reports/a"])
+    assert _contents(Path("reports/a")) == first
+    assert capsys.readouterr().out == "reports/a: wrote README.md, curves.png\n"
+    main(["--render", "reports/a"])
+    assert capsys.readouterr().out == "reports/a: nothing to change\n"
+
+
 def test_a_missing_record_writes_nothing(made: Synthetic) -> None:
     made.file("mae", "linear").unlink()
     with pytest.raises(UserError, match=r"mae/seed0/linear/shapes/features/linear\.json: missing"):
@@ -65,7 +81,13 @@ def test_no_results_folder_is_named(made: Synthetic) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--out", "a"], ["--check", "a", "--explain", "b"], ["--check", "a", "--out", "b"]],
+    [
+        [],
+        ["--out", "a"],
+        ["--check", "a", "--explain", "b"],
+        ["--check", "a", "--out", "b"],
+        ["--check", "a", "--render", "a"],
+    ],
 )
 def test_half_a_command_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:

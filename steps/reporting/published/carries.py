@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from statistics import median
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
 
 from steps.reporting.confidence import confidences
 from steps.reporting.published.data import DOUBTFUL, Carried, Published
-from steps.reporting.source import HEADING, Evaluation, Source, read_source
+from steps.reporting.source import Evaluation, Source
 from steps.reporting.statistics.agreement import LEAST, agreement
-from steps.reporting.tables import ABSENT, Table, cells_of, headline, summarize
+from steps.reporting.summary import cells_of, headline, summarize
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, code, plain
 
 RESOLUTION = ("", "224")
 """Pixels of figures that are compared; many sources do not name the usual ones."""
 
 
-def carries_section(published: Published) -> list[str]:
+def carries_section(published: Published, reports: Iterable[Source]) -> list[str]:
     """The section's paragraphs; none where no report has enough methods.
 
     Args:
-        published: the folder's content, with the reports beside it.
+        published: the published figures.
+        reports: beside them. Studies of scale are left out: their rows are no methods.
     """
-    rows = [row for source in _sources(published.folder) for row in _rows(published, source)]
+    sources = [source for source in reports if not source.heading.scaling]
+    rows = [row for source in sources for row in _rows(published, source)]
     if not rows:
         return []
     columns = ["Report", "Score", "Backbone", "Methods", "tau-b", "95 % interval", "p"]
@@ -34,23 +35,15 @@ def carries_section(published: Published) -> list[str]:
     against = ", ".join(f"{each.task} against {each.published}" for each in rules)
     return [
         "## How far a small ranking carries\n",
-        "Kendall's tau-b between the order of methods without labels as measured in a small "
-        f"experiment and as published for {plain(rules[0].backbone)} ({plain(against)}): 1 where "
-        f"the orders are the same, {Markup('-1')} where one is the other reversed. Published: the "
-        "median of a method's figures after the most epochs. p: share of all orders at least as "
-        "far from 0, either way. The interval is of the measured side only, whose scores are drawn "
-        f"again with their chance; {ABSENT} where no decisions were kept. Rows that collapsed are "
-        f"left out, and with fewer than {LEAST} methods nothing is said.\n",
+        "Kendall's tau-b between two orders of the methods without labels: as measured in a small "
+        f"experiment, and as published for {plain(rules[0].backbone)} ({plain(against)}). It is 1 "
+        f"for the same order and {Markup('-1')} for the reverse. Published: the median of a "
+        "method's figures after the most epochs. p: share of all orders whose tau-b is at least as "
+        "far from 0. The interval covers only the chance in the measured scores; "
+        f"{ABSENT} where no decisions were kept. Collapsed rows are left out, and fewer than "
+        f"{LEAST} methods are not compared.\n",
         Table(columns, [False, False, False, False, True, True, True], rows).markdown(),
     ]
-
-
-def _sources(folder: Path) -> Iterator[Source]:
-    """The reports beside a folder that are no studies of scale, whose rows are no methods."""
-    for report in sorted(path.parent for path in folder.parent.glob(f"*/{HEADING}")):
-        source = read_source(report)
-        if not source.heading.scaling:
-            yield source
 
 
 def _rows(published: Published, source: Source) -> Iterator[list[str]]:
@@ -63,19 +56,18 @@ def _rows(published: Published, source: Source) -> Iterator[list[str]]:
         evaluation = Evaluation(rule.task, source.heading.tasks[rule.task][0])
         metric = headline(summary, evaluation)
         confidence = sure.known.get(evaluation)
+        known = medians(published, rule)
         for backbone in source.heading.backbones:
             cells = _methods(cells_of(summary, evaluation, metric=metric), backbone, rule)
-            known = {name: figure(published, rule, name) for name in cells}
-            names = [name for name in cells if known[name] is not None]
-            chosen = None
+            names = [name for name in cells if name in known]
+            covariance = None
             if confidence is not None:
                 chosen = [confidence.place[name, backbone] for name in names]
+                covariance = confidence.table.covariance()[np.ix_(chosen, chosen)]
             found = agreement(
                 np.array([cells[name] for name in names]),
-                None
-                if confidence is None
-                else confidence.table.covariance()[np.ix_(chosen or [], chosen or [])],
-                np.array([known[name] for name in names], float),
+                covariance,
+                np.array([known[name] for name in names]),
             )
             if found is None:
                 continue
@@ -101,27 +93,28 @@ def _methods(cells: pl.DataFrame, backbone: str, rule: Carried) -> dict[str, flo
     return dict(chosen.select("recipe", "mean").iter_rows())
 
 
-def figure(published: Published, rule: Carried, method: str) -> float | None:
-    """The published figure of a method: the median of those after the most epochs.
+def medians(published: Published, rule: Carried) -> dict[str, float]:
+    """The published figure of each of our methods: the median of those after the most epochs.
 
     Args:
         published: the folder's content.
-        rule: which figures count.
-        method: ours, by its name.
-
-    Returns:
-        None where nobody published one.
+        rule: names the task and backbone that count.
     """
-    names = [each for each in published.matching.methods if each.method == method]
-    found = [
-        each
-        for each in published.figures
-        if (each.task, each.backbone) == (rule.published, rule.backbone)
-        and any(each.method == own.results and each.pretrain_data in own.data for own in names)
-        and each.resolution in RESOLUTION
-        and not each.note.startswith(DOUBTFUL)
-    ]
-    if not found:
-        return None
-    most = max(float(each.pretrain_epochs or 0) for each in found)
-    return median(float(each.value) for each in found if float(each.pretrain_epochs or 0) == most)
+    found = (
+        published.figures.filter(
+            pl.col("resolution").is_in(RESOLUTION),
+            ~pl.col("note").str.starts_with(DOUBTFUL),
+            task=rule.published,
+            backbone=rule.backbone,
+        )
+        .join(published.matching.names(), on=["method", "pretrain_data"])
+        .select(
+            "ours",
+            value=pl.col("value").cast(pl.Float64),
+            epochs=pl.col("pretrain_epochs").replace("", "0").cast(pl.Float64),
+        )
+        .filter(pl.col("epochs") == pl.col("epochs").max().over("ours"))
+        .group_by("ours")
+        .agg(pl.col("value").median())
+    )
+    return dict(found.iter_rows())

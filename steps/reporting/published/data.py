@@ -1,92 +1,49 @@
-"""The published figures as data: ``results.csv``, ``owner_ranking.csv``, ``matching.yaml``."""
+"""Published figures and the measured records that stand beside them, as frames.
+
+``results.csv`` and ``owner_ranking.csv`` hold the figures, ``matching.yaml`` the rule: a record
+counts only with the method, the scale, both data sets, the task, the metric and the protocol that
+the rule names. Nothing is guessed from names.
+"""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
-from typing import Annotated, TypeVar
+from typing import Annotated, NamedTuple
 
+import polars as pl
 from annotated_types import Len
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from steps.artifacts import Record
 from steps.command import UserError
 from steps.params.base import Params
 from steps.params.load import load
-from steps.reporting.source import HEADING, TracedRecord, read_source
-from steps.reporting.text import measured
+from steps.reporting.source import HEADING, Source, TracedRecord, read_source
 
 RESULTS, RANKING, MATCHING = "results.csv", "owner_ranking.csv", "matching.yaml"
+_RESULTS = (
+    *("method", "family", "backbone", "params_m", "pretrain_data", "pretrain_epochs"),
+    *("resolution", "task", "protocol", "value", "unit", "source_title", "source_ref", "note"),
+)
+"""Columns of ``results.csv``. An empty cell: the source does not say."""
+_RANKING = (
+    *("model", "type", "scale", "score", "epoch"),
+    *("verdict", "source_value", "source_ref", "reason"),
+)
+"""Columns of ``owner_ranking.csv``: five as its owner gave them, then what an audit found."""
 DOUBTFUL = "low confidence"
-"""How the note of a figure begins that no table may show."""
-COCO_TASKS = ("coco_box_ap", "coco_mask_ap")
-
-T = TypeVar("T", bound=BaseModel)
-
-
-def _number(text: str) -> str:
-    if not math.isfinite(float(text)):
-        raise ValueError("a finite number")
-    return text
-
-
-Number = Annotated[str, AfterValidator(_number)]
-"""A number with the digits that its source prints."""
-
-
-class Figure(BaseModel):
-    """A row of ``results.csv``; an empty cell is what the source does not say."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    line: int
-    """Of the file, its head being line 1."""
-    method: str
-    family: str
-    backbone: str
-    params_m: str
-    pretrain_data: str
-    pretrain_epochs: str
-    resolution: str
-    task: str
-    protocol: str
-    value: Number
-    unit: str
-    source_title: str
-    source_ref: str
-    note: str
-
-    @property
-    def scale(self) -> str:
-        """The backbone without its patch size."""
-        return self.backbone.split("/")[0]
-
-
-class Place(BaseModel):
-    """A row of ``owner_ranking.csv``: five columns as given, then what an audit of it found."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    line: int
-    model: str
-    type: str
-    scale: str
-    score: Number
-    epoch: Number
-    verdict: str
-    source_value: Number
-    source_ref: str
-    reason: str
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the figure that the audit found is the one given."""
-        return float(self.score) == float(self.source_value)
+"""First words of the note of a figure that no table may show."""
+BOX, MASK = "coco_box_ap", "coco_mask_ap"
+ONE_SOURCE = (
+    *("method", "backbone", "pretrain_data", "pretrain_epochs", "resolution", "protocol"),
+    "source_ref",
+)
+"""Box and mask AP that agree in these columns stand in one row."""
 
 
 class MatchedMethod(Params):
@@ -99,7 +56,7 @@ class MatchedMethod(Params):
 
 
 class Classification(Params):
-    """Records beside the ranking."""
+    """The records beside the ranking."""
 
     dataset: str
     task: str
@@ -116,7 +73,7 @@ class Detector(Params):
 
 
 class DetectionTable(Params):
-    """Records beside the COCO table."""
+    """The records beside the COCO table."""
 
     dataset: str
     task: str
@@ -126,14 +83,14 @@ class DetectionTable(Params):
 
 
 class Carried(Params):
-    """Published figures that the order of a small experiment is held against."""
+    """Published figures that the order of a small experiment is compared with."""
 
     task: str
-    """Of ours; by its first protocol and headline metric."""
+    """Our task; its first protocol and headline metric count."""
     published: str
     """The task in ``results.csv``."""
     backbone: str
-    """In ``results.csv``, of the family that ours are of."""
+    """The backbone in ``results.csv``, of the same family as ours."""
 
 
 class Matching(Params):
@@ -146,89 +103,88 @@ class Matching(Params):
     carries: list[Carried] = Field(default_factory=list)
 
     def detector(self, protocol: str) -> Detector | None:
-        """The detector of a published protocol."""
-        return next(
-            (
-                each
-                for each in self.coco.detectors
-                if any(protocol.startswith(prefix) for prefix in each.published)
-            ),
-            None,
-        )
+        """The first detector whose published protocols begin like this one."""
+        for each in self.coco.detectors:
+            if protocol.startswith(tuple(each.published)):
+                return each
+        return None
 
-
-@dataclass(frozen=True)
-class Pair:
-    """Box and mask AP of one detector as one source prints them. One of them may be missing."""
-
-    box: Figure | None
-    mask: Figure | None
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Those that are there."""
-        return tuple(figure for figure in (self.box, self.mask) if figure is not None)
-
-    @property
-    def first(self) -> Figure:
-        """For what both have in common."""
-        return self.figures[0]
+    def names(self) -> pl.DataFrame:
+        """One row per method and data set: ``ours``, and the names in published tables."""
+        rows = [(m.method, m.ranking, m.results, data) for m in self.methods for data in m.data]
+        schema = dict.fromkeys(("ours", "model", "method", "pretrain_data"), pl.String)
+        return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 @dataclass(frozen=True)
 class Published:
-    """The folder's content."""
+    """The folder's content: text as its sources print it, with the ``line`` in the file."""
 
     folder: Path
-    figures: tuple[Figure, ...]
-    ranking: tuple[Place, ...]
+    figures: pl.DataFrame
+    """Columns of ``results.csv``, and ``scale``: the backbone without its patch size."""
+    ranking: pl.DataFrame
+    """Columns of ``owner_ranking.csv``, ``row`` (its number on the page), and ``agrees``: whether
+    the audit found the score that the ranking gives."""
     matching: Matching
 
-    def behind(self, place: Place) -> list[Figure]:
-        """The fine-tuning figures that carry the audited value of a place of the ranking.
+    @property
+    def doubtful(self) -> pl.DataFrame:
+        """The COCO figures that the table leaves out."""
+        return self.figures.filter(pl.col("task").is_in([BOX, MASK]), _is_doubtful())
 
-        Those of its epochs, if there are any.
+    @cached_property
+    def coco(self) -> pl.DataFrame:
+        """The COCO table, best box AP first; equal rows keep the order of the file.
+
+        Returns:
+            the columns of the figures, ``row`` (its number on the page), ``box`` and ``mask`` (null
+            where not published), ``notes`` and ``detector``.
         """
-        names = [each.results for each in self.matching.methods if each.ranking == place.model]
-        found = [
-            figure
-            for figure in self.figures
-            if figure.task == "imagenet_finetune"
-            and figure.method in names
-            and figure.scale == place.scale
-            and float(figure.value) == float(place.source_value)
+        shown = self.figures.filter(pl.col("task").is_in([BOX, MASK]), ~_is_doubtful())
+        detectors = [
+            None if (found := self.matching.detector(protocol)) is None else found.name
+            for protocol in shown["protocol"]
         ]
-        return [each for each in found if each.pretrain_epochs == place.epoch] or found
+        values = {
+            name: pl.col("value").filter(pl.col("task") == task).first()
+            for name, task in (("box", BOX), ("mask", MASK))
+        }
+        return (
+            shown.with_columns(detector=pl.Series(detectors, dtype=pl.String))
+            .group_by(ONE_SOURCE, maintain_order=True)
+            .agg(
+                pl.col("family", "scale", "detector").first(),
+                notes=pl.col("note").sort_by("task").unique(maintain_order=True),
+                **values,
+            )
+            .sort(pl.coalesce("box", "mask").cast(pl.Float64), descending=True, maintain_order=True)
+            .with_row_index("row", 1)
+        )
 
-    def detection(self) -> list[Pair]:
-        """The COCO figures, best box AP first; equals in the order of the file."""
-        pairs: dict[tuple[str, ...], dict[str, Figure]] = {}
-        for figure in self.figures:
-            if figure.task in COCO_TASKS and not figure.note.startswith(DOUBTFUL):
-                key = (
-                    figure.method,
-                    figure.backbone,
-                    figure.pretrain_data,
-                    figure.pretrain_epochs,
-                    figure.resolution,
-                    figure.protocol,
-                    figure.source_ref,
-                )
-                pairs.setdefault(key, {})[figure.task] = figure
-        found = [Pair(*(pair.get(task) for task in COCO_TASKS)) for pair in pairs.values()]
-        return sorted(found, key=lambda pair: -float(pair.first.value))
+    def audited(self, row: int) -> pl.DataFrame:
+        """The fine-tuning figures with the audited value of a row of the ranking.
 
-    def doubtful(self) -> list[Figure]:
-        """COCO figures that the table leaves out."""
-        return [
-            figure
-            for figure in self.figures
-            if figure.task in COCO_TASKS and figure.note.startswith(DOUBTFUL)
-        ]
+        Only those after the row's epochs, if there are any.
+        """
+        place = self.ranking.row(row - 1, named=True)
+        names = self.matching.names().filter(model=place["model"])["method"].to_list()
+        found = self.figures.filter(
+            pl.col("method").is_in(names),
+            pl.col("value").cast(pl.Float64) == float(place["source_value"]),
+            task="imagenet_finetune",
+            scale=place["scale"],
+        )
+        same = found.filter(pretrain_epochs=place["epoch"])
+        return found if same.is_empty() else same
+
+
+def _is_doubtful() -> pl.Expr:
+    return pl.col("note").str.starts_with(DOUBTFUL)
 
 
 def is_published(folder: Path) -> bool:
-    """Whether a folder holds published figures rather than an experiment's report."""
+    """True of a folder of published figures, as opposed to an experiment's report."""
     return (folder / RANKING).is_file()
 
 
@@ -236,183 +192,176 @@ def read_published(folder: Path) -> Published:
     """Read and check the folder.
 
     Raises:
-        UserError: a file is missing or has a row that cannot be read, or a COCO protocol is of no
-            detector that ``matching.yaml`` names.
+        UserError: a file is missing or has a row that cannot be read, or a COCO protocol belongs
+            to no detector that ``matching.yaml`` names.
     """
-    figures = tuple(_rows(folder / RESULTS, Figure))
-    matching = load(folder / MATCHING, Matching)
-    for figure in figures:
-        if (
-            figure.task in COCO_TASKS
-            and not figure.note.startswith(DOUBTFUL)
-            and matching.detector(figure.protocol) is None
-        ):
-            raise UserError(
-                f"{folder / RESULTS}: line {figure.line}",
-                f"the protocol {figure.protocol!r} begins like no detector's",
-                allowed=", ".join(each for d in matching.coco.detectors for each in d.published),
-                remedy=f"name it in {folder / MATCHING}",
-            )
-    return Published(folder, figures, tuple(_rows(folder / RANKING, Place)), matching)
+    figures = _read(folder / RESULTS, _RESULTS, numbers=("value",)).with_columns(
+        scale=pl.col("backbone").str.split("/").list.first()
+    )
+    ranking = _read(folder / RANKING, _RANKING, numbers=("score", "epoch", "source_value"))
+    ranking = ranking.with_row_index("row", 1).with_columns(
+        agrees=pl.col("score").cast(pl.Float64) == pl.col("source_value").cast(pl.Float64)
+    )
+    published = Published(folder, figures, ranking, load(folder / MATCHING, Matching))
+    unnamed = published.coco.filter(pl.col("detector").is_null())
+    for figure in figures.join(unnamed, on=ONE_SOURCE, how="semi").iter_rows(named=True):
+        detectors = published.matching.coco.detectors
+        raise UserError(
+            f"{folder / RESULTS}: line {figure['line']}",
+            f"the protocol {figure['protocol']!r} begins like no detector's",
+            allowed=", ".join(each for detector in detectors for each in detector.published),
+            remedy=f"name it in {folder / MATCHING}",
+        )
+    return published
 
 
-def _rows(path: Path, model: type[T]) -> Iterator[T]:
+def _read(path: Path, columns: Sequence[str], numbers: Sequence[str]) -> pl.DataFrame:
+    """The rows of a CSV file as text, and their ``line``; ``numbers`` are checked."""
     if not path.is_file():
         raise UserError(str(path), "missing")
+    rows = []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(file)
         for row in reader:
-            try:
-                yield model.model_validate({**row, "line": reader.line_num})
-            except ValidationError as error:
-                first = error.errors()[0]
-                raise UserError(
-                    f"{path}: line {reader.line_num}",
-                    f"{'.'.join(map(str, first['loc']))}: {first['msg']}",
-                    allowed="the columns " + ", ".join(model.model_fields),
-                ) from error
+            where = f"{path}: line {reader.line_num}"
+            if tuple(row) != tuple(columns) or None in row.values():
+                found = ", ".join(map(str, row))
+                raise UserError(where, f"columns: {found}", allowed=", ".join(columns))
+            for name in numbers:
+                if not _is_finite(row[name]):
+                    raise UserError(where, f"{name}: {row[name]!r}", allowed="a finite number")
+            rows.append({"line": reader.line_num, **row})
+    return pl.DataFrame(rows, schema={"line": pl.Int64, **dict.fromkeys(columns, pl.String)})
 
 
-# --- Which measured records stand beside a published row: the rule of ``matching.yaml``, applied
-# A number that is not comparable must not enter: a record counts only with the method, the scale,
-# both data sets, task, metric and protocol that the rule names. Nothing is guessed from names.
+def _is_finite(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """A record with the report that it stands in and the record file that it is of."""
+# --- Records of the reports beside the folder
 
-    report: Path
+
+class Measurement(NamedTuple):
+    """A record, its record file, and the report that both stand in."""
+
+    report: str
     results: str
     traced: TracedRecord
     record: Record
 
-    @property
-    def official(self) -> bool:
-        """Whether the authors' weights were measured, and not a pretraining of ours."""
-        return self.traced.imported
+
+_FACTS = (
+    *("recipe", "method", "scale", "backbone", "pretrain_dataset", "dataset", "task", "protocol"),
+    *("metric", "unit", "epochs", "value", "seed"),
+)
+"""Fields of a record that rows are joined on, sorted by or printed from."""
+_SCORE = ("row", "metric", "report", "recipe", "backbone", "protocol", "epochs")
+"""Seeds that agree in these columns are one score."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """What the seeds of one recipe under one protocol gave. At least one measurement."""
-
-    measurements: tuple[Measurement, ...]
-
-    @property
-    def first(self) -> Measurement:
-        """For what all have in common."""
-        return self.measurements[0]
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether the embeddings of a seed were collapsed."""
-        return any(each.traced.collapsed for each in self.measurements)
-
-    def text(self) -> str:
-        """Mean, and ± the sample deviation where there are several seeds."""
-        values = [each.record.value for each in self.measurements]
-        unit = self.first.record.unit
-        said = measured(mean(values), unit)
-        return said if len(values) == 1 else f"{said} ± {measured(stdev(values), unit)}"
+def reports_beside(folder: Path) -> dict[str, Source]:
+    """The reports that stand beside a folder, by name."""
+    return {
+        path.parent.name: read_source(path.parent)
+        for path in sorted(folder.parent.glob(f"*/{HEADING}"))
+    }
 
 
-def measurements_beside(folder: Path) -> list[Measurement]:
-    """Every record of the reports that stand beside a folder, in the order of their names."""
-    found = []
-    for report in sorted(path.parent for path in folder.parent.glob(f"*/{HEADING}")):
-        source = read_source(report)
-        found += [
-            Measurement(report, source.heading.results, traced, record)
-            for traced in source.traced
-            for record in traced.records
-        ]
-    return found
-
-
-def beside_place(
-    place: Place, matching: Matching, measurements: Iterable[Measurement]
-) -> list[Score]:
-    """What was measured of the method and scale of a place in the ranking."""
-    rule = matching.imagenet
-    methods = [each for each in matching.methods if each.ranking == place.model]
-    return _scores(
-        _of(methods, place.scale, matching, measurements),
-        dataset=rule.dataset,
-        task=rule.task,
-        metric=rule.metric,
-        protocols=rule.protocols,
-    )
-
-
-def beside_pair(
-    pair: Pair, metric: str, matching: Matching, measurements: Iterable[Measurement]
-) -> list[Score]:
-    """What was measured of a COCO row's method and scale in the same detector.
-
-    Args:
-        pair: the row.
-        metric: of the record, ``matching.coco.box`` or ``.mask``.
-        matching: the rule.
-        measurements: to choose from.
-    """
-    figure, rule = pair.first, matching.coco
-    detector = matching.detector(figure.protocol)
-    methods = [
-        each
-        for each in matching.methods
-        if each.results == figure.method and figure.pretrain_data in each.data
-    ]
-    return _scores(
-        _of(methods, figure.scale, matching, measurements),
-        dataset=rule.dataset,
-        task=rule.task,
-        metric=metric,
-        protocols=[] if detector is None else detector.protocols,
-    )
-
-
-def _of(
-    methods: Sequence[MatchedMethod],
-    scale: str,
-    matching: Matching,
-    measurements: Iterable[Measurement],
-) -> list[Measurement]:
-    names = [each.method for each in methods]
+def measurements(reports: dict[str, Source]) -> list[Measurement]:
+    """Every record of these reports."""
     return [
-        each
-        for each in measurements
-        if each.record.method in names
-        and each.record.scale == scale
-        and each.record.pretrain_dataset == matching.pretrain_dataset
+        Measurement(name, source.heading.results, traced, record)
+        for name, source in reports.items()
+        for traced in source.traced
+        for record in traced.records
     ]
+
+
+def beside_ranking(published: Published, measured: Sequence[Measurement]) -> pl.DataFrame:
+    """The scores beside each row of the ranking: its method and scale. See :func:`_scores`."""
+    rule = published.matching.imagenet
+    wanted = (
+        published.ranking.select("row", "model", "scale")
+        .join(published.matching.names().unique(["ours", "model"]), on="model")
+        .join(pl.DataFrame({"protocol": rule.protocols}), how="cross")
+        .with_columns(metric=pl.lit(rule.metric))
+    )
+    return _scores(wanted, measured, published.matching.pretrain_dataset, rule)
+
+
+def beside_coco(published: Published, measured: Sequence[Measurement]) -> pl.DataFrame:
+    """The scores beside each COCO row: its method, scale and detector. See :func:`_scores`."""
+    rule = published.matching.coco
+    detectors = [(d.name, protocol) for d in rule.detectors for protocol in d.protocols]
+    wanted = (
+        published.coco.drop("protocol")
+        .join(published.matching.names(), on=["method", "pretrain_data"])
+        .join(
+            pl.DataFrame(detectors, ["detector", "protocol"], orient="row"),
+            on="detector",
+        )
+        .join(pl.DataFrame({"metric": [rule.box, rule.mask]}), how="cross")
+    )
+    return _scores(wanted, measured, published.matching.pretrain_dataset, rule)
 
 
 def _scores(
-    measurements: Iterable[Measurement],
-    *,
-    dataset: str,
-    task: str,
-    metric: str,
-    protocols: Sequence[str],
-) -> list[Score]:
-    chosen = [
-        each
-        for each in measurements
-        if (each.record.dataset, each.record.task, each.record.metric) == (dataset, task, metric)
-        and each.record.protocol in protocols
+    wanted: pl.DataFrame,
+    measured: Sequence[Measurement],
+    pretrain_dataset: str,
+    rule: Classification | DetectionTable,
+) -> pl.DataFrame:
+    """The records that match rows of a table: one score per recipe, protocol and report.
+
+    Args:
+        wanted: ``row``, and the ``ours`` (a method), ``scale``, ``protocol`` and ``metric`` that
+            may stand beside it.
+        measured: the records.
+        pretrain_dataset: the only one that counts.
+        rule: names the dataset and the task.
+
+    Returns:
+        the columns of ``_SCORE``; ``mean`` and ``std`` over the seeds (null for one seed),
+        ``unit``, ``official`` (the authors' weights), ``collapsed``, and each seed's ``position``
+        in ``measured``.
+    """
+    facts = [
+        {
+            **{name: getattr(each.record, name) for name in _FACTS},
+            "report": each.report,
+            "official": each.traced.imported,
+            "collapsed": each.traced.collapsed,
+            "position": position,
+        }
+        for position, each in enumerate(measured)
+        if (each.record.pretrain_dataset, each.record.dataset, each.record.task)
+        == (pretrain_dataset, rule.dataset, rule.task)
     ]
-    groups = groupby(sorted(chosen, key=_order), key=lambda each: _order(each)[:-1])
-    return [Score(tuple(group)) for _, group in groups]
-
-
-def _order(each: Measurement) -> tuple[str, str, str, str, float, int]:
-    record = each.record
+    schema = {
+        **dict.fromkeys((*_FACTS, "report"), pl.String),
+        "epochs": pl.Float64,
+        "value": pl.Float64,
+        "seed": pl.Int64,
+        "official": pl.Boolean,
+        "collapsed": pl.Boolean,
+        "position": pl.Int64,
+    }
     return (
-        each.report.name,
-        record.recipe,
-        record.backbone,
-        record.protocol,
-        record.epochs,
-        record.seed,
+        wanted.select("row", "ours", "scale", "protocol", "metric")
+        .join(
+            pl.DataFrame(facts, schema=schema).rename({"method": "ours"}),
+            on=["ours", "scale", "protocol", "metric"],
+        )
+        .sort(*_SCORE, "seed")
+        .group_by(_SCORE, maintain_order=True)
+        .agg(
+            pl.col("value").mean().alias("mean"),
+            pl.col("value").std().alias("std"),
+            pl.col("unit", "official").first(),
+            pl.col("collapsed").any(),
+            pl.col("position"),
+        )
     )

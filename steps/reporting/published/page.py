@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import polars as pl
 
 from steps.artifacts.publish import write_whole
 from steps.command import UserError
@@ -12,19 +14,16 @@ from steps.reporting.check import first_difference
 from steps.reporting.published.carries import carries_section
 from steps.reporting.published.data import (
     DOUBTFUL,
-    Figure,
-    Measurement,
-    Pair,
-    Place,
     Published,
-    Score,
-    beside_pair,
-    beside_place,
-    measurements_beside,
+    beside_coco,
+    beside_ranking,
+    measurements,
     read_published,
+    reports_beside,
 )
 from steps.reporting.render import PAGE
-from steps.reporting.tables import ABSENT, COLLAPSED, IMPORTED, Table
+from steps.reporting.summary import COLLAPSED, IMPORTED
+from steps.reporting.tables import ABSENT, Table, score
 from steps.reporting.text import Markup, code, plain, plural, target, word
 
 GIVEN, PRINTED, MEASURED, OFFICIAL = "□", "○", "●", IMPORTED
@@ -33,17 +32,18 @@ authors' weights."""
 _MARKS = f"""\
 | Mark | The number is |
 | ---- | ------------- |
-| {GIVEN}    | as the ranking's owner gave it; nothing was checked |
-| {PRINTED}    | published by others: read in the source named in its note |
+| {GIVEN}    | as the ranking's owner gave it; not checked |
+| {PRINTED}    | published by others, in the source that its note names |
 | {MEASURED}    | measured by this project: pretrained and evaluated here, from a record |
 | {OFFICIAL}    | measured by this project on the authors' weights: evaluated here, from a record |
-| {ABSENT}    | not there: not published, or not measured yet |
+| {ABSENT}    | missing: not published, or not measured yet |
 """
 
 
-def write_published(folder: Path) -> None:
-    """Make the page of a folder of published figures."""
+def write_published(folder: Path) -> str:
+    """Make the page of a folder of published figures; say so in one line."""
     write_whole(folder / PAGE, render_published(folder))
+    return f"{folder}: wrote {PAGE}"
 
 
 def check_published(folder: Path) -> str:
@@ -64,104 +64,90 @@ def check_published(folder: Path) -> str:
             f"{first_difference(path, content)}",
             remedy=remedy,
         )
-    count = len(read_published(folder).figures)
+    count = read_published(folder).figures.height
     return f"{folder}: README.md follows from {count:,} published figures and the reports beside it"
 
 
 def render_published(folder: Path) -> bytes:
     """README.md: a pure function of the folder's files and of the reports beside it."""
     published = read_published(folder)
-    measurements = measurements_beside(folder)
-    pairs = published.detection()
+    reports = reports_beside(folder)
+    records = measurements(reports)
     parts = [
         "<!-- Made by python -m steps.report --published. Do not edit. -->\n",
-        "# Published, and measured\n",
-        "What others published of the methods here, and beside it what this project measured "
-        "itself. The two are never mixed: each column holds one kind of number, and each number "
-        "has its mark.\n",
+        "# Published and measured results\n",
+        "Results that others published for these methods, beside those that this project measured. "
+        "The two are never mixed: each column holds one kind of number, and each number has its "
+        "mark.\n",
         _MARKS,
-        "A measured number stands here only if it is of the same method, the same scale and the "
-        "same task on the same data as the row: pretrained on "
-        f"{code(published.matching.pretrain_dataset)}, in a protocol that "
+        "A measured number stands here only if it has the same method, scale, task and data as the "
+        f"row: pretrained on {code(published.matching.pretrain_dataset)}, by a protocol that "
         "[matching.yaml](matching.yaml) lists. The small experiments of the other reports "
-        "(`shapes`, CIFAR-10) are none of these, and do not enter; the last table says what their "
-        "orders have to do with the published ones.\n",
+        "(`shapes`, CIFAR-10) do not qualify; the last table compares their orders of "
+        "methods with the published ones.\n",
         "## ImageNet-1K\n",
         "Top-1 accuracy after fine-tuning, in percent. Model to Epoch: the ranking as its owner "
-        "gave it. Audited: the published figure of the same model and epochs, or the closest one, "
-        "where it is not the one given; = where it is.\n",
-        _ranking(published, measurements).markdown(),
-        "Notes to the rows:\n",
-        "\n".join(map(_place_note, range(1, len(published.ranking) + 1), published.ranking)) + "\n",
+        "gave it. Audited: the published figure for the same model and epochs, or the closest one; "
+        "= where it is the one given.\n",
+        _ranking(published, beside_ranking(published, records)).markdown(),
+        "Notes on the rows:\n",
+        "\n".join(map(_ranking_note, published.ranking.iter_rows(named=True))) + "\n",
         "## COCO Detection\n",
         "Average precision of boxes and masks on COCO 2017 (val), in percent, best box AP first. "
         f"Epoch: passes over the pretraining data, {ABSENT} where the source does not say. Rows "
-        "with different detectors are not comparable, nor are schedules within one.\n",
-        _coco(published, pairs, measurements).markdown(),
+        "with different detectors are not comparable, nor are different schedules of one.\n",
+        _coco(published, beside_coco(published, records)).markdown(),
         *_left_out(published),
-        "Notes to the rows:\n",
-        "\n".join(map(_pair_note, range(1, len(pairs) + 1), pairs)) + "\n",
-        *carries_section(published),
+        "Notes on the rows:\n",
+        "\n".join(map(_coco_note, published.coco.iter_rows(named=True))) + "\n",
+        *carries_section(published, reports.values()),
         _tracing(folder),
     ]
     return "\n".join(parts).encode()
 
 
-def _ranking(published: Published, measurements: Sequence[Measurement]) -> Table:
+def _ranking(published: Published, scores: pl.DataFrame) -> Table:
     columns = ["#", "Model", "Type", "Scale", f"Score {GIVEN}", "Epoch", f"Audited {PRINTED}"]
     columns += ["Source", "Verdict", f"Measured {MEASURED}"]
-    rows = []
-    for number, place in enumerate(published.ranking, 1):
-        scores = beside_place(place, published.matching, measurements)
-        rows.append(
-            [
-                str(number),
-                place.model,
-                place.type,
-                place.scale,
-                _marked(place.score, GIVEN),
-                place.epoch,
-                "=" if place.agrees else _marked(place.source_value, PRINTED),
-                "" if place.agrees else _first_source(published, place),
-                place.verdict,
-                _measured(scores, float(place.epoch)),
-            ]
-        )
+    rows = [
+        [
+            str(row["row"]),
+            row["model"],
+            row["type"],
+            row["scale"],
+            _marked(row["score"], GIVEN),
+            row["epoch"],
+            "=" if row["agrees"] else _marked(row["source_value"], PRINTED),
+            "" if row["agrees"] else _first_source(published, row),
+            row["verdict"],
+            _measured(scores.filter(row=row["row"]), row["epoch"]),
+        ]
+        for row in published.ranking.iter_rows(named=True)
+    ]
     return Table(columns, [True, False, False, False, True, True, True, False, False, True], rows)
 
 
-def _coco(
-    published: Published, pairs: Sequence[Pair], measurements: Sequence[Measurement]
-) -> Table:
-    matching = published.matching
+def _coco(published: Published, scores: pl.DataFrame) -> Table:
     columns = ["#", "Model", "Type", "Scale", "Detector", f"Box AP {PRINTED}", f"Mask AP {PRINTED}"]
     columns += ["Epoch", f"Box AP {MEASURED}", f"Mask AP {MEASURED}"]
-    rows = []
-    for number, pair in enumerate(pairs, 1):
-        figure = pair.first
-        detector = matching.detector(figure.protocol)
-        epochs = figure.pretrain_epochs
-        rows.append(
-            [
-                str(number),
-                figure.method,
-                figure.family.capitalize(),
-                figure.scale,
-                "" if detector is None else detector.name,
-                _printed(pair.box),
-                _printed(pair.mask),
-                epochs or ABSENT,
-                *(
-                    _measured(
-                        beside_pair(pair, metric, matching, measurements),
-                        float(epochs) if epochs else None,
-                    )
-                    for metric in (matching.coco.box, matching.coco.mask)
-                ),
-            ]
-        )
-    right = [True, False, False, False, False, True, True, True, True, True]
-    return Table(columns, right, rows)
+    rule = published.matching.coco
+    rows = [
+        [
+            str(row["row"]),
+            row["method"],
+            row["family"].capitalize(),
+            row["scale"],
+            row["detector"],
+            *(_marked(row[ap], PRINTED) if row[ap] else ABSENT for ap in ("box", "mask")),
+            row["pretrain_epochs"] or ABSENT,
+            *(
+                _measured(scores.filter(row=row["row"], metric=metric), row["pretrain_epochs"])
+                for metric in (rule.box, rule.mask)
+            ),
+        ]
+        for row in published.coco.iter_rows(named=True)
+    ]
+    return Table(columns, [True, False, False, False, False, True, True, True, True, True], rows)
 
 
 def _marked(value: object, mark: str) -> str:
@@ -169,48 +155,38 @@ def _marked(value: object, mark: str) -> str:
     return f"{value}\N{NO-BREAK SPACE}{mark}"
 
 
-def _printed(figure: Figure | None) -> str:
-    return ABSENT if figure is None else _marked(figure.value, PRINTED)
-
-
-def _measured(scores: Sequence[Score], epochs: float | None) -> str:
-    """Every score that matches, with its epochs where they are not the row's."""
+def _measured(scores: pl.DataFrame, epochs: str) -> str:
+    """Every score that matches a row, with its epochs where they are not the row's."""
     said = []
-    for score in scores:
-        record = score.first.record
-        text = _marked(score.text(), OFFICIAL if score.first.official else MEASURED)
-        text = _marked(text, COLLAPSED) if score.collapsed else text
-        if record.epochs != epochs and not (score.first.official and record.epochs == 0):
-            text += f" ({record.epochs:g} epochs)"
+    for each in scores.iter_rows(named=True):
+        text = _marked(score(each), OFFICIAL if each["official"] else MEASURED)
+        text = _marked(text, COLLAPSED) if each["collapsed"] else text
+        unknown = each["official"] and each["epochs"] == 0
+        if not unknown and each["epochs"] != (float(epochs) if epochs else None):
+            text += f" ({each['epochs']:g} epochs)"
         said.append(text)
     return "; ".join(said) or ABSENT
 
 
-def _place_note(number: int, place: Place) -> str:
-    return (
-        f"{number}. "
-        f"{plain(f'{place.model}, {place.scale}, {place.epoch} epochs: {place.reason}')}. "
-        f"{sources(place.source_ref)}."
-    )
+def _ranking_note(row: dict[str, Any]) -> str:
+    text = f"{row['model']}, {row['scale']}, {row['epoch']} epochs: {row['reason']}"
+    return f"{row['row']}. {plain(text)}. {sources(row['source_ref'])}."
 
 
-def _pair_note(number: int, pair: Pair) -> str:
-    figure = pair.first
-    said = [f"{figure.method}, {figure.backbone}: {figure.protocol}"]
-    if figure.resolution:
-        said.append(f"{figure.resolution} px")
-    said.append(f"pretraining: {figure.pretrain_data}")
-    said += dict.fromkeys(each.note for each in pair.figures if each.note)
-    return f"{number}. {plain('; '.join(said))}. {sources(figure.source_ref)}."
+def _coco_note(row: dict[str, Any]) -> str:
+    said = [f"{row['method']}, {row['backbone']}: {row['protocol']}"]
+    said += [f"{row['resolution']} px"] * bool(row["resolution"])
+    said += [f"pretraining: {row['pretrain_data']}", *filter(None, row["notes"])]
+    return f"{row['row']}. {plain('; '.join(said))}. {sources(row['source_ref'])}."
 
 
 def _left_out(published: Published) -> list[str]:
-    doubtful = published.doubtful()
-    if not doubtful:
+    methods = published.doubtful["method"].to_list()
+    if not methods:
         return []
-    names = plain(", ".join(dict.fromkeys(each.method for each in doubtful)))
+    names = plain(", ".join(dict.fromkeys(methods)))
     return [
-        f"Left out: {plural(len(doubtful), 'figure')} of {names}, "
+        f"Left out: {plural(len(methods), 'figure')} of {names}, "
         f'marked "{DOUBTFUL}" in results.csv.\n'
     ]
 
@@ -220,9 +196,10 @@ def sources(ref: str) -> str:
     return "; ".join(map(_link, ref.split("; ")))
 
 
-def _first_source(published: Published, place: Place) -> Markup:
-    """Where the audited figure stands, short: in a paper, or else in a file."""
-    refs = [each.source_ref for each in published.behind(place)] or place.source_ref.split("; ")
+def _first_source(published: Published, row: dict[str, Any]) -> Markup:
+    """The source of the audited figure, short: a paper, or else a file."""
+    refs = published.audited(row["row"])["source_ref"].to_list()
+    refs = refs or row["source_ref"].split("; ")
     chosen = next((each for each in refs if each.startswith("arXiv:")), refs[0])
     return _link(chosen, short=True)
 
@@ -241,10 +218,10 @@ def _link(ref: str, *, short: bool = False) -> Markup:
 def _tracing(folder: Path) -> str:
     report = word(f"reports/{folder.name}")
     return f"""\
-## Trace a cell, make the page anew
+## Trace a cell, rebuild the page
 
-What stands behind a row, or one cell of it: the rows of results.csv with their source and note, or
-the record and all that made it.
+Print the origin of a row or of one of its cells: the rows of results.csv with their source and
+note, or the record and everything that produced it.
 
 ```sh
 python -m steps.report --explain {report}/imagenet/1
@@ -257,8 +234,8 @@ python -m steps.report --published {report}
 python -m steps.report --check {report}
 ```
 
-Beside this page: [results.csv](results.csv) holds all published figures, k-NN, linear probes and
-ADE20K too, [recipes.csv](recipes.csv) what they cost, [owner_ranking.csv](owner_ranking.csv) the
+Beside this page: [results.csv](results.csv) holds all published figures, also for k-NN, linear
+probes and ADE20K, [recipes.csv](recipes.csv) their cost, [owner_ranking.csv](owner_ranking.csv) the
 ranking with its audit; [SOURCES.md](SOURCES.md) says how they were read, what is missing and where
 sources disagree.
 """

@@ -16,7 +16,7 @@ from steps.reporting.figures import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, 
 from steps.reporting.pictures import FOLDER
 from steps.reporting.scaling import study
 from steps.reporting.source import ReportSpec
-from steps.reporting.tables import headline
+from steps.reporting.summary import headline
 from steps.reporting.text import drawn, flops_unit, significant
 
 FILE = f"{FOLDER}/scaling.png"

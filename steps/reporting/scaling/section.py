@@ -13,7 +13,8 @@ from steps.reporting.scaling import study
 from steps.reporting.scaling.figure import FILE
 from steps.reporting.scaling.study import Law
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import ABSENT, Table, headline
+from steps.reporting.summary import headline
+from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, flops_unit, measured, plain, plural, significant
 
 Runs = dict[str, pl.DataFrame]
@@ -31,21 +32,21 @@ def scaling_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
         "## Scale\n",
         _about(heading, labels),
         f"![Error against compute of pretraining, each method's power law]({FILE})\n",
-        "A point a run, the larger the backbone the larger; hollow: on a share of the images. A "
-        "line is the power law through the runs that no cheaper run of the method beats"
+        "One point per run: larger for a larger backbone, hollow on a share of the images. Lines "
+        "are power laws through the runs that no cheaper run of the method beats (the frontier)"
         f"{_dotted(summary, heading, chosen)}.\n",
         "### Error against compute\n",
-        "error = a C^-b through the frontier, by least squares in logarithms; R² is that of log "
+        "error = a C^-b through the frontier, by least squares in logarithms; R² refers to log "
         "error.\n",
         _fits(by_task, labels).markdown(),
         "### What each axis buys\n",
-        "error ~ size^-x images^-y epochs^-z through all runs of a method at once; size in FLOPs "
-        "an image, images those of an epoch. An exponent of 0.1: twice as much takes 7 % off the "
+        "error ~ size^-x images^-y epochs^-z, fitted to all runs of a method; size in FLOPs per "
+        "image, images per epoch. With an exponent of 0.1, twice as much takes 7 % off the "
         "error.\n",
         _axes(by_task, labels).markdown(),
         "### At equal compute\n",
-        "The best score of a method within a budget, as measured, and the backbone that reached "
-        "it. Best of each row in bold.\n",
+        "The best measured score of each method within a budget, and the backbone that reached it. "
+        "Bold: the best of each row.\n",
         _budgets(by_task, labels).markdown(),
         "### Scale or method\n",
         *(_verdict(labels[each], runs) for each, runs in by_task.items()),
@@ -75,7 +76,7 @@ def _about(heading: ReportSpec, labels: Mapping[Evaluation, str]) -> str:
         f"{_listed(lengths)} times {of}, on "
         f"{_listed([100 * share for share in shares])} % of the images: "
         f"{plural(len(points) * len(heading.backbones), 'run')}, each with schedules of its own "
-        f"length. Error is 100 % less {' or '.join(labels.values())}; compute is that of "
+        f"length. Error is 100 % minus {' or '.join(labels.values())}; compute is that of "
         "pretraining.\n"
     )
 
@@ -95,7 +96,7 @@ def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) 
             of = f"{best.height} of {own.height}"
             rows.append([labels[evaluation], method, of, *fitted])
     columns = ["Score", "Method", "Runs on the frontier", "b", "R²"]
-    columns += ["Error at its least compute", "Error at its most"]
+    columns += ["Error at least compute", "Error at most compute"]
     return Table(columns, [False, False, *[True] * 5], rows)
 
 
@@ -149,7 +150,7 @@ def _verdict(label: str, runs: Runs) -> str:
 def _spread(runs: Runs) -> str:
     budgets = study.budgets(runs)
     if not budgets or len(runs) < 2:
-        return "The methods' runs do not overlap in compute, so that nothing is compared."
+        return "The methods' runs do not overlap in compute, so they are not compared."
     errors = {
         method: [float(_best_within(own, budget)["error"]) for budget in budgets]
         for method, own in runs.items()
@@ -160,11 +161,11 @@ def _spread(runs: Runs) -> str:
     scale, method = _mean(list(gains.values())), _mean(gaps)
     more = "scale moves the error more" if scale > method else "the method moves the error more"
     return (
-        f"At equal compute the worst method's error is {min(gaps):.2f} to {max(gaps):.2f} times "
-        f"the best one's ({method:.2f} in the geometric mean); over the common range, "
-        f"{_flops(budgets[0])} to {_flops(budgets[-1])}, a method's own falls by a factor of "
-        f"{gains[least]:.2f} ({plain(least)}) to {gains[most]:.2f} ({plain(most)}), {scale:.2f} "
-        f"in the mean: within this range {more}."
+        f"At equal compute, the worst method's error is {min(gaps):.2f} to {max(gaps):.2f} times "
+        f"the best method's (geometric mean {method:.2f}). Over the common range, "
+        f"{_flops(budgets[0])} to {_flops(budgets[-1])}, a method's error falls by a factor of "
+        f"{gains[least]:.2f} ({plain(least)}) to {gains[most]:.2f} ({plain(most)}; geometric mean "
+        f"{scale:.2f}). Within this range, {more}."
     )
 
 
@@ -175,21 +176,21 @@ def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     first, second = plain(first), plain(second)
     if met is None or not met.sure:
         return (
-            f"{first} and {second}: exponents within {study.TOLD_APART:g} standard errors of each "
-            "other, so no crossing is claimed."
+            f"The exponents of {first} and {second} are within {study.TOLD_APART:g} standard "
+            "errors of each other, so no crossing is claimed."
         )
     ahead, behind = (first, second) if a.exponents[0] > b.exponents[0] else (second, first)
     if met.flops < low:
-        return f"{ahead} leads {behind} throughout, by the curves."
+        return f"By the curves, {ahead} leads {behind} throughout."
     if met.flops <= high:
         return (
-            f"The curves of {first} and {second} cross at {_flops(met.flops)}; from there on "
-            f"{ahead} leads."
+            f"The curves of {first} and {second} cross at {_flops(met.flops)}; beyond it, {ahead} "
+            "leads."
         )
     return (
         f"{behind} leads {ahead} throughout; the curves would cross at {_flops(met.flops)}, "
-        f"{significant(met.flops / high, 2)} times what both have runs for: an extrapolation that "
-        "nothing bears out."
+        f"{significant(met.flops / high, 2)} times the largest compute of both: an extrapolation "
+        "without evidence."
     )
 
 
@@ -198,17 +199,17 @@ def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs]) -> str:
     fewest = every.sort(pl.col("images") * pl.col("epochs")).row(0, named=True)
     seen = round(fewest["images"] * fewest["epochs"])
     lines = [
-        "Recipes are those of one length and one backbone: no learning rate was tuned for a point "
-        "of the grid, so a method may lose at a size for want of that alone.",
-        f"The shortest runs are hardly any training ({seen:,} images, {plain(fewest['row'])}).",
-        "The frontier takes the best of several runs, lucky ones included; its standard errors are "
-        "those of the line, not of this choice.",
-        "A curve sums up its runs: at one budget they themselves may be ordered otherwise.",
-        "There is no irreducible error in the law; far to the right it promises too much.",
-        "Compute is counted in FLOPs of the networks; a device's time differs (see the ranking).",
+        "Recipes are made for one length and one backbone. No learning rate was tuned for other "
+        "points of the grid, so a method may lose at some size only for that reason.",
+        f"The shortest runs hardly train at all ({seen:,} images, {plain(fewest['row'])}).",
+        "The frontier takes the best of several runs, lucky ones included; its standard errors "
+        "cover the fit of the line, not this choice.",
+        "A curve sums up its runs: at a single budget, the runs may stand in another order.",
+        "The law has no irreducible error, so it promises too much far to the right.",
+        "Compute is counted in FLOPs of the networks; device time differs (see the ranking).",
     ]
     if len(heading.seeds) == 1:
-        lines.insert(0, "One seed: what differs between runs by chance is not known.")
+        lines.insert(0, "One seed: it is unknown how far runs differ by chance.")
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
 

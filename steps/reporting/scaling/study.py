@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.tables import cells_of, headline
+from steps.reporting.summary import cells_of, headline
 
 # --- Power laws by least squares in logarithms
 # error = a C^-b, as in "Scaling laws for neural language models" (arXiv:2001.08361, eq. 1.3); of

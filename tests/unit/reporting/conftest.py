@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.reporting.source import ScaledRecipe
+from steps.reporting.source import ScaledRow
 from tests.unit.reporting.synthetic import Synthetic, build
 
 
@@ -72,7 +72,7 @@ def partial(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
 def study(tmp_path_factory: pytest.TempPathFactory) -> Synthetic:
     """Two methods on two backbones, at three lengths, on a quarter of the images and on all."""
     points = [
-        ScaledRecipe(recipe=recipe, length=length, data_share=share)
+        ScaledRow(recipe=recipe, length=length, data_share=share)
         for recipe in ("mae", "dino")
         for length in (0.5, 1.0, 2.0)
         for share in (0.25, 1.0)

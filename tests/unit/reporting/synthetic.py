@@ -17,7 +17,7 @@ from steps.params.experiment import Experiment
 from steps.params.paths import Paths
 from steps.params.tasks import TASKS
 from steps.reporting.collect import collect
-from steps.reporting.source import ReportSpec, ScaledRecipe, Source
+from steps.reporting.source import ReportSpec, ScaledRow, Source
 
 KINDS = {
     "random": "Random",
@@ -111,7 +111,7 @@ def build(
     text_methods: Sequence[str] = (),
     protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     imported: Sequence[str] = (),
-    scaling: Mapping[str, ScaledRecipe] = MappingProxyType({}),
+    scaling: Mapping[str, ScaledRow] = MappingProxyType({}),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
@@ -151,7 +151,8 @@ def build(
     }
     params.parent.mkdir(parents=True)
     params.write_text(json.dumps(content))  # JSON is YAML
-    paths = Paths(Experiment.model_validate(content), str(root / "results"))
+    experiment = Experiment.model_validate(content)
+    paths = Paths(experiment, str(root / "results"))
     for backbone, recipe, seed in product(backbones, methods, seeds):
         if official.get(recipe, backbone) != backbone:
             continue
@@ -172,20 +173,13 @@ def build(
                 for place, name in enumerate(names):
                     gain = -place + _grown_by(scaling.get(recipe))
                     write_task(folder, task, name, gain=gain)
-    heading = ReportSpec(
-        title="Made-up numbers",
-        question="Does the report add up?",
-        methods=tuple(methods),
-        backbones=tuple(backbones),
-        seeds=tuple(seeds),
-        tasks=measured,
-        only=only,
-        imported=official,
-        scaling=dict(scaling),
+    heading = ReportSpec.of(
+        experiment,
+        text_methods,
         experiment="params/experiments/made_up.yaml",
         results="results",
         out="reports/made_up",
-    )
+    ).model_copy(update={"scaling": dict(scaling)})
     return Synthetic(params, paths, heading)
 
 
@@ -198,7 +192,7 @@ def write_backbone(
     *,
     collapsed: bool = False,
     imported: bool = False,
-    scaled: ScaledRecipe | None = None,
+    scaled: ScaledRow | None = None,
 ) -> None:
     """A backbone artifact without weights that anyone could load."""
     trained = recipe != "random" and not imported
@@ -242,7 +236,7 @@ def write_backbone(
             }
 
 
-def _grown_by(scaled: ScaledRecipe | None) -> float:
+def _grown_by(scaled: ScaledRow | None) -> float:
     """Points of accuracy: five for each doubling of what is seen."""
     return 0.0 if scaled is None else 5 * math.log2(scaled.length * scaled.data_share)
 

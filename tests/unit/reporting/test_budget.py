@@ -8,12 +8,19 @@ import pytest
 
 from steps.params.budget import Budget
 from steps.params.experiment import Experiment
-from steps.report import study_of
 from steps.reporting.collect import collect
 from steps.reporting.explain import file_text
 from steps.reporting.markdown import budget_note, page
-from steps.reporting.source import ScaledRecipe, Source, make_source, read_source, source_files
-from steps.reporting.tables import ranking_table, summarize
+from steps.reporting.source import (
+    ReportSpec,
+    ScaledRow,
+    Source,
+    make_source,
+    read_source,
+    source_files,
+)
+from steps.reporting.summary import summarize
+from steps.reporting.tables import ranking_table
 from tests.unit.reporting.synthetic import build
 
 BEHIND = {"flops": 1.155e13, "images_seen": 50_000, "device_seconds": 60.0}
@@ -49,16 +56,16 @@ def test_the_budget_stands_once_above(source: Source) -> None:
     summary = summarize(source.records())
     (note,) = budget_note(source, summary)
     assert note in page(source, summary, with_curves=False)
-    assert note.startswith("**Equal compute: 35 TFLOPs a row**")
-    assert "take a third of it together" in note
+    assert note.startswith("**Equal compute: 35 TFLOPs per row.**")
+    assert "together get a third of the budget" in note
     # MAE has two thirds of what it may have: the page does not hide it.
-    assert "Each row is within 33.0 % of it." in note
-    assert "Weights taken from elsewhere count nothing: dalle behind dino." in note
+    assert "Every row is within 33.0 % of it." in note
+    assert "The training of weights from elsewhere is not counted: dalle behind dino." in note
     images = source.heading.model_copy(update={"budget": Budget(images=250_000, behind=0.2)})
     (note,) = budget_note(Source(images, source.traced, source.curves), summary)
-    assert note.startswith("**Equal images: 250000 images a row**")
-    assert "take 20 % of it together" in note
-    assert "Each row is within 20.0 % of it." in note
+    assert note.startswith("**Equal images: 250000 images per row.**")
+    assert "together get 20 % of the budget" in note
+    assert "Every row is within 20.0 % of it." in note
 
 
 def test_no_budget_no_note(source: Source) -> None:
@@ -81,7 +88,7 @@ def test_names_leave_the_budget_out_unless_there_are_several(source: Source) -> 
     heading = source.heading
     assert heading.shown("mae-35tflops") == "mae"
     assert heading.shown("random") == "random"
-    scaling = {"mae-35tflops": ScaledRecipe(recipe="mae", length=1, data_share=1)}
+    scaling = {"mae-35tflops": ScaledRow(recipe="mae", length=1, data_share=1)}
     assert heading.model_copy(update={"scaling": scaling}).shown("mae-35tflops") == "mae-35tflops"
 
 
@@ -98,7 +105,9 @@ def test_a_study_of_scale_within_a_budget() -> None:
         "seeds": [0],
         "tasks": {"knn": ["knn"]},
     }
-    study = study_of(Experiment.model_validate(content))
+    study = ReportSpec.of(
+        Experiment.model_validate(content), experiment="", results="", out=""
+    ).scaling
     assert {name: row.length for name, row in study.items()} == {
         "mae-9tflops": 0.25,
         "mae-36tflops": 1,

@@ -13,7 +13,7 @@ from steps.reporting.explain import explain
 from steps.reporting.markdown import page
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation, Source
-from steps.reporting.tables import headline, summarize
+from steps.reporting.summary import headline, summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import Synthetic, build, write_task
 
@@ -122,10 +122,10 @@ def test_unequal_classes_are_told_and_put_balanced_accuracy_first(tmp_path: Path
     found = confidences(source, summary).known[knn]
     assert found.table.score.tolist() == pytest.approx(list(balanced.values()))
     text = _page(source)
-    assert "Images of each class: class0 850, class1 100, class2 50." in text
-    assert "17 times as many as the smallest" in text
+    assert "Images per class: class0 850, class1 100, class2 50." in text
+    assert "17 times the images of the smallest" in text
     equal = _page(decided(made.source(), counts=(400, 300, 300)))
-    assert "Images of each class: class0 400" in equal
+    assert "Images per class: class0 400" in equal
     assert "balanced accuracy" not in equal
 
 
@@ -135,10 +135,10 @@ def test_a_table_that_tells_nothing_apart_from_random_is_grey(tmp_path: Path) ->
         write_task(made.row(recipe), "knn", value=50.0)
     text = _page(decided(made.source()))
     knn = text.split("## k-NN")[1].split("##")[0]
-    assert "**No row is apart from random weights**" in knn
+    assert "**No row can be told apart from random weights**" in knn
     assert knn.count("<sub>50.0 \\[") == 3
     assert "<sub>" not in text.split("## Linear probe")[1]
-    assert "none by k-NN." in text
+    assert "none does by k-NN." in text
 
 
 def test_further_metrics_are_folded(source: Source) -> None:

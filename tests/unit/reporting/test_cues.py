@@ -13,7 +13,8 @@ from steps.params.methods.families import FAMILIES
 from steps.reporting.cues import FILE, bias_table, cues_section, evaluations, shape_bias
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation
-from steps.reporting.tables import ABSENT, summarize
+from steps.reporting.summary import summarize
+from steps.reporting.tables import ABSENT
 from tests.processes import REPOSITORY
 from tests.unit.reporting.synthetic import Synthetic, build
 
@@ -79,8 +80,8 @@ def test_a_page_shows_it(seen: Synthetic, tmp_path: Path) -> None:
     page = (tmp_path / "report/README.md").read_text()
     assert f"]({FILE})" in page.partition("## What features see")[2]
     sections = {text.partition("\n")[0]: text for text in page.split("\n## ")}
-    assert "Best of each column in bold" in sections["Decodability"]
-    assert "Best of each column in bold" not in sections["Shape bias"]
+    assert "Bold: the best of each column" in sections["Decodability"]
+    assert "Bold: the best of each column" not in sections["Shape bias"]
     with Image.open(tmp_path / "report" / FILE) as drawn:
         assert drawn.width == 1800
 

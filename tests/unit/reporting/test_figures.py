@@ -9,7 +9,7 @@ from PIL import Image
 
 from steps.reporting.figures import DRAWN_WITH, curves_figure, ranking_figure
 from steps.reporting.source import CURVES_SCHEMA
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.synthetic import KINDS, Synthetic, write_task
 
 

@@ -9,7 +9,7 @@ from steps.reporting.explain import explain
 from steps.reporting.markdown import page
 from steps.reporting.render import write_report
 from steps.reporting.source import Provenance, Source
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.synthetic import Synthetic, build
 
 
@@ -47,7 +47,7 @@ def test_page_has_every_part_in_order(single: Synthetic) -> None:
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert "protocol `mask_rcnn_small`, shapes_scenes, n = 1,000" in text
-    assert "no spread is known" in text
+    assert "the spread is unknown" in text
 
 
 def test_the_protocol_is_in_the_heading_where_a_task_has_several(protocols: Synthetic) -> None:
@@ -64,7 +64,7 @@ def test_the_protocol_is_in_the_heading_where_a_task_has_several(protocols: Synt
 def test_an_official_checkpoint_gets_a_footnote(official: Synthetic, tmp_path: Path) -> None:
     write_report(official.source(), tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "◐ Imported: mae (vit_pico). The weights are the authors' own" in text
+    assert "◐ Imported: mae (vit_pico). The authors pretrained these weights" in text
     assert "README.md and results.csv follow" in check_report(tmp_path)
     said = explain(tmp_path / "mae/vit_pico/knn")
     assert "imported by python -m steps.import from an official file" in said
@@ -88,7 +88,7 @@ def test_links_lead_to_the_files_of_the_report_and_to_the_params(single: Synthet
 def test_spread_is_explained_where_there_are_several_seeds(several: Synthetic) -> None:
     text = _page(several.source())
     assert "mean ± sample standard deviation over 3 seeds" in text
-    assert "no spread is known" not in text
+    assert "the spread is unknown" not in text
 
 
 def test_a_collapsed_run_marks_its_rows_with_a_footnote(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_collapsed_run_marks_its_rows_with_a_footnote(tmp_path: Path) -> None:
     # The ranking, and a table and a folded one for each task.
     assert len(re.findall(r"\| dino † +\|", text)) == 5
     assert "mae †" not in text
-    assert "† Collapsed: at the end of pretraining the embeddings of dino (seed 1) hardly" in text
+    assert "† Collapsed: at the end of pretraining, the embeddings of dino (seed 1) hardly" in text
     # The mark stands in the records beside the page, so the page still follows from them.
     assert "README.md and results.csv follow" in check_report(tmp_path / "out")
     assert "collapsed        the embeddings" in explain(tmp_path / "out/dino/vit_pico/knn/seed1")
@@ -134,7 +134,7 @@ def test_several_versions_devices_and_params_are_noted(single: Synthetic) -> Non
 
 def test_methods_that_a_task_does_not_apply_to_are_named(partial: Synthetic) -> None:
     text = _page(partial.source())
-    assert text.count("–: without a text tower (mae).") == 2  # noqa: RUF001
+    assert text.count("–: no text tower (mae).") == 2  # noqa: RUF001
     assert "## Zero-shot classification" in text
     assert "## Retrieval" in text
-    assert "without a text tower" not in text[: text.index("## Zero-shot")]
+    assert "no text tower" not in text[: text.index("## Zero-shot")]

@@ -8,15 +8,8 @@ import pytest
 from steps.command import UserError
 from steps.reporting.markdown import page
 from steps.reporting.source import Evaluation, Source
-from steps.reporting.tables import (
-    Table,
-    evaluation_table,
-    ranked,
-    ranked_by,
-    ranking_table,
-    results_csv,
-    summarize,
-)
+from steps.reporting.summary import ranked, ranked_by, results_csv, summarize
+from steps.reporting.tables import Table, evaluation_table, ranking_table
 from tests.unit.reporting.synthetic import Synthetic, write_task
 
 
@@ -136,7 +129,7 @@ def test_pure_numbers_have_no_unit_and_no_best(small: Synthetic) -> None:
     assert table.columns == ["Model", "Seeds", "top1", "top5", "top1_k10"]
     assert {row[2] for row in table.rows} == {"-1.235", "12"}
     with_tables = page(source, summary, with_curves=False)
-    assert "Best of each column in bold." not in with_tables.split("## k-NN")[1].split("##")[0]
+    assert "Bold: the best of each column." not in with_tables.split("## k-NN")[1].split("##")[0]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from steps.reporting.markdown import page
 from steps.reporting.source import Source
-from steps.reporting.tables import summarize
+from steps.reporting.summary import summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import build, write_task
 
@@ -37,11 +37,14 @@ def test_it_names_the_leader_without_labels_with_its_lead(source: Source) -> Non
     assert "with 83.9 % \\[" in said
     assert ", 14.7 points \\[" in said
     assert " above mae." in said
-    assert "supervised, which has labels, is 14.8 points \\[" in said
+    assert "supervised, which uses labels, is 14.8 points \\[" in said
     # CLIP's captions name the class: it is no method without labels, here or in the counts.
-    assert "clip, which has captions, is 28.9 points \\[" in said
-    assert "3 of 3 methods without labels are better than random weights." in said
-    assert "Medians of families (and their methods): contrastive 83.9 (1), masked 67.2 (2)." in said
+    assert "clip, which uses captions, is 28.9 points \\[" in said
+    assert "3 of 3 methods without labels beat random weights." in said
+    assert (
+        "Median score of each family (number of methods): contrastive 83.9 (1), masked 67.2 (2)."
+        in said
+    )
     assert weak == ""
 
 
@@ -51,7 +54,7 @@ def test_it_says_who_cannot_be_told_apart(tmp_path: Path) -> None:
     said, weak = _verdict(decided(made.source()))
     assert "beit has the highest score without labels by linear probe, 83.0 % \\[" in said
     assert ", but dino cannot be told apart from it." in said
-    assert "One seed: intervals hold the chance of the images only." in weak
+    assert "One seed: intervals cover only the choice of images." in weak
 
 
 def test_it_names_collapse_unequal_compute_saturation_and_unstable_rows(tmp_path: Path) -> None:
@@ -69,9 +72,9 @@ def test_it_names_collapse_unequal_compute_saturation_and_unstable_rows(tmp_path
     said, weak = _verdict(decided(made.source()))
     assert "beit" in said.split(".")[0] or "beit reaches" in said
     assert "The embeddings of dino collapsed: those runs failed." in weak
-    assert "The seeds of mae spread beyond those of other rows (unstable)" in weak
-    assert "Compute is not equal: 1.00 to 23.4 TFLOPs." in weak
-    assert "Random weights reach 96.0 %: the task is saturated and tells little." in weak
+    assert "The seeds of mae spread more than those of other rows (unstable)" in weak
+    assert "Compute is unequal: 1.00 to 23.4 TFLOPs." in weak
+    assert "Random weights reach 96.0 %: the task is saturated and separates little." in weak
 
 
 def test_without_decisions_there_is_no_verdict(tmp_path: Path) -> None:

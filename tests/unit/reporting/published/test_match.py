@@ -1,29 +1,39 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from steps.params.tasks import PROTOCOLS
 from steps.reporting.published.data import (
-    beside_pair,
-    beside_place,
-    measurements_beside,
+    Published,
+    beside_coco,
+    beside_ranking,
+    measurements,
     read_published,
+    reports_beside,
 )
+from steps.reporting.tables import score
 from tests.processes import REPOSITORY
 from tests.unit.reporting.published.conftest import COCO, IMAGENET, PUBLISHED, Add
 
 
 def _texts(folder: Path) -> dict[int, list[str]]:
-    """What was measured, by row of the ranking; rows without are left out."""
-    published, found = read_published(folder), measurements_beside(folder)
-    scores = {
-        number: [score.text() for score in beside_place(place, published.matching, found)]
-        for number, place in enumerate(published.ranking, 1)
-    }
-    return {number: texts for number, texts in scores.items() if texts}
+    """Measured scores by row of the ranking."""
+    found = beside_ranking(read_published(folder), measurements(reports_beside(folder)))
+    texts: dict[int, list[str]] = {}
+    for row in found.iter_rows(named=True):
+        texts.setdefault(row["row"], []).append(score(row))
+    return texts
+
+
+def _boxes(published: Published) -> pl.DataFrame:
+    """The rows of the COCO table with a measured box AP."""
+    found = beside_coco(published, measurements(reports_beside(published.folder)))
+    return published.coco.join(found.filter(metric="box_AP"), on="row", how="semi")
 
 
 def test_a_record_stands_beside_its_method_and_scale_alone(folder: Path, add: Add) -> None:
@@ -53,14 +63,11 @@ def test_one_thing_that_differs_keeps_a_record_out(
 
 
 def test_the_committed_reports_of_small_experiments_do_not_enter() -> None:
-    found = measurements_beside(PUBLISHED)
+    found = measurements(reports_beside(PUBLISHED))
     assert {each.record.scale for each in found} == {"ViT-Femto", "ViT-Pico", "ViT-Nano"}
     published = read_published(PUBLISHED)
-    for place in published.ranking:
-        assert beside_place(place, published.matching, found) == []
-    for pair in published.detection():
-        for metric in (published.matching.coco.box, published.matching.coco.mask):
-            assert beside_pair(pair, metric, published.matching, found) == []
+    assert beside_ranking(published, found).is_empty()
+    assert beside_coco(published, found).is_empty()
 
 
 def test_seeds_are_one_score_and_recipes_are_not(folder: Path, add: Add) -> None:
@@ -76,25 +83,18 @@ def test_two_reports_are_two_scores(folder: Path, add: Add) -> None:
 
 def test_detection_needs_the_detector_and_the_pretraining_data(folder: Path, add: Add) -> None:
     add(COCO)
-    published, found = read_published(folder), measurements_beside(folder)
-    beside = [
-        pair.first
-        for pair in published.detection()
-        if beside_pair(pair, "box_AP", published.matching, found)
-    ]
-    assert beside
-    assert {(each.method, each.scale, each.pretrain_data) for each in beside} == {
-        ("MAE", "ViT-B", "ImageNet-1K")
-    }
-    assert all(each.protocol.startswith("ViTDet, Mask R-CNN") for each in beside)
-    assert not any(
-        beside_pair(pair, "mask_AP", published.matching, found) for pair in published.detection()
-    )
+    published = read_published(folder)
+    beside = _boxes(published)
+    key = ["method", "scale", "pretrain_data"]
+    assert set(beside.select(key).iter_rows()) == {("MAE", "ViT-B", "ImageNet-1K")}
+    assert beside["protocol"].str.starts_with("ViTDet, Mask R-CNN").all()
+    found = beside_coco(published, measurements(reports_beside(folder)))
+    assert set(found["metric"]) == {"box_AP"}
 
 
 def test_supervised_with_other_labels_is_not_ours(folder: Path, add: Add) -> None:
     add({**COCO, "method": "supervised", "recipe": "supervised", "scale": "ViT-B"})
-    published, found = read_published(folder), measurements_beside(folder)
+    published = read_published(folder)
     matching = published.matching.model_copy(
         update={
             "coco": published.matching.coco.model_copy(
@@ -107,12 +107,8 @@ def test_supervised_with_other_labels_is_not_ours(folder: Path, add: Add) -> Non
             )
         }
     )
-    data = {
-        pair.first.pretrain_data
-        for pair in published.detection()
-        if beside_pair(pair, "box_AP", matching, found)
-    }
-    assert data == {"ImageNet-1K with labels"}
+    data = _boxes(replace(published, matching=matching))["pretrain_data"]
+    assert set(data) == {"ImageNet-1K with labels"}
 
 
 def test_the_rule_names_protocols_that_exist() -> None:
