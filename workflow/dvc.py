@@ -2,9 +2,9 @@
 
     python -m workflow.dvc quickstart
 
-Commands and files are the same as in workflow/Snakefile; tests/pipeline/test_engines.py compares
-them. A stage is named after what its result is made of, so that experiments share stages. Stages
-depend on the values in params files: a comment changes nothing.
+Commands and files are those of workflow/Snakefile; tests/pipeline/test_engines.py compares both. A
+stage is named after its result, so that experiments share stages. Stages depend on the values in
+params files, not on comments.
 """
 
 from __future__ import annotations
@@ -33,17 +33,18 @@ PAGE = (
     *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"),
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
-"""Files of a report. Git keeps them all, so DVC caches none."""
+"""Files of a report. Git has them all, so DVC keeps none."""
 _INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A node: a step with its options, which say what it reads and what it writes."""
+    """A node: a step with its options, which name its inputs and outputs."""
 
     step: str
     options: Mapping[str, object]
-    """As in the command: a Path is a params file, a string under ``_INPUTS`` an artifact."""
+    """Options as in the command. A Path is a params file, a string under ``_INPUTS`` an
+    artifact."""
     further_deps: Sequence[str] = ()
     decisions: str | None = None
     """Decisions that it writes beside its record."""
@@ -52,7 +53,7 @@ class Stage:
 
     @property
     def params(self) -> list[str]:
-        """Its params files."""
+        """Params files of the stage."""
         return [str(value) for value in self.options.values() if isinstance(value, Path)]
 
     @property
@@ -71,7 +72,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The step and the path of its result, in the characters that DVC allows in a name."""
+        """Step and path of the result, in characters that DVC allows in a name."""
         path = str(self.options["--out"]).removesuffix(".json").removeprefix(f"{RESULTS}/")
         top, *words = path.removesuffix("/backbone").removesuffix("/tokenizer").split("/")
         if top not in ("pretrained", "data", f"{self.step}s"):
@@ -82,12 +83,12 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """Its command line."""
+        """Command line of the stage."""
         words = [str(word) for pair in self.options.items() for word in pair]
         return shlex.join(["python", "-m", f"steps.{self.step}", *words])
 
     def described(self) -> dict[str, Any]:
-        """Its entry in dvc.yaml."""
+        """The stage in dvc.yaml's form."""
         outs: list[object] = [path for path in self.results if not path.endswith(".json")]
         fields = {
             "cmd": self.command,
@@ -100,7 +101,7 @@ class Stage:
 
 
 class Stages:
-    """The stages of a plan, in the order of the DAG."""
+    """Stages of a plan, in the order of the DAG."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -193,12 +194,12 @@ class Stages:
 
 
 def _pairs(words: Sequence[str]) -> dict[str, object]:
-    """Options by name, from a list of alternating names and values."""
+    """Options with their values, from a flat list."""
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def dvc_yaml(plan: Plan) -> str:
-    """The content of dvc.yaml.
+    """Content of dvc.yaml.
 
     Raises:
         UserError: two stages would have one name.
@@ -247,7 +248,7 @@ def dvc_yaml(plan: Plan) -> str:
 
 
 def _literal(content: Any) -> Any:
-    """Values with ${} escaped, in which DVC would substitute params."""
+    """Values with ${} escaped, which DVC would otherwise substitute."""
     if isinstance(content, dict):
         return {_literal(key): _literal(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -278,7 +279,7 @@ def main() -> None:
 
 
 def check(content: str, experiment: str) -> None:
-    """Compare dvc.yaml with the stages of the experiment.
+    """Compare dvc.yaml with its experiment.
 
     Raises:
         UserError: the file is missing or differs.

@@ -1,4 +1,4 @@
-"""One engine at a time per folder of results; the reason of a failure printed last."""
+"""Let one engine at a time work in a folder, and print the reason of a failure last."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from steps.command import UserError
 from steps.params.paths import RESULTS
 
 LOCK = Path(RESULTS, ".running")
-"""Locked by the Snakemake that may change the results, until its process ends."""
+"""Lock file of the Snakemake that works on the results, free when its process ends."""
 DVC = Path(".dvc/tmp")
 ENDED = "error: no message: the job was killed from outside (out of memory, time limit?)"
 _PLANNING, _RUNNING = "plans", "runs"
 _PATIENCE = 20.0
-"""Seconds to wait for a process that only plans: it may end, as a dry run does, or start to run."""
+"""Seconds to wait for a process that only plans, which may end (a dry run) or begin."""
 
 
 class Running:
     """The lock of this process on the results, taken before it plans.
 
-    A plan made while another process runs is stale: it may hold a job whose result exists by now,
-    and an engine removes the result of a job before it starts it. A process without the lock may
-    plan, but not run.
+    A plan made while another process works is stale: it may have a job whose result exists by now,
+    and an engine removes the result of a job that it begins. So a process without the lock may
+    plan but not run.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Running:
             )
 
     def begin(self) -> None:
-        """Start to run what was planned.
+        """Change from planning to running.
 
         Raises:
             UserError: another engine is running on the results.
@@ -84,7 +84,8 @@ class Running:
         file.flush()
 
     def _keep_dvc_out(self) -> None:
-        """Take DVC's own lock too. DVC frees it while a stage runs, and then lists its process."""
+        """Hold DVC's lock too. DVC frees it while a stage runs, but then lists the stage's
+        process."""
         file, working = (DVC / "lock").open("a+", encoding="utf-8"), _dvc_processes()
         if not working and _lock(file):
             self._files.append(file)
@@ -117,7 +118,7 @@ def _dvc_processes() -> list[int]:
 
 
 def say_at_the_end(jobs: Iterable[Any]) -> None:
-    """Print why jobs failed, after all output of Snakemake.
+    """Print the reasons of failed jobs after Snakemake's own output.
 
     Args:
         jobs: the failed jobs of Snakemake.
@@ -127,7 +128,7 @@ def say_at_the_end(jobs: Iterable[Any]) -> None:
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """The path of a failed job's log, and the error of its step."""
+    """Path of a failed job's log and the step's error in it."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")

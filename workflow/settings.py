@@ -1,4 +1,4 @@
-"""Check the settings of Snakemake's ``--config``."""
+"""Settings of Snakemake's ``--config``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.params.names import unprintable
 
 
 def check_settings(config: Mapping[str, object], known: Collection[str]) -> None:
-    """Check that settings are texts under known keys.
+    """Check that settings are text under known keys.
 
     Raises:
         UserError: naming the key at fault.

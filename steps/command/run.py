@@ -19,10 +19,10 @@ from steps.command.machine import of_machine
 
 
 def place(text: str) -> Path:
-    """The path of a result, from the command line.
+    """Path of a result, from the command line.
 
     Raises:
-        UserError: its last part is no name that a file or folder of its own can have.
+        UserError: its last part is not a name of a new file or folder.
     """
     if not text or text.endswith(("/", ".")) or not text.isprintable():
         raise UserError(
@@ -43,14 +43,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def run_step(main: Callable[[], None]) -> None:
     """Call ``main``; end the process with status 2 and one line on stderr for a user's mistake.
 
-    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps
-    its traceback: it is a bug of ours, and hiding where it came from would help nobody. SIGTERM and
-    SIGHUP end it as an exception does, so that drafts are removed.
+    Errors of the machine, such as a full disk or a dead loading process, also become one line. Any
+    other exception is a bug of this project and keeps its traceback. SIGTERM and SIGHUP end the
+    step as an exception does, so that drafts are removed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for each backbone it loads
+    logging.getLogger("timm").setLevel(logging.WARNING)  # It logs three lines per backbone.
     if stat.S_ISREG(os.fstat(2).st_mode):
-        # A log, which has what earlier runs said above.
+        # A log file, which keeps earlier runs' lines above.
         now, command = time.strftime("%Y-%m-%d %H:%M:%S %z"), " ".join(sys.orig_argv)
         print(f"--- {now} {command}", file=sys.stderr)
     for number in _SIGNALS:
@@ -59,7 +59,7 @@ def run_step(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
-        # torch raises in the handler that it has for the end of a loading process: not once more.
+        # torch's own handler for dead loading processes raises too; do not raise twice.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said = error if isinstance(error, UserError) else of_machine(error, "the disk")
         if said is None:
@@ -69,7 +69,7 @@ def run_step(main: Callable[[], None]) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End by an exception, so that everything is put away; a second signal does not disturb it."""
+    """End by an exception, so that drafts are removed; ignore a second signal."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -83,7 +83,7 @@ def test_warmup_longer_than_training(scenery: Scenery) -> None:
 def test_a_key_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("epochs: 1\nepochs: 2\n")
-    with pytest.raises(UserError, match="key 'epochs' stands twice"):
+    with pytest.raises(UserError, match="key 'epochs' appears twice"):
         read_yaml(path)
 
 
@@ -213,7 +213,9 @@ def test_a_view_with_too_few_or_too_many_images(scenery: Scenery) -> None:
     assert "method mae takes no second image" in _error(path, Recipe)
     views = [{"area": [0.2, 1.0], "second": {}}]
     path = scenery.write("recipes/test/c.yaml", _changed(RECIPES["beit"], "training", views=views))
-    assert "order ends with solarize: it has to end with crop" in _error(path, Recipe)
+    assert "order ends with solarize: a view with a second image must end with crop" in _error(
+        path, Recipe
+    )
 
 
 def test_tokens_that_do_not_match_the_patches(scenery: Scenery) -> None:
