@@ -31,6 +31,7 @@ from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.evaluation.accuracy import Classified
+from steps.methods import MethodContext
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
@@ -63,7 +64,7 @@ def main() -> None:
     separate_tables(model)
     size = image_size(model)
     with seeded(seed, "init"):
-        method = Supervised(protocol.method, model, facts.num_classes)
+        method = Supervised(protocol.method, model, MethodContext(num_classes=facts.num_classes))
     views = TrainingViews(arguments.data, protocol.training.views, size, seed)
     if protocol.label_share < 1.0:
         labels = torch.from_numpy(views.labels)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from steps.artifacts import publish
 from steps.artifacts.manifest import digest_file
@@ -30,7 +30,7 @@ from steps.official.read import check_size, heads_of, params_name, read_backbone
 from steps.params.backbone import Backbone
 from steps.params.base import NotNegative, Seed, Size
 from steps.params.load import load, option
-from steps.params.methods import MethodParams
+from steps.params.methods import METHODS
 from steps.params.names import Label, Name
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
@@ -134,7 +134,7 @@ def import_backbone(arguments: argparse.Namespace) -> None:
         draft.facts.update(
             method=kind,
             recipe=arguments.name,
-            kind=_kinds()[kind],
+            kind=METHODS[kind].kind,
             backbone=params_name(backbone) if named is None else arguments.backbone.stem,
             scale=backbone.scale if named is None else named.scale,
             pretrain_dataset=arguments.trained_on or layout.trained_on,
@@ -199,15 +199,6 @@ def _files(arguments: argparse.Namespace, count: int) -> list[Path]:
             allowed="one file" if count == 1 else "the encoder's file, then the decoder's",
         )
     return files
-
-
-def _kinds() -> dict[str, str]:
-    """The family of each method, as the tables print it."""
-    union, _ = get_args(MethodParams)
-    return {
-        get_args(params.model_fields["name"].annotation)[0]: params.kind
-        for params in get_args(union)
-    }
 
 
 def _publishing(node: str, params: dict[str, Any], arguments: argparse.Namespace) -> Any:

@@ -51,7 +51,7 @@ from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.checks import check_backbone
 from steps.params.load import load, option
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer

@@ -22,11 +22,18 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone, check_fit
+from steps.methods.method import (
+    Batch,
+    Draws,
+    Losses,
+    Method,
+    MethodContext,
+    besides_backbone,
+    check_fit,
+)
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
-from steps.models.tokenizer import FrozenTokenizer
 from steps.models.tokens import embed, encode
 from steps.params.methods.beit import BEiTParams
 
@@ -37,17 +44,18 @@ class BEiT(Method):
     exact_masks = False
     """Whether single patches make up for blocks that fall short."""
 
-    def __init__(self, params: BEiTParams, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
+    def __init__(self, params: BEiTParams, backbone: Beit, context: MethodContext) -> None:
         super().__init__()
+        assert context.tokenizer is not None
         check_fit(params, backbone.patch_embed.num_patches, len(backbone.blocks))
         self.params = params
         self.masks = block_generator(
             params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks
         )
-        self.tokenizer = tokenizer
+        self.tokenizer = context.tokenizer
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
-        self.lm_head = nn.Linear(backbone.embed_dim, tokenizer.vocab_size)
+        self.lm_head = nn.Linear(backbone.embed_dim, self.tokenizer.vocab_size)
         initialise_backbone(backbone, params.backbone.init_std)
         initialise(self.lm_head, params.backbone.init_std)
         cut_normal(self.mask_token, params.backbone.init_std)

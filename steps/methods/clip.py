@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.text import TextTower
@@ -45,11 +45,11 @@ class CLIP(BatchCoupledMethod):
         vocabulary: tokens of the captions' encoding.
     """
 
-    def __init__(self, params: CLIPParams, backbone: BackboneModel, vocabulary: int) -> None:
+    def __init__(self, params: CLIPParams, backbone: BackboneModel, context: MethodContext) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
-        self.text = TextTower(params.text_tower, vocabulary)
+        self.text = TextTower(params.text_tower, context.vocabulary)
         self.projection = _projection(backbone.num_features, params.embed_dim)
         self.text_projection = _projection(params.text_tower.width, params.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(params.loss.logit_scale))

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
 from steps.models.tokens import encode, patch_tokens_at
@@ -43,7 +43,9 @@ class DILEMMA(BatchCoupledMethod):
         UserError: the drop rate leaves no patch.
     """
 
-    def __init__(self, params: DILEMMAParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: DILEMMAParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         # The class token has no position here: its row is zero and, since the student passes over

@@ -25,45 +25,35 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import self_distillation
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
 from steps.models.heads import PrototypeHead
 from steps.models.multicrop import Projected, by_view
-from steps.models.teacher import CENTER, Frozen, Teacher, prototypes_of
+from steps.models.teacher import CENTER, Frozen, prototypes_of
 from steps.params.methods.dino import DINOParams
 
 
 class DINO(BatchCoupledMethod):
     """Self-distillation with no labels."""
 
-    def __init__(
-        self,
-        params: DINOParams,
-        backbone: Transformer,
-        views: int,
-        teacher: Teacher | None = None,
-    ) -> None:
-        """Around a backbone.
+    def __init__(self, params: DINOParams, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            views: of each image.
-            teacher: fixed, to distil from; None: the moving average is the teacher.
+        A teacher in the context is distilled from; without one the moving average is the teacher.
 
         Raises:
             UserError: the teacher has no head, or one with other prototypes.
         """
         super().__init__()
         self.params = params
-        self.views = views
+        self.views = context.views
         self.student = Projected(backbone, PrototypeHead(backbone.embed_dim, params.head))
         self.teacher = ema.teacher_of(self.student)
         drop_path.install(backbone, params.drop_path)
         self.center = Center(1, params.head.out_dim, momentum=params.center_momentum)
-        self.fixed = teacher
+        self.fixed = teacher = context.teacher
         self.fixed_head: Frozen[PrototypeHead] | None = None
         if teacher is not None:
             self.fixed_head = Frozen(prototypes_of(teacher, params.head.out_dim))

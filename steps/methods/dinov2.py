@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from steps.core.schedules import Progress, cosine, ramp_by_step
 from steps.methods.losses import all_pairs, koleo, masked_patches, patch_weights
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import dinov2_vit, ema, row_drop
 from steps.models.backbones import Transformer
 from steps.models.center import LazyCenter, sinkhorn_knopp
@@ -40,7 +40,7 @@ from steps.models.heads import PrototypeHead
 from steps.models.masks import sample_spread_blocks
 from steps.models.multicrop import Headed, by_sample, by_view, global_side, trained
 from steps.models.positions import Resizing
-from steps.models.teacher import Frozen, Teacher
+from steps.models.teacher import Frozen
 from steps.params.methods.dinov2 import DINOv2Params
 
 _GLOBAL = 2
@@ -50,26 +50,17 @@ _GLOBAL = 2
 class DINOv2(BatchCoupledMethod):
     """Self-distillation of images and of masked patches."""
 
-    def __init__(
-        self,
-        params: DINOv2Params,
-        backbone: Transformer,
-        sides: Sequence[int],
-        teacher: Teacher | None = None,
-    ) -> None:
-        """Around a backbone.
+    def __init__(self, params: DINOv2Params, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            sides: of each view, in pixels.
-            teacher: fixed, to distil from; None: the moving average is the teacher.
+        A teacher in the context is distilled from; without one the moving average is the teacher.
 
         Raises:
             UserError: backbone, views or teacher do not fit.
         """
         super().__init__()
         self.params = params
+        sides = context.sides
         self.views = len(sides)
         vit = dinov2_vit.for_training(backbone)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
@@ -90,7 +81,7 @@ class DINOv2(BatchCoupledMethod):
         self.patch_center = LazyCenter(1, 1, patch_prototypes, momentum=momentum)
         self.fixed: Frozen[Headed] | None = None
         self.renormalise: nn.Module = nn.Identity()
-        if teacher is not None:
+        if (teacher := context.teacher) is not None:
             self.fixed = Frozen(trained(teacher, self.student))
             self.renormalise = teacher.renormalise
 

@@ -30,7 +30,15 @@ from torch.nn import functional as F
 from steps.core.distributed import sum_over_processes
 from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, besides_backbone
+from steps.methods.method import (
+    Batch,
+    BatchCoupledMethod,
+    Draws,
+    Encoded,
+    Losses,
+    MethodContext,
+    besides_backbone,
+)
 from steps.models.masked_autoencoder import Decoder, PixelDecoder, initialise, pixel_targets
 from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
@@ -50,7 +58,9 @@ class Maskings:
 class DropPos(BatchCoupledMethod):
     """Position reconstruction. The weights of the whole batch divide its losses."""
 
-    def __init__(self, params: DropPosParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: DropPosParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone

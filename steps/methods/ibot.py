@@ -19,7 +19,7 @@ epochs: 77.1 %, 79.5 %, 84.0 % (tables 1 and 2). Held to bytedance/ibot by the g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import masked_patches, patch_weights, self_distillation
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
@@ -42,19 +42,15 @@ from steps.params.methods.ibot import IBOTParams
 class IBOT(BatchCoupledMethod):
     """Masked image modelling with an online tokenizer."""
 
-    def __init__(self, params: IBOTParams, backbone: Transformer, sides: Sequence[int]) -> None:
-        """Around a backbone.
-
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            sides: of each view, in pixels.
+    def __init__(self, params: IBOTParams, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
         Raises:
             UserError: the global views differ in size.
         """
         super().__init__()
         self.params = params
+        sides = context.sides
         self.views = len(sides)
         if len(set(sides[: params.global_views])) > 1:
             raise UserError(

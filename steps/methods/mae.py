@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext, besides_backbone
 from steps.models.masked_autoencoder import PixelDecoder, initialise, pixel_targets
 from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
@@ -31,7 +31,9 @@ from steps.params.methods.mae import MAEParams
 class MAE(Method):
     """The masked autoencoder."""
 
-    def __init__(self, params: MAEParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: MAEParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone

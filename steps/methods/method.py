@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
+from steps.models.teacher import Teacher
+from steps.models.tokenizer import FrozenTokenizer
 from steps.params.methods.method import Method as Params
 
 Draws = dict[str, Tensor]
@@ -37,12 +39,33 @@ class Batch:
     text: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may need besides its own params and its backbone."""
+
+    views: int = 1
+    """Number of views of each image."""
+    sides: tuple[int, ...] = ()
+    """Side of each view, in pixels."""
+    num_classes: int = 0
+    """Classes of the data set; 0 if it has no labels."""
+    teacher: Teacher | None = None
+    """The recipe's fixed teacher, in eval mode."""
+    tokenizer: FrozenTokenizer | None = None
+    """The recipe's tokenizer, in eval mode."""
+    vocabulary: int = 0
+    """Tokens in the vocabulary of captions; 0 if there are no captions."""
+
+
 class Method(nn.Module):
     """A pretraining method around a backbone.
 
     ``forward`` is a pure function of the weights and its inputs; ``sample`` makes every random
     choice beforehand. State that is not learnt by gradient (teacher, centre) moves in
     ``after_step``, or in ``before_step`` where the reference moves it ahead of the losses.
+
+    ``steps.methods.build`` finds a method by its module's name and builds it from its params, its
+    backbone and the context: the arguments of every constructor.
     """
 
     paired = False

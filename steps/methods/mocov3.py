@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.backbones import BackboneModel, Transformer
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
@@ -40,7 +40,9 @@ class MoCoV3(BatchCoupledMethod):
         backbone: its initial values become the reference's, if it is a vision transformer.
     """
 
-    def __init__(self, params: MoCoV3Params, backbone: BackboneModel) -> None:
+    def __init__(
+        self, params: MoCoV3Params, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         if not isinstance(backbone, ResNet):

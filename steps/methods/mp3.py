@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext, besides_backbone
 from steps.models.hooked import run_hooked
 from steps.models.masks import gather_tokens
 from steps.models.tokens import patch_tokens
@@ -90,7 +90,9 @@ def _attend(attention: Attention, tokens_BND: Tensor, context_BC: Tensor) -> Ten
 class MP3(Method):
     """Masked position prediction."""
 
-    def __init__(self, params: MP3Params, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: MP3Params, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.heads import mlp
@@ -38,7 +38,9 @@ _NORM_EPS = 1e-6
 class SimCLR(BatchCoupledMethod):
     """Contrastive learning from two views that are made alike."""
 
-    def __init__(self, params: SimCLRParams, backbone: BackboneModel) -> None:
+    def __init__(
+        self, params: SimCLRParams, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone

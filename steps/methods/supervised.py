@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext
 from steps.models import drop_path
 from steps.models.backbones import BackboneModel, Transformer, image_size
 from steps.models.features import global_feature, mean_feature
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = math.log(1 / 0.3)
@@ -36,8 +36,11 @@ _ERASE_ASPECT = math.log(1 / 0.3)
 class Supervised(Method):
     """A backbone and a linear classifier, trained on labels."""
 
-    def __init__(self, params: SupervisedParams, backbone: BackboneModel, num_classes: int) -> None:
+    def __init__(
+        self, params: SupervisedParams, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
+        num_classes = context.num_classes
         if num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
         self.params = params

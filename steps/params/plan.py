@@ -22,7 +22,7 @@ from steps.params.dataset import Dataset, ShapesDataset
 from steps.params.detection import Detection
 from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import closest, load, shortened
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.names import NAME_RULE, is_name, unprintable
 from steps.params.protocols import (
     KNN,

@@ -11,7 +11,8 @@ from pydantic import model_validator
 
 from steps.params.base import Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
-from steps.params.methods import MethodParams, RandomParams
+from steps.params.methods import MethodParams
+from steps.params.methods.baselines import RandomParams
 from steps.params.methods.method import Need
 from steps.params.names import Name
 from steps.params.views import Normalise, View

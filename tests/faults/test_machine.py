@@ -33,7 +33,7 @@ from steps.data.text import Captions
 from steps.engine import devices
 from steps.engine.checkpoint import FILE, Scratch
 from steps.params.load import validate
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.views import View
 from tests.faults.test_places import artifact, record
 from tests.processes import REPOSITORY, command, environment

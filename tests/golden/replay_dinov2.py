@@ -259,7 +259,7 @@ def _check_schedules(case: Case, method: DINOv2) -> None:
         def last_layer(
             at: Progress, timed: DINOv2 = timed, schedule: Schedule = schedule, peak: float = peak
         ) -> float:
-            return 0.0 if timed.held(at) else learning_rate(at, schedule, peak)
+            return 0.0 if timed.with_zero_lr(at) else learning_rate(at, schedule, peak)
 
         check_curve(case, table, "last_layer_lr", last_layer)
 

@@ -24,6 +24,7 @@ class BEiT2Params(Method):
     """Prediction of a vector-quantised teacher's tokens (arXiv:2208.06366)."""
 
     kind = "Generative"
+    family = "masked"
     drawn = True
     takes_tokenizer = "required"
     takes_second_image = True

@@ -38,6 +38,7 @@ class CLIPParams(Method):
     """Contrastive language-image pretraining (arXiv:2103.00020; SigLIP: arXiv:2303.15343)."""
 
     kind = "Contrastive"
+    family = "language"
     reads = "features"
     text = True
     compares = "tells a caption from the others of its batch"

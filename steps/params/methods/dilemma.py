@@ -13,6 +13,7 @@ class DILEMMAParams(MomentumContrast):
     """Detection of misplaced tokens beside momentum contrast (arXiv:2204.04788)."""
 
     kind = "Position"
+    family = "position"
     name: Literal["dilemma"]
     drop_rate: MaskRatio
     """Share of the patches that the student does not see; 0: it sees all."""

@@ -14,6 +14,7 @@ class DINOParams(SelfDistillation):
     """
 
     kind = "Contrastive"
+    family = "contrastive"
     takes_teacher = "optional"
     name: Literal["dino"]
     head: PrototypeHead

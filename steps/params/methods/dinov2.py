@@ -58,6 +58,7 @@ class DINOv2Params(Method):
     """DINO's class-token loss, iBOT's masked-patch loss and KoLeo (arXiv:2304.07193)."""
 
     kind = "Hybrid"
+    family = "hybrid"
     takes_teacher = "optional"
     final_phase = True
     name: Literal["dinov2"]

@@ -24,6 +24,7 @@ class DropPosParams(Method):
     """Reconstructing dropped positions (arXiv:2309.03576)."""
 
     kind = "Generative"
+    family = "position"
     drawn = True
     name: Literal["droppos"]
     mask_ratio: MaskRatio

@@ -17,6 +17,7 @@ class IBOTParams(SelfDistillation):
     """
 
     kind = "Hybrid"
+    family = "hybrid"
     name: Literal["ibot"]
     masks: RatioMasks
     head: PatchPrototypeHead

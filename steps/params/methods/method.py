@@ -13,6 +13,9 @@ from steps.params.masks import Incompatibility
 
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
+Family = Literal[
+    "contrastive", "masked", "position", "hybrid", "language", "supervised", "untrained"
+]
 Need = Literal["none", "optional", "required"]
 FeatureSpec = Literal["tokens", "features"]
 
@@ -21,7 +24,12 @@ class Method(Params):
     """Params of a method: what its paper calls hyper-parameters, views and optimiser aside."""
 
     kind: ClassVar[Kind]
-    """The method's family as the tables print it."""
+    """Kind of method as the tables print it."""
+    family: ClassVar[Family]
+    """What pretraining asks of a network. contrastive: two views of an image agree (with other
+    images as contrast, or by self-distillation); masked: hidden patches are predicted; position:
+    where patches were; hybrid: views and hidden patches; language: captions, which may name the
+    class."""
     reads: ClassVar[FeatureSpec] = "tokens"
     """What the method reads of its backbone: the tokens of a vision transformer, or one vector an
     image, which a ResNet gives as well."""

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.dilemma import DILEMMA
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -27,7 +27,7 @@ PROGRESS = Progress(0, 1, 10)
 def _method(drop_rate: float = 0.5, **options: Any) -> DILEMMA:
     torch.manual_seed(0)
     params = DILEMMAParams(name="dilemma", drop_rate=drop_rate, **HEADS, **options)
-    return DILEMMA(params, create_backbone(Backbone(**BACKBONE)))
+    return DILEMMA(params, create_backbone(Backbone(**BACKBONE)), MethodContext())
 
 
 def _batch(count: int = 6, size: int = 32) -> Batch:

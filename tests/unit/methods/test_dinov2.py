@@ -11,7 +11,7 @@ from torch import Tensor
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, parameter_groups, set_rates
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.dinov2 import DINOv2
 from steps.models.backbones import create_backbone
 from steps.models.multicrop import by_sample
@@ -38,7 +38,7 @@ def _method(views: int = 4, backbone: dict[str, Any] = BACKBONE, **params: Any) 
     torch.manual_seed(0)
     vit = create_backbone(Backbone(**backbone))
     sides = [32, 32, *[16] * (views - 2)]
-    return DINOv2(DINOv2Params(**{**PARAMS, **params}), vit, sides)
+    return DINOv2(DINOv2Params(**{**PARAMS, **params}), vit, MethodContext(sides=tuple(sides)))
 
 
 def _batch(size: int = 4, local: int = 2) -> Batch:
@@ -167,7 +167,9 @@ def _student(teacher: Teacher, **params: Any) -> DINOv2:
     torch.manual_seed(1)
     values = {**PARAMS, "masks": {"probability": 0.0}, **params}
     vit = create_backbone(Backbone(**BACKBONE))
-    return DINOv2(DINOv2Params(**values), vit, [32, 32, 16, 16], teacher)
+    return DINOv2(
+        DINOv2Params(**values), vit, MethodContext(sides=(32, 32, 16, 16), teacher=teacher)
+    )
 
 
 LARGE = {**BACKBONE, "model_args": {"embed_dim": 48, "depth": 3, "num_heads": 4}}
@@ -228,12 +230,12 @@ def test_a_teacher_that_does_not_fit_is_refused() -> None:
 def test_crops_of_one_kind_have_one_size() -> None:
     vit = create_backbone(Backbone(**BACKBONE))
     with pytest.raises(UserError, match="global crops of 32 and 24 px"):
-        DINOv2(DINOv2Params(**PARAMS), vit, [32, 24])
+        DINOv2(DINOv2Params(**PARAMS), vit, MethodContext(sides=(32, 24)))
 
 
 def test_masks_fit_global_crops_that_are_smaller_than_the_backbone_s_images() -> None:
     vit = create_backbone(Backbone(**BACKBONE))
-    method = DINOv2(DINOv2Params(**PARAMS), vit, [24, 24])
+    method = DINOv2(DINOv2Params(**PARAMS), vit, MethodContext(sides=(24, 24)))
     draws = _draws(method)
     assert draws["mask"].shape == (4, 2, 9)
     views = [torch.randn(4, 3, 24, 24) for _ in range(2)]
