@@ -20,7 +20,7 @@ from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.cues import Seen, decided, factors, kept, looks, scores
 from steps.evaluation.knn import knn_votes
-from steps.evaluation.linear import probe
+from steps.evaluation.linear import cached_probe
 from steps.params.load import load
 from steps.params.protocols import Bias
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     poolings = protocol.probe.poolings
     wanted = list(dict.fromkeys([*poolings, protocol.pooling]))
     seen = Seen(options.backbone, options.data, wanted, protocol.crop_fraction, protocol.batch_size)
-    logits, lr = probe(
+    logits, lr = cached_probe(
         seen.features("train", poolings),
         seen.labels["train"],
         seen.features("val", poolings),

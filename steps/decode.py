@@ -14,7 +14,7 @@ from steps.command import run_step, task_parser
 from steps.data.loader import dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.cues import Seen, factors, kept, need_independent, scores
-from steps.evaluation.linear import probe
+from steps.evaluation.linear import cached_probe
 from steps.params.load import load
 from steps.params.protocols import Decode
 
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     told, rates = {}, {}
     for factor, count in values.items():
-        predicted, rates[factor] = probe(
+        predicted, rates[factor] = cached_probe(
             seen.features("train", poolings),
             drawn["train"][factor],
             seen.features("val", poolings),

@@ -14,7 +14,7 @@ from steps.command import run_step, task_parser
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.features import SPLITS, extract
-from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.evaluation.frozen import FrozenBackbone
 from steps.params.load import load
 from steps.params.protocols import Features
 
@@ -24,9 +24,7 @@ def main() -> None:
     check_places(arguments, "features")
     protocol = load(arguments.protocol, Features)
     facts = dataset_facts(arguments.data, labels=True)
-    backbone = load_backbone(arguments.backbone)
-    mean, std = normalisation(arguments.backbone)
-    size = image_size(backbone)
+    backbone = FrozenBackbone.load(arguments.backbone)
     claim_gpu()
     backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
     with publish(
@@ -38,7 +36,7 @@ def main() -> None:
         seed=read_manifest(arguments.backbone).seed,
     ) as draft:
         for split in SPLITS:
-            views = EvaluationViews(arguments.data, split, size, protocol.crop_fraction)
+            views = EvaluationViews(arguments.data, split, backbone.size, protocol.crop_fraction)
             extract(
                 backbone,
                 views,
@@ -46,8 +44,6 @@ def main() -> None:
                 split,
                 poolings=protocol.poolings,
                 batch_size=protocol.batch_size,
-                mean=mean,
-                std=std,
             )
         draft.facts["dataset"] = facts.name
         draft.facts["classes"] = facts.num_classes

@@ -123,7 +123,7 @@ def evaluate(
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):
         with fabric.autocast():
             scores = method.logits(normalise(fabric.to_device(images), mean, std))
-        parts.append(Classified.of(scores.float().cpu(), labels))
+        parts.append(Classified.from_scores(scores.float().cpu(), labels))
     return Classified.together(parts)
 
 

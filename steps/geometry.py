@@ -16,10 +16,9 @@ from steps.artifacts.publish import check_places
 from steps.command import run_step, task_parser
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
-from steps.data.views import normalise
 from steps.engine.devices import claim_gpu
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
-from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
 from steps.params.load import load
 from steps.params.protocols import Geometry
@@ -33,16 +32,14 @@ def main(arguments: list[str] | None = None) -> None:
     protocol = load(options.protocol, Geometry)
     facts = dataset_facts(options.data)
     seed = read_manifest(options.backbone, "pretrain").seed or 0
-    backbone = load_backbone(options.backbone)
-    mean, std = normalisation(options.backbone)
-    size = image_size(backbone)
+    backbone = FrozenBackbone.load(options.backbone)
+    size = backbone.size
     claim_gpu()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = backbone.to(device)
+    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def features(images: Tensor) -> Tensor:
-        inputs = normalise(images.to(device), mean, std)
-        (rows,) = frozen_features(backbone, inputs, [protocol.pooling]).values()
+        inputs = backbone.inputs(images)
+        (rows,) = frozen_features(backbone.model, inputs, [protocol.pooling]).values()
         check_rows(rows, "features of a batch")
         return rows.float()
 
@@ -71,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
         dataset=facts.name,
         started=started,
         unit="",
-        facts={"width": backbone.num_features},
+        facts={"width": backbone.model.num_features},
     )
 
 

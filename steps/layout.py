@@ -12,19 +12,17 @@ from __future__ import annotations
 import time
 
 import torch
-from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.decisions import of_values
 from steps.artifacts.publish import check_places
-from steps.command import UserError, run_step, task_parser
+from steps.command import run_step, task_parser
 from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
 from steps.engine.devices import claim_gpu
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.layout import AttentionMaps, look_at, overlaps, share_inside
-from steps.models.backbones import image_size, load_backbone, normalisation
-from steps.models.features import sized
 from steps.params.load import load
 from steps.params.protocols import Layout
 
@@ -38,22 +36,18 @@ def main() -> None:
     protocol = load(arguments.protocol, Layout)
     need_masks(arguments.data, "layout")
     facts = dataset_facts(arguments.data)
-    vit = load_backbone(arguments.backbone)
-    if isinstance(vit, ResNet):
-        raise UserError(
-            str(arguments.backbone),
-            "a ResNet, which has no class token to look from",
-            allowed="a vision transformer",
-            remedy="leave the task layout out",
-        )
-    size = protocol.image_size or image_size(vit)
-    vit = sized(vit, arguments.backbone, size, f"{arguments.protocol}: image_size")
+    where = f"{arguments.protocol}: image_size"
+    backbone = FrozenBackbone.load_transformer(
+        *(arguments.backbone, protocol.image_size, where),
+        task="layout",
+        reads="class token to look from",
+    )
+    size = backbone.size
     views = EvaluationViews(arguments.data, "val", size, protocol.crop_fraction)
     masks = objects(arguments.data, "val")
     claim_gpu()
-    vit = vit.to("cuda" if torch.cuda.is_available() else "cpu")
-    mean, std = normalisation(arguments.backbone)
-    seen: AttentionMaps = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
+    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    seen: AttentionMaps = look_at(backbone, views, masks, protocol.batch_size)
     indices = overlaps(seen, protocol.mass)
     head = int(indices.mean(dim=0).argmax())
     values = {
@@ -71,7 +65,7 @@ def main() -> None:
         seed=read_manifest(arguments.backbone, "pretrain").seed,
     ) as draft:
         draft.facts.update(head=head, size=size)
-        picture = draw(vit, seen, head, protocol, mean=mean, std=std)
+        picture = draw(backbone, seen, head, protocol)
         (draft.path / "layout.png").write_bytes(picture)
     write_scores(
         arguments.out,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ from steps.data.shards import Images
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.augmented import Frozen, probe_augmented
+from steps.evaluation.augmented import augmented_probe
 from steps.evaluation.features import features_of, read_features
-from steps.evaluation.linear import probe, regress
-from steps.models.backbones import load_backbone, normalisation
+from steps.evaluation.frozen import FrozenBackbone
+from steps.evaluation.linear import cached_probe, logistic_probe
 from steps.params.load import load
 from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe
 
@@ -61,12 +62,12 @@ def cached(arguments: argparse.Namespace, protocol: Linear | LogReg, started: fl
         val.concatenated(protocol.poolings),
     )
     if isinstance(protocol, LogReg):
-        scores, c = regress(*given, protocol, classes, seed)
+        scores, c = logistic_probe(*given, protocol, classes, seed)
         facts = {"c": c}
     else:
-        scores, lr = probe(*given, protocol, classes, seed)
+        scores, lr = cached_probe(*given, protocol, classes, seed)
         facts = {"lr": lr}
-    decided = Classified.of(scores, torch.from_numpy(val.labels))
+    decided = Classified.from_scores(scores, torch.from_numpy(val.labels))
     write(arguments, protocol, "features", decided, facts, started)
 
 
@@ -76,7 +77,6 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
     seed = manifest.seed or 0
     data = dataset_facts(arguments.data, labels=True)
     check_two_classes(arguments.data, data.num_classes)
-    mean, std = normalisation(arguments.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
     inputs = {"backbone": arguments.backbone, "data": arguments.data}
     identity = identify_evaluation(
@@ -88,10 +88,11 @@ def augmented(arguments: argparse.Namespace, protocol: Probe, started: float) ->
         out=arguments.out,
         further={"processes": fabric.world_size},
     )
-    frozen = Frozen(fabric, load_backbone(arguments.backbone).to(fabric.device), mean, std)
+    frozen = FrozenBackbone.load(arguments.backbone).to(fabric.device)
+    frozen = replace(frozen, autocast=fabric.autocast)
     with scratch(identity, started, owner=fabric.global_rank == 0) as place:
         fabric.barrier()
-        measured = probe_augmented(
+        measured = augmented_probe(
             frozen, arguments.data, protocol, data.num_classes, seed, place, str(arguments.protocol)
         )
         if fabric.global_rank == 0:

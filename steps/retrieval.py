@@ -41,7 +41,9 @@ def main() -> None:
         )
     claim_gpu()
     towers.to("cuda" if torch.cuda.is_available() else "cpu")
-    sayings = CaptionIndex.of([them[: protocol.captions] for them in views.images.all_captions()])
+    sayings = CaptionIndex.from_captions(
+        [them[: protocol.captions] for them in views.images.all_captions()]
+    )
     found = answers(
         towers.images(views, protocol.batch_size),
         towers.sentences(sayings.sentences, protocol.batch_size),

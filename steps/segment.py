@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import torch
-from timm.models.resnet import ResNet
 
 from steps.artifacts import read_manifest, write_scores
 from steps.artifacts.decisions import of_confusion
@@ -23,9 +22,8 @@ from steps.data.annotations import need_masks
 from steps.data.loader import dataset_facts
 from steps.engine.checkpoint import scratch
 from steps.engine.devices import claim_gpu
-from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
-from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
-from steps.models.features import sized
+from steps.evaluation.frozen import FrozenBackbone
+from steps.evaluation.segmentation import Scenes, confusion, scores, train
 from steps.params.load import load
 from steps.params.protocols import Segment
 
@@ -41,9 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     seed = manifest.seed or 0
     inputs = {"backbone": options.backbone, "data": options.data}
     claim_gpu()
-    vit = _transformer(options.backbone, protocol)
-    size = protocol.image_size or image_size(vit)
-    frozen = Frozen(vit, protocol.blocks, *normalisation(options.backbone))
+    backbone = _transformer(options.backbone, protocol)
+    size = backbone.size
     identity = identify_evaluation(
         "segment",
         protocol,
@@ -54,9 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     with scratch(identity, started) as place:
         scenes = Scenes(options.data, "train", size, protocol, seed)
-        head = train(frozen, scenes, protocol, seed, place)
+        head = train(backbone, scenes, protocol, seed, place)
         val = Scenes(options.data, "val", size, protocol, seed)
-        of_scenes = confusion(frozen, head, val, protocol.eval_batch_size)
+        of_scenes = confusion(backbone, head, val, protocol.eval_batch_size)
         counts = of_scenes.sum(dim=0)
         write_scores(
             options.out,
@@ -76,29 +73,25 @@ def main(arguments: list[str] | None = None) -> None:
         )
 
 
-def _transformer(artifact: Path, protocol: Segment) -> Transformer:
+def _transformer(artifact: Path, protocol: Segment) -> FrozenBackbone:
     """The frozen backbone, on the device to use.
 
     Raises:
         UserError: it has no patch tokens, or none of images of the protocol's size.
     """
-    vit = load_backbone(artifact)
-    if isinstance(vit, ResNet):
-        raise UserError(
-            str(artifact),
-            "a ResNet, which has no patch tokens",
-            allowed="a vision transformer",
-            remedy="leave the task segment out",
-        )
-    size = protocol.image_size or image_size(vit)
-    vit = sized(vit, artifact, size, "segmentation protocol: image_size")
-    if protocol.blocks > len(vit.blocks):
+    backbone = FrozenBackbone.load_transformer(
+        *(artifact, protocol.image_size, "segmentation protocol: image_size"),
+        task="segment",
+        reads="patch tokens",
+    )
+    depth = len(backbone.transformer.blocks)
+    if protocol.blocks > depth:
         raise UserError(
             "segmentation protocol: blocks",
             f"{protocol.blocks}",
-            allowed=f"up to {len(vit.blocks)}, those of {artifact}",
+            allowed=f"up to {depth}, those of {artifact}",
         )
-    return vit.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ class Instances:
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
     _unmasked: dict[int, str] = field(default_factory=dict)
-    """Names of the annotations without a mask, by their place."""
+    """Names of the annotations without a mask, by index."""
     _notes: dict[str, _Count] = field(default_factory=dict)
     _ids: set[int] = field(default_factory=set)
     _seen: int = 0
@@ -277,11 +277,11 @@ class Instances:
         for name in self._unmasked.values():
             problem = "no mask, and others have one (masks: false leaves all masks out)"
             self.tally.bad(self.split, name, problem)
-        lost = [self._annotations[place] for place in self._unmasked]
+        lost = [self._annotations[index] for index in self._unmasked]
         self._useful -= sum(large_enough(box) for box in lost)
         self._objects -= sum(large_enough(box) and not box["iscrowd"] for box in lost)
         self._annotations = [
-            box for place, box in enumerate(self._annotations) if place not in self._unmasked
+            box for index, box in enumerate(self._annotations) if index not in self._unmasked
         ]
 
     def enforce(self, where: str) -> None:

@@ -281,13 +281,13 @@ def _mapped(path: Path) -> tuple[Any, Any, list[Any]]:
 
 def _checksum(whole: Any, batches: Sequence[Any]) -> int:
     """Checksum of all bytes of a mapped file but the encoded images."""
-    view, found, place = memoryview(whole), 0, 0
+    view, found, position = memoryview(whole), 0, 0
     for batch in batches:
         images = batch.column("image").buffers()[2]
         start = images.address - whole.address
-        found = zlib.crc32(view[place:start], found)
-        place = start + images.size
-    return zlib.crc32(view[place:], found)
+        found = zlib.crc32(view[position:start], found)
+        position = start + images.size
+    return zlib.crc32(view[position:], found)
 
 
 # --- Parts of a training set, of its images or its labels: the same ones for every method

@@ -100,9 +100,9 @@ def hue(image: Tensor, shift: float) -> Tensor:
             (red - green).add_(distance, alpha=4),
         ),
     ).div_(distance.clamp(min=1e-6))
-    places = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + 6 * (shift % 1)
-    place = (sixths + places).remainder_(6)
-    share = torch.minimum(place, 4 - place).clamp_(0, 1)
+    offsets = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + 6 * (shift % 1)
+    phase = (sixths + offsets).remainder_(6)
+    share = torch.minimum(phase, 4 - phase).clamp_(0, 1)
     turned: Tensor = largest - share * distance
     return turned
 

@@ -182,7 +182,7 @@ class RelativePositions(nn.Module):
 
 
 def by_offset(table: Tensor, size: int) -> Tensor:
-    """(size, size, D): the table's row for each pair of places; resized linearly where needed."""
+    """(size, size, D): the table's row for each pair of positions, resized linearly if needed."""
     if table.shape[0] != 2 * size - 1:
         resized = F.interpolate(table.T.unsqueeze(0), size=2 * size - 1, mode="linear")
         table = resized.squeeze(0).T

@@ -41,7 +41,7 @@ class PositionBias(nn.Module):
 
 
 def _offsets(size: int, device: torch.device) -> Tensor:
-    """(size, size): the place in a table of query minus key."""
+    """(size, size): index in a table of query minus key."""
     at = torch.arange(size, device=device)
     return at[:, None] - at[None, :] + size - 1
 

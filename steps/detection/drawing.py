@@ -51,12 +51,14 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
     classes = views.metainfo["classes"]
     seen = [index for index, (_, _, targets) in enumerate(views.rows) if json.loads(targets)]
     count = min(params.pictures.images, len(seen))
-    chosen = [seen[round(place)] for place in np.linspace(0, len(seen) - 1, count)]
+    chosen = [seen[round(index)] for index in np.linspace(0, len(seen) - 1, count)]
     rows = []
     for index in chosen:
         row, _, targets = views.rows[index]
         image = views.images.image(row).convert("RGB")
-        objects = Targets.of(json.loads(targets), image.height, image.width, masks=masks)
+        objects = Targets.from_annotations(
+            json.loads(targets), image.height, image.width, masks=masks
+        )
         there = _truth(objects, classes)
         found = detect(model, views[index], classes, params.pictures.min_score)
         rows.append([overlay(image, there), overlay(image, found)])

@@ -39,7 +39,7 @@ from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedE
 from steps.detection.optimizer import adamw
 from steps.engine.checkpoint import read_checkpoint
 from steps.evaluation.precision import metrics_of
-from steps.models.backbones import is_resnet
+from steps.models.backbones import holds_resnet
 from steps.params.detection import Detection
 
 # mmengine keeps loggers, message hubs and visualizers by the run's name and the second of its
@@ -277,7 +277,7 @@ def _build(parts: Config, seed: int) -> nn.Module:
 
 def _trunk(params: Detection, backbone: Path) -> ViTDet | ResNetMaps:
     """The pretrained backbone as a detector takes it."""
-    if is_resnet(backbone):
+    if holds_resnet(backbone):
         return load_resnet_maps(
             backbone,
             params.pyramid.strides,

@@ -73,11 +73,11 @@ def examples(
     blank = torch.ones(3, size, size)
     rows = []
     for code in counts_K.argsort(descending=True, stable=True)[:CODES]:
-        places = (codes_M == code).nonzero().squeeze(1)
-        if len(places):
-            chosen = torch.linspace(0, len(places) - 1, min(EXAMPLES, len(places))).round().long()
+        indices = (codes_M == code).nonzero().squeeze(1)
+        if len(indices):
+            chosen = torch.linspace(0, len(indices) - 1, min(EXAMPLES, len(indices))).round().long()
             shown = [
-                images_of(patches_MP[place].view(1, 1, -1), size)[0] for place in places[chosen]
+                images_of(patches_MP[index].view(1, 1, -1), size)[0] for index in indices[chosen]
             ]
             rows.append((*shown, *[blank] * (EXAMPLES - len(shown))))
     return rows

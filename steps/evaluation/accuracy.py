@@ -30,7 +30,7 @@ class Classified:
     """(N,) float32, the best score less the second best."""
 
     @classmethod
-    def of(cls, scores: Tensor, labels: Tensor) -> Classified:
+    def from_scores(cls, scores: Tensor, labels: Tensor) -> Classified:
         """Decisions by scores.
 
         Args:

@@ -34,7 +34,7 @@ _EPSILON = 1e-7
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
-    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its place."""
+    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its index."""
 
     def __init__(self, dataset: Path, split: str, view: View, size: int, seed: int) -> None:
         self.images = Images(dataset, split)

@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import LARS
-from steps.models.backbones import BackboneModel
+from steps.models.backbones import BackboneModel, is_resnet
 from steps.models.features import global_feature, last_blocks
 from steps.params.protocols import ProbePooling
 from steps.params.recipe import Schedule
@@ -97,7 +96,7 @@ def read_backbone(
     Raises:
         ValueError: the backbone has not what is to be read.
     """
-    if isinstance(backbone, ResNet):
+    if is_resnet(backbone):
         if any(one != FeatureSpec(1, "cls") for one in reads):
             raise ValueError("a ResNet gives one vector an image")
         return dict.fromkeys(reads, global_feature(backbone, images).float())

@@ -20,17 +20,17 @@ class CaptionIndex:
     """(Q, 2) int64: (image, sentence) of every caption of the set, in order."""
 
     @classmethod
-    def of(cls, captions: Sequence[Sequence[str]]) -> CaptionIndex:
+    def from_captions(cls, captions: Sequence[Sequence[str]]) -> CaptionIndex:
         """Collect the captions of each image, in order."""
-        places: dict[str, int] = {}
+        indices: dict[str, int] = {}
         said = [
-            (image, places.setdefault(sentence, len(places)))
+            (image, indices.setdefault(sentence, len(indices)))
             for image, sentences in enumerate(captions)
             for sentence in sentences
         ]
         pairs = torch.tensor(list(dict.fromkeys(said)), dtype=torch.int64)
         every = torch.tensor(said, dtype=torch.int64)
-        return cls(list(places), pairs.view(-1, 2), every.view(-1, 2))
+        return cls(list(indices), pairs.view(-1, 2), every.view(-1, 2))
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) -> Tensor:

@@ -15,10 +15,10 @@ from steps.command import UserError
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
-from steps.data.views import normalise
+from steps.evaluation.frozen import FrozenBackbone
 from steps.methods import MethodContext
 from steps.methods.clip import CLIP
-from steps.models.backbones import HEADS, load_backbone, normalisation
+from steps.models.backbones import HEADS
 from steps.params.load import validate
 from steps.params.methods.clip import CLIPParams
 
@@ -45,9 +45,9 @@ class ImageTextEncoder:
         params = validate(recipe["method"], CLIPParams, str(artifact))
         length = params.text_tower.context_length
         self.tokenizer: TextTokenizer = read_tokenizer(artifact / TOKENIZER, length)
-        self.mean, self.std = normalisation(artifact)
+        self.backbone = FrozenBackbone.load(artifact)
         context = MethodContext(vocabulary=self.tokenizer.size)
-        method = CLIP(params, load_backbone(artifact), context)
+        method = CLIP(params, self.backbone.model, context)
         found = load_file(artifact / HEADS)
         backbone = {f"backbone.{k}": v for k, v in method.backbone.state_dict().items()}
         method.load_state_dict({**backbone, **found})
@@ -68,11 +68,7 @@ class ImageTextEncoder:
         """All images of a split in order: (N, E) float32, on the CPU."""
         return torch.cat(
             [
-                self._unit(
-                    self.method.image_features(
-                        normalise(images.to(self.device), self.mean, self.std)
-                    )
-                )
+                self._unit(self.method.image_features(self.backbone.inputs(images)))
                 for images, _ in evaluation_batches(views, batch_size)
             ]
         )

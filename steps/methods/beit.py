@@ -1,7 +1,7 @@
 """BEiT: BERT pre-training of image transformers (arXiv:2106.08254).
 
 A frozen tokenizer gives each patch one of V visual tokens. Blocks of patches give way to one
-learnt vector, all places go through the encoder, and it predicts the tokens of the hidden ones:
+learnt vector, all positions go through the encoder, and it predicts the tokens of the hidden ones:
 
     loss = -sum_p m_p log softmax(W h_p + b)[token_p] / sum_p m_p         (equation 2)
 
@@ -78,7 +78,7 @@ class BEiT(Method):
         return {"loss": loss, "token_accuracy": accuracy}
 
     def features(self, images: Tensor, mask_BN: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Normed states of the class token and of all places: (B, 1 + N, D)."""
+        """Normed class and patch tokens: (B, 1 + N, D)."""
         tokens = embed(self.backbone, images, mask_BN, self.mask_token)
         return cast(Tensor, self.backbone.norm(encode(self.backbone, tokens, keep)))
 

@@ -1,7 +1,7 @@
 """DILEMMA: self-supervised shape and texture learning with transformers (arXiv:2204.04788).
 
 MoCo v3 (arXiv:2104.02057) whose student sees a part of the patches, some of them under the
-position of another place, and tells which. With p_i the probability that token i is misplaced, y_i
+position of another patch, and tells which. With p_i the probability that token i is misplaced, y_i
 whether it is, and L the loss of momentum contrast:
 
     loss = L(q1, k2) + L(q2, k1) + lambda * (D1 + D2) / 2
@@ -81,8 +81,8 @@ class DILEMMA(BatchCoupledMethod):
         encoded: Encoded = {}
         for index, view in enumerate(batch.views):
             self._check_size(view)
-            places = self.places(draws["order"][:, index], draws["label"][:, index])
-            feature, tokens = self.student(view, *places)
+            indices = self.indices(draws["order"][:, index], draws["label"][:, index])
+            feature, tokens = self.student(view, *indices)
             encoded[f"q{index + 1}"] = feature
             if self.detector is not None:
                 encoded[f"d{index + 1}"] = self.detector(tokens).squeeze(2)
@@ -124,13 +124,13 @@ class DILEMMA(BatchCoupledMethod):
         return {"momentum": self.pair.momentum(progress)}
 
     def misplaced(self, label_noise: Tensor) -> Tensor:
-        """Which tokens get the position of another place: True in the shape of the noise."""
+        """Tokens that get another patch's position: True in the shape of the noise."""
         return label_noise < self.params.misplaced
 
-    def places(self, order_noise_BN: Tensor, label_noise_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """The patch that each kept token is, and the place whose position it gets: both (B, K).
+    def indices(self, order_noise_BN: Tensor, label_noise_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of each kept patch, and of the patch whose position it gets: both (B, K).
 
-        The wrong place of the token at rank r of the order is the patch at rank r + N - K: a
+        The wrong position of the token at rank r of the order is the patch at rank r + N - K: a
         dropped one where half of them or more are dropped. Where none is, the order is reversed.
         """
         order = order_noise_BN.argsort(dim=1)
@@ -141,7 +141,7 @@ class DILEMMA(BatchCoupledMethod):
     def student(
         self, images: Tensor, patches_BK: Tensor, places_BK: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Encode the kept patches alone, each at the place it is said to have.
+        """Encode the kept patches only, each with the position that it is given.
 
         Returns:
             the class token (B, D) and the patch tokens (B, K, D), after the final norm.

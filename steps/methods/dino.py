@@ -31,7 +31,7 @@ from steps.models.backbones import Transformer
 from steps.models.center import Center
 from steps.models.heads import PrototypeHead
 from steps.models.multicrop import Projected, by_view
-from steps.models.teacher import CENTER, Frozen, prototypes_of
+from steps.models.teacher import CENTER, FixedNetwork, prototypes_of
 from steps.params.methods.dino import DINOParams
 
 
@@ -54,9 +54,9 @@ class DINO(BatchCoupledMethod):
         drop_path.install(backbone, params.drop_path)
         self.center = Center(1, params.head.out_dim, momentum=params.center_momentum)
         self.fixed = teacher = context.teacher
-        self.fixed_head: Frozen[PrototypeHead] | None = None
+        self.fixed_head: FixedNetwork[PrototypeHead] | None = None
         if teacher is not None:
-            self.fixed_head = Frozen(prototypes_of(teacher, params.head.out_dim))
+            self.fixed_head = FixedNetwork(prototypes_of(teacher, params.head.out_dim))
             self.center.value.copy_(teacher.heads[CENTER])
 
     @property

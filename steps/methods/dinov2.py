@@ -38,9 +38,9 @@ from steps.models.backbones import Transformer
 from steps.models.center import LazyCenter, sinkhorn_knopp
 from steps.models.heads import PrototypeHead
 from steps.models.masks import sample_spread_blocks
-from steps.models.multicrop import Headed, by_sample, by_view, global_side, trained
+from steps.models.multicrop import Headed, by_view, global_side, with_heads
 from steps.models.positions import Resizing
-from steps.models.teacher import Frozen
+from steps.models.teacher import FixedNetwork
 from steps.params.methods.dinov2 import DINOv2Params
 
 _GLOBAL = 2
@@ -65,11 +65,12 @@ class DINOv2(BatchCoupledMethod):
         vit = dinov2_vit.for_training(backbone)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
         """Patches a side of a global crop."""
+        self.resizing = Resizing(params.positions.offset, params.positions.antialias)
         self.student = Headed(
             vit,
             PrototypeHead(vit.embed_dim, params.head),
             PrototypeHead(vit.embed_dim, params.patch_head) if params.patch_head else None,
-            Resizing(params.positions.offset, params.positions.antialias),
+            self.resizing,
         )
         self.teacher = ema.teacher_of(self.student)
         self.drop_rates = row_drop.rates(
@@ -79,10 +80,10 @@ class DINOv2(BatchCoupledMethod):
         momentum = params.center_momentum
         self.class_center = LazyCenter(1, params.head.out_dim, momentum=momentum)
         self.patch_center = LazyCenter(1, 1, patch_prototypes, momentum=momentum)
-        self.fixed: Frozen[Headed] | None = None
+        self.fixed: FixedNetwork[Headed] | None = None
         self.renormalise: nn.Module = nn.Identity()
         if (teacher := context.teacher) is not None:
-            self.fixed = Frozen(trained(teacher, self.student))
+            self.fixed = FixedNetwork(with_heads(teacher, self.student))
             self.renormalise = teacher.renormalise
 
     @property
@@ -109,26 +110,21 @@ class DINOv2(BatchCoupledMethod):
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Class tokens of all crops and masked patches of the global ones, of both networks."""
-        chosen = {name: by_view(draw) for name, draw in draws.items()}
-        mask = chosen.get("mask")
-        crops = torch.cat(batch.views[:_GLOBAL])
+        mask, gates = draws.get("mask"), None
+        if "gates_global" in draws:
+            gates = torch.cat([draws["gates_global"], draws["gates_local"]], dim=1)
+        views = [self.renormalise(view) for view in batch.views[:_GLOBAL]]
         with torch.no_grad():
-            targets = self.source.tokens(self.renormalise(crops), read_RN=mask)
-        local = batch.views[_GLOBAL:]
-        student_class, student_patches, seen = self.student.multicrop(
-            crops,
-            torch.cat(local) if local else None,
-            mask,
-            (chosen.get("gates_global"), chosen.get("gates_local")),
+            teacher_class, teacher_patches = self.source.tokens(views, read_BVN=mask)
+        token = dinov2_vit.mask_token(self.student.backbone)
+        student_class, student_patches = self.student.multicrop(
+            batch.views, _GLOBAL, mask, token, gates=gates
         )
-        classes = [by_sample(student_class, _GLOBAL)]
-        if seen is not None:
-            classes.append(by_sample(seen, len(local)))
         return {
-            "student_class": torch.cat(classes, dim=1),
-            "student_patches": by_sample(student_patches, _GLOBAL),
-            "teacher_class": by_sample(targets[0], _GLOBAL),
-            "teacher_patches": by_sample(targets[1], _GLOBAL),
+            "student_class": student_class,
+            "student_patches": student_patches,
+            "teacher_class": teacher_class,
+            "teacher_patches": teacher_patches,
         }
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
@@ -222,11 +218,11 @@ class DINOv2(BatchCoupledMethod):
         side = global_side(sides, _GLOBAL)
         self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
         for network in (self.student, self.teacher):
-            dinov2_vit.resize(network.backbone, side, network.resizing)
+            dinov2_vit.resize(network.backbone, side, self.resizing)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
-        return self.student.classes(batch.views[0])
+        return self.student.classes(batch.views[:1])[:, 0]
 
     def export_backbone(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""

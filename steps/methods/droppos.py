@@ -52,7 +52,7 @@ class Maskings:
 
     patches: Masking
     positions: Masking
-    """Its places are those of ``patches.keep``."""
+    """Its indices are into ``patches.keep``."""
 
 
 class DropPos(BatchCoupledMethod):
@@ -191,8 +191,8 @@ def smoothed_labels(grid: int, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return torch.eye(grid * grid)
-    places = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).double()
-    distance = (places.unsqueeze(1) - places.unsqueeze(0)).square().sum(dim=2)
+    positions = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).double()
+    distance = (positions.unsqueeze(1) - positions.unsqueeze(0)).square().sum(dim=2)
     similar = (-distance / sigma**2).exp()
     return (similar / similar.sum(dim=1)).float()
 

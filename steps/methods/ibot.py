@@ -93,7 +93,7 @@ class IBOT(BatchCoupledMethod):
             teacher_class, teacher_patches = self.teacher.tokens(views)
         mask = self.mask(draws, progress)
         classes, patches = self.student.multicrop(
-            batch.views, draws.get("keep"), mask, self.mask_token
+            batch.views, len(views), mask, self.mask_token, keep=draws.get("keep")
         )
         return {
             "student_class": classes,

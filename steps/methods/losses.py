@@ -173,8 +173,8 @@ def koleo(features_BD: Tensor) -> Tensor:
     # In bfloat16 the nearest of close features is another one more often than not.
     with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
         similarity = own @ everyone.T
-        places = torch.arange(len(own), device=own.device)
-        similarity[places, places + rank() * len(own)] = -1
+        rows = torch.arange(len(own), device=own.device)
+        similarity[rows, rows + rank() * len(own)] = -1
         nearest = similarity.argmax(dim=1)
     # The small number is added to the difference, not to its length, as the reference does.
     distance = F.pairwise_distance(own, everyone.index_select(0, nearest), eps=_EPS)

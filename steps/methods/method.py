@@ -12,7 +12,7 @@ from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
 from steps.models.teacher import Teacher
-from steps.models.tokenizer import FrozenTokenizer
+from steps.models.tokenizer import FixedTokenizer
 from steps.params.methods.method import Method as Params
 
 Draws = dict[str, Tensor]
@@ -51,7 +51,7 @@ class MethodContext:
     """Classes of the data set; 0 if it has no labels."""
     teacher: Teacher | None = None
     """The recipe's fixed teacher, in eval mode."""
-    tokenizer: FrozenTokenizer | None = None
+    tokenizer: FixedTokenizer | None = None
     """The recipe's tokenizer, in eval mode."""
     vocabulary: int = 0
     """Tokens in the vocabulary of captions; 0 if there are no captions."""

@@ -19,13 +19,12 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
-from steps.models.backbones import BackboneModel, Transformer
+from steps.models.backbones import BackboneModel, Transformer, is_resnet
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
 from steps.models.positions import sincos_table
@@ -45,7 +44,7 @@ class MoCoV3(BatchCoupledMethod):
     ) -> None:
         super().__init__()
         self.params = params
-        if not isinstance(backbone, ResNet):
+        if not is_resnet(backbone):
             _prepare(backbone, params.frozen_patch_embed)
         self.pair = MomentumPair(backbone, params)
 

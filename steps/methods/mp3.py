@@ -47,7 +47,7 @@ def encode_in_context(vit: VisionTransformer, tokens_BND: Tensor, context_BC: Te
 
     Args:
         tokens_BND: (B, N, D).
-        context_BC: (B, C) int64, the places of the tokens that are keys and values.
+        context_BC: (B, C) int64, indices of the tokens that are keys and values.
 
     Returns:
         (B, N, D).
@@ -105,7 +105,7 @@ class MP3(Method):
             backbone.pos_embed.requires_grad_(False).zero_()
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """The places of each image's context: (B, C) int64."""
+        """Indices of each image's context patches: (B, C) int64."""
         noise = torch.rand(batch, self.patches, generator=generator)
         return {"context": noise.argsort(dim=1)[:, : self.context_size]}
 
@@ -139,7 +139,7 @@ class MP3(Method):
 
         Args:
             images: (B, 3, H, W).
-            context_BC: the places of the patches that are keys and values.
+            context_BC: indices of the patches that are keys and values.
         """
         vit = self.backbone
         tokens = patch_tokens(vit, images)

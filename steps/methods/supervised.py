@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses, Method, MethodContext
 from steps.models import drop_path
-from steps.models.backbones import BackboneModel, Transformer, image_size
+from steps.models.backbones import BackboneModel, Transformer, image_size, is_resnet
 from steps.models.features import global_feature, mean_feature
 from steps.params.methods.baselines import SupervisedParams
 
@@ -50,7 +50,7 @@ class Supervised(Method):
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
         self.norm: nn.Module = nn.Identity()
-        if isinstance(backbone, Transformer):
+        if not is_resnet(backbone):
             if params.pooling == "mean":
                 self.norm = _norm_of_mean(backbone)
                 # The norm over tokens gives way to the norm over their mean.
@@ -192,7 +192,7 @@ def mix(
         images: (B, 3, H, W).
         targets: (B, C).
         weights: (B,) the share of the sample itself.
-        partners: (B,) the partner's place in the batch less the sample's own.
+        partners: (B,) the partner's index in the batch less the sample's own.
         boxes: (B, 4) top, left, bottom, right of the partner's patch.
     """
     batch, _, height, width = images.shape

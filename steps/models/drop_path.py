@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
+
+from steps.models.backbones import is_resnet
 
 
 class Stack(Protocol):
@@ -99,7 +100,7 @@ def _modules(stack: Stack) -> list[DropPath]:
 
 def _branches(stack: Stack) -> list[tuple[nn.Module, tuple[str, ...]]]:
     """Each block with the names of what drops its residual branches."""
-    if isinstance(stack, ResNet):
+    if is_resnet(stack):
         stages = (stack.layer1, stack.layer2, stack.layer3, stack.layer4)
         return [(block, ("drop_path",)) for stage in stages for block in stage]
     return [(block, ("drop_path1", "drop_path2")) for block in stack.blocks]

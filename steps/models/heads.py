@@ -146,12 +146,12 @@ def head_of(weights: Mapping[str, Tensor], name: str) -> PrototypeHead:
     }
     if not own:
         raise KeyError(name)
-    places = {
+    by_index = {
         int(found.group(1) or 0): tensor
         for key, tensor in own.items()
         if tensor.ndim == 2 and (found := re.fullmatch(r"mlp(?:\.(\d+))?\.weight", key))
     }
-    layers = [places[place] for place in sorted(places)]
+    layers = [by_index[index] for index in sorted(by_index)]
     prototypes = own["last_layer.weight_v"]
     head = PrototypeHead(
         layers[0].shape[1],

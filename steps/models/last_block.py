@@ -33,7 +33,7 @@ from steps.models.tokens import encode
 
 
 @dataclass(frozen=True)
-class Layout:
+class PackedCrops:
     """Where sequences lie in a set of tokens: groups of so many sequences, each of such a length.
 
     R sequences and T tokens in all.
@@ -58,11 +58,11 @@ class Layout:
         parts = zip(values_R.split(self.rows), self.groups, strict=True)
         return torch.cat([part.repeat_interleave(length, dim=0) for part, (_, length) in parts])
 
-    def kept(self, keep_R: Tensor) -> Layout:
+    def kept(self, keep_R: Tensor) -> PackedCrops:
         """That of the sequences for which ``keep_R`` is True."""
         counts = torch.stack([part.sum() for part in keep_R.split(self.rows)]).tolist()
         lengths = [length for _, length in self.groups]
-        return Layout(tuple(zip(map(int, counts), lengths, strict=True)))
+        return PackedCrops(tuple(zip(map(int, counts), lengths, strict=True)))
 
     def starts(self, device: torch.device) -> Tensor:
         """The index of each sequence's first token, and T: (R + 1,) int32."""
@@ -90,34 +90,34 @@ def can_pack(vit: Transformer) -> bool:
 
 
 def through_block(
-    block: Any, tokens_TD: Tensor, layout: Layout, gates_R2: Tensor | None, leave_out: bool
+    block: Any, tokens_TD: Tensor, packed: PackedCrops, gates_R2: Tensor | None, leave_out: bool
 ) -> Tensor:
     """One plain block.
 
     Args:
         block: of timm.
         tokens_TD: of all sequences.
-        layout: of the tokens.
+        packed: of the tokens.
         gates_R2: what the two branches of each sequence are multiplied by (drop path); None: 1.
         leave_out: branches whose gate is 0 are not computed.
 
     Returns:
         (T, D).
     """
-    return run_hooked(block, _through, tokens_TD, layout, gates_R2, leave_out)
+    return run_hooked(block, _through, tokens_TD, packed, gates_R2, leave_out)
 
 
 def read_last(
     block: Any,
     tokens_TD: Tensor,
-    layout: Layout,
+    packed: PackedCrops,
     reads: Sequence[Tensor | None],
     gates_R2: Tensor | None,
 ) -> list[Tensor]:
     """What is read of one plain block, the last.
 
     Args:
-        block, tokens_TD, layout, gates_R2: as for ``through_block``.
+        block, tokens_TD, packed, gates_R2: as for ``through_block``.
         reads: of each group (B, N), True for what is read; None: the first token of each sequence.
 
     Returns:
@@ -127,24 +127,24 @@ def read_last(
     chosen = [None if read is None else read.flatten().nonzero().squeeze(1) for read in reads]
     counts = [
         rows if index is None else len(index)
-        for rows, index in zip(layout.rows, chosen, strict=True)
+        for rows, index in zip(packed.rows, chosen, strict=True)
     ]
-    read = run_hooked(block, _read, tokens_TD, layout, chosen, gates_R2)
+    read = run_hooked(block, _read, tokens_TD, packed, chosen, gates_R2)
     return list(read.split(counts))
 
 
 def _read(
     block: Any,
     tokens_TD: Tensor,
-    layout: Layout,
+    packed: PackedCrops,
     chosen: Sequence[Tensor | None],
     gates_R2: Tensor | None,
 ) -> Tensor:
-    normed = layout.by_group(block.norm1(tokens_TD))
+    normed = packed.by_group(block.norm1(tokens_TD))
     residual, attended, gates = [], [], []
-    gates_by_group = [None] * len(normed) if gates_R2 is None else gates_R2.split(layout.rows)
+    gates_by_group = [None] * len(normed) if gates_R2 is None else gates_R2.split(packed.rows)
     for tokens_BND, normed_BND, index, gates_B2 in zip(
-        layout.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
+        packed.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
     ):
         if index is None:
             residual.append(tokens_BND[:, 0])
@@ -163,32 +163,35 @@ def _read(
 
 
 def _through(
-    block: Any, tokens_TD: Tensor, layout: Layout, gates_R2: Tensor | None, leave_out: bool
+    block: Any, tokens_TD: Tensor, packed: PackedCrops, gates_R2: Tensor | None, leave_out: bool
 ) -> Tensor:
-    def attention(tokens: Tensor, layout: Layout) -> Tensor:
+    def attention(tokens: Tensor, packed: PackedCrops) -> Tensor:
         q, k, v = _project(block.attn, block.norm1(tokens))
-        return _mix(block, attend(q, k, v, layout))
+        return _mix(block, attend(q, k, v, packed))
 
-    def mlp(tokens: Tensor, layout: Layout) -> Tensor:
+    def mlp(tokens: Tensor, packed: PackedCrops) -> Tensor:
         output: Tensor = block.ls2(block.mlp(block.norm2(tokens)))
         return output
 
-    gates_T2 = None if gates_R2 is None or leave_out else layout.spread(gates_R2)
+    gates_T2 = None if gates_R2 is None or leave_out else packed.spread(gates_R2)
     for index, branch in enumerate((attention, mlp)):
         if gates_R2 is not None and leave_out:
-            tokens_TD = _add_kept(branch, tokens_TD, layout, gates_R2[:, index])
+            tokens_TD = _add_kept(branch, tokens_TD, packed, gates_R2[:, index])
         else:
-            tokens_TD = tokens_TD + _gated(branch(tokens_TD, layout), gates_T2, index)
+            tokens_TD = tokens_TD + _gated(branch(tokens_TD, packed), gates_T2, index)
     return tokens_TD
 
 
 def _add_kept(
-    branch: Callable[[Tensor, Layout], Tensor], tokens_TD: Tensor, layout: Layout, gate_R: Tensor
+    branch: Callable[[Tensor, PackedCrops], Tensor],
+    tokens_TD: Tensor,
+    packed: PackedCrops,
+    gate_R: Tensor,
 ) -> Tensor:
-    kept = layout.kept(gate_R != 0)
-    gate_T = layout.spread(gate_R)
-    if kept == layout:
-        output = branch(tokens_TD, layout) * gate_T.unsqueeze(1)
+    kept = packed.kept(gate_R != 0)
+    gate_T = packed.spread(gate_R)
+    if kept == packed:
+        output = branch(tokens_TD, packed) * gate_T.unsqueeze(1)
         return tokens_TD + output.to(tokens_TD.dtype)
     # No sequence at all still runs the branch: its weights get a gradient in every process.
     chosen = gate_T.nonzero().squeeze(1)
@@ -235,23 +238,23 @@ def _mix(block: Any, attended_TD: Tensor) -> Tensor:
     return output
 
 
-def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
+def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, packed: PackedCrops) -> Tensor:
     """What each token gathers from those of its own sequence: (T, H * d).
 
     Args:
         q_THd, k_THd, v_THd: of all sequences, end to end.
-        layout: where each lies.
+        packed: where each lies.
     """
     if _has_kernel(v_THd):
         from torch.nn.attention.varlen import varlen_attn
 
-        dtype, starts = v_THd.dtype, layout.starts(v_THd.device)
-        longest = max(length for _, length in layout.groups)
+        dtype, starts = v_THd.dtype, packed.starts(v_THd.device)
+        longest = max(length for _, length in packed.groups)
         gathered = varlen_attn(
             q_THd.to(dtype), k_THd.to(dtype), v_THd, starts, starts, longest, longest
         )
         return cast(Tensor, gathered).flatten(1)
-    groups = zip(*(layout.by_group(part) for part in (q_THd, k_THd, v_THd)), strict=True)
+    groups = zip(*(packed.by_group(part) for part in (q_THd, k_THd, v_THd)), strict=True)
     return torch.cat([_attend_batch(q, k, v) for q, k, v in groups])
 
 
@@ -335,7 +338,7 @@ def normed_read(
     keep: Tensor | None = None,
     gates: Tensor | None = None,
 ) -> Tensor:
-    """Class tokens and some patches, through the final norm, in their places.
+    """Class tokens and some patches, through the final norm, at their indices.
 
     Args:
         read_BK: True for the patches that are read.
@@ -386,7 +389,7 @@ def _encode_packed(
     vit: Transformer, kinds: Sequence[Crops], reads: Sequence[Tensor | None]
 ) -> list[Tensor]:
     tokens = torch.cat([crops.tokens.flatten(0, 1) for crops in kinds])
-    layout = Layout(tuple((len(crops.tokens), crops.tokens.shape[1]) for crops in kinds))
+    packed = PackedCrops(tuple((len(crops.tokens), crops.tokens.shape[1]) for crops in kinds))
     gates, leave_out = _gates(vit, kinds), True
     # As in ``encode``: elsewhere the device would wait for the host to learn which are dropped.
     if kinds[0].keep is not None:
@@ -394,9 +397,9 @@ def _encode_packed(
     tokens = vit.norm_pre(tokens)
     for index, block in enumerate(vit.blocks[:-1]):
         own = None if gates is None else gates[:, 2 * index : 2 * index + 2]
-        tokens = through_block(block, tokens, layout, own, leave_out)
+        tokens = through_block(block, tokens, packed, own, leave_out)
     last = None if gates is None else gates[:, -2:]
-    return read_last(vit.blocks[-1], tokens, layout, reads, last)
+    return read_last(vit.blocks[-1], tokens, packed, reads, last)
 
 
 def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
@@ -411,8 +414,8 @@ def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
 def _last_read(
     block: Any, tokens_BND: Tensor, read_BN: Tensor | None, gates_B2: Tensor | None
 ) -> Tensor:
-    layout = Layout(((len(tokens_BND), tokens_BND.shape[1]),))
-    (read,) = read_last(block, tokens_BND.flatten(0, 1), layout, [read_BN], gates_B2)
+    packed = PackedCrops(((len(tokens_BND), tokens_BND.shape[1]),))
+    (read,) = read_last(block, tokens_BND.flatten(0, 1), packed, [read_BN], gates_B2)
     return read
 
 
@@ -424,7 +427,7 @@ def _with_class(vit: Transformer, read_BK: Tensor) -> Tensor:
 
 
 def _placed(read_MD: Tensor, read_BN: Tensor) -> Tensor:
-    """Tokens in their places (B, N, D), among zeros."""
-    places = read_MD.new_zeros(*read_BN.shape, read_MD.shape[1])
-    places[read_BN] = read_MD
-    return places
+    """Tokens at their indices (B, N, D), zeros elsewhere."""
+    tokens_BND = read_MD.new_zeros(*read_BN.shape, read_MD.shape[1])
+    tokens_BND[read_BN] = read_MD
+    return tokens_BND

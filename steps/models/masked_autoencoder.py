@@ -129,7 +129,7 @@ class Decoder(nn.Module):
 
 
 class PixelDecoder(Decoder):
-    """MAE's: over all places, encoded tokens where there are any, else the mask token."""
+    """MAE's: over all patches, encoded tokens where there are any, else the mask token."""
 
     def __init__(
         self, params: method.Decoder, encoder_dim: int, grid: int, patch_values: int
@@ -145,7 +145,7 @@ class PixelDecoder(Decoder):
 
         Args:
             latent_BKD: the class token and the kept patches as the encoder gave them.
-            restore_BN: each patch's place in the order kept first, removed last.
+            restore_BN: index of each patch in the order visible first, hidden last.
             read_BN: True for patches whose values are read; the others are predicted as 0. None:
                 all are read.
 
@@ -155,8 +155,8 @@ class PixelDecoder(Decoder):
         tokens = self.embed(latent_BKD)
         batch, patches = restore_BN.shape
         masks = self.mask_token.expand(batch, patches + 1 - tokens.shape[1], -1)
-        places = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
-        tokens = torch.cat([tokens[:, :1], places], dim=1) + self.pos_embed
+        patches_BND = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
+        tokens = torch.cat([tokens[:, :1], patches_BND], dim=1) + self.pos_embed
         if read_BN is None:
             return self.decode(tokens)[:, 1:]
         for block in self.blocks[:-1]:

@@ -25,21 +25,21 @@ from steps.params.masks import BlockMasks, RatioMasks
 
 @dataclass(frozen=True)
 class Masking:
-    """Which of N places each of B samples keeps."""
+    """Which of the N patches of each of B samples stay visible."""
 
     keep: Tensor
-    """(B, K) int64: the kept places, by rising noise."""
+    """(B, K) int64: indices of the visible patches, by rising noise."""
     restore: Tensor
-    """(B, N) int64: the rank of each place's noise; ranks below K are kept."""
+    """(B, N) int64: rank of each patch's noise; ranks below K stay visible."""
 
     @property
     def removed(self) -> Tensor:
-        """(B, N) bool, in the order of places."""
+        """(B, N) bool, True for hidden patches, in raster order."""
         return self.restore >= self.keep.shape[1]
 
 
-def num_visible(places: int, ratio: float, *, least: int = 0) -> int:
-    """How many places stay.
+def num_visible(patches: int, ratio: float, *, least: int = 0) -> int:
+    """Number of patches that stay visible.
 
     The integer part of the floating-point product, as in MAE's reference: 100 patches at ratio
     0.9 keep 9.
@@ -47,33 +47,33 @@ def num_visible(places: int, ratio: float, *, least: int = 0) -> int:
     Raises:
         UserError: fewer than ``least``.
     """
-    count = int(places * (1 - ratio))
+    count = int(patches * (1 - ratio))
     if count < least:
         raise UserError(
             "method.mask_ratio",
-            f"{ratio} keeps {count} of {places} patches",
+            f"{ratio} keeps {count} of {patches} patches",
             allowed=f"ratios that keep {least} or more",
         )
     return count
 
 
 def random_masking(noise_BN: Tensor, ratio: float) -> Masking:
-    """Keep the places with the smallest noise.
+    """Keep the patches with the smallest noise.
 
     Args:
-        noise_BN: a uniform number a place.
-        ratio: share of the places that go.
+        noise_BN: one uniform number per patch.
+        ratio: share of the patches to hide.
     """
     order = noise_BN.argsort(dim=1)
     return Masking(order[:, : num_visible(noise_BN.shape[1], ratio)], order.argsort(dim=1))
 
 
-def gather_tokens(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
-    """The tokens at each sample's places: (B, K, D)."""
+def gather_tokens(tokens_BND: Tensor, indices_BK: Tensor) -> Tensor:
+    """Tokens at each sample's indices: (B, K, D)."""
     samples, tokens, width = tokens_BND.shape
-    first = torch.arange(0, samples * tokens, tokens, device=places_BK.device)
+    first = torch.arange(0, samples * tokens, tokens, device=indices_BK.device)
     # Whole rows: a GPU's deterministic gradient of ``gather`` sorts every number by itself.
-    rows = (places_BK + first.unsqueeze(1)).flatten()
+    rows = (indices_BK + first.unsqueeze(1)).flatten()
     return tokens_BND.flatten(0, 1).index_select(0, rows).view(samples, -1, width)
 
 
@@ -119,7 +119,7 @@ class BlockGenerator:
 
     @functools.cached_property
     def _columns(self) -> list[int]:
-        """The first place of each of so many rows: a row times them is a block."""
+        """Masks of the first column, by height: a row of bits times one of them is a block."""
         starts = [1 << self.width * row for row in range(self.height)]
         return [sum(starts[:height]) for height in range(self.height + 1)]
 
@@ -158,9 +158,9 @@ class BlockGenerator:
 
     def complete(self, mask: int, rng: random.Random) -> int:
         """Hide single patches more, until there are as many as wanted."""
-        seen = [place for place in range(self.height * self.width) if not mask >> place & 1]
+        seen = [index for index in range(self.height * self.width) if not mask >> index & 1]
         chosen = rng.sample(seen, int(self.patches) - mask.bit_count())
-        return mask | sum(1 << place for place in chosen)
+        return mask | sum(1 << index for index in chosen)
 
     def bits(self, block: Block) -> int:
         """The block's patches; none where it does not fit."""
@@ -172,10 +172,10 @@ class BlockGenerator:
 
     def to_tensor(self, masks: Sequence[int]) -> Tensor:
         """(B, N) bool, true where a patch is hidden; raster order."""
-        places = self.height * self.width
-        data = b"".join(mask.to_bytes((places + 7) // 8, "little") for mask in masks)
+        patches = self.height * self.width
+        data = b"".join(mask.to_bytes((patches + 7) // 8, "little") for mask in masks)
         rows = np.frombuffer(data, np.uint8).reshape(len(masks), -1)
-        hidden = np.unpackbits(rows, axis=1, count=places, bitorder="little")
+        hidden = np.unpackbits(rows, axis=1, count=patches, bitorder="little")
         return torch.from_numpy(hidden.astype(bool))
 
 
@@ -218,15 +218,15 @@ def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.G
         seeds: gives one number, from which all follows.
     """
     rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
-    places = side * side
+    count = side * side
     ranges = list(zip(params.ratios, params.variances, strict=True))
     masks = []
     for _ in range(crops):
         shares = [rng.uniform(ratio - variance, ratio + variance) for ratio, variance in ranges]
-        patches = rng.choice(shares) * places
+        patches = rng.choice(shares) * count
         if params.shape == "random":
-            hidden = rng.sample(range(places), int(patches))
-            masks.append(sum(1 << place for place in hidden))
+            hidden = rng.sample(range(count), int(patches))
+            masks.append(sum(1 << index for index in hidden))
         else:
             blocks = BlockGenerator(
                 *(side, side, patches), min_block=(side // 3) ** 2, min_aspect=params.min_aspect

@@ -253,14 +253,14 @@ def cubic_spline(points: Tensor, at: Tensor) -> Tensor:
     gaps = points.diff()
     # The second derivatives M follow from left @ M = right @ values.
     left, right = points.new_zeros(count, count), points.new_zeros(count, count)
-    for place in range(1, count - 1):
-        before, after = gaps[place - 1], gaps[place]
-        left[place, place - 1 : place + 2] = torch.stack([before, 2 * (before + after), after])
+    for row in range(1, count - 1):
+        before, after = gaps[row - 1], gaps[row]
+        left[row, row - 1 : row + 2] = torch.stack([before, 2 * (before + after), after])
         slopes = torch.stack([1 / before, -1 / before - 1 / after, 1 / after])
-        right[place, place - 1 : place + 2] = 6 * slopes
-    for place, (first, second) in ((0, (gaps[0], gaps[1])), (-1, (gaps[-2], gaps[-1]))):
+        right[row, row - 1 : row + 2] = 6 * slopes
+    for row, (first, second) in ((0, (gaps[0], gaps[1])), (-1, (gaps[-2], gaps[-1]))):
         ends = torch.stack([second, -first - second, first])
-        left[place, slice(0, 3) if place == 0 else slice(-3, None)] = ends
+        left[row, slice(0, 3) if row == 0 else slice(-3, None)] = ends
     curvature = torch.linalg.solve(left, right)
     piece = (torch.searchsorted(points, at, right=True) - 1).clamp(0, count - 2)
     gap, values = gaps[piece].unsqueeze(1), torch.eye(count, dtype=points.dtype)

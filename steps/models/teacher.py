@@ -22,7 +22,7 @@ from steps.models.tokens import embed, encode
 M = TypeVar("M", bound=nn.Module)
 
 
-class Frozen(nn.Module, Generic[M]):
+class FixedNetwork(nn.Module, Generic[M]):
     """Holds a network in eval mode and without gradients.
 
     It follows its owner from device to device, and that is all: its weights are not among the
@@ -85,7 +85,7 @@ CENTER = "center"
 """Among the heads of DINO and iBOT: (1, K), the centre of the head's logits."""
 
 
-class Teacher(Frozen[Transformer]):
+class Teacher(FixedNetwork[Transformer]):
     """A frozen backbone in eval mode, and the heads that its method left beside it."""
 
     projection: Tensor | None

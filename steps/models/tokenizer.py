@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from steps.models.teacher import Frozen, Renormalise
+from steps.models.teacher import FixedNetwork, Renormalise
 
 
 class Tokenizer(nn.Module):
@@ -35,7 +35,7 @@ class Tokenizer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not give pixels back")
 
 
-class FrozenTokenizer(Frozen[Tokenizer]):
+class FixedTokenizer(FixedNetwork[Tokenizer]):
     """A tokenizer as methods use it: in eval mode, without gradients, on images as batches have."""
 
     def __init__(self, tokenizer: Tokenizer, renormalise: Renormalise) -> None:

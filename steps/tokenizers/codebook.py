@@ -29,7 +29,7 @@ class Codebook(nn.Module):
     """(K,), the moving average of how many features a code takes, from zero in every epoch. It is a
     statistic: nothing is divided by it."""
     started: Tensor
-    """(1,), 1 once the codes are more than a place to put them."""
+    """(1,), 1 once the codebook is initialised."""
     start_sizes: Tensor
     """(K,), how many features each cluster had where k-means started the codes."""
     _sums: Tensor

@@ -162,8 +162,8 @@ class VQKD(TokenizerTraining):
 
     def decode(self, quantised_BNC: Tensor) -> Tensor:
         """Codes (B, N, C) to predicted teacher features (B, N, D)."""
-        places = quantised_BNC.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        predicted: Tensor = self.task_layer(patch_features(self.decoder, places))
+        grid = quantised_BNC.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        predicted: Tensor = self.task_layer(patch_features(self.decoder, grid))
         return predicted
 
     def distance(self, quantised_BNC: Tensor, targets_BND: Tensor) -> Tensor:

@@ -191,7 +191,7 @@ def _check_outputs(
                 case.equal(projection, f"step0/output/projection{view}")
                 continue
             label = draws["label"][:, view - 1]
-            own, given = method.places(draws["order"][:, view - 1], label)
+            own, given = method.indices(draws["order"][:, view - 1], label)
             case.equal(own, f"step0/output/real_pos{view}")
             case.equal(given, f"step0/output/input_pos{view}")
             case.equal(method.misplaced(label).float(), f"step0/output/token_labels{view}")

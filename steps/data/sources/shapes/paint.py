@@ -205,9 +205,9 @@ def _place(
         name = str(generator.choice(CLASSES))
         shape = _sample_shape(dataset, name, colours, generator)
         # Large shapes to the back: there they hide nothing.
-        place = sum(other.radius > shape.radius for other in shapes)
-        new_shapes = [*shapes[:place], shape, *shapes[place:]]
-        new_masks = [*masks[:place], _mask(dataset, shape), *masks[place:]]
+        index = sum(other.radius > shape.radius for other in shapes)
+        new_shapes = [*shapes[:index], shape, *shapes[index:]]
+        new_masks = [*masks[:index], _mask(dataset, shape), *masks[index:]]
         seen = zip(new_shapes, _visible(new_masks), strict=True)
         least = dataset.min_visible * math.pi
         if all(pixels.sum() >= least * other.radius**2 for other, pixels in seen):
