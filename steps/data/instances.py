@@ -166,7 +166,7 @@ def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -
 
 
 def _plain(segmentation: Any) -> Any:
-    """A segmentation that was found good, with whole numbers as such and COCO's keys alone."""
+    """A segmentation that was found good, with whole numbers as such and only COCO's keys."""
     if isinstance(segmentation, list):
         return segmentation
     return {
@@ -207,7 +207,7 @@ class Instances:
     _objects: int = 0
     """Useful ones that are no crowds."""
     _largest: float = 0.0
-    """Of all numbers of boxes."""
+    """Largest magnitude among the numbers of boxes."""
 
     def add(self, item: Item, width: int, height: int) -> None:
         """Take an image of this size and those of its annotations that are good."""

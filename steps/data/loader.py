@@ -1,4 +1,4 @@
-"""Batches in an order that depends on the seed alone, from any step on, for any device count."""
+"""Batches in an order that only depends on the seed, from any step on, for any device count."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut: each process's share, in ``accumulation`` micro-batches."""
+    """Split of a global batch: one share per process, in ``accumulation`` micro-batches."""
 
     global_batch: int
     rank: int
@@ -148,7 +148,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a training run must know about a prepared set."""
+    """Facts of a prepared set that a training run needs."""
 
     name: str
     num_classes: int
@@ -157,7 +157,7 @@ class DatasetFacts:
     std: list[float]
 
     def of(self, images: int) -> DatasetFacts:
-        """The same set, of which so many training images are used."""
+        """The same set with only ``images`` training images in use."""
         return replace(self, train_images=images)
 
     def normalised_by(self, mean: list[float], std: list[float]) -> DatasetFacts:
@@ -202,7 +202,7 @@ def check_two_classes(dataset: Path, classes: int) -> None:
 
 
 class Samples(NamedTuple):
-    """What the loader gives at a time: B training images, not yet normalised."""
+    """One item of the loader: B training images, not yet normalised."""
 
     views: list[Tensor]
     """One (B, 3, S, S) uint8 tensor a view."""
@@ -236,7 +236,7 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of each view, in pixels."""
+        """Side of each view, in pixels."""
         return sides(self.views, self.size)
 
     def others(self, views: Sequence[View]) -> TrainingViews:

@@ -1,4 +1,4 @@
-"""What is done to the pixels of a view on tensors: the same operations as on Pillow images, faster.
+"""Pixel operations of views on tensors: the same as on Pillow images, faster.
 
 A crop is resized on uint8; from the first change of colours on values are float32 in [0, 255], and
 are rounded once, at the end, where Pillow rounds after every operation. Hue is computed as such,

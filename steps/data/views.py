@@ -1,6 +1,6 @@
 """Views: random parameters first, then their application to a Pillow image, or to a tensor.
 
-Every choice comes from the generator handed in, so a sample's views depend on its seed alone and
+Every choice comes from the generator handed in, so a sample's views only depend on its seed and
 not on which process draws them or what it drew before.
 """
 

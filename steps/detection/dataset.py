@@ -1,7 +1,7 @@
 """A prepared detection dataset as a detector takes it: image bytes from Arrow, boxes from JSON.
 
 mmdet has datasets of its own; they read files by name and draw from global generators. Here the
-draws of a sample depend on seed, epoch and image alone.
+draws of a sample only depend on seed, epoch and image.
 """
 
 from __future__ import annotations

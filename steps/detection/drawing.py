@@ -36,11 +36,11 @@ class Objects:
     labels: npt.NDArray[np.int64]
     masks: npt.NDArray[np.bool_] | None
     names: list[str]
-    """What is written at each."""
+    """Text at each."""
 
 
 def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
-    """A sheet (PNG) of validation images, a row each: ground truth, and what the model finds.
+    """A sheet (PNG) of validation images, one per row: ground truth and detections.
 
     The images are evenly spaced among those with objects.
     """
@@ -72,7 +72,7 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
 def detect(
     model: nn.Module, sample: dict[str, Any], classes: tuple[str, ...], least: float
 ) -> Objects:
-    """What a detector finds in an image, in its own pixels, with scores from ``least`` on."""
+    """Detections in an image, in its own pixels, with scores of at least ``least``."""
     model.eval()
     (result,) = cast(Any, model).test_step({key: [value] for key, value in sample.items()})
     found = result.pred_instances

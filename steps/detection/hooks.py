@@ -1,5 +1,5 @@
-"""What mmengine's runner does of ours: seed each epoch, stop where numbers are not finite,
-checkpoint, report progress.
+"""Hooks for mmengine's runner: seed each epoch, stop when numbers are not finite, checkpoint,
+report progress.
 """
 
 from __future__ import annotations

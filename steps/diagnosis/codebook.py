@@ -25,7 +25,7 @@ _LEAST = 48
 
 @torch.inference_mode()
 def draw(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Drawing:
-    """How often each code is used, patches of the commonest ones, images and what is left of them.
+    """Use of each code, patches of the most used ones, and images with their reconstructions.
 
     Args:
         tokenizer: in eval mode.
@@ -84,7 +84,7 @@ def examples(
 
 
 def usage(counts_K: Tensor) -> bytes:
-    """How often each code is taken, the most used first, on a logarithmic axis. PNG."""
+    """Frequency of each code, the most used first, on a logarithmic axis. PNG."""
     shares = counts_K.sort(descending=True).values.double() / counts_K.sum()
     used = int((counts_K > 0).sum())
     figure = Figure(figsize=(7.0, 3.0), layout="constrained")

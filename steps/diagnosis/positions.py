@@ -1,4 +1,4 @@
-"""How far from the truth DropPos and MP3 place the patches of images they have not seen."""
+"""Errors of the positions that DropPos and MP3 predict on images they have not seen."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from steps.models.masked_autoencoder import images_of, patch_pixels
 SHOWN = 8
 """Images on the sheet."""
 _UNASKED = 0.35
-"""How bright a patch is whose position nobody asked for."""
+"""Brightness of a patch whose position is not predicted."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a method places patches, of those whose position it has to tell."""
+    """Predicted positions of the patches whose position a method has to tell."""
 
     asked: Tensor
     """(B, N) bool, in raster order of true positions."""

@@ -1,4 +1,4 @@
-"""Sheets of small pictures, a row an image."""
+"""Sheets of small pictures, one row per image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ Batches = Iterable[tuple[Tensor, Draws]]
 
 @dataclass(frozen=True)
 class Denormaliser:
-    """How normalised images become pixels again."""
+    """From normalised images back to pixels."""
 
     mean: Sequence[float]
     std: Sequence[float]

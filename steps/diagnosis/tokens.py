@@ -1,4 +1,4 @@
-"""What BEiT and BEiT v2 are asked for and what they answer: maps of visual tokens."""
+"""Maps of visual tokens: the targets of BEiT and BEiT v2, and their predictions."""
 
 from __future__ import annotations
 

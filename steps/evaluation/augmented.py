@@ -49,7 +49,7 @@ from steps.params.protocols import Probe
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it on the validation set."""
+    """Result on the validation set."""
 
     decided: Classified
     """By the classifier that was chosen."""

@@ -1,4 +1,4 @@
-"""What features see in drawn images: the factors that they tell, and the cue that they follow.
+"""Factors that features tell in drawn images, and the cue that they follow.
 
 Where a set's cues conflict, an image's outline is of one class and one other cue of another. The
 share of images that a classifier gives to either says what a class is by its features, after
@@ -102,7 +102,7 @@ def need_independent(data: Path) -> dict[str, int]:
 
 
 def looks(data: Path) -> dict[str, Tensor]:
-    """What each class looks like: (C, F) values of the factors that a cue is made of, by cue.
+    """Looks of each class: (C, F) values of the factors that a cue is made of, by cue.
 
     It is read off the training images, whose cues agree.
 
@@ -162,7 +162,7 @@ def scores(values: Mapping[str, Tensor]) -> dict[str, tuple[float, int]]:
 
 
 def kept(ids: Sequence[str], values: Mapping[str, Tensor]) -> Decisions:
-    """The decisions behind :func:`scores`, a row an image."""
+    """The decisions behind :func:`scores`, one row per image."""
     columns = {
         metric: [None if math.isnan(value) else value for value in each.tolist()]
         for metric, each in values.items()

@@ -102,7 +102,7 @@ def feature_batches(
     poolings: Sequence[str],
     batch_size: int,
 ) -> Iterator[dict[str, Tensor]]:
-    """Features (b, D) float32 by pooling, on the CPU, of so many images at a time, in order.
+    """Features (b, D) float32 by pooling, on the CPU, one batch of images at a time, in order.
 
     Args:
         backbone: on the device to use.

@@ -1,9 +1,9 @@
 """Weighted k-NN classification (Wu et al., arXiv:1805.01978, section 3.4; as used by DINO, DINOv2).
 
 Similarity is the dot product of l2-normalised features. Both sides go by chunks, and the best
-neighbours so far are merged with those of each new chunk of the bank: the result is that of the
-whole similarity matrix, which is never in memory. Of neighbours that are equally similar the one
-that comes first in the bank is taken.
+neighbours so far are merged with those of each new chunk of the bank: the result is the same as
+from the whole similarity matrix, which is never in memory. Of equally similar
+neighbours the one that comes first in the bank is taken.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def knn_votes(
         block = _rows(queries, start, start + chunk, device)
         similarity, index = nearest(train, block, max(ks), bank_chunk)
         logits = similarity / temperature
-        # Votes are compared within a row alone, so that a row may be scaled before it overflows.
+        # Votes are only compared within a row, so that a row may be scaled before it overflows.
         logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
         given = logits.exp() if weights == "exp" else logits.softmax(dim=1)
         labels = train_labels[index.cpu()].to(device)

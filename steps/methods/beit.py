@@ -42,7 +42,7 @@ class BEiT(Method):
     """Masked image modelling over visual tokens."""
 
     exact_masks = False
-    """Whether single patches make up for blocks that fall short."""
+    """True if single patches fill up masks whose blocks hide too few."""
 
     def __init__(self, params: BEiTParams, backbone: Beit, context: MethodContext) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class BEiT(Method):
         drop_path.install(backbone, params.drop_path)
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """Which patches are hidden, how many are in the mean, and drop path."""
+        """Masks, the mean number of hidden patches, and drop path."""
         mask = sample_blocks(self.masks, batch, generator)
         draws = {"mask": mask, "hidden": mean_hidden(mask)}
         if self.params.drop_path:
@@ -72,6 +72,7 @@ class BEiT(Method):
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
         images, token_images = batch.views
         mask = draws["mask"]
+        # Tokens of hidden patches only: the others have no loss.
         labels = self.tokenizer.tokens(token_images)[mask]
         logits = self.lm_head(self.features(images, mask, draws.get("keep"))[:, 1:][mask])
         loss, accuracy = token_prediction(logits, labels, draws["hidden"])

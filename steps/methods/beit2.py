@@ -76,7 +76,7 @@ class BEiT2(Method):
     """Masked image modelling over a teacher's tokens, with patch aggregation."""
 
     exact_masks = True
-    """Whether single patches make up for blocks that fall short."""
+    """True if single patches fill up masks whose blocks hide too few."""
 
     def __init__(self, params: BEiT2Params, backbone: Beit, context: MethodContext) -> None:
         super().__init__()
@@ -99,6 +99,7 @@ class BEiT2(Method):
         shrink_branches(self.aggregation.blocks, first=head.early_layers)
         if self.aggregation.lm_head is not None:
             initialise(self.aggregation.lm_head, params.backbone.init_std)
+        # One ramp of drop path: the head goes on where its early layers end.
         points = max(depth, head.early_layers + head.layers)
         drop_path.install(backbone, params.drop_path, points=points)
         drop_path.install(
@@ -106,7 +107,7 @@ class BEiT2(Method):
         )
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """Which patches are hidden, how many, and drop path of backbone and head."""
+        """Masks, the number of hidden patches, and drop path of backbone and head."""
         mask = sample_blocks(self.masks, batch, generator)
         draws = {"mask": mask, "hidden": mean_hidden(mask)}
         if self.params.drop_path:

@@ -50,6 +50,7 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
         params.takes_tokenizer == "required" and context.tokenizer is None
     ):
         raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")
+    # Imported by name, so that a method needs no entry here and runs import only their own.
     module = import_module(f"steps.methods.{params.name}")
     (method,) = (
         each

@@ -59,6 +59,7 @@ class DILEMMA(BatchCoupledMethod):
             raise UserError(
                 "method.drop_rate", f"{params.drop_rate} leaves none of {self.patches} patches"
             )
+        # Without misplaced tokens all labels are 0, and there is nothing to detect.
         self.detector = nn.Linear(backbone.embed_dim, 1) if params.misplaced else None
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
@@ -86,6 +87,7 @@ class DILEMMA(BatchCoupledMethod):
             encoded[f"q{index + 1}"] = feature
             if self.detector is not None:
                 encoded[f"d{index + 1}"] = self.detector(tokens).squeeze(2)
+            # Keys see the whole view at its right positions: only the student has to find errors.
             with torch.no_grad():
                 momentum_backbone = self.pair.momentum_encoder.backbone
                 encoded[f"k{index + 1}"] = global_feature(momentum_backbone, view)
@@ -139,7 +141,7 @@ class DILEMMA(BatchCoupledMethod):
         return own, torch.where(self.misplaced(label_noise_BK), other, own)
 
     def student(
-        self, images: Tensor, patches_BK: Tensor, places_BK: Tensor
+        self, images: Tensor, patches_BK: Tensor, positions_BK: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Encode the kept patches only, each with the position that it is given.
 
@@ -147,8 +149,9 @@ class DILEMMA(BatchCoupledMethod):
             the class token (B, D) and the patch tokens (B, K, D), after the final norm.
         """
         vit = self.pair.encoder.backbone
+        # Positions are added here, not by ``embed``: two tokens may have the same one.
         positions_ND = vit.pos_embed[0, vit.num_prefix_tokens :]
-        tokens = patch_tokens_at(vit, images, patches_BK) + positions_ND[places_BK]
+        tokens = patch_tokens_at(vit, images, patches_BK) + positions_ND[positions_BK]
         cls = vit.cls_token.expand(len(images), -1, -1)
         normed = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return normed[:, 0], normed[:, 1:]

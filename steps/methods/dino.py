@@ -50,12 +50,14 @@ class DINO(BatchCoupledMethod):
         self.params = params
         self.views = context.views
         self.student = Projected(backbone, PrototypeHead(backbone.embed_dim, params.head))
+        # Copied before drop path is installed: the teacher keeps every branch.
         self.teacher = ema.teacher_of(self.student)
         drop_path.install(backbone, params.drop_path)
         self.center = Center(1, params.head.out_dim, momentum=params.center_momentum)
         self.fixed = teacher = context.teacher
         self.fixed_head: FixedNetwork[PrototypeHead] | None = None
         if teacher is not None:
+            # A fixed teacher's logits need the centre that belongs to its head.
             self.fixed_head = FixedNetwork(prototypes_of(teacher, params.head.out_dim))
             self.center.value.copy_(teacher.heads[CENTER])
 
@@ -89,6 +91,7 @@ class DINO(BatchCoupledMethod):
         teacher_head = self.teacher.head if self.fixed_head is None else self.fixed_head.network
         with torch.no_grad():
             teacher_logits = teacher_head(by_view(encoded["teacher"]))
+        # One call for all views: batch norm in the head sees them together.
         student_logits = self.student.head(by_view(encoded["student"]))
         loss, entropy = self_distillation(
             student_logits.chunk(self.views),
@@ -97,6 +100,7 @@ class DINO(BatchCoupledMethod):
             student_temp=params.student_temp,
             teacher_temp=self.teacher_temp(progress),
         )
+        # Collected after its use: this step's centre is the previous steps' mean.
         self.center.accumulate(teacher_logits)
         return {"loss": loss, "teacher_entropy": entropy, "kl": loss.detach() - entropy}
 
@@ -112,6 +116,7 @@ class DINO(BatchCoupledMethod):
 
     def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
         """The last layer, during the first epochs."""
+        # As in the reference, where this helps early training.
         if progress.epoch < self.params.freeze_last_layer_epochs:
             return self.student.head.last_layer.parameters()
         return ()

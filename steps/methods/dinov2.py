@@ -72,6 +72,7 @@ class DINOv2(BatchCoupledMethod):
             PrototypeHead(vit.embed_dim, params.patch_head) if params.patch_head else None,
             self.resizing,
         )
+        # The average starts at the student's weights.
         self.teacher = ema.teacher_of(self.student)
         self.drop_rates = row_drop.rates(
             len(vit.blocks), params.drop_path, uniform=params.drop_path_uniform
@@ -113,6 +114,7 @@ class DINOv2(BatchCoupledMethod):
         mask, gates = draws.get("mask"), None
         if "gates_global" in draws:
             gates = torch.cat([draws["gates_global"], draws["gates_local"]], dim=1)
+        # Only a fixed teacher may expect another normalisation than the batch has.
         views = [self.renormalise(view) for view in batch.views[:_GLOBAL]]
         with torch.no_grad():
             teacher_class, teacher_patches = self.source.tokens(views, read_BVN=mask)
@@ -133,6 +135,7 @@ class DINOv2(BatchCoupledMethod):
         dino = [losses[name] for name in ("dino_global", "dino_local") if name in losses]
         loss = params.dino_weight * torch.stack(dino).sum()
         if params.koleo_weight > 0:
+            # KoLeo spreads images, so each global view is spread on its own.
             views = encoded["student_class"][:, :_GLOBAL].unbind(dim=1)
             losses["koleo"] = torch.stack([koleo(view) for view in views]).sum()
             loss = loss + params.koleo_weight * losses["koleo"]
@@ -147,6 +150,7 @@ class DINOv2(BatchCoupledMethod):
         targets = self.targets(self.source.dino_head(teacher), self.class_center, temp)
         one, other = targets.chunk(_GLOBAL)
         student = self.student.dino_head(by_view(encoded["student_class"]))
+        # A global crop predicts the other one, a local crop predicts both.
         first, second, *local = student.chunk(self.views)
         student_temp = self.params.student_temp
         pairs = _GLOBAL + _GLOBAL * len(local)
@@ -159,6 +163,7 @@ class DINOv2(BatchCoupledMethod):
             within = all_pairs(local, [one, other], student_temp)
             losses["dino_local"] = within / counted
             total = across + within
+        # xlogy: a probability that underflows to 0 contributes 0, not NaN.
         entropy = -torch.xlogy(targets, targets).sum(dim=-1).mean()
         return {**losses, "teacher_entropy": entropy, "kl": total.detach() / pairs - entropy}
 
@@ -168,6 +173,7 @@ class DINOv2(BatchCoupledMethod):
         mask_RN = student.new_ones(student.shape[:2], dtype=torch.bool)
         if mask is not None:
             mask_RN = by_view(mask)
+        # Only masked patches: logits over all prototypes take much memory.
         teacher_logits = self.source.patch_head(by_view(teacher.detach())[mask_RN])
         targets = self.targets(teacher_logits, self.patch_center, temp)
         logits = self.student.patch_head(student[mask_RN])

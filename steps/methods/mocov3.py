@@ -91,6 +91,7 @@ def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     vit.pos_embed.requires_grad_(False)
     for name, module in vit.blocks.named_modules():
         if isinstance(module, nn.Linear):
+            # A fused qkv layer counts as three: Xavier's bound depends on the rows.
             for weight in module.weight.data.chunk(3 if name.endswith("qkv") else 1):
                 nn.init.xavier_uniform_(weight)
             if module.bias is not None:
@@ -100,4 +101,5 @@ def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     nn.init.uniform_(projection.weight, -bound, bound)
     nn.init.zeros_(projection.bias)
     nn.init.normal_(vit.cls_token, std=1e-6)
+    # A random, fixed patch projection makes training stable (section 4.2).
     vit.patch_embed.requires_grad_(not frozen_patch_embed)

@@ -75,7 +75,7 @@ class SimCLR(BatchCoupledMethod):
 
 
 def compared(hidden: Tensor, *, normalise: bool) -> Tensor:
-    """What the loss compares: projections (..., D) in float32, put on the unit sphere or not."""
+    """Embeddings that the loss compares: (..., D) float32, on the unit sphere if ``normalise``."""
     hidden = hidden.float()
     return F.normalize(hidden, dim=-1, eps=_NORM_EPS) if normalise else hidden
 

@@ -55,6 +55,7 @@ class Supervised(Method):
                 self.norm = _norm_of_mean(backbone)
                 # The norm over tokens gives way to the norm over their mean.
                 backbone.norm.requires_grad_(False)
+            # Not part of this forward pass: DDP expects a gradient of all that trains.
             backbone.fc_norm.requires_grad_(False)
         self.head = nn.Linear(backbone.num_features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=params.head_init_std)
@@ -87,6 +88,7 @@ class Supervised(Method):
         if "mix" in draws:
             images, targets = mix(images, targets, draws["mix"], draws["partner"], draws["mix_box"])
         keep = draws.get("keep")
+        # Partners from other parts of the batch were only needed for mixing.
         if (own := draws.get("own")) is not None:
             images, targets = images[own], targets[own]
             keep = None if keep is None else keep[own]
@@ -153,7 +155,7 @@ class Supervised(Method):
 
 
 def _norm_of_mean(backbone: Transformer) -> nn.Module:
-    """A fresh one, or a copy of that which an earlier fine-tuning left in the backbone."""
+    """A new norm, or a copy of the one that an earlier fine-tuning left in the backbone."""
     if isinstance(backbone.fc_norm, nn.Identity):
         return nn.LayerNorm(backbone.embed_dim, eps=backbone.norm.eps)
     norm: nn.Module = copy.deepcopy(backbone.fc_norm)
@@ -178,7 +180,7 @@ def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
 
 
 def share_outside(box: tuple[int, int, int, int], side: int) -> float:
-    """What a box (top, left, bottom, right) leaves of an image of ``side`` x ``side`` pixels."""
+    """Share of a square image that a box (top, left, bottom, right) leaves."""
     top, left, bottom, right = box
     return 1 - (bottom - top) * (right - left) / side**2
 

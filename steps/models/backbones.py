@@ -186,6 +186,7 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         UserError: the folder holds no backbone artifact, not the bytes that were written, or
             weights that are not finite.
     """
+    # Checksums first: timm would load whatever bytes are there.
     verify(artifact, "pretrain")
     model = timm.create_model(
         f"local-dir:{artifact}",
@@ -203,8 +204,9 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
 
 
 def own_resizing(model: BackboneModel) -> Resizing:
-    """How a backbone's position table is resized for images of another size: DINO's way, unless
-    it carries another as its attribute ``resizing``."""
+    """Resizing of the position table for images of another size: DINO's, unless the backbone has
+    the attribute ``resizing``.
+    """
     return cast(Resizing, getattr(model, "resizing", WITH_OFFSET))
 
 

@@ -1,4 +1,4 @@
-"""From images to one vector an image: what heads and evaluations take of any backbone."""
+"""From images to one vector per image, for heads and evaluations of any backbone."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def mean_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = 
 def frozen_features(
     backbone: BackboneModel, images: Tensor, poolings: Iterable[str]
 ) -> dict[str, Tensor]:
-    """What frozen evaluations read, by pooling, each (B, D), from one pass.
+    """Features that evaluations of a frozen backbone read, (B, D) by pooling, from one pass.
 
     Args:
         backbone: in evaluation mode.
@@ -87,6 +87,7 @@ def frozen_features(
         average = _global_average(backbone, images)
         return dict.fromkeys(poolings, average)
     poolings = tuple(poolings)
+    # Only the class token is read, so the last block need not compute patches.
     if all(pooling == "cls" for pooling in poolings):
         return dict.fromkeys(poolings, global_feature(backbone, images))
     tokens_BND = backbone.norm(encode(backbone, embed(backbone, images)))
@@ -102,7 +103,7 @@ def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
         n: blocks.
 
     Raises:
-        ValueError: there are not so many blocks.
+        ValueError: the network has fewer blocks.
     """
     first = len(vit.blocks) - n
     if n < 1 or first < 0:
@@ -118,7 +119,7 @@ def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
 def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return tokens_BND[:, 0]
-    # A norm that fine-tuning gave to the mean stands in for that of the tokens.
+    # A norm that fine-tuning gave to the mean replaces the norm of the tokens.
     return cast(Tensor, vit.fc_norm(tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)))
 
 

@@ -32,7 +32,7 @@ def mlp(
         in_dim, hidden_dim, out_dim: widths.
         layers: linear layers.
         last_norm: end with a batch norm that has neither scale nor shift ("plain", MoCo v3), or a
-            scale alone ("scale", SimCLR), or with the last linear layer ("none").
+            scale only ("scale", SimCLR), or with the last linear layer ("none").
     """
     widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
     modules: list[nn.Module] = []

@@ -1,9 +1,9 @@
 """Through a transformer to the tokens that something reads.
 
 No other token goes through the last block: the others are attended to, so they have keys and values
-there, but queries, projection and MLP are computed for those alone that a loss or a head reads.
-Where that is the class token, keys and values are not computed either. The numbers are those of the
-whole block, at a small part of its work where one token is read.
+there, but queries, projection and MLP are computed only for tokens that a loss or a head reads.
+If that is the class token, keys and values are not computed either. The results are the same as
+from the whole block, at a small part of the work.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from steps.models.tokens import encode
 
 # --- Crops of all sizes through a transformer as one set of tokens
 # The tokens of all crops lie end to end, (T, D). Norms, linear layers, layer scale and MLP run
-# once over all of them; attention alone keeps to each crop, by a kernel for sequences of any
-# length where the device has one, otherwise crops of one length at a time. The numbers are those
-# of a pass for each size, with larger matrix products and one gradient for each weight instead of
-# one a size.
+# once over all of them; only attention keeps to each crop, by a kernel for sequences of any length
+# if the device has one, otherwise one length at a time. Results are the same as from one pass per
+# size, with larger matrix products and one gradient per weight instead of one per size.
 
 
 @dataclass(frozen=True)
 class PackedCrops:
-    """Where sequences lie in a set of tokens: groups of so many sequences, each of such a length.
+    """Sequences in a set of tokens: groups, each with its number of sequences and their length.
 
     R sequences and T tokens in all.
     """
@@ -54,12 +53,12 @@ class PackedCrops:
         return [part.unflatten(0, group) for part, group in zip(parts, self.groups, strict=True)]
 
     def spread(self, values_R: Tensor) -> Tensor:
-        """What each sequence has, for each of its tokens: (R, …) to (T, …)."""
+        """Repeat a value per sequence for each of its tokens: (R, …) to (T, …)."""
         parts = zip(values_R.split(self.rows), self.groups, strict=True)
         return torch.cat([part.repeat_interleave(length, dim=0) for part, (_, length) in parts])
 
     def kept(self, keep_R: Tensor) -> PackedCrops:
-        """That of the sequences for which ``keep_R`` is True."""
+        """Only the sequences for which ``keep_R`` is True."""
         counts = torch.stack([part.sum() for part in keep_R.split(self.rows)]).tolist()
         lengths = [length for _, length in self.groups]
         return PackedCrops(tuple(zip(map(int, counts), lengths, strict=True)))
@@ -75,7 +74,7 @@ class PackedCrops:
 
 
 def is_plain(block: Any) -> bool:
-    """Whether a block does what is repeated here, and nothing else."""
+    """True for a block that does exactly what this module repeats."""
     return bool(
         isinstance(block, Block)
         and type(block.attn) is Attention
@@ -85,7 +84,7 @@ def is_plain(block: Any) -> bool:
 
 
 def can_pack(vit: Transformer) -> bool:
-    """Whether all blocks of a transformer are plain."""
+    """True if all blocks of a transformer are plain."""
     return isinstance(vit, VisionTransformer) and all(is_plain(block) for block in vit.blocks)
 
 
@@ -114,7 +113,7 @@ def read_last(
     reads: Sequence[Tensor | None],
     gates_R2: Tensor | None,
 ) -> list[Tensor]:
-    """What is read of one plain block, the last.
+    """Tokens that are read of the last block, a plain one.
 
     Args:
         block, tokens_TD, packed, gates_R2: as for ``through_block``.
@@ -210,11 +209,11 @@ def _project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _attend_once(attention: Attention, tokens_BND: Tensor) -> Tensor:
-    """What the first token of each sequence gathers: (B, H * d), without keys and values.
+    """Attention output of each sequence's first token, without keys and values: (B, H * d).
 
     The logit of a token x is q . (K x + b) = (K^T q) . x + a constant, which the softmax cancels;
-    what the query gathers is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
-    to 1. The products with K and V are of one row a sequence instead of one a token.
+    the output is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
+    to 1. The products with K and V have one row per sequence instead of one per token.
     """
     if not isinstance(attention.k_norm, nn.Identity):
         q, k, v = _project(attention, tokens_BND)
@@ -232,14 +231,14 @@ def _attend_once(attention: Attention, tokens_BND: Tensor) -> Tensor:
 
 
 def _mix(block: Any, attended_TD: Tensor) -> Tensor:
-    """What follows the attention in its branch."""
+    """Rest of the attention's branch."""
     attention = block.attn
     output: Tensor = block.ls1(attention.proj_drop(attention.proj(attention.norm(attended_TD))))
     return output
 
 
 def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, packed: PackedCrops) -> Tensor:
-    """What each token gathers from those of its own sequence: (T, H * d).
+    """Attention output of each token within its own sequence: (T, H * d).
 
     Args:
         q_THd, k_THd, v_THd: of all sequences, end to end.
@@ -265,12 +264,12 @@ def _attend_batch(q_BQHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
 
 
 def _has_kernel(v_THd: Tensor) -> bool:
-    """Whether torch has attention over sequences of any length for such tensors.
+    """True if torch has attention over sequences of any length for such tensors.
 
-    It is that of FlashAttention: for half precision, on a GPU of compute capability 8.0 or more.
-    Where flash attention is switched off (``sdpa_kernel``), so is this.
+    The kernel is FlashAttention's: half precision, on a GPU of compute capability 8.0 or more.
+    Switching off flash attention (``sdpa_kernel``) switches it off too.
     ``tests/pipeline/test_gpu.py`` holds it to the plain path; on an H100 it makes a step of DINO,
-    iBOT and DINOv2 1.05 to 1.17 times as fast as a pass a size (benchmarks/results).
+    iBOT and DINOv2 1.05 to 1.17 times as fast as one pass per size (benchmarks/results).
     """
     return (
         v_THd.is_cuda
@@ -290,7 +289,7 @@ class Crops:
 
     Args:
         tokens: class token, registers and K patches of each (B, N, D).
-        read: True for the patches that are read beside the class token (B, K); None: that alone.
+        read: True for the patches that are read beside the class token (B, K); None: only that is.
         keep, gates: drop path, as for ``encode_read``.
     """
 
@@ -360,8 +359,8 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
         kinds: the crops of each size. All have draws of drop path, of one kind, or none has.
 
     Returns:
-        Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where they alone
-        are read.
+        Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where only
+        they are read.
     """
     reads = [None if crops.read is None else _with_class(vit, crops.read) for crops in kinds]
     if len(kinds) > 1 and can_pack(vit):
@@ -379,7 +378,7 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
 
 
 def block_read(block: Any, tokens_BND: Tensor, read_BN: Tensor) -> Tensor:
-    """One block's tokens (M, D), the M that are read alone."""
+    """The M tokens of one block that are read: (M, D)."""
     if not is_plain(block):
         return cast(Tensor, block(tokens_BND)[read_BN])
     return _last_read(block, tokens_BND, read_BN, None)
@@ -403,7 +402,7 @@ def _encode_packed(
 
 
 def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
-    """What drop path multiplies the branches of all crops by: (R, 2 * depth); None: 1."""
+    """Drop-path factors of the branches of all crops: (R, 2 * depth); None: 1."""
     keeps = [crops.keep for crops in kinds if crops.keep is not None]
     gates = [crops.gates for crops in kinds if crops.gates is not None]
     if not keeps and not gates:

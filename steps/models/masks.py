@@ -1,7 +1,7 @@
 """Masks that hide patches block by block (BEiT, arXiv:2106.08254, algorithm 1).
 
-A mask is a Python integer, a bit a patch in raster order: a global batch of thousands of masks is
-drawn before each step, and a block is laid over a mask in one operation.
+A mask is a Python integer, one bit per patch in raster order: a global batch of thousands of masks
+is drawn before each step, and a block is laid over a mask in one operation.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Block(NamedTuple):
     """Natural logarithm of height over width."""
     top: int
     left: int
-    """Of no meaning where the block does not fit into the grid."""
+    """Undefined if the block does not fit into the grid."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,7 +111,7 @@ class BlockGenerator:
     height: int
     width: int
     patches: float
-    """What to hide at most; whole with ``exact``."""
+    """Largest number to hide; whole with ``exact``."""
     min_block: int
     max_block: float | None = None
     min_aspect: float = 0.3
@@ -173,6 +173,7 @@ class BlockGenerator:
     def to_tensor(self, masks: Sequence[int]) -> Tensor:
         """(B, N) bool, true where a patch is hidden; raster order."""
         patches = self.height * self.width
+        # One unpacking for the whole batch instead of a loop over bits.
         data = b"".join(mask.to_bytes((patches + 7) // 8, "little") for mask in masks)
         rows = np.frombuffer(data, np.uint8).reshape(len(masks), -1)
         hidden = np.unpackbits(rows, axis=1, count=patches, bitorder="little")
@@ -195,12 +196,13 @@ def block_generator(
 
 def sample_blocks(blocks: BlockGenerator, batch: int, generator: torch.Generator) -> Tensor:
     """Masks of a batch, (B, N) bool; all from one number that torch's generator gives."""
+    # Python's generator: thousands of scalar draws are slow in torch.
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     return blocks.to_tensor([blocks.draw(rng) for _ in range(batch)])
 
 
 def mean_hidden(mask_BN: Tensor) -> Tensor:
-    """How many patches a sample of the batch hides in the mean, for each sample: (B,) float32."""
+    """Mean number of hidden patches per sample, repeated for each sample: (B,) float32."""
     return mask_BN.sum(dim=1).float().mean().repeat(len(mask_BN))
 
 

@@ -61,7 +61,7 @@ class CropNetwork(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.resizing = resizing
-        """How the position table is resized to smaller crops; None: as the backbone says."""
+        """Resizing of the position table to smaller crops; None: the backbone's own."""
 
     def embed(
         self, images: Tensor, mask_RN: Tensor | None = None, mask_token: Tensor | None = None
@@ -98,6 +98,7 @@ class CropNetwork(nn.Module):
         """
         vit, mask = self.backbone, None if mask_BVN is None else by_view(mask_BVN)
         embedded = self.embed(torch.cat(list(views)), mask, mask_token)
+        # Reading some patches saves most of the last block.
         if read_BVN is None:
             rows = cast(Tensor, vit.norm(encode(vit, embedded)))
         else:
@@ -132,6 +133,7 @@ class CropNetwork(nn.Module):
         vit, mask = self.backbone, None if mask_BGN is None else by_view(mask_BGN)
         embedded = self.embed(torch.cat(list(views[:crops])), mask, mask_token)
         read = mask
+        # Without masks the patch loss is over all patches, as in distillation.
         if read is None:
             read = torch.ones_like(embedded[:, vit.num_prefix_tokens :, 0], dtype=torch.bool)
         counts, kinds = self._by_size(views[crops:], crops, keep, gates)
@@ -150,6 +152,7 @@ class CropNetwork(nn.Module):
         """
         counts: list[int] = []
         kinds: list[Crops] = []
+        # Views of one size share a pass; only neighbours, so that their order stays.
         for _, group in groupby(views, key=lambda view: view.shape[-2:]):
             same = list(group)
             stop = start + len(same)

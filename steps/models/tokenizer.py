@@ -1,4 +1,4 @@
-"""What every tokenizer gives to the methods that predict its tokens."""
+"""Interface of tokenizers to the methods that predict their tokens."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Tokenizer(nn.Module):
     token_pixels: int
     """The side in pixels of what a token stands for."""
     decodes = False
-    """Whether tokens turn back into pixels."""
+    """True if tokens turn back into pixels."""
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in 0 to 1 to token ids (B, N) int64, raster order."""

@@ -21,7 +21,7 @@ IMAGENET = Normalise(mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
 INCEPTION = Normalise(mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
 CLIP = Normalise(mean=[0.48145466, 0.4578275, 0.40821073], std=[0.26862954, 0.26130258, 0.27577711])
 NORMALISE = {"imagenet": IMAGENET, "inception": INCEPTION, "clip": CLIP}
-"""What official code normalises images by."""
+"""Normalisation of images in official code."""
 
 _FIRST = ("patch_embed.proj.weight", "conv1.weight")
 """The first layer of a transformer or a ResNet, by which a backbone is recognised."""

@@ -48,7 +48,7 @@ QUICK_GELU = "vit_base_patch16_clip_quickgelu_224"
 _RESNETS: dict[tuple[tuple[int, ...], bool], tuple[str, str]] = {
     ((3, 4, 6, 3), True): ("resnet50", "ResNet-50")
 }
-"""timm's architecture and the name in tables, by blocks a stage and bottlenecks."""
+"""timm's architecture and the name in tables, by blocks per stage and bottlenecks."""
 
 
 class SizeError(ValueError):
@@ -56,7 +56,7 @@ class SizeError(ValueError):
 
 
 class UnknownHeadsError(SizeError):
-    """How many attention heads there are does not follow from the file."""
+    """The file does not tell the number of attention heads."""
 
 
 def backbone_of(
@@ -100,7 +100,7 @@ def backbone_of(
 
 
 def params_name(backbone: Backbone) -> str:
-    """What ``params/backbones/`` calls a backbone of this size, such as vit_b16."""
+    """Name of a backbone of this size in ``params/backbones/``, such as vit_b16."""
     if backbone.is_resnet:
         return backbone.architecture
     return f"{backbone.scale.lower().replace('-', '_')}{backbone.patch_size}"
@@ -218,7 +218,7 @@ def _resnet(weights: Mapping[str, Tensor]) -> Backbone:
 
 _PLAIN = Resizing(offset=0.0)
 _RESIZING = {"dino": WITH_OFFSET, "ibot": WITH_OFFSET, "dinov2": WITH_OFFSET}
-"""What a method does to its position table; the others resize it to a size, plainly."""
+"""Resizing of a method's position table; the others use ``_PLAIN``."""
 _SHOWN = 8
 """Tensors that an error names."""
 _REGISTERS = Resizing(offset=0.0, antialias=True)
@@ -236,7 +236,7 @@ class Imported:
     heads: dict[str, Tensor]
     """Weights of its method that are kept beside it: a text tower, prototypes, a classifier."""
     left_out: list[str]
-    """What the file holds besides."""
+    """Other contents of the file."""
 
 
 def read_backbone(
@@ -369,7 +369,7 @@ def _check(path: Path, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 
 
 def _heads(content: Mapping[str, Any], kind: str, network: str, found: Found) -> dict[str, Tensor]:
-    """What is kept, with the centre of a teacher's prototypes."""
+    """Heads to keep, with the centre of a teacher's prototypes."""
     loss = content.get(f"{kind}_loss")
     if network != "teacher" or not isinstance(loss, Mapping):
         return found.heads

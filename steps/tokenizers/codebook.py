@@ -18,9 +18,9 @@ class Codebook(nn.Module):
 
         e <- norm(decay * e + (1 - decay) * norm(m))
 
-    ``accumulate`` collects the features of each micro-batch, ``update`` moves the codes by those of
-    the whole global batch, so that they do not depend on how it was cut. A code without features
-    stays: the reference revives none.
+    ``accumulate`` collects the features of each micro-batch, ``update`` moves the codes by the
+    features of the whole global batch, so that they do not depend on how it was cut. A
+    code without features stays: the reference revives none.
     """
 
     codes: Tensor
@@ -145,7 +145,7 @@ class CodeUse(nn.Module):
 
 
 def use_of(counts_K: Tensor) -> dict[str, Tensor]:
-    """What is logged of counts: the share of codes in use, and the perplexity of their use."""
+    """Values to log: the share of codes in use, and the perplexity of their use."""
     return {"codes_used": (counts_K > 0).double().mean(), "perplexity": perplexity(counts_K)}
 
 

@@ -58,7 +58,7 @@ def transformer(params: Transformer, image_size: int, patch_size: int, in_chans:
 
 
 def patch_features(vit: Beit, images: Tensor) -> Tensor:
-    """Normed patch tokens (B, N, D); the class token takes part in attention alone."""
+    """Normed patch tokens (B, N, D); the class token only takes part in attention."""
     tokens: Tensor = vit.fc_norm(vit.forward_features(images)[:, 1:])
     return tokens
 

@@ -18,4 +18,4 @@ class DINOParams(SelfDistillation):
     takes_teacher = "optional"
     name: Literal["dino"]
     head: PrototypeHead
-    """In distillation ``out_dim`` is that of the teacher's."""
+    """In distillation ``out_dim`` equals the teacher's."""

@@ -98,7 +98,7 @@ CLASSES = list(OUTLINES)
 def draw_mask(
     name: str, side: int, centre: tuple[float, float], radius: float, angle: float, stretch: float
 ) -> npt.NDArray[np.uint8]:
-    """How much of each pixel a shape covers.
+    """Share of each pixel that a shape covers.
 
     Args:
         name: one of :data:`CLASSES`.
@@ -152,9 +152,9 @@ class Scene:
     shapes: tuple[Shape, ...]
     """From back to front."""
     masks: tuple[Mask, ...]
-    """What each would cover alone: (side, side), 0 to 255."""
+    """Pixels that each shape covers, hidden parts included: (side, side), 0 to 255."""
     colour: str
-    """Of the background; likewise ``texture``."""
+    """Colour of the background; ``texture`` is the background's too."""
     texture: str
     clutter: int
     strokes: int
@@ -277,7 +277,7 @@ _HUE_JITTER = 0.015
 _PERIOD = (4.0, 9.0)
 """Pixels between two stripes, squares or dots."""
 _GAIN = (0.75, 1.15)
-"""Of the light on the whole scene."""
+"""Brightness of the light on the whole scene."""
 _SPECK = 0.3
 """Largest radius of a speck, as a share of the smallest shape's: it must not pass for one."""
 
