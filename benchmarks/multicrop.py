@@ -29,7 +29,7 @@ from steps.methods.dino import DINO
 from steps.methods.dinov2 import DINOv2
 from steps.methods.ibot import IBOT
 from steps.models import last_block
-from steps.models.multicrop import by_view
+from steps.models.dinov2_vit import mask_token
 
 ROUNDS = 7
 LOCAL = {"vit_s16": (8,), "vit_pico": (2, 4, 8)}
@@ -87,17 +87,17 @@ def student(step: Ours) -> list[Tensor]:
         return [method.student.classes(views, draws.get("keep"))]
     if isinstance(method, IBOT):
         mask = method.mask(draws, PROGRESS)
-        return list(method.student.multicrop(views, draws.get("keep"), mask, method.mask_token))
+        return list(
+            method.student.multicrop(
+                views, mask.shape[1], mask, method.mask_token, keep=draws.get("keep")
+            )
+        )
     assert isinstance(method, DINOv2)
-    rows = {name: by_view(draw) for name, draw in draws.items()}
-    classes, patches, local = method.student.multicrop(
-        torch.cat(views[:2]),
-        torch.cat(views[2:]),
-        rows.get("mask"),
-        (rows.get("gates_global"), rows.get("gates_local")),
-    )
-    assert local is not None
-    return [classes, patches, local]
+    gates = None
+    if "gates_global" in draws:
+        gates = torch.cat([draws["gates_global"], draws["gates_local"]], dim=1)
+    token = mask_token(method.student.backbone)
+    return list(method.student.multicrop(views, 2, draws.get("mask"), token, gates=gates))
 
 
 def measure(run: Callable[[], None], rounds: int) -> tuple[list[float], list[float]]:

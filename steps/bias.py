@@ -16,7 +16,7 @@ from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.cues import Seen, decided, factors, kept, looks, scores
 from steps.evaluation.knn import knn_votes
-from steps.evaluation.linear import probe
+from steps.evaluation.linear import cached_probe
 from steps.evaluation.task import TaskStep
 from steps.params.protocols import Bias
 
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     wanted = list(dict.fromkeys([*poolings, protocol.pooling]))
     seen = Seen(step.options.backbone, data, wanted, protocol.crop_fraction, protocol.batch_size)
     train, val = (seen.features(split, poolings) for split in ("train", "val"))
-    logits, lr = probe(train, seen.labels["train"], val, protocol.probe, classes, seed)
+    logits, lr = cached_probe(train, seen.labels["train"], val, protocol.probe, classes, seed)
     votes = knn_votes(
         seen.features("train", [protocol.pooling]),
         seen.labels["train"],

@@ -10,7 +10,7 @@ from steps.command import run_step
 from steps.data.loader import dataset_facts
 from steps.engine.devices import claim_gpu
 from steps.evaluation.cues import Seen, factors, kept, need_independent, scores
-from steps.evaluation.linear import probe
+from steps.evaluation.linear import cached_probe
 from steps.evaluation.task import TaskStep
 from steps.params.protocols import Decode
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     told, rates = {}, {}
     for factor, count in values.items():
-        predicted, rates[factor] = probe(
+        predicted, rates[factor] = cached_probe(
             seen.features("train", poolings),
             drawn["train"][factor],
             seen.features("val", poolings),

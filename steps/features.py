@@ -10,8 +10,8 @@ from steps.artifacts import publish
 from steps.command import run_step
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.evaluation.features import SPLITS, extract
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.task import TaskStep
-from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.params.protocols import Features
 
 
@@ -21,10 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     protocol, options = step.protocol, step.options
     facts = dataset_facts(options.data, labels=True)
-    backbone = load_backbone(options.backbone)
-    mean, std = normalisation(options.backbone)
-    size = image_size(backbone)
-    backbone = backbone.to(step.device)
+    backbone = FrozenBackbone.load(options.backbone).to(step.device)
     with publish(
         options.out,
         node="features",
@@ -34,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=step.seed,
     ) as draft:
         for split in SPLITS:
-            views = EvaluationViews(options.data, split, size, protocol.crop_fraction)
+            views = EvaluationViews(options.data, split, backbone.size, protocol.crop_fraction)
             extract(
                 backbone,
                 views,
@@ -42,8 +39,6 @@ def main(arguments: list[str] | None = None) -> None:
                 split,
                 poolings=protocol.poolings,
                 batch_size=protocol.batch_size,
-                mean=mean,
-                std=std,
             )
         draft.facts["dataset"] = facts.name
         draft.facts["classes"] = facts.num_classes

@@ -27,6 +27,7 @@ from steps.engine.devices import launch
 from steps.engine.loop import fit
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.task import TaskStep
+from steps.methods import MethodContext
 from steps.methods.supervised import Supervised
 from steps.models.backbones import depth, image_size, load_backbone, normalisation
 from steps.models.beit import separate_tables
@@ -45,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     separate_tables(model)
     size = image_size(model)
     with seeded(seed, "init"):
-        method = Supervised(protocol.method, model, facts.num_classes)
+        method = Supervised(protocol.method, model, MethodContext(num_classes=facts.num_classes))
     views = TrainingViews(options.data, training.views, size, seed)
     if protocol.label_share < 1.0:
         labels = torch.from_numpy(views.labels)
@@ -89,7 +90,7 @@ def evaluate(
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):
         with fabric.autocast():
             scores = method.logits(normalise(fabric.to_device(images), mean, std))
-        parts.append(Classified.of(scores.float().cpu(), labels))
+        parts.append(Classified.from_scores(scores.float().cpu(), labels))
     return Classified.together(parts)
 
 

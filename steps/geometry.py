@@ -12,10 +12,9 @@ from torch import Tensor
 from steps.command import run_step
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
-from steps.data.views import normalise
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
 from steps.evaluation.task import TaskStep
-from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
 from steps.params.protocols import Geometry
 
@@ -27,19 +26,16 @@ def main(arguments: list[str] | None = None) -> None:
     )
     protocol, data = step.protocol, step.options.data
     dataset_facts(data)
-    backbone = load_backbone(step.options.backbone)
-    mean, std = normalisation(step.options.backbone)
-    size = image_size(backbone)
-    backbone = backbone.to(step.device)
+    backbone = FrozenBackbone.load(step.options.backbone).to(step.device)
 
     def features(images: Tensor) -> Tensor:
-        inputs = normalise(images.to(step.device), mean, std)
-        (rows,) = frozen_features(backbone, inputs, [protocol.pooling]).values()
+        inputs = backbone.inputs(images)
+        (rows,) = frozen_features(backbone.model, inputs, [protocol.pooling]).values()
         check_rows(rows, "features of a batch")
         return rows.float()
 
-    whole = EvaluationViews(data, "val", size, protocol.crop_fraction)
-    pairs = Pairs(data, "val", protocol.view, size, step.seed)
+    whole = EvaluationViews(data, "val", backbone.size, protocol.crop_fraction)
+    pairs = Pairs(data, "val", protocol.view, backbone.size, step.seed)
     of_images = torch.cat([features(x) for x, _ in evaluation_batches(whole, protocol.batch_size)])
     of_views = torch.cat(
         [
@@ -53,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
         "uniformity": uniformity(of_images, protocol.t),
     }
     scores = {metric: (value, len(whole)) for metric, value in values.items()}
-    step.write(scores, unit="", facts={"width": backbone.num_features})
+    step.write(scores, unit="", facts={"width": backbone.model.num_features})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from steps.artifacts import publish
 from steps.artifacts.manifest import digest_file
@@ -25,12 +25,12 @@ from steps.data.sources.source import ENVIRONMENT, data_root
 from steps.engine.loop import Outcome
 from steps.engine.watch import METRICS
 from steps.models.backbones import save_backbone
-from steps.official.formats import LAYOUTS, NORMALISE
+from steps.official.formats import FORMATS, NORMALISE
 from steps.official.read import check_size, heads_of, params_name, read_backbone
 from steps.params.backbone import Backbone
 from steps.params.base import NotNegative, Seed, Size
 from steps.params.load import load, option
-from steps.params.methods import MethodParams
+from steps.params.methods import METHODS
 from steps.params.names import Label, Name
 from steps.tokenizers import save_tokenizer
 from steps.tokenizers.official import official_dalle
@@ -42,7 +42,7 @@ DALLE_SIDE = 112
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--format", choices=[*LAYOUTS, DALLE], required=True)
+    parser.add_argument("--format", choices=[*FORMATS, DALLE], required=True)
     files = parser.add_mutually_exclusive_group(required=True)
     files.add_argument(
         "--checkpoint",
@@ -90,11 +90,11 @@ def main() -> None:
 
 def import_backbone(arguments: argparse.Namespace) -> None:
     """Read, check and publish a backbone."""
-    kind, layout = arguments.format, LAYOUTS[arguments.format]
-    network = arguments.network or next(iter(layout.networks))
-    if network not in layout.networks:
+    kind, file_format = arguments.format, FORMATS[arguments.format]
+    network = arguments.network or next(iter(file_format.networks))
+    if network not in file_format.networks:
         raise UserError(
-            f"--network {network}", f"none of {kind}'s", allowed=", ".join(layout.networks)
+            f"--network {network}", f"none of {kind}'s", allowed=", ".join(file_format.networks)
         )
     (path,) = _files(arguments, 1)
     named = None if arguments.backbone is None else load(arguments.backbone, Backbone)
@@ -113,7 +113,7 @@ def import_backbone(arguments: argparse.Namespace) -> None:
             )
     if imported.left_out:
         logging.info("%s: left out %s", path, ", ".join(imported.left_out))
-    normalise = NORMALISE[arguments.normalise or layout.normalise]
+    normalise = NORMALISE[arguments.normalise or file_format.normalise]
     backbone = imported.backbone
     params = {
         "format": kind,
@@ -134,10 +134,10 @@ def import_backbone(arguments: argparse.Namespace) -> None:
         draft.facts.update(
             method=kind,
             recipe=arguments.name,
-            kind=_kinds()[kind],
+            kind=METHODS[kind].kind,
             backbone=params_name(backbone) if named is None else arguments.backbone.stem,
             scale=backbone.scale if named is None else named.scale,
-            pretrain_dataset=arguments.trained_on or layout.trained_on,
+            pretrain_dataset=arguments.trained_on or file_format.trained_on,
             left_out=imported.left_out,
             asked=_asked(arguments),
             # What a file does not say of its training is 0.
@@ -199,15 +199,6 @@ def _files(arguments: argparse.Namespace, count: int) -> list[Path]:
             allowed="one file" if count == 1 else "the encoder's file, then the decoder's",
         )
     return files
-
-
-def _kinds() -> dict[str, str]:
-    """The family of each method, as the tables print it."""
-    union, _ = get_args(MethodParams)
-    return {
-        get_args(params.model_fields["name"].annotation)[0]: params.kind
-        for params in get_args(union)
-    }
 
 
 def _publishing(node: str, params: dict[str, Any], arguments: argparse.Namespace) -> Any:

@@ -14,9 +14,9 @@ from steps.command import run_step
 from steps.data.annotations import need_masks, objects
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.diagnosis.layout import draw
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.layout import AttentionMaps, look_at, overlaps, share_inside
 from steps.evaluation.task import TaskStep
-from steps.models.backbones import normalisation
 from steps.params.protocols import Layout
 
 
@@ -32,12 +32,17 @@ def main(arguments: list[str] | None = None) -> None:
     protocol, data = step.protocol, step.options.data
     need_masks(data, "layout")
     dataset_facts(data)
-    vit, size = step.transformer(protocol.image_size)
+    where = f"{step.options.protocol}: image_size"
+    backbone = FrozenBackbone.load_transformer(
+        *(step.options.backbone, protocol.image_size, where),
+        task="layout",
+        reads="class token to look from",
+    )
+    size = backbone.size
     views = EvaluationViews(data, "val", size, protocol.crop_fraction)
     masks = objects(data, "val")
-    vit = vit.to(step.device)
-    mean, std = normalisation(step.options.backbone)
-    seen: AttentionMaps = look_at(vit, views, masks, protocol.batch_size, mean=mean, std=std)
+    backbone = backbone.to(step.device)
+    seen: AttentionMaps = look_at(backbone, views, masks, protocol.batch_size)
     indices = overlaps(seen, protocol.mass)
     head = int(indices.mean(dim=0).argmax())
     values = {
@@ -48,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     with step.pictures() as draft:
         draft.facts.update(head=head, size=size)
-        picture = draw(vit, seen, head, protocol, mean=mean, std=std)
+        picture = draw(backbone, seen, head, protocol)
         (draft.path / "layout.png").write_bytes(picture)
     step.write(
         {name: (100.0 * value.mean().item(), len(indices)) for name, value in values.items()},

@@ -9,6 +9,7 @@ the images (it runs under torchrun too, and a killed run resumes).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,11 +19,11 @@ from steps.data.loader import check_two_classes, dataset_facts
 from steps.data.shards import Images
 from steps.engine.devices import launch
 from steps.evaluation.accuracy import Classified
-from steps.evaluation.augmented import Frozen, probe_augmented
+from steps.evaluation.augmented import augmented_probe
 from steps.evaluation.features import features_of, read_features
-from steps.evaluation.linear import probe, regress
+from steps.evaluation.frozen import FrozenBackbone
+from steps.evaluation.linear import cached_probe, logistic_probe
 from steps.evaluation.task import TaskStep
-from steps.models.backbones import load_backbone, normalisation
 from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe
 
 
@@ -57,12 +58,12 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
         val.concatenated(protocol.poolings),
     )
     if isinstance(protocol, LogReg):
-        scores, c = regress(*given, protocol, classes, step.seed)
+        scores, c = logistic_probe(*given, protocol, classes, step.seed)
         facts = {"c": c}
     else:
-        scores, lr = probe(*given, protocol, classes, step.seed)
+        scores, lr = cached_probe(*given, protocol, classes, step.seed)
         facts = {"lr": lr}
-    decided = Classified.of(scores, torch.from_numpy(val.labels))
+    decided = Classified.from_scores(scores, torch.from_numpy(val.labels))
     step.write_classified(decided, Images(options.data, "val").ids, facts=facts)
 
 
@@ -72,14 +73,14 @@ def augmented(step: TaskStep[Probe]) -> None:
     del step.inputs["features"]
     seed, data = step.seed, dataset_facts(options.data, labels=True)
     check_two_classes(options.data, data.num_classes)
-    mean, std = normalisation(options.backbone)
     fabric = launch(protocol.precision, protocol.deterministic)
-    frozen = Frozen(fabric, load_backbone(options.backbone).to(fabric.device), mean, std)
+    backbone = FrozenBackbone.load(options.backbone).to(fabric.device)
+    backbone = replace(backbone, autocast=fabric.autocast)
     main_process, further = fabric.global_rank == 0, {"processes": fabric.world_size}
     with step.scratch(owner=main_process, further=further) as place:
         fabric.barrier()
-        measured = probe_augmented(
-            frozen, options.data, protocol, data.num_classes, seed, place, str(options.protocol)
+        measured = augmented_probe(
+            backbone, options.data, protocol, data.num_classes, seed, place, str(options.protocol)
         )
         if main_process:
             ids = Images(options.data, "val").ids

@@ -50,7 +50,7 @@ from steps.params.backbone import Backbone
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.load import load, option
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training, check_backbone
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer

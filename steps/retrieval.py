@@ -31,7 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not views.images.has_captions:
         raise UserError(str(data), "a set without captions", allowed="a set with captions")
     towers.to(step.device)
-    sayings = CaptionIndex.of([them[: protocol.captions] for them in views.images.all_captions()])
+    sayings = CaptionIndex.from_captions(
+        [them[: protocol.captions] for them in views.images.all_captions()]
+    )
     found = answers(
         towers.images(views, protocol.batch_size),
         towers.sentences(sayings.sentences, protocol.batch_size),

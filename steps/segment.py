@@ -12,9 +12,9 @@ from steps.artifacts.decisions import of_confusion
 from steps.command import UserError, run_step
 from steps.data.annotations import need_masks
 from steps.data.loader import dataset_facts
-from steps.evaluation.segmentation import Frozen, Scenes, confusion, scores, train
+from steps.evaluation.frozen import FrozenBackbone
+from steps.evaluation.segmentation import Scenes, confusion, scores, train
 from steps.evaluation.task import TaskStep
-from steps.models.backbones import normalisation
 from steps.params.protocols import Segment
 
 
@@ -23,20 +23,23 @@ def main(arguments: list[str] | None = None) -> None:
     protocol, data = step.protocol, step.options.data
     need_masks(data, "segment")
     dataset_facts(data)
-    vit, size = step.transformer(protocol.image_size)
-    if protocol.blocks > len(vit.blocks):
+    where, artifact = f"{step.options.protocol}: image_size", step.options.backbone
+    backbone = FrozenBackbone.load_transformer(
+        artifact, protocol.image_size, where, task="segment", reads="patch tokens"
+    )
+    depth = len(backbone.transformer.blocks)
+    if protocol.blocks > depth:
         raise UserError(
             f"{step.options.protocol}: blocks",
             f"{protocol.blocks}",
-            allowed=f"at most {len(vit.blocks)}, the blocks of {step.options.backbone}",
+            allowed=f"at most {depth}, the blocks of {artifact}",
         )
-    vit = vit.eval().to(step.device)
-    frozen = Frozen(vit, protocol.blocks, *normalisation(step.options.backbone))
+    backbone, size = backbone.to(step.device), backbone.size
     with step.scratch() as place:
         scenes = Scenes(data, "train", size, protocol, step.seed)
-        head = train(frozen, scenes, protocol, step.seed, place)
+        head = train(backbone, scenes, protocol, step.seed, place)
         val = Scenes(data, "val", size, protocol, step.seed)
-        of_scenes = confusion(frozen, head, val, protocol.eval_batch_size)
+        of_scenes = confusion(backbone, head, val, protocol.eval_batch_size)
         counts = of_scenes.sum(dim=0)
         step.write(
             {metric: (100 * value, len(val)) for metric, value in scores(counts).items()},

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     of_sentences = towers.sentences(sentences, protocol.batch_size)
     of_classes = F.normalize(of_sentences.view(len(classes), len(protocol.prompts), -1).mean(1))
     scores = towers.images(views, protocol.batch_size) @ of_classes.T
-    decided = Classified.of(scores, torch.from_numpy(views.labels))
+    decided = Classified.from_scores(scores, torch.from_numpy(views.labels))
     step.write_classified(decided, views.images.ids)
 
 

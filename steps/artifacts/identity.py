@@ -275,7 +275,23 @@ def _imported(tree: ast.AST) -> Iterator[str]:
             for other in node.orelse:
                 yield from _imported(other)
         else:
+            if isinstance(node, ast.Call) and (package := _searched(node)) is not None:
+                modules = ROOT.joinpath(*package.split(".")).glob("[!_]*.py")
+                yield from (f"{package}.{file.stem}" for file in modules)
             yield from _imported(node)
+
+
+def _searched(call: ast.Call) -> str | None:
+    """Package of a call such as ``import_module(f"steps.methods.{name}")``: each of its modules
+    may be the one that is imported.
+    """
+    match call:
+        case ast.Call(
+            func=ast.Name(id="import_module"),
+            args=[ast.JoinedStr(values=[ast.Constant(value=str(start)), *_])],
+        ):
+            return start.rstrip(".")
+    return None
 
 
 def _is_type_checking(test: ast.expr) -> bool:

@@ -19,7 +19,7 @@ from steps.data.values import number
 
 
 def large_enough(box: Mapping[str, Any]) -> bool:
-    """Whether a COCO annotation can be a target: mmdet asks for a pixel of width and height."""
+    """True if a COCO annotation can be a target: mmdet asks for a pixel of width and height."""
     _, _, width, height = box["bbox"]
     return bool(width >= 1 and height >= 1 and box["area"] > 0)
 
@@ -138,7 +138,7 @@ def objects(folder: Path, split: str) -> list[Mask | None]:
 
 BACKGROUND = "background"
 IGNORED = 255
-"""Of a pixel whose class is not known; it counts nowhere."""
+"""Class of a pixel that is not annotated; it counts nowhere."""
 
 
 class SemanticMasks:

@@ -104,7 +104,7 @@ def check_image(
     """Decode an image to its last row.
 
     The file's bytes are kept where decoding them plainly gives the right pixels. What had to be
-    turned, put on a ground or shrunk is encoded anew.
+    turned, put on a ground or shrunk is encoded again.
 
     Args:
         item: from a reader.
@@ -179,14 +179,14 @@ def _sized(size: tuple[int, int]) -> str:
 
 
 def check_label(label: int | None, classes: int) -> str | None:
-    """What is wrong with a label, if anything."""
+    """Fault of a label, or None."""
     if label is None or not 0 <= label < classes:
         return f"label {label} is outside 0 to {classes - 1}"
     return None
 
 
 def check_caption(caption: object) -> str | None:
-    """What is wrong with a caption, if anything."""
+    """Fault of a caption, or None."""
     return None if written(caption) else f"unreadable caption {shown(caption)}"
 
 

@@ -39,9 +39,9 @@ class InBoth:
         if not len(train) or not len(val):
             return []
         values, first = np.unique(train, return_index=True)
-        places = np.searchsorted(values, val).clip(max=len(values) - 1)
-        rows = np.flatnonzero(values[places] == val)
-        return [(int(first[places[row]]), int(row)) for row in rows]
+        indices = np.searchsorted(values, val).clip(max=len(values) - 1)
+        rows = np.flatnonzero(values[indices] == val)
+        return [(int(first[indices[row]]), int(row)) for row in rows]
 
     def enforce(self, where: str, out: Path, most: int | None) -> dict[str, Any]:
         """Name them.

@@ -166,7 +166,7 @@ def _covered(segmentation: Any, box: Sequence[float], width: int, height: int) -
 
 
 def _plain(segmentation: Any) -> Any:
-    """A segmentation that was found good, with whole numbers as such and COCO's keys alone."""
+    """A segmentation that was found good, with whole numbers as such and only COCO's keys."""
     if isinstance(segmentation, list):
         return segmentation
     return {
@@ -199,7 +199,7 @@ class Instances:
     _images: list[dict[str, Any]] = field(default_factory=list)
     _annotations: list[dict[str, Any]] = field(default_factory=list)
     _unmasked: dict[int, str] = field(default_factory=dict)
-    """Names of the annotations without a mask, by their place."""
+    """Names of the annotations without a mask, by index."""
     _notes: dict[str, _Count] = field(default_factory=dict)
     _ids: set[int] = field(default_factory=set)
     _seen: int = 0
@@ -207,7 +207,7 @@ class Instances:
     _objects: int = 0
     """Useful ones that are no crowds."""
     _largest: float = 0.0
-    """Of all numbers of boxes."""
+    """Largest magnitude among the numbers of boxes."""
 
     def add(self, item: Item, width: int, height: int) -> None:
         """Take an image of this size and those of its annotations that are good."""
@@ -277,11 +277,11 @@ class Instances:
         for name in self._unmasked.values():
             problem = "no mask, and others have one (masks: false leaves all masks out)"
             self.tally.bad(self.split, name, problem)
-        lost = [self._annotations[place] for place in self._unmasked]
+        lost = [self._annotations[index] for index in self._unmasked]
         self._useful -= sum(large_enough(box) for box in lost)
         self._objects -= sum(large_enough(box) and not box["iscrowd"] for box in lost)
         self._annotations = [
-            box for place, box in enumerate(self._annotations) if place not in self._unmasked
+            box for index, box in enumerate(self._annotations) if index not in self._unmasked
         ]
 
     def enforce(self, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches in an order that depends on the seed alone, from any step on, for any device count."""
+"""Batches in an order that only depends on the seed, from any step on, for any device count."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is cut: each process's share, in ``accumulation`` micro-batches."""
+    """Split of a global batch: one share per process, in ``accumulation`` micro-batches."""
 
     global_batch: int
     rank: int
@@ -148,7 +148,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class DatasetFacts:
-    """What a training run must know about a prepared set."""
+    """Facts of a prepared set that a training run needs."""
 
     name: str
     num_classes: int
@@ -157,7 +157,7 @@ class DatasetFacts:
     std: list[float]
 
     def of(self, images: int) -> DatasetFacts:
-        """The same set, of which so many training images are used."""
+        """The same set with only ``images`` training images in use."""
         return replace(self, train_images=images)
 
     def normalised_by(self, mean: list[float], std: list[float]) -> DatasetFacts:
@@ -202,7 +202,7 @@ def check_two_classes(dataset: Path, classes: int) -> None:
 
 
 class Samples(NamedTuple):
-    """What the loader gives at a time: B training images, not yet normalised."""
+    """One item of the loader: B training images, not yet normalised."""
 
     views: list[Tensor]
     """One (B, 3, S, S) uint8 tensor a view."""
@@ -236,7 +236,7 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of each view, in pixels."""
+        """Side of each view, in pixels."""
         return sides(self.views, self.size)
 
     def others(self, views: Sequence[View]) -> TrainingViews:
@@ -246,17 +246,17 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         return twin
 
     def only(self, rows: Tensor) -> TrainingViews:
-        """The same views of some of the images: (K,) int64 places in the set."""
+        """The same views of some of the images: (K,) int64 indices in the set."""
         twin = copy.copy(self)
         twin.rows = rows
         return twin
 
-    def together(self, places: Sequence[tuple[int, int]]) -> Samples:
-        """The samples at some (epoch, index) places."""
-        return _collate([self[place] for place in places])
+    def together(self, indices: Sequence[tuple[int, int]]) -> Samples:
+        """The samples of some (epoch, index) pairs."""
+        return _collate([self[pair] for pair in indices])
 
-    def __getitem__(self, place: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
-        epoch, index = place
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
+        epoch, index = pair
         if self.rows is not None:
             index = int(self.rows[index])
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
@@ -282,8 +282,8 @@ class EvaluationViews(Dataset[tuple[Tensor, int]]):
         return to_tensor(view), int(self.labels[index])
 
 
-class _Places(Sampler[list[tuple[int, int]]]):
-    """The (epoch, index) places of this process's micro-batches, from a step to the last.
+class _Pairs(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of this process's micro-batches, from a step to the last.
 
     Each epoch is one permutation of the set, cut into global batches; what is left over is
     dropped. A process takes its contiguous share of every global batch.
@@ -328,12 +328,12 @@ def training_batches(
     ``workers`` processes decode; what they give does not depend on their number. ``paired``: each
     micro-batch comes with the partners of its samples (``steps.data.loader.with_partners``).
     """
-    places = _Places(len(views), plan, seed, start, stop, paired)
+    pairs = _Pairs(len(views), plan, seed, start, stop, paired)
     with writing(SHARED_MEMORY):
         batches = iter(
             DataLoader(
                 views,
-                batch_sampler=places,
+                batch_sampler=pairs,
                 num_workers=workers,
                 collate_fn=_collate,
                 worker_init_fn=_outlast_sigterm,

@@ -174,8 +174,8 @@ def _decompressed(text: str) -> npt.NDArray[np.int64]:
     characters = ends - starts + 1
     if characters.max() > _MOST_CHARACTERS:
         raise SegmentationError("its mask has a run length beyond any image")
-    place = np.arange(len(values)) - np.repeat(starts, characters)
-    numbers = np.add.reduceat((values & (_MORE - 1)) << (_BITS * place), starts)
+    digit = np.arange(len(values)) - np.repeat(starts, characters)
+    numbers = np.add.reduceat((values & (_MORE - 1)) << (_BITS * digit), starts)
     negative = (values[ends] & _SIGN) > 0
     numbers[negative] -= np.int64(1) << (_BITS * characters[negative])
     numbers[1::2] = np.cumsum(numbers[1::2])

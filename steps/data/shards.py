@@ -2,7 +2,7 @@
 
 Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
 PNG of its own where it was turned upright or put on a ground),
-``width`` and ``height`` int32 in pixels, ``label`` int32 (classification sets alone), ``captions``
+``width`` and ``height`` int32 in pixels, ``label`` int32 (only classification sets), ``captions``
 list<string> (where there are any), and an int32 for each factor that drawn images are told by, such
 as ``colour``. The format is Arrow's IPC file, uncompressed, in batches of
 :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
@@ -121,7 +121,7 @@ class ShardWriter:
 
 
 class Images:
-    """Random access to a split of a prepared dataset. Cheap to pickle: a copy maps the file anew.
+    """Random access to a split of a prepared dataset. Cheap to pickle: a copy maps the file again.
 
     Args:
         dataset: folder of an artifact of the step ``prepare``.
@@ -212,12 +212,12 @@ class Images:
 
     @property
     def has_captions(self) -> bool:
-        """Whether the dataset has captions for each image."""
+        """True if the dataset has captions for each image."""
         return "captions" in self._schema.names
 
     @property
     def has_labels(self) -> bool:
-        """Whether the dataset has a label for each image."""
+        """True if the dataset has a label for each image."""
         return "label" in self._schema.names
 
     @cached_property
@@ -281,13 +281,13 @@ def _mapped(path: Path) -> tuple[Any, Any, list[Any]]:
 
 def _checksum(whole: Any, batches: Sequence[Any]) -> int:
     """Checksum of all bytes of a mapped file but the encoded images."""
-    view, found, place = memoryview(whole), 0, 0
+    view, found, position = memoryview(whole), 0, 0
     for batch in batches:
         images = batch.column("image").buffers()[2]
         start = images.address - whole.address
-        found = zlib.crc32(view[place:start], found)
-        place = start + images.size
-    return zlib.crc32(view[place:], found)
+        found = zlib.crc32(view[position:start], found)
+        position = start + images.size
+    return zlib.crc32(view[position:], found)
 
 
 # --- Parts of a training set, of its images or its labels: the same ones for every method
@@ -296,7 +296,7 @@ def _checksum(whole: Any, batches: Sequence[Any]) -> int:
 def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
     """Rows of a share of each class, at least one, as 1 % and 10 % of ImageNet are drawn.
 
-    They depend on the labels and the seed alone. Those of a share are among those of a larger one.
+    They only depend on the labels and the seed. A smaller share's are among a larger one's.
 
     Args:
         labels: (N,) int64, the classes.
@@ -318,7 +318,7 @@ def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
 def training_rows(images: int, share: float, seed: int) -> Tensor:
     """Rows of a share of a training set, at least one, drawn without a look at its labels.
 
-    They depend on the arguments alone. Those of a share are among those of a larger one.
+    They only depend on the arguments. A smaller share's are among a larger one's.
 
     Args:
         images: N, of the whole set.

@@ -1,4 +1,4 @@
-"""What is done to the pixels of a view on tensors: the same operations as on Pillow images, faster.
+"""Pixel operations of views on tensors: the same as on Pillow images, faster.
 
 A crop is resized on uint8; from the first change of colours on values are float32 in [0, 255], and
 are rounded once, at the end, where Pillow rounds after every operation. Hue is computed as such,
@@ -100,9 +100,9 @@ def hue(image: Tensor, shift: float) -> Tensor:
             (red - green).add_(distance, alpha=4),
         ),
     ).div_(distance.clamp(min=1e-6))
-    places = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + 6 * (shift % 1)
-    place = (sixths + places).remainder_(6)
-    share = torch.minimum(place, 4 - place).clamp_(0, 1)
+    offsets = torch.tensor([5.0, 3.0, 1.0]).view(3, 1, 1) + 6 * (shift % 1)
+    phase = (sixths + offsets).remainder_(6)
+    share = torch.minimum(phase, 4 - phase).clamp_(0, 1)
     turned: Tensor = largest - share * distance
     return turned
 

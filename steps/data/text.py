@@ -44,7 +44,7 @@ class TextTokenizer:
         self.encoding = encoding
         self.context_length = context_length
         self.size: int = encoding.get_vocab_size()
-        """How many tokens there are."""
+        """Number of tokens."""
         start, end = encoding.token_to_id(START), encoding.token_to_id(END)
         if start is None or end != self.size - 1:
             raise UserError(
@@ -125,7 +125,7 @@ def read_tokenizer(path: Path, context_length: int) -> TextTokenizer:
 
 
 class Captions:
-    """A caption of a training image, by (epoch, index) and the seed alone.
+    """A caption of a training image, which only depends on (epoch, index) and the seed.
 
     Args:
         dataset: a prepared set.

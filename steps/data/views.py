@@ -1,6 +1,6 @@
 """Views: random parameters first, then their application to a Pillow image, or to a tensor.
 
-Every choice comes from the generator handed in, so a sample's views depend on its seed alone and
+Every choice comes from the generator handed in, so a sample's views only depend on its seed and
 not on which process draws them or what it drew before.
 """
 
@@ -261,14 +261,14 @@ def jitter_colours(image: Pixels, jitter: Jitter, rng: np.random.Generator) -> P
     strengths = (jitter.brightness, jitter.contrast, jitter.saturation)
     amounts = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
     amounts.append(rng.uniform(-jitter.hue, jitter.hue))
-    for place in rng.permutation(len(amounts)):
+    for index in rng.permutation(len(amounts)):
         # To hue, values and back rounds: without a shift the image stays as it is.
-        if place == _HUE and not jitter.hue:
+        if index == _HUE and not jitter.hue:
             continue
         if isinstance(image, Tensor):
-            image = tensor_pixels.JITTER[place](image, amounts[place])
+            image = tensor_pixels.JITTER[index](image, amounts[index])
         else:
-            image = _JITTER[place](image, amounts[place])
+            image = _JITTER[index](image, amounts[index])
     return image
 
 

@@ -167,7 +167,7 @@ class RelativePositions(nn.Module):
         self.columns = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
 
     def forward(self, query_BNLD: Tensor, height: int, width: int) -> Tensor:
-        """What to add to the scaled logits.
+        """Bias to add to the scaled logits.
 
         Args:
             query_BNLD: (B, heads, height * width, head_dim), not scaled.
@@ -182,7 +182,7 @@ class RelativePositions(nn.Module):
 
 
 def by_offset(table: Tensor, size: int) -> Tensor:
-    """(size, size, D): the table's row for each pair of places; resized linearly where needed."""
+    """(size, size, D): the table's row for each pair of positions, resized linearly if needed."""
     if table.shape[0] != 2 * size - 1:
         resized = F.interpolate(table.T.unsqueeze(0), size=2 * size - 1, mode="linear")
         table = resized.squeeze(0).T
@@ -257,7 +257,7 @@ def load_vitdet(
         image_size: the longest side of an image.
         square: images are padded to that size.
         maps: how many maps, of blocks evenly spaced, the last one among them.
-        outputs: the blocks instead, for :class:`ViTDet`; likewise the others.
+        outputs: the blocks instead, for :class:`ViTDet`, as the others.
 
     Raises:
         UserError: the artifact is none, ``image_size`` is no multiple of its patch size, or it has
@@ -348,7 +348,7 @@ class ResNetMaps(nn.Module):
         self.channels: list[int] = [
             stage["num_chs"] for stage, taken in zip(stages, self.taken, strict=True) if taken
         ]
-        """Of each map."""
+        """Channels of each map."""
         for norm in self._norms():
             norm.requires_grad_(False)
 
@@ -384,7 +384,7 @@ def load_resnet_maps(
     """The maps of a backbone artifact that is a ResNet.
 
     Raises:
-        UserError: the folder holds no backbone artifact, or it has not the finest stride.
+        UserError: the folder holds no backbone artifact, or it lacks the finest stride.
     """
     resnet = load_backbone(artifact, drop_path_rate=drop_path)
     return ResNetMaps(resnet, strides, checkpoint_activations=checkpoint_activations)

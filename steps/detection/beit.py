@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 class PositionBias(nn.Module):
-    """What a block adds to its logits by the offset of two patches, for a grid of any size.
+    """Bias of a block's logits by the offset of two patches, for a grid of any size.
 
     The pretrained table is resized as it is used (bicubic), like absolute positions; its rows of
     the class token are left out, which the detector does not have.
@@ -41,7 +41,7 @@ class PositionBias(nn.Module):
 
 
 def _offsets(size: int, device: torch.device) -> Tensor:
-    """(size, size): the place in a table of query minus key."""
+    """(size, size): index in a table of query minus key."""
     at = torch.arange(size, device=device)
     return at[:, None] - at[None, :] + size - 1
 

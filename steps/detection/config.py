@@ -97,7 +97,7 @@ def detector(
 
 
 def handed_over(module: nn.Module) -> FunctionType:
-    """What mmdet calls to build a module: gives the one that is loaded already."""
+    """Builder for mmdet that returns a module which is already loaded."""
 
     def loaded() -> nn.Module:
         return module
@@ -212,7 +212,7 @@ def dataloaders(
 
 
 def evaluator(data: Path, masks: bool) -> Config:
-    """What measures a detector on the val split."""
+    """Evaluator of a detector on the val split."""
     return {"type": CocoAP, "annotations": data / "val.json", "masks": masks}
 
 

@@ -1,7 +1,7 @@
 """A prepared detection dataset as a detector takes it: image bytes from Arrow, boxes from JSON.
 
 mmdet has datasets of its own; they read files by name and draw from global generators. Here the
-draws of a sample depend on seed, epoch and image alone.
+draws of a sample only depend on seed, epoch and image.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Detections(Dataset[dict[str, Any]]):
             return _pack(image, meta, None)
         rng = np.random.default_rng(derive(self.seed, "augment", self.epoch, image_id))
         height, width = image.shape[:2]
-        found = Targets.of(json.loads(targets), height, width, masks=self.masks)
+        found = Targets.from_annotations(json.loads(targets), height, width, masks=self.masks)
         image, found = self._augment(self.augmentation, image, found, rng)
         return _pack(image, meta, found.at_least(self.augmentation.min_box))
 
@@ -191,7 +191,7 @@ class Targets:
         self.size, self.masks = size, masks
 
     @classmethod
-    def of(
+    def from_annotations(
         cls, found: list[dict[str, Any]], height: int, width: int, *, masks: bool = True
     ) -> Targets:
         """From a dataset's annotations of an image of this size."""

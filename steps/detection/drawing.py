@@ -36,11 +36,11 @@ class Objects:
     labels: npt.NDArray[np.int64]
     masks: npt.NDArray[np.bool_] | None
     names: list[str]
-    """What is written at each."""
+    """Text at each."""
 
 
 def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
-    """A sheet (PNG) of validation images, a row each: ground truth, and what the model finds.
+    """A sheet (PNG) of validation images, one per row: ground truth and detections.
 
     The images are evenly spaced among those with objects.
     """
@@ -51,12 +51,14 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
     classes = views.metainfo["classes"]
     seen = [index for index, (_, _, targets) in enumerate(views.rows) if json.loads(targets)]
     count = min(params.pictures.images, len(seen))
-    chosen = [seen[round(place)] for place in np.linspace(0, len(seen) - 1, count)]
+    chosen = [seen[round(index)] for index in np.linspace(0, len(seen) - 1, count)]
     rows = []
     for index in chosen:
         row, _, targets = views.rows[index]
         image = views.images.image(row).convert("RGB")
-        objects = Targets.of(json.loads(targets), image.height, image.width, masks=masks)
+        objects = Targets.from_annotations(
+            json.loads(targets), image.height, image.width, masks=masks
+        )
         there = _truth(objects, classes)
         found = detect(model, views[index], classes, params.pictures.min_score)
         rows.append([overlay(image, there), overlay(image, found)])
@@ -70,7 +72,7 @@ def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
 def detect(
     model: nn.Module, sample: dict[str, Any], classes: tuple[str, ...], least: float
 ) -> Objects:
-    """What a detector finds in an image, in its own pixels, with scores from ``least`` on."""
+    """Detections in an image, in its own pixels, with scores of at least ``least``."""
     model.eval()
     (result,) = cast(Any, model).test_step({key: [value] for key, value in sample.items()})
     found = result.pred_instances

@@ -22,14 +22,14 @@ NORMS: dict[str, Config | None] = {
     "batch": {"type": "BN"},
     "none": None,
 }
-"""What mmcv builds for each name of a norm."""
+"""mmcv's config for each name of a norm."""
 
 
 def roi_head(params: Detection, strides: Sequence[float], classes: int, masks: bool) -> Config:
     """The heads on RoI-aligned features.
 
     Args:
-        strides: of the pyramid's levels; the last one gives proposals alone.
+        strides: of the pyramid's levels; the last one only gives proposals.
         classes: how many the dataset has.
         masks: whether there is a mask head.
     """
@@ -55,7 +55,7 @@ def roi_head(params: Detection, strides: Sequence[float], classes: int, masks: b
 
 
 OFFSET_WEIGHT = 10.0
-"""Of Mask R-CNN's offsets of centres; those of sides have half of it (arXiv:1506.01497)."""
+"""Weight of Mask R-CNN's offsets of centres; sides have half of it (arXiv:1506.01497)."""
 
 
 def _box_head(heads: Heads, channels: int, classes: int, weight: float) -> Config:
@@ -124,7 +124,7 @@ def box_coder(centre: float, side: float) -> Config:
 
 
 def stages(heads: Heads) -> Config | list[Config]:
-    """How the heads are trained; of a cascade a list, one for each stage."""
+    """Training config of the heads; a list with one per stage for a cascade."""
     if heads.cascade is None:
         return _stage(heads, heads.positive_iou)
     found = [_stage(heads, iou) for iou in heads.cascade.positive_ious]
@@ -185,7 +185,7 @@ def inference(params: Inference) -> Config:
 
 
 class CascadeHeads(CascadeRoIHead):  # type: ignore[misc]
-    """mmdet's cascade with what Detectron2's has besides.
+    """mmdet's cascade with the additions of Detectron2's.
 
     Args:
         shared_gradient: divide the gradient of the features by the number of stages.
@@ -209,7 +209,7 @@ class CascadeHeads(CascadeRoIHead):  # type: ignore[misc]
         )
 
     def mask_loss(self, stage: int, *arguments: Any) -> dict[str, Any]:
-        """Of the stages that have a mask head."""
+        """Mask loss, only of stages that have a mask head."""
         if stage and self.one_mask_head:
             return {"loss_mask": {}}
         return super().mask_loss(stage, *arguments)  # type: ignore[no-any-return]

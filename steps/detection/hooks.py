@@ -1,5 +1,5 @@
-"""What mmengine's runner does of ours: seed each epoch, stop where numbers are not finite,
-checkpoint, report progress.
+"""Hooks for mmengine's runner: seed each epoch, stop when numbers are not finite, checkpoint,
+report progress.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ class SeedEpoch(Hook):  # type: ignore[misc]
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Seed Python, NumPy and torch, and tell the dataset the epoch."""
-        place = derive(runner.seed, "detect", runner.epoch, get_rank())
-        random.seed(place)
-        np.random.seed(place % 2**32)
-        torch.manual_seed(place)
+        seed = derive(runner.seed, "detect", runner.epoch, get_rank())
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
         runner.train_dataloader.dataset.epoch = runner.epoch
 
 

@@ -68,7 +68,7 @@ def layer_of(name: str, depth: int) -> int:
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay applies to a detector's parameter."""
+    """True if weight decay applies to a detector's parameter."""
     if name == POSITIONS:
         return False
     gains = ("norm", ".ls1.", ".ls2.")

@@ -33,7 +33,7 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Normalise each place over its channels; the shape stays."""
+        """Normalise each position over its channels; the shape stays."""
         x = x_BCHW.permute(0, 2, 3, 1)
         x = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         return x.permute(0, 3, 1, 2)
@@ -44,7 +44,7 @@ class SimplePyramid(nn.Module):
 
     A level with ``1 / 2**k`` of the map's stride comes from k transposed convolutions (a norm and
     GELU between two), one with ``2**k`` times it from max pooling; then a 1x1 and a 3x3
-    convolution, each with a norm and without activation. The last level picks every other place
+    convolution, each with a norm and without activation. The last level picks every other position
     of the one before. Nothing flows from level to level.
 
     Args:

@@ -39,7 +39,7 @@ from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedE
 from steps.detection.optimizer import adamw
 from steps.engine.checkpoint import read_checkpoint
 from steps.evaluation.precision import metrics_of
-from steps.models.backbones import is_resnet
+from steps.models.backbones import holds_resnet
 from steps.params.detection import Detection
 
 # mmengine keeps loggers, message hubs and visualizers by the run's name and the second of its
@@ -49,7 +49,7 @@ _RUNS = count()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gives."""
+    """Result of a run."""
 
     metrics: dict[str, float]
     """COCO's numbers in percent, by name."""
@@ -68,7 +68,7 @@ class QuietRunner(Runner):  # type: ignore[misc]
     """
 
     parts: Config
-    """What the run was built from, as JSON."""
+    """Config that the run was built from, as JSON."""
 
     def load_or_resume(self) -> None:
         """Go on after the last whole epoch; nothing else is ever loaded.
@@ -267,7 +267,7 @@ def _parts(params: Detection, backbone: Path, classes: int, masks: bool) -> Conf
 
 
 def _build(parts: Config, seed: int) -> nn.Module:
-    # In mmdet's scope for the building alone: in it, a hook's name would import all of mmdet's
+    # In mmdet's scope only while building: in it, a hook's name would import all of mmdet's
     # datasets, which takes seconds.
     with seeded(seed, "detect", "init"), DefaultScope.overwrite_default_scope("mmdet"):
         model = MODELS.build(ConfigDict(parts))
@@ -277,7 +277,7 @@ def _build(parts: Config, seed: int) -> nn.Module:
 
 def _trunk(params: Detection, backbone: Path) -> ViTDet | ResNetMaps:
     """The pretrained backbone as a detector takes it."""
-    if is_resnet(backbone):
+    if holds_resnet(backbone):
         return load_resnet_maps(
             backbone,
             params.pyramid.strides,

@@ -25,7 +25,7 @@ _LEAST = 48
 
 @torch.inference_mode()
 def draw(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Drawing:
-    """How often each code is used, patches of the commonest ones, images and what is left of them.
+    """Use of each code, patches of the most used ones, and images with their reconstructions.
 
     Args:
         tokenizer: in eval mode.
@@ -73,18 +73,18 @@ def examples(
     blank = torch.ones(3, size, size)
     rows = []
     for code in counts_K.argsort(descending=True, stable=True)[:CODES]:
-        places = (codes_M == code).nonzero().squeeze(1)
-        if len(places):
-            chosen = torch.linspace(0, len(places) - 1, min(EXAMPLES, len(places))).round().long()
+        indices = (codes_M == code).nonzero().squeeze(1)
+        if len(indices):
+            chosen = torch.linspace(0, len(indices) - 1, min(EXAMPLES, len(indices))).round().long()
             shown = [
-                images_of(patches_MP[place].view(1, 1, -1), size)[0] for place in places[chosen]
+                images_of(patches_MP[index].view(1, 1, -1), size)[0] for index in indices[chosen]
             ]
             rows.append((*shown, *[blank] * (EXAMPLES - len(shown))))
     return rows
 
 
 def usage(counts_K: Tensor) -> bytes:
-    """How often each code is taken, the most used first, on a logarithmic axis. PNG."""
+    """Frequency of each code, the most used first, on a logarithmic axis. PNG."""
     shares = counts_K.sort(descending=True).values.double() / counts_K.sum()
     used = int((counts_K > 0).sum())
     figure = Figure(figsize=(7.0, 3.0), layout="constrained")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from matplotlib import colormaps
 from torch import Tensor
 
-from steps.data.views import normalise
 from steps.diagnosis.sheet import png, sheet
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.layout import AttentionMaps, heaviest, principal_colours, to_pixels
-from steps.models.backbones import Transformer
 from steps.models.tokens import embed, encode
 from steps.params.protocols import Layout
 
@@ -20,34 +17,25 @@ _OUTSIDE = 0.25
 
 
 @torch.inference_mode()
-def draw(
-    vit: Transformer,
-    seen: AttentionMaps,
-    head: int,
-    protocol: Layout,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> bytes:
-    """A PNG, a row an image: itself, a head's attention, its mask, the patch tokens as colours.
+def draw(backbone: FrozenBackbone, seen: AttentionMaps, head: int, protocol: Layout) -> bytes:
+    """A PNG, one row per image: itself, a head's attention, its mask, patch tokens as colours.
 
     Attention is stretched from each image's least to its most, as DINO's figures are, so that its
     colours say where and not how much.
 
     Args:
-        vit: in evaluation mode.
+        backbone: the one that ``seen`` is of.
         seen: where it looks.
         head: which one is drawn.
         protocol: how many images, and the masks' share.
-        mean, std: of the input that the backbone expects.
     """
     count = min(protocol.shown, len(seen.images))
     chosen = torch.linspace(0, len(seen.images) - 1, count).round().long()
     images = seen.images[chosen]
     side = images.shape[-1]
     attention = seen.attention[chosen, head]
-    device = next(vit.parameters()).device
-    tokens = vit.norm(encode(vit, embed(vit, normalise(images.to(device), mean, std))))
+    vit = backbone.transformer
+    tokens = vit.norm(encode(vit, embed(vit, backbone.inputs(images))))
     colours = principal_colours(tokens[:, vit.num_prefix_tokens :].float().cpu())
     pixels = images.float() / 255
     low, high = attention.amin(dim=1, keepdim=True), attention.amax(dim=1, keepdim=True)

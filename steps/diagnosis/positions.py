@@ -1,4 +1,4 @@
-"""How far from the truth DropPos and MP3 place the patches of images they have not seen."""
+"""Errors of the positions that DropPos and MP3 predict on images they have not seen."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from steps.models.masked_autoencoder import images_of, patch_pixels
 SHOWN = 8
 """Images on the sheet."""
 _UNASKED = 0.35
-"""How bright a patch is whose position nobody asked for."""
+"""Brightness of a patch whose position is not predicted."""
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a method places patches, of those whose position it has to tell."""
+    """Predicted positions of the patches whose position a method has to tell."""
 
     asked: Tensor
-    """(B, N) bool, by true place."""
+    """(B, N) bool, in raster order of true positions."""
     guess: Tensor
-    """(B, N) int64, the most likely place; -1 where not asked."""
+    """(B, N) int64, index of the most likely position; -1 where not asked."""
 
     @property
     def distance(self) -> Tensor:
@@ -43,7 +43,7 @@ class Placement:
 
 @torch.inference_mode()
 def draw(method: DropPos | MP3, batches: Batches, look: Denormaliser) -> Drawing:
-    """Maps of the mean error by place, and some images beside themselves with each one's errors."""
+    """Maps of the mean error by position, and some images with the errors of each."""
     placements: list[Placement] = []
     rows: list[tuple[Tensor, ...]] = []
     for images, draws in batches:
@@ -92,10 +92,10 @@ def exact(placement: Placement) -> Tensor:
 
 
 def chance(patches: int) -> float:
-    """The mean distance, in patches, of a place from one guessed at random."""
+    """The mean distance, in patches, of a position from one guessed at random."""
     side = torch.arange(round(patches**0.5))
-    places = torch.cartesian_prod(side, side).float()
-    return torch.cdist(places, places).mean().item()
+    positions = torch.cartesian_prod(side, side).float()
+    return torch.cdist(positions, positions).mean().item()
 
 
 def errors_over(pixels: Tensor, placement: Placement, size: int) -> Tensor:
@@ -115,7 +115,7 @@ def errors_over(pixels: Tensor, placement: Placement, size: int) -> Tensor:
 
 
 def maps(placement: Placement) -> bytes:
-    """Two maps over the image's places: mean distance, and share of exact answers. PNG."""
+    """Two maps over the image's patches: mean distance, and share of exact answers. PNG."""
     patches = placement.asked.shape[1]
     grid, count = round(patches**0.5), placement.asked.sum(dim=0).clamp(min=1)
     by_chance = chance(patches)

@@ -1,4 +1,4 @@
-"""Sheets of small pictures, a row an image."""
+"""Sheets of small pictures, one row per image."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sheet(rows: Sequence[Sequence[Tensor]], least: int = _LEAST) -> Image.Image:
         for column, picture in enumerate(pictures):
             values = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
             large = np.repeat(np.repeat(values, scale, axis=0), scale, axis=1)
-            place = (_GAP + column * wide, _GAP + row * tall)
-            paper.paste(Image.fromarray(np.ascontiguousarray(large)), place)
+            corner = (_GAP + column * wide, _GAP + row * tall)
+            paper.paste(Image.fromarray(np.ascontiguousarray(large)), corner)
     return paper
 
 
@@ -48,7 +48,7 @@ Batches = Iterable[tuple[Tensor, Draws]]
 
 @dataclass(frozen=True)
 class Denormaliser:
-    """How normalised images become pixels again."""
+    """From normalised images back to pixels."""
 
     mean: Sequence[float]
     std: Sequence[float]

@@ -1,4 +1,4 @@
-"""What BEiT and BEiT v2 are asked for and what they answer: maps of visual tokens."""
+"""Maps of visual tokens: the targets of BEiT and BEiT v2, and their predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 8
 _HIDDEN = 0.5
 """Grey in place of a hidden patch."""
 _UNASKED = 0.15
-"""Brightness of a place whose token nobody asked for."""
+"""Brightness of a patch whose token is not predicted."""
 _GOLDEN = 0.618034
 
 
@@ -64,7 +64,7 @@ def draw(
 
 
 def predict(method: BEiT | BEiT2, images: Tensor, mask_BN: Tensor) -> Tensor:
-    """The likeliest token of each place (B, N), hidden or not, by the last block's states."""
+    """The likeliest token of each patch (B, N), hidden or not, by the last block's states."""
     states = method.features(images, mask_BN)
     last = states if isinstance(states, Tensor) else states[0]
     guess: Tensor = method.lm_head(last[:, 1:]).argmax(dim=2)

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor
 
 from steps.core.distributed import mean_over_processes
 from steps.engine import sharding
-from steps.models.teacher import Frozen
+from steps.models.teacher import FixedNetwork
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -62,7 +62,7 @@ def _shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for scalar in scalars:
         scalar.data = scalar.data.to(device)
     for part in module.modules():
-        if isinstance(part, Frozen):
+        if isinstance(part, FixedNetwork):
             part.to(device)
     for unit in [*_units(module), module]:
         # Also after the outermost forward pass: what follows a pass must find shards.
@@ -83,9 +83,9 @@ def twin(method: Method) -> Method:
     """A copy of a method that can be sharded, and the method left without weights.
 
     Who holds a sharded module can neither copy nor export it; the method stays what it was, and
-    ``fill`` gives it weights when they are asked for. What is ``Frozen`` is in both.
+    ``fill`` gives it weights when they are asked for. What is ``FixedNetwork`` is in both.
     """
-    shared = {id(part): part for part in method.modules() if isinstance(part, Frozen)}
+    shared = {id(part): part for part in method.modules() if isinstance(part, FixedNetwork)}
     copied = copy.deepcopy(method, shared)
     empty(method)
     return copied

@@ -19,7 +19,7 @@ MOST_WITHOUT_TOP5 = 10
 
 @dataclass(frozen=True)
 class Classified:
-    """What a classifier makes of N images."""
+    """Decisions of a classifier on N images."""
 
     labels: Tensor
     """(N,) int64."""
@@ -30,7 +30,7 @@ class Classified:
     """(N,) float32, the best score less the second best."""
 
     @classmethod
-    def of(cls, scores: Tensor, labels: Tensor) -> Classified:
+    def from_scores(cls, scores: Tensor, labels: Tensor) -> Classified:
         """Decisions by scores.
 
         Args:
@@ -52,7 +52,7 @@ class Classified:
         return cls(*(torch.cat(column) for column in columns))
 
     def correct(self, k: int = 1) -> Tensor:
-        """Whether each label is among the first k: (N,) bool."""
+        """True where the label is among the first k: (N,)."""
         return (self.top[:, :k] == self.labels.unsqueeze(1)).any(dim=1)
 
     def accuracy(self, k: int = 1) -> float:
@@ -88,12 +88,12 @@ class Classified:
         }
 
     def decisions(self, ids: Sequence[str]) -> Decisions:
-        """What the record's file of decisions holds; ``ids`` of the N images."""
+        """Contents of the record's file of decisions; ``ids`` of the N images."""
         return of_classes(ids, self.labels.numpy(), self.top.numpy(), self.margin.numpy())
 
 
 def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether each sample's label is among its k highest scores: (N,) bool.
+    """True where a sample's label is among its k highest scores: (N,).
 
     Args:
         scores: (N, C).
@@ -109,7 +109,7 @@ def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def correct_in_top(scores: Tensor, labels: Tensor, k: int) -> int:
-    """How many samples have their label among the k highest scores; arguments as ``in_top``."""
+    """Number of samples with their label among the k highest scores; arguments as ``in_top``."""
     return int(in_top(scores, labels, k).sum())
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from steps.command import UserError
-from steps.core.distributed import gather
+from steps.core.distributed import gather, rank, world_size
 from steps.core.finite import check_rows, not_finite
 from steps.core.schedules import Progress
 from steps.core.seeds import seeded
@@ -29,9 +29,9 @@ from steps.data.loader import (
     plan_batch,
     training_batches,
 )
-from steps.data.views import normalise
 from steps.engine.checkpoint import Scratch
 from steps.evaluation.accuracy import Classified, correct_in_top
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.linear import split_held_out
 from steps.evaluation.probes import (
     FeatureSpec,
@@ -44,40 +44,15 @@ from steps.evaluation.probes import (
     train_step,
     width,
 )
-from steps.models.backbones import BackboneModel, image_size
 from steps.params.protocols import Probe
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A frozen backbone, on its device in evaluation mode, and the input that it expects."""
-
-    fabric: Fabric
-    model: BackboneModel
-    mean: Sequence[float]
-    std: Sequence[float]
-
-    @torch.no_grad()
-    def read(self, images: Tensor, reads: Sequence[FeatureSpec]) -> dict[FeatureSpec, Tensor]:
-        """Features (B, width) float32 of uint8 images (B, 3, S, S).
-
-        Raises:
-            UserError: one is not finite.
-        """
-        inputs = normalise(self.fabric.to_device(images), self.mean, self.std)
-        with self.fabric.autocast():
-            features = read_backbone(self.model, inputs, reads)
-        for rows in features.values():
-            check_rows(rows, "features of a batch")
-        return features
+    pass
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it on the validation set."""
+    """Result on the validation set."""
 
     decided: Classified
     """By the classifier that was chosen."""
@@ -86,41 +61,41 @@ class Measured:
     """Each classifier's accuracy on the held-out part, in percent; empty where there is but one."""
 
 
-def probe_augmented(
-    frozen: Frozen,
+def augmented_probe(
+    backbone: FrozenBackbone,
     dataset: Path,
     protocol: Probe,
     classes: int,
     seed: int,
-    place: Scratch,
+    scratch: Scratch,
     where: str,
 ) -> Measured:
     """Train all classifiers, choose one on the held-out part, and measure it.
 
     Args:
-        frozen: the backbone.
+        backbone: on the device to use.
         dataset: a prepared set with labels.
         protocol: the params.
         classes: of the set.
         seed: of initialisation, split, order and views.
-        place: where checkpoints go.
+        scratch: where checkpoints go.
         where: the params file that errors name.
 
     Raises:
         UserError: the batch does not fit the set or the devices, or every classifier diverged.
     """
-    size = image_size(frozen.model)
+    size = backbone.size
     heads = grid(protocol.blocks, protocol.poolings, protocol.lr)
-    widths = {head.reads: width(frozen.model.num_features, head.reads) for head in heads}
+    widths = {head.reads: width(backbone.model.num_features, head.reads) for head in heads}
     with seeded(seed, "probe"):
         probes = Probes(heads, widths, classes, batch_norm=protocol.batch_norm, init=protocol.init)
-    probes.to(frozen.fabric.device)
+    probes.to(backbone.device)
     views = TrainingViews(dataset, [protocol.view], size, seed)
     held = None
     if len(heads) > 1:
         kept, held = split_held_out(len(views), protocol.held_out, seed)
         views = views.only(kept)
-    train(frozen, probes, views, protocol, seed, place, where)
+    train(backbone, probes, views, protocol, seed, scratch, where)
     # A classifier of a grid may diverge; it is not chosen.
     diverged = [bool(not_finite(each.named_parameters())) for each in probes.classifiers()]
     if all(diverged):
@@ -128,35 +103,34 @@ def probe_augmented(
     chosen, shares = diverged.index(False), {}
     if held is not None:
         whole = EvaluationViews(dataset, "train", size, protocol.crop_fraction)
-        found = measure(frozen, probes, Subset(whole, held.tolist()), protocol, diverged)
+        found = measure(backbone, probes, Subset(whole, held.tolist()), protocol, diverged)
         chosen = best([-1 if gone else right for gone, right in zip(diverged, found, strict=True)])
         shares = {
             head.name: 100 * hits / len(held) for head, hits in zip(heads, found, strict=True)
         }
     val = EvaluationViews(dataset, "val", size, protocol.crop_fraction)
     parts = [
-        Classified.of(logits[:, chosen], labels)
-        for logits, labels in predict(frozen, probes, val, protocol)
+        Classified.from_scores(logits[:, chosen], labels)
+        for logits, labels in predict(backbone, probes, val, protocol)
     ]
     return Measured(Classified.together(parts), heads[chosen].name, shares)
 
 
 def train(
-    frozen: Frozen,
+    backbone: FrozenBackbone,
     probes: Probes,
     views: TrainingViews,
     protocol: Probe,
     seed: int,
-    place: Scratch,
+    scratch: Scratch,
     where: str,
 ) -> None:
     """Train ``probes`` in place, from a checkpoint where there is one."""
-    fabric = frozen.fabric
     plan = plan_batch(
         protocol.batch_size,
         protocol.max_batch_per_device,
-        rank=fabric.global_rank,
-        world=fabric.world_size,
+        rank=rank(),
+        world=world_size(),
         where=where,
     )
     if len(views) < protocol.batch_size:
@@ -176,7 +150,7 @@ def train(
         trust=protocol.trust_coefficient,
     )
     start = 0
-    if (state := place.load()) is not None:
+    if (state := scratch.load()) is not None:
         probes.load_state_dict(state["probes"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -192,19 +166,19 @@ def train(
         parts, labels = [], []
         for _ in range(plan.accumulation):
             samples = next(batches)
-            parts.append(frozen.read(samples.views[0], probes.reads))
-            labels.append(fabric.to_device(samples.labels))
+            parts.append(read(backbone, samples.views[0], probes.reads))
+            labels.append(samples.labels.to(backbone.device))
         features = {
             reads: gather(torch.cat([part[reads] for part in parts])) for reads in probes.reads
         }
         train_step(probes, optimizer, features, gather(torch.cat(labels)))
-        if fabric.global_rank == 0 and time.monotonic() - saved > protocol.checkpoint_seconds:
-            place.save(_state(probes, optimizer, step + 1), step + 1)
+        if rank() == 0 and time.monotonic() - saved > protocol.checkpoint_seconds:
+            scratch.save(_state(probes, optimizer, step + 1), step + 1)
             saved = time.monotonic()
 
 
 def measure(
-    frozen: Frozen,
+    backbone: FrozenBackbone,
     probes: Probes,
     views: Dataset[tuple[Tensor, int]],
     protocol: Probe,
@@ -212,7 +186,7 @@ def measure(
 ) -> list[int]:
     """Number of images that each classifier gets right; none of one that has diverged."""
     hits = [0] * len(probes.heads)
-    for logits, labels in predict(frozen, probes, views, protocol):
+    for logits, labels in predict(backbone, probes, views, protocol):
         for index in range(len(hits)):
             if not diverged[index]:
                 hits[index] += correct_in_top(logits[:, index], labels, 1)
@@ -220,13 +194,29 @@ def measure(
 
 
 @torch.no_grad()
+def read(
+    backbone: FrozenBackbone, images: Tensor, reads: Sequence[FeatureSpec]
+) -> dict[FeatureSpec, Tensor]:
+    """Features (B, width) float32 of uint8 images (B, 3, S, S).
+
+    Raises:
+        UserError: one is not finite.
+    """
+    with backbone.autocast():
+        features = read_backbone(backbone.model, backbone.inputs(images), reads)
+    for rows in features.values():
+        check_rows(rows, "features of a batch")
+    return features
+
+
+@torch.no_grad()
 def predict(
-    frozen: Frozen, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
+    backbone: FrozenBackbone, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (b, L, C) of L classifiers on the CPU and labels (b,), a batch at a time."""
     probes.eval()
     for images, labels in evaluation_batches(views, protocol.eval_batch_size):
-        yield probes(frozen.read(images, probes.reads)).cpu(), labels
+        yield probes(read(backbone, images, probes.reads)).cpu(), labels
 
 
 def _state(probes: Probes, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:

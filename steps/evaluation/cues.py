@@ -1,4 +1,4 @@
-"""What features see in drawn images: the factors that they tell, and the cue that they follow.
+"""Factors that features tell in drawn images, and the cue that they follow.
 
 Where a set's cues conflict, an image's outline is of one class and one other cue of another. The
 share of images that a classifier gives to either says what a class is by its features, after
@@ -20,7 +20,7 @@ from steps.command import UserError
 from steps.data.loader import EvaluationViews
 from steps.data.shards import Images
 from steps.evaluation.features import feature_batches
-from steps.models.backbones import image_size, load_backbone, normalisation
+from steps.evaluation.frozen import FrozenBackbone
 
 CUES: dict[str, tuple[str, ...]] = {
     "texture": ("texture",),
@@ -51,28 +51,19 @@ class Seen:
         crop_fraction: float,
         batch_size: int,
     ) -> None:
-        model = load_backbone(backbone)
-        model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-        mean, std = normalisation(backbone)
+        frozen = FrozenBackbone.load(backbone)
+        frozen = frozen.to("cuda" if torch.cuda.is_available() else "cpu")
         self._features: dict[tuple[str, str], Tensor] = {}
         self.labels: dict[str, Tensor] = {}
         """The class index of each image (N,) by split."""
         self.ids: dict[str, list[str]] = {}
         """The id of each image by split."""
         for split in ("train", "val"):
-            views = EvaluationViews(data, split, image_size(model), crop_fraction)
+            views = EvaluationViews(data, split, frozen.size, crop_fraction)
             self.labels[split] = torch.from_numpy(views.labels)
             self.ids[split] = views.images.ids
             batches = list(
-                feature_batches(
-                    model,
-                    views,
-                    split,
-                    poolings=poolings,
-                    batch_size=batch_size,
-                    mean=mean,
-                    std=std,
-                )
+                feature_batches(frozen, views, split, poolings=poolings, batch_size=batch_size)
             )
             for pooling in poolings:
                 self._features[split, pooling] = torch.cat([each[pooling] for each in batches])
@@ -111,7 +102,7 @@ def need_independent(data: Path) -> dict[str, int]:
 
 
 def looks(data: Path) -> dict[str, Tensor]:
-    """What each class looks like: (C, F) values of the factors that a cue is made of, by cue.
+    """Looks of each class: (C, F) values of the factors that a cue is made of, by cue.
 
     It is read off the training images, whose cues agree.
 
@@ -171,7 +162,7 @@ def scores(values: Mapping[str, Tensor]) -> dict[str, tuple[float, int]]:
 
 
 def kept(ids: Sequence[str], values: Mapping[str, Tensor]) -> Decisions:
-    """The decisions behind :func:`scores`, a row an image."""
+    """The decisions behind :func:`scores`, one row per image."""
     columns = {
         metric: [None if math.isnan(value) else value for value in each.tolist()]
         for metric, each in values.items()

@@ -19,8 +19,7 @@ from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, evaluation_batches
-from steps.data.views import normalise
-from steps.models.backbones import BackboneModel
+from steps.evaluation.frozen import FrozenBackbone
 from steps.models.features import frozen_features
 
 # --- Frozen features as the protocols read them: through a memory map
@@ -96,33 +95,28 @@ def read_features(artifact: Path, split: str, poolings: Sequence[str]) -> Frozen
 
 @torch.inference_mode()
 def feature_batches(
-    backbone: BackboneModel,
+    backbone: FrozenBackbone,
     views: EvaluationViews,
     split: str,
     *,
     poolings: Sequence[str],
     batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> Iterator[dict[str, Tensor]]:
-    """Features (b, D) float32 by pooling, on the CPU, of so many images at a time, in order.
+    """Features (b, D) float32 by pooling, on the CPU, one batch of images at a time, in order.
 
     Args:
-        backbone: in eval mode, on the device to use.
+        backbone: on the device to use.
         views: the split's images, in order.
         split: names the features in errors.
         poolings: those wanted.
         batch_size: images at a time.
-        mean, std: of the input that the backbone expects.
 
     Raises:
         UserError: a feature is not finite.
     """
-    device = next(backbone.parameters()).device
     start = 0
     for images, _ in evaluation_batches(views, batch_size):
-        inputs = normalise(images.to(device), mean, std)
-        found = frozen_features(backbone, inputs, poolings)
+        found = frozen_features(backbone.model, backbone.inputs(images), poolings)
         for pooling, features in found.items():
             check_rows(features, f"{pooling} features of {split}", start)
         yield {pooling: features.float().cpu() for pooling, features in found.items()}
@@ -130,31 +124,28 @@ def feature_batches(
 
 
 def extract(
-    backbone: BackboneModel,
+    backbone: FrozenBackbone,
     views: EvaluationViews,
     folder: Path,
     split: str,
     *,
     poolings: Sequence[str],
     batch_size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> None:
     """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy`` (N,) int64.
 
     Args:
-        backbone: in eval mode, on the device to use.
+        backbone: on the device to use.
         views: the split's images, in order.
         folder: where to write.
         split: names the files.
         poolings: each becomes a file.
         batch_size: images at a time.
-        mean, std: of the input that the backbone expects.
 
     Raises:
         UserError: a feature is not finite.
     """
-    shape = (len(views), backbone.num_features)
+    shape = (len(views), backbone.model.num_features)
     with ExitStack() as opened:
         files: dict[str, IO[bytes]] = {}
         for pooling in poolings:
@@ -164,13 +155,7 @@ def extract(
             write_array_header_1_0(file, header)
             files[pooling] = file
         for batch in feature_batches(
-            backbone,
-            views,
-            split,
-            poolings=poolings,
-            batch_size=batch_size,
-            mean=mean,
-            std=std,
+            backbone, views, split, poolings=poolings, batch_size=batch_size
         ):
             for pooling, features in batch.items():
                 files[pooling].write(features.numpy().astype("<f4", copy=False).tobytes())

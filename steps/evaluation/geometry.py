@@ -1,4 +1,4 @@
-"""How features lie on the sphere: effective rank, alignment and uniformity.
+"""Geometry of features on the sphere: effective rank, alignment and uniformity.
 
 Alignment and uniformity are those of "Understanding contrastive representation learning through
 alignment and uniformity on the hypersphere" (arXiv:2005.10242, section 4.1), of l2-normalised
@@ -7,8 +7,8 @@ features f:
     alignment  = mean over images of |f(x) - f(y)|^alpha,  x and y two random views of an image
     uniformity = log mean over pairs of images of exp(-t |f(x) - f(y)|^2)
 
-Both are better the lower they are, and neither says much alone: features that are all the same
-are perfectly aligned. The effective rank is that of RankMe (arXiv:2210.02885, equation 1), of
+Both are better the lower they are, and neither says much by itself: features that are all the same
+are perfectly aligned. The effective rank is RankMe's (arXiv:2210.02885, equation 1), of
 features as they are, with singular values s:
 
     effective rank = exp(-sum_k p_k log p_k),  p_k = s_k / sum(s) + 1e-7
@@ -34,7 +34,7 @@ _EPSILON = 1e-7
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
-    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its place."""
+    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its index."""
 
     def __init__(self, dataset: Path, split: str, view: View, size: int, seed: int) -> None:
         self.images = Images(dataset, split)
@@ -61,16 +61,16 @@ def effective_rank(features_ND: Tensor) -> float:
 
 
 def alignment(first_ND: Tensor, second_ND: Tensor, alpha: float = 2.0) -> float:
-    """Of two views of each image, a row an image; at least 0, and at most 2^alpha."""
+    """Alignment of two views, one row per image: 0 to 2^alpha."""
     first, second = (F.normalize(each.double(), dim=1) for each in (first_ND, second_ND))
     return float((first - second).norm(dim=1).pow(alpha).mean())
 
 
 def uniformity(features_ND: Tensor, t: float = 2.0, chunk: int = 1024) -> float:
-    """Of one view of each of at least two images; at most 0, where all features are the same.
+    """Uniformity of one view of each of two images or more: at most 0, if all features are equal.
 
     Args:
-        features_ND: features, a row an image.
+        features_ND: features, one row per image.
         t: of the Gaussian potential.
         chunk: rows whose distances to all others are in memory at a time.
 

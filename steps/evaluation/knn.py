@@ -1,9 +1,9 @@
 """Weighted k-NN classification (Wu et al., arXiv:1805.01978, section 3.4; as used by DINO, DINOv2).
 
 Similarity is the dot product of l2-normalised features. Both sides go by chunks, and the best
-neighbours so far are merged with those of each new chunk of the bank: the result is that of the
-whole similarity matrix, which is never in memory. Of neighbours that are equally similar the one
-that comes first in the bank is taken.
+neighbours so far are merged with those of each new chunk of the bank: the result is the same as
+from the whole similarity matrix, which is never in memory. Of equally similar
+neighbours the one that comes first in the bank is taken.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def knn_votes(
         block = _rows(queries, start, start + chunk, device)
         similarity, index = nearest(train, block, max(ks), bank_chunk)
         logits = similarity / temperature
-        # Votes are compared within a row alone, so that a row may be scaled before it overflows.
+        # Votes are only compared within a row, so that a row may be scaled before it overflows.
         logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
         given = logits.exp() if weights == "exp" else logits.softmax(dim=1)
         labels = train_labels[index.cpu()].to(device)
@@ -93,10 +93,10 @@ def nearest(train: Features, queries: Tensor, k: int, bank_chunk: int) -> tuple[
     index = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start in range(0, len(train), bank_chunk):
         bank = _rows(train, start, start + bank_chunk, queries.device)
-        values, places = largest(queries @ bank.T, k)
+        values, indices = largest(queries @ bank.T, k)
         # Those so far come first: a stable sort keeps them ahead of newcomers that are as similar.
         best, order = torch.cat([best, values], dim=1).sort(dim=1, descending=True, stable=True)
-        index = torch.cat([index, places + start], dim=1).gather(1, order)
+        index = torch.cat([index, indices + start], dim=1).gather(1, order)
         best, index = best[:, :k], index[:, :k]
     return best, index
 
@@ -111,20 +111,20 @@ def largest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         k: above n counts as n.
 
     Returns:
-        Values and places (m, k).
+        Values and indices (m, k).
     """
     if k >= scores.shape[1]:
-        values, places = scores.sort(dim=1, descending=True, stable=True)
-        return values, places
-    values, places = scores.topk(k + 1, dim=1)
+        values, indices = scores.sort(dim=1, descending=True, stable=True)
+        return values, indices
+    values, indices = scores.topk(k + 1, dim=1)
     open_rows = (values[:, k - 1] == values[:, k]).nonzero().flatten()
-    values, places = values[:, :k], places[:, :k]
+    values, indices = values[:, :k], indices[:, :k]
     for rows in open_rows.split(_TIED_ROWS):
         ordered = scores[rows].sort(dim=1, descending=True, stable=True)
-        values[rows], places[rows] = ordered.values[:, :k], ordered.indices[:, :k]
-    places, order = places.sort(dim=1)
+        values[rows], indices[rows] = ordered.values[:, :k], ordered.indices[:, :k]
+    indices, order = indices.sort(dim=1)
     values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return values, places.gather(1, order)
+    return values, indices.gather(1, order)
 
 
 def few_shot_ks(ks: Sequence[int], samples_per_class: int) -> list[int]:

@@ -85,5 +85,5 @@ def classify(
     ):
         here = next(labels)
         for k, scores in votes.items():
-            parts[k].append(Classified.of(scores, here))
+            parts[k].append(Classified.from_scores(scores, here))
     return {k: Classified.together(chunks) for k, chunks in parts.items()}

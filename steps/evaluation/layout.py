@@ -19,8 +19,8 @@ from torch import Tensor
 from steps.command import UserError
 from steps.data.loader import EvaluationViews
 from steps.data.segmentations import Mask
-from steps.data.views import centre_crop, normalise
-from steps.models.backbones import Transformer
+from steps.data.views import centre_crop
+from steps.evaluation.frozen import FrozenBackbone
 from steps.models.features import class_attention
 
 
@@ -39,22 +39,18 @@ class AttentionMaps:
 
 
 def look_at(
-    vit: Transformer,
+    backbone: FrozenBackbone,
     views: EvaluationViews,
     masks: Sequence[Mask | None],
     batch_size: int,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
 ) -> AttentionMaps:
     """The class token's attention on every image that has an object within the view.
 
     Args:
-        vit: in evaluation mode, on the device to use.
+        backbone: on the device to use.
         views: the images.
         masks: the objects' pixels of each image, or None; cropped and resized as the image is.
         batch_size: images at a time.
-        mean, std: of the input that the backbone expects.
 
     Raises:
         UserError: no image has an object.
@@ -69,10 +65,9 @@ def look_at(
                 targets.append(torch.from_numpy(target))
     if not kept:
         raise UserError(str(views.images.path), "no image with an object", allowed="instance masks")
-    device = next(vit.parameters()).device
     images = torch.stack([views[index][0] for index in kept])
     attention = [
-        class_attention(vit, normalise(part.to(device), mean, std)).float().cpu()
+        class_attention(backbone.transformer, backbone.inputs(part)).float().cpu()
         for part in images.split(batch_size)
     ]
     ids = [views.images.ids[index] for index in kept]

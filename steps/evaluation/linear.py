@@ -52,10 +52,10 @@ def train_classifiers(
     per_epoch = len(features) // batch
     total = params.epochs * per_epoch
     for step in range(total):
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        epoch, index = divmod(step, per_epoch)
+        if index == 0:
             order = torch.randperm(len(features), generator=generator(seed, "linear", epoch))
-        chosen = order[place * batch : (place + 1) * batch]
+        chosen = order[index * batch : (index + 1) * batch]
         logits = torch.baddbmm(biases, features[chosen].expand(len(lrs), -1, -1), weights)
         targets = labels[chosen].repeat(len(lrs))
         # The sum over classifiers leaves each one's gradient its own.
@@ -88,7 +88,7 @@ def split_held_out(count: int, share: float, seed: int) -> tuple[Tensor, Tensor]
     return order[held:], order[:held]
 
 
-def probe(
+def cached_probe(
     train: Tensor, train_labels: Tensor, val: Tensor, params: Linear, classes: int, seed: int
 ) -> tuple[Tensor, float]:
     """Choose a learning rate on a held-out part of the training set, train on all, and predict.
@@ -182,7 +182,7 @@ def scores(features: Tensor, point: Tensor) -> Tensor:
     return torch.addmm(point[-1], features, point[:-1])
 
 
-def regress(
+def logistic_probe(
     train: Tensor, train_labels: Tensor, val: Tensor, params: LogReg, classes: int, seed: int
 ) -> tuple[Tensor, float]:
     """Choose c on a held-out part of the training set, fit on all of it, and predict.

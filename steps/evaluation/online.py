@@ -54,7 +54,7 @@ class KNNWatch:
             )
 
     def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """Whether to measure after so many steps: once in ``every_epochs``, and at the end."""
+        """True after steps to measure at: once every ``every_epochs``, and at the end."""
         every = self.params.every_epochs * steps_per_epoch
         return step == total_steps or step // every > (step - 1) // every
 
@@ -92,7 +92,7 @@ class KNNWatch:
 def _spread(
     dataset: Path, split: str, most: int, size: int
 ) -> tuple[Subset[tuple[Tensor, int]], Tensor]:
-    """At most so many images of a split, evenly spread over it, and their labels."""
+    """At most ``most`` images of a split, evenly spread over it, and their labels."""
     views = EvaluationViews(dataset, split, size, crop_fraction=1.0)
     count = min(most, len(views))
     indices = [index * len(views) // count for index in range(count)]

@@ -43,17 +43,17 @@ def in_coco_format(truth: COCO, decided: Decisions, kind: str) -> list[dict[str,
     """
     columns = decided.table.to_pydict()
     if kind == "bbox":
-        places = [{"bbox": box} for box in columns["box"]]
+        regions = [{"bbox": box} for box in columns["box"]]
     else:
         sizes = {number: [image["height"], image["width"]] for number, image in truth.imgs.items()}
-        places = [
+        regions = [
             {"segmentation": {"size": sizes[image], "counts": counts}}
             for image, counts in zip(columns["image_id"], columns["mask"], strict=True)
         ]
-    named = zip(columns["image_id"], columns["category"], columns["score"], places, strict=True)
+    named = zip(columns["image_id"], columns["category"], columns["score"], regions, strict=True)
     return [
-        {"image_id": image, "category_id": category, "score": score, **place}
-        for image, category, score, place in named
+        {"image_id": image, "category_id": category, "score": score, **region}
+        for image, category, score, region in named
     ]
 
 
@@ -230,8 +230,8 @@ def _precision(
             best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
             recall = hits / objects[first : first + chunk, None]
             for row in range(len(drawn)):
-                places = np.searchsorted(recall[row], thresholds)
-                reached = places[places < len(right)]
+                indices = np.searchsorted(recall[row], thresholds)
+                reached = indices[indices < len(right)]
                 means[first + row, level] = best[row, reached].sum() / len(thresholds)
     mean: npt.NDArray[np.float64] = means.mean(axis=1)
     return mean

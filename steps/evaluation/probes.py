@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import LARS
-from steps.models.backbones import BackboneModel
+from steps.models.backbones import BackboneModel, is_resnet
 from steps.models.features import global_feature, last_blocks
 from steps.params.protocols import ProbePooling
 from steps.params.recipe import Schedule
@@ -29,10 +28,10 @@ BATCH_NORM_EPS = 1e-6
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """What a classifier reads of a backbone."""
+    """Features of a backbone that a classifier reads."""
 
     blocks: int
-    """The last so many."""
+    """Number of last blocks."""
     pooling: ProbePooling
     """cls: their class tokens side by side, earlier block first; cls_mean: the last block's mean
     patch token behind them (DINOv2, iBOT); cls_mean_interleaved: both of one block element by
@@ -90,14 +89,14 @@ def read_backbone(
     """All that a grid of classifiers reads, each (B, width) float32, from one pass.
 
     Args:
-        backbone: in evaluation mode. A ResNet gives its global average alone.
+        backbone: in evaluation mode. A ResNet only gives its global average.
         images: (B, 3, H, W).
         reads: what the classifiers read.
 
     Raises:
-        ValueError: the backbone has not what is to be read.
+        ValueError: the backbone lacks what is to be read.
     """
-    if isinstance(backbone, ResNet):
+    if is_resnet(backbone):
         if any(one != FeatureSpec(1, "cls") for one in reads):
             raise ValueError("a ResNet gives one vector an image")
         return dict.fromkeys(reads, global_feature(backbone, images).float())
@@ -107,7 +106,7 @@ def read_backbone(
 
 
 def width(dim: int, reads: FeatureSpec) -> int:
-    """How many features a classifier reads of a backbone that is ``dim`` wide."""
+    """Number of features that a classifier reads of a backbone that is ``dim`` wide."""
     return dim * (reads.blocks + (reads.pooling != "cls"))
 
 
@@ -218,7 +217,7 @@ def set_rates(
         optimizer: of ``build_optimizer``.
         progress: before the step.
         schedule: its shape.
-        every: "step" (MAE, DINOv2), or "epoch": the rate is that of the epoch's first step (DINO).
+        every: "step" (MAE, DINOv2), or "epoch": the rate of the epoch's first step (DINO).
     """
     if every == "epoch":
         epochs = round(progress.total_steps / progress.steps_per_epoch)

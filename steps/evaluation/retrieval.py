@@ -20,24 +20,24 @@ class CaptionIndex:
     """(Q, 2) int64: (image, sentence) of every caption of the set, in order."""
 
     @classmethod
-    def of(cls, captions: Sequence[Sequence[str]]) -> CaptionIndex:
+    def from_captions(cls, captions: Sequence[Sequence[str]]) -> CaptionIndex:
         """Collect the captions of each image, in order."""
-        places: dict[str, int] = {}
+        indices: dict[str, int] = {}
         said = [
-            (image, places.setdefault(sentence, len(places)))
+            (image, indices.setdefault(sentence, len(indices)))
             for image, sentences in enumerate(captions)
             for sentence in sentences
         ]
         pairs = torch.tensor(list(dict.fromkeys(said)), dtype=torch.int64)
         every = torch.tensor(said, dtype=torch.int64)
-        return cls(list(places), pairs.view(-1, 2), every.view(-1, 2))
+        return cls(list(indices), pairs.view(-1, 2), every.view(-1, 2))
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) -> Tensor:
-    """How many wrong candidates stand before the best right one, for each query.
+    """Number of wrong candidates ranked before the best right one, for each query.
 
     A query with several right candidates counts by the first of them, and the others take no
-    place. Equal similarities count against the query: what tells nothing apart finds nothing.
+    place. Ties count as misses, so constant features score 0.
 
     Args:
         queries: (Q, E).
@@ -62,7 +62,7 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, chunk: int = 256) 
 def answers(
     images: Tensor, sentences: Tensor, sayings: CaptionIndex, ks: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Whether each query finds what it belongs with, by metric.
+    """True where a query finds what it belongs with, by metric.
 
     ``text_R@k`` (N,): a sentence that is said of the image is among the k most similar of the
     distinct sentences, for each image. ``image_R@k`` (Q,): an image of which the caption is said is

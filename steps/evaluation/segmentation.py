@@ -25,13 +25,14 @@ from steps.core.seeds import derive, generator, seeded
 from steps.data.annotations import IGNORED, SemanticMasks
 from steps.data.loader import STALL_SECONDS, heard
 from steps.data.shards import Images
-from steps.data.views import centre_crop, normalise, resized_cut, to_tensor
+from steps.data.views import centre_crop, resized_cut, to_tensor
 from steps.engine.checkpoint import Scratch
-from steps.models.backbones import Transformer
+from steps.evaluation.frozen import FrozenBackbone
 from steps.models.features import last_blocks
 from steps.params.protocols import Segment
 
-Place = tuple[int, int]
+Pair = tuple[int, int]
+"""Epoch and index of an image."""
 
 
 class Scenes(Dataset[tuple[Tensor, Tensor]]):
@@ -60,8 +61,8 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, place: Place) -> tuple[Tensor, Tensor]:
-        epoch, index = place
+    def __getitem__(self, pair: Pair) -> tuple[Tensor, Tensor]:
+        epoch, index = pair
         image = self.images.image(index)
         mask = self.masks[index]
         if not self.training:
@@ -107,32 +108,26 @@ class Head(nn.Module):
         return F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
 
 
-class Frozen:
-    """The map of patch tokens that a frozen transformer makes of images.
+@torch.no_grad()
+def patch_map(backbone: FrozenBackbone, images: Tensor, blocks: int) -> Tensor:
+    """Patch tokens of the last blocks: (B, blocks * D, S / patch, S / patch).
 
     Args:
-        vit: in evaluation mode, on the device to use.
+        backbone: a vision transformer, on the device to use.
+        images: uint8 (B, 3, S, S).
         blocks: how many of the last ones.
-        mean, std: of the input that it expects.
     """
-
-    def __init__(self, vit: Transformer, blocks: int, mean: list[float], std: list[float]) -> None:
-        self.vit, self.blocks, self.mean, self.std = vit, blocks, mean, std
-        self.device = next(vit.parameters()).device
-        self.width = blocks * vit.embed_dim
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (B, 3, S, S) to (B, blocks * D, S / patch, S / patch)."""
-        inputs = normalise(images.to(self.device), self.mean, self.std)
-        side = images.shape[-1] // self.vit.patch_embed.patch_size[0]
-        tokens_BND = torch.cat(last_blocks(self.vit, inputs, self.blocks), dim=2)
-        patches = tokens_BND[:, self.vit.num_prefix_tokens :]
-        grid: Tensor = patches.transpose(1, 2).unflatten(2, (side, side))
-        return grid
+    vit = backbone.transformer
+    side = images.shape[-1] // vit.patch_embed.patch_size[0]
+    tokens_BND = torch.cat(last_blocks(vit, backbone.inputs(images), blocks), dim=2)
+    patches = tokens_BND[:, vit.num_prefix_tokens :]
+    grid: Tensor = patches.transpose(1, 2).unflatten(2, (side, side))
+    return grid
 
 
-def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: Scratch) -> Head:
+def train(
+    backbone: FrozenBackbone, scenes: Scenes, protocol: Segment, seed: int, scratch: Scratch
+) -> Head:
     """A head trained on the scenes, from a checkpoint where there is one.
 
     Raises:
@@ -145,21 +140,22 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
             f"{protocol.batch_size}, but there are {len(scenes)} images to train on",
         )
     total = protocol.epochs * per_epoch
+    width = protocol.blocks * backbone.model.num_features
     with seeded(seed, "segment"):
-        head = Head(frozen.width, len(scenes.masks.classes)).to(frozen.device)
+        head = Head(width, len(scenes.masks.classes)).to(backbone.device)
     optimizer = torch.optim.AdamW(
         head.parameters(), betas=(protocol.betas[0], protocol.betas[1]),
         weight_decay=protocol.weight_decay,
     )  # fmt: skip
     start = 0
-    if (state := place.load()) is not None:
+    if (state := scratch.load()) is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     batches: Iterator[Any] = iter(
         DataLoader(
             scenes,
-            batch_sampler=list(_places(len(scenes), protocol.batch_size, seed, start, total)),
+            batch_sampler=list(_batches(len(scenes), protocol.batch_size, seed, start, total)),
             num_workers=protocol.workers,
             timeout=STALL_SECONDS if protocol.workers else 0,
             generator=torch.Generator().manual_seed(0),
@@ -172,8 +168,8 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         images, classes = next(batches)
         for group in optimizer.param_groups:
             group["lr"] = protocol.lr * rate(step, total, protocol.warmup_iterations)
-        logits = head(frozen(images), scenes.size)
-        loss = mean_loss(logits, classes.to(frozen.device))
+        logits = head(patch_map(backbone, images, protocol.blocks), scenes.size)
+        loss = mean_loss(logits, classes.to(backbone.device))
         if not bool(loss.isfinite()):
             raise _diverged(step, total, f"the loss is {loss.item()}")
         optimizer.zero_grad()
@@ -182,7 +178,7 @@ def train(frozen: Frozen, scenes: Scenes, protocol: Segment, seed: int, place: S
         if time.monotonic() - saved > protocol.checkpoint_seconds:
             _check(head, step, total)
             weights = {"head": head.state_dict(), "optimizer": optimizer.state_dict()}
-            place.save({**weights, "step": step + 1}, step + 1)
+            scratch.save({**weights, "step": step + 1}, step + 1)
             saved = time.monotonic()
     _check(head, total - 1, total)
     return head.eval()
@@ -218,7 +214,7 @@ def rate(step: int, total: int, warmup: int) -> float:
     return min((step + 1) / max(warmup, 1), 1.0) * (1 - step / total)
 
 
-def _places(images: int, batch: int, seed: int, start: int, stop: int) -> Iterator[list[Place]]:
+def _batches(images: int, batch: int, seed: int, start: int, stop: int) -> Iterator[list[Pair]]:
     """Each epoch is one permutation, cut into batches; what is left over is dropped."""
     per_epoch = images // batch
     for epoch in range(start // per_epoch, math.ceil(stop / per_epoch)):
@@ -228,14 +224,15 @@ def _places(images: int, batch: int, seed: int, start: int, stop: int) -> Iterat
 
 
 @torch.no_grad()
-def confusion(frozen: Frozen, head: Head, scenes: Scenes, batch_size: int) -> Tensor:
+def confusion(backbone: FrozenBackbone, head: Head, scenes: Scenes, batch_size: int) -> Tensor:
     """Pixels of each of N scenes by true and predicted class, (N, C, C) int64; ignored nowhere."""
     classes = len(scenes.masks.classes)
     counts = []
-    places = [(0, index) for index in range(len(scenes))]
-    batches = [places[k : k + batch_size] for k in range(0, len(places), batch_size)]
+    pairs = [(0, index) for index in range(len(scenes))]
+    batches = [pairs[k : k + batch_size] for k in range(0, len(pairs), batch_size)]
     for images, truth in DataLoader(scenes, batch_sampler=batches):
-        found = head(frozen(images), scenes.size).argmax(dim=1).cpu()
+        tokens = patch_map(backbone, images, scenes.protocol.blocks)
+        found = head(tokens, scenes.size).argmax(dim=1).cpu()
         for right, guessed in zip(truth, found, strict=True):
             known = right != IGNORED
             cells = right[known] * classes + guessed[known]

@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
-from timm.models.resnet import ResNet
 
 from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
 from steps.artifacts.publish import Draft, check_places
-from steps.command import UserError, place
+from steps.command import place
 from steps.engine.checkpoint import Scratch, scratch
 from steps.engine.devices import claim_gpu
-from steps.models.backbones import Transformer, image_size, load_backbone
-from steps.models.features import sized
 from steps.params.base import Params
 from steps.params.load import load
 
@@ -97,30 +94,6 @@ class TaskStep(Generic[P]):
         """A free GPU, or the CPU."""
         claim_gpu()
         return "cuda" if torch.cuda.is_available() else "cpu"
-
-    def transformer(self, size: int | None) -> tuple[Transformer, int]:
-        """The backbone, which must be a vision transformer, for images of a size.
-
-        Args:
-            size: side in pixels, the protocol's ``image_size``; None: the backbone's own.
-
-        Returns:
-            The backbone on the CPU, and the side.
-
-        Raises:
-            UserError: it is a ResNet, or the size does not divide into its patches.
-        """
-        vit = load_backbone(self.options.backbone)
-        if isinstance(vit, ResNet):
-            raise UserError(
-                str(self.options.backbone),
-                "a ResNet, which has no tokens",
-                allowed="a vision transformer",
-                remedy=f"leave the task {self.name} out",
-            )
-        side = size or image_size(vit)
-        where = f"{self.options.protocol}: image_size"
-        return sized(vit, self.options.backbone, side, where), side
 
     @contextmanager
     def scratch(

@@ -15,11 +15,12 @@ from steps.command import UserError
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.text import TOKENIZER, TextTokenizer, read_tokenizer
-from steps.data.views import normalise
+from steps.evaluation.frozen import FrozenBackbone
+from steps.methods import MethodContext
 from steps.methods.clip import CLIP
-from steps.models.backbones import HEADS, load_backbone, normalisation
+from steps.models.backbones import HEADS
 from steps.params.load import validate
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 
 
 class ImageTextEncoder:
@@ -42,10 +43,11 @@ class ImageTextEncoder:
             )
         recipe = manifest.params["recipe"]
         params = validate(recipe["method"], CLIPParams, str(artifact))
-        context = params.text_tower.context_length
-        self.tokenizer: TextTokenizer = read_tokenizer(artifact / TOKENIZER, context)
-        self.mean, self.std = normalisation(artifact)
-        method = CLIP(params, load_backbone(artifact), self.tokenizer.size)
+        length = params.text_tower.context_length
+        self.tokenizer: TextTokenizer = read_tokenizer(artifact / TOKENIZER, length)
+        self.backbone = FrozenBackbone.load(artifact)
+        context = MethodContext(vocabulary=self.tokenizer.size)
+        method = CLIP(params, self.backbone.model, context)
         found = load_file(artifact / HEADS)
         backbone = {f"backbone.{k}": v for k, v in method.backbone.state_dict().items()}
         method.load_state_dict({**backbone, **found})
@@ -66,11 +68,7 @@ class ImageTextEncoder:
         """All images of a split in order: (N, E) float32, on the CPU."""
         return torch.cat(
             [
-                self._unit(
-                    self.method.image_features(
-                        normalise(images.to(self.device), self.mean, self.std)
-                    )
-                )
+                self._unit(self.method.image_features(self.backbone.inputs(images)))
                 for images, _ in evaluation_batches(views, batch_size)
             ]
         )

@@ -1,12 +1,15 @@
-"""One file a method; each reads like its paper."""
+"""One file per method; each reads like its paper."""
 
-from steps.methods.build import (
+from steps.methods.build import backbone_for, build_method, initialise_untrained
+from steps.methods.method import (
+    Batch,
+    BatchCoupledMethod,
+    Draws,
+    Encoded,
+    Losses,
+    Method,
     MethodContext,
-    backbone_for,
-    build_method,
-    initialise_untrained,
 )
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, Method
 
 __all__ = [
     "Batch",

@@ -24,11 +24,18 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import token_prediction
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone, check_fit
+from steps.methods.method import (
+    Batch,
+    Draws,
+    Losses,
+    Method,
+    MethodContext,
+    besides_backbone,
+    check_fit,
+)
 from steps.models import drop_path
 from steps.models.beit import cut_normal, initialise, initialise_backbone, shrink_branches
 from steps.models.masks import block_generator, mean_hidden, sample_blocks
-from steps.models.tokenizer import FrozenTokenizer
 from steps.models.tokens import embed, encode, relative_bias
 from steps.params.methods.beit2 import BEiT2Params, PatchAggregation
 
@@ -69,21 +76,22 @@ class BEiT2(Method):
     """Masked image modelling over a teacher's tokens, with patch aggregation."""
 
     exact_masks = True
-    """Whether single patches make up for blocks that fall short."""
+    """True if single patches fill up masks whose blocks hide too few."""
 
-    def __init__(self, params: BEiT2Params, backbone: Beit, tokenizer: FrozenTokenizer) -> None:
+    def __init__(self, params: BEiT2Params, backbone: Beit, context: MethodContext) -> None:
         super().__init__()
+        assert context.tokenizer is not None
         head, depth = params.aggregation, len(backbone.blocks)
         check_fit(params, backbone.patch_embed.num_patches, depth)
         self.params = params
         self.masks = block_generator(
             params.masks, backbone.patch_embed.grid_size, exact=self.exact_masks
         )
-        self.tokenizer = tokenizer
+        self.tokenizer = context.tokenizer
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
-        self.lm_head = nn.Linear(backbone.embed_dim, tokenizer.vocab_size)
-        self.aggregation = Aggregation(head, backbone, tokenizer.vocab_size)
+        self.lm_head = nn.Linear(backbone.embed_dim, self.tokenizer.vocab_size)
+        self.aggregation = Aggregation(head, backbone, self.tokenizer.vocab_size)
         initialise_backbone(backbone, params.backbone.init_std)
         initialise(self.lm_head, params.backbone.init_std)
         cut_normal(self.mask_token, params.backbone.init_std)
@@ -91,6 +99,7 @@ class BEiT2(Method):
         shrink_branches(self.aggregation.blocks, first=head.early_layers)
         if self.aggregation.lm_head is not None:
             initialise(self.aggregation.lm_head, params.backbone.init_std)
+        # One ramp of drop path: the head goes on where its early layers end.
         points = max(depth, head.early_layers + head.layers)
         drop_path.install(backbone, params.drop_path, points=points)
         drop_path.install(
@@ -98,7 +107,7 @@ class BEiT2(Method):
         )
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """Which patches are hidden, how many, and drop path of backbone and head."""
+        """Masks, the number of hidden patches, and drop path of backbone and head."""
         mask = sample_blocks(self.masks, batch, generator)
         draws = {"mask": mask, "hidden": mean_hidden(mask)}
         if self.params.drop_path:

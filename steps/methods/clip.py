@@ -29,7 +29,15 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import (
+    Batch,
+    BatchCoupledMethod,
+    Draws,
+    Encoded,
+    Losses,
+    MethodContext,
+    besides_backbone,
+)
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.text import TextTower
@@ -37,19 +45,13 @@ from steps.params.methods.clip import CLIPParams, SigmoidLoss
 
 
 class CLIP(BatchCoupledMethod):
-    """Two towers and a temperature.
+    """Two towers, of which the backbone is the image's, and a temperature."""
 
-    Args:
-        params: the method's.
-        backbone: the image tower.
-        vocabulary: tokens of the captions' encoding.
-    """
-
-    def __init__(self, params: CLIPParams, backbone: BackboneModel, vocabulary: int) -> None:
+    def __init__(self, params: CLIPParams, backbone: BackboneModel, context: MethodContext) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
-        self.text = TextTower(params.text_tower, vocabulary)
+        self.text = TextTower(params.text_tower, context.vocabulary)
         self.projection = _projection(backbone.num_features, params.embed_dim)
         self.text_projection = _projection(params.text_tower.width, params.embed_dim)
         self.logit_scale = nn.Parameter(torch.tensor(params.loss.logit_scale))
@@ -60,6 +62,7 @@ class CLIP(BatchCoupledMethod):
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         (images,) = batch.views
         assert batch.text is not None, "captions are missing"
+        # Unit length per sample, so that a batch can be encoded in chunks of any size.
         return {
             "image": F.normalize(self.image_features(images).float(), dim=1),
             "text": F.normalize(self.text_features(batch.text).float(), dim=1),
@@ -68,6 +71,7 @@ class CLIP(BatchCoupledMethod):
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
         image, text = encoded["image"], encoded["text"]
         scale = self.logit_scale.exp()
+        # Every process has equally many pairs, so its own begin here among all candidates.
         first = rank() * len(image)
         if self.logit_bias is None:
             loss = image_text_softmax(image, text, gather(image), gather(text), scale, first)
@@ -100,15 +104,12 @@ class CLIP(BatchCoupledMethod):
 
     def heads(self) -> dict[str, Tensor]:
         """Text tower, both projections and temperature: what pairs images with captions."""
-        return {
-            name: tensor
-            for name, tensor in self.state_dict().items()
-            if not name.startswith("backbone.")
-        }
+        return besides_backbone(self)
 
 
 def _projection(width: int, embed_dim: int) -> nn.Linear:
     layer = nn.Linear(width, embed_dim, bias=False)
+    # As published: the initial scale of features does not depend on the tower's width.
     nn.init.normal_(layer.weight, std=width**-0.5)
     return layer
 
@@ -146,6 +147,7 @@ def image_text_sigmoid(
     """
     logits = image_text_logits(image, texts, scale) + bias
     rows = torch.arange(len(image), device=image.device)
+    # All pairs are negatives except an image with its own caption.
     signs = torch.full_like(logits, -1.0)
     signs[rows, first + rows] = 1.0
     return -F.logsigmoid(signs * logits).sum(dim=1).mean()

@@ -1,7 +1,7 @@
 """DILEMMA: self-supervised shape and texture learning with transformers (arXiv:2204.04788).
 
 MoCo v3 (arXiv:2104.02057) whose student sees a part of the patches, some of them under the
-position of another place, and tells which. With p_i the probability that token i is misplaced, y_i
+position of another patch, and tells which. With p_i the probability that token i is misplaced, y_i
 whether it is, and L the loss of momentum contrast:
 
     loss = L(q1, k2) + L(q2, k1) + lambda * (D1 + D2) / 2
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
 from steps.models.tokens import encode, patch_tokens_at
@@ -43,7 +43,9 @@ class DILEMMA(BatchCoupledMethod):
         UserError: the drop rate leaves no patch.
     """
 
-    def __init__(self, params: DILEMMAParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: DILEMMAParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         # The class token has no position here: its row is zero and, since the student passes over
@@ -57,6 +59,7 @@ class DILEMMA(BatchCoupledMethod):
             raise UserError(
                 "method.drop_rate", f"{params.drop_rate} leaves none of {self.patches} patches"
             )
+        # Without misplaced tokens all labels are 0, and there is nothing to detect.
         self.detector = nn.Linear(backbone.embed_dim, 1) if params.misplaced else None
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
@@ -79,11 +82,12 @@ class DILEMMA(BatchCoupledMethod):
         encoded: Encoded = {}
         for index, view in enumerate(batch.views):
             self._check_size(view)
-            places = self.places(draws["order"][:, index], draws["label"][:, index])
-            feature, tokens = self.student(view, *places)
+            indices = self.indices(draws["order"][:, index], draws["label"][:, index])
+            feature, tokens = self.student(view, *indices)
             encoded[f"q{index + 1}"] = feature
             if self.detector is not None:
                 encoded[f"d{index + 1}"] = self.detector(tokens).squeeze(2)
+            # Keys see the whole view at its right positions: only the student has to find errors.
             with torch.no_grad():
                 momentum_backbone = self.pair.momentum_encoder.backbone
                 encoded[f"k{index + 1}"] = global_feature(momentum_backbone, view)
@@ -122,13 +126,13 @@ class DILEMMA(BatchCoupledMethod):
         return {"momentum": self.pair.momentum(progress)}
 
     def misplaced(self, label_noise: Tensor) -> Tensor:
-        """Which tokens get the position of another place: True in the shape of the noise."""
+        """Tokens that get another patch's position: True in the shape of the noise."""
         return label_noise < self.params.misplaced
 
-    def places(self, order_noise_BN: Tensor, label_noise_BK: Tensor) -> tuple[Tensor, Tensor]:
-        """The patch that each kept token is, and the place whose position it gets: both (B, K).
+    def indices(self, order_noise_BN: Tensor, label_noise_BK: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of each kept patch, and of the patch whose position it gets: both (B, K).
 
-        The wrong place of the token at rank r of the order is the patch at rank r + N - K: a
+        The wrong position of the token at rank r of the order is the patch at rank r + N - K: a
         dropped one where half of them or more are dropped. Where none is, the order is reversed.
         """
         order = order_noise_BN.argsort(dim=1)
@@ -137,16 +141,17 @@ class DILEMMA(BatchCoupledMethod):
         return own, torch.where(self.misplaced(label_noise_BK), other, own)
 
     def student(
-        self, images: Tensor, patches_BK: Tensor, places_BK: Tensor
+        self, images: Tensor, patches_BK: Tensor, positions_BK: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Encode the kept patches alone, each at the place it is said to have.
+        """Encode the kept patches only, each with the position that it is given.
 
         Returns:
             the class token (B, D) and the patch tokens (B, K, D), after the final norm.
         """
         vit = self.pair.encoder.backbone
+        # Positions are added here, not by ``embed``: two tokens may have the same one.
         positions_ND = vit.pos_embed[0, vit.num_prefix_tokens :]
-        tokens = patch_tokens_at(vit, images, patches_BK) + positions_ND[places_BK]
+        tokens = patch_tokens_at(vit, images, patches_BK) + positions_ND[positions_BK]
         cls = vit.cls_token.expand(len(images), -1, -1)
         normed = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return normed[:, 0], normed[:, 1:]

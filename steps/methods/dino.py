@@ -25,48 +25,40 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import self_distillation
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
 from steps.models.heads import PrototypeHead
 from steps.models.multicrop import Projected, by_view
-from steps.models.teacher import CENTER, Frozen, Teacher, prototypes_of
+from steps.models.teacher import CENTER, FixedNetwork, prototypes_of
 from steps.params.methods.dino import DINOParams
 
 
 class DINO(BatchCoupledMethod):
     """Self-distillation with no labels."""
 
-    def __init__(
-        self,
-        params: DINOParams,
-        backbone: Transformer,
-        views: int,
-        teacher: Teacher | None = None,
-    ) -> None:
-        """Around a backbone.
+    def __init__(self, params: DINOParams, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            views: of each image.
-            teacher: fixed, to distil from; None: the moving average is the teacher.
+        A teacher in the context is distilled from; without one the moving average is the teacher.
 
         Raises:
             UserError: the teacher has no head, or one with other prototypes.
         """
         super().__init__()
         self.params = params
-        self.views = views
+        self.views = context.views
         self.student = Projected(backbone, PrototypeHead(backbone.embed_dim, params.head))
+        # Copied before drop path is installed: the teacher keeps every branch.
         self.teacher = ema.teacher_of(self.student)
         drop_path.install(backbone, params.drop_path)
         self.center = Center(1, params.head.out_dim, momentum=params.center_momentum)
-        self.fixed = teacher
-        self.fixed_head: Frozen[PrototypeHead] | None = None
+        self.fixed = teacher = context.teacher
+        self.fixed_head: FixedNetwork[PrototypeHead] | None = None
         if teacher is not None:
-            self.fixed_head = Frozen(prototypes_of(teacher, params.head.out_dim))
+            # A fixed teacher's logits need the centre that belongs to its head.
+            self.fixed_head = FixedNetwork(prototypes_of(teacher, params.head.out_dim))
             self.center.value.copy_(teacher.heads[CENTER])
 
     @property
@@ -99,6 +91,7 @@ class DINO(BatchCoupledMethod):
         teacher_head = self.teacher.head if self.fixed_head is None else self.fixed_head.network
         with torch.no_grad():
             teacher_logits = teacher_head(by_view(encoded["teacher"]))
+        # One call for all views: batch norm in the head sees them together.
         student_logits = self.student.head(by_view(encoded["student"]))
         loss, entropy = self_distillation(
             student_logits.chunk(self.views),
@@ -107,6 +100,7 @@ class DINO(BatchCoupledMethod):
             student_temp=params.student_temp,
             teacher_temp=self.teacher_temp(progress),
         )
+        # Collected after its use: this step's centre is the previous steps' mean.
         self.center.accumulate(teacher_logits)
         return {"loss": loss, "teacher_entropy": entropy, "kl": loss.detach() - entropy}
 
@@ -122,6 +116,7 @@ class DINO(BatchCoupledMethod):
 
     def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
         """The last layer, during the first epochs."""
+        # As in the reference, where this helps early training.
         if progress.epoch < self.params.freeze_last_layer_epochs:
             return self.student.head.last_layer.parameters()
         return ()

@@ -32,15 +32,15 @@ from torch.nn import functional as F
 
 from steps.core.schedules import Progress, cosine, ramp_by_step
 from steps.methods.losses import all_pairs, koleo, masked_patches, patch_weights
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import dinov2_vit, ema, row_drop
 from steps.models.backbones import Transformer
 from steps.models.center import LazyCenter, sinkhorn_knopp
 from steps.models.heads import PrototypeHead
 from steps.models.masks import sample_spread_blocks
-from steps.models.multicrop import Headed, by_sample, by_view, global_side, trained
+from steps.models.multicrop import Headed, by_view, global_side, with_heads
 from steps.models.positions import Resizing
-from steps.models.teacher import Frozen, Teacher
+from steps.models.teacher import FixedNetwork
 from steps.params.methods.dinov2 import DINOv2Params
 
 _GLOBAL = 2
@@ -50,36 +50,29 @@ _GLOBAL = 2
 class DINOv2(BatchCoupledMethod):
     """Self-distillation of images and of masked patches."""
 
-    def __init__(
-        self,
-        params: DINOv2Params,
-        backbone: Transformer,
-        sides: Sequence[int],
-        teacher: Teacher | None = None,
-    ) -> None:
-        """Around a backbone.
+    def __init__(self, params: DINOv2Params, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            sides: of each view, in pixels.
-            teacher: fixed, to distil from; None: the moving average is the teacher.
+        A teacher in the context is distilled from; without one the moving average is the teacher.
 
         Raises:
             UserError: backbone, views or teacher do not fit.
         """
         super().__init__()
         self.params = params
+        sides = context.sides
         self.views = len(sides)
         vit = dinov2_vit.for_training(backbone)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
         """Patches a side of a global crop."""
+        self.resizing = Resizing(params.positions.offset, params.positions.antialias)
         self.student = Headed(
             vit,
             PrototypeHead(vit.embed_dim, params.head),
             PrototypeHead(vit.embed_dim, params.patch_head) if params.patch_head else None,
-            Resizing(params.positions.offset, params.positions.antialias),
+            self.resizing,
         )
+        # The average starts at the student's weights.
         self.teacher = ema.teacher_of(self.student)
         self.drop_rates = row_drop.rates(
             len(vit.blocks), params.drop_path, uniform=params.drop_path_uniform
@@ -88,10 +81,10 @@ class DINOv2(BatchCoupledMethod):
         momentum = params.center_momentum
         self.class_center = LazyCenter(1, params.head.out_dim, momentum=momentum)
         self.patch_center = LazyCenter(1, 1, patch_prototypes, momentum=momentum)
-        self.fixed: Frozen[Headed] | None = None
+        self.fixed: FixedNetwork[Headed] | None = None
         self.renormalise: nn.Module = nn.Identity()
-        if teacher is not None:
-            self.fixed = Frozen(trained(teacher, self.student))
+        if (teacher := context.teacher) is not None:
+            self.fixed = FixedNetwork(with_heads(teacher, self.student))
             self.renormalise = teacher.renormalise
 
     @property
@@ -118,26 +111,22 @@ class DINOv2(BatchCoupledMethod):
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
         """Class tokens of all crops and masked patches of the global ones, of both networks."""
-        chosen = {name: by_view(draw) for name, draw in draws.items()}
-        mask = chosen.get("mask")
-        crops = torch.cat(batch.views[:_GLOBAL])
+        mask, gates = draws.get("mask"), None
+        if "gates_global" in draws:
+            gates = torch.cat([draws["gates_global"], draws["gates_local"]], dim=1)
+        # Only a fixed teacher may expect another normalisation than the batch has.
+        views = [self.renormalise(view) for view in batch.views[:_GLOBAL]]
         with torch.no_grad():
-            targets = self.source.tokens(self.renormalise(crops), read_RN=mask)
-        local = batch.views[_GLOBAL:]
-        student_class, student_patches, seen = self.student.multicrop(
-            crops,
-            torch.cat(local) if local else None,
-            mask,
-            (chosen.get("gates_global"), chosen.get("gates_local")),
+            teacher_class, teacher_patches = self.source.tokens(views, read_BVN=mask)
+        token = dinov2_vit.mask_token(self.student.backbone)
+        student_class, student_patches = self.student.multicrop(
+            batch.views, _GLOBAL, mask, token, gates=gates
         )
-        classes = [by_sample(student_class, _GLOBAL)]
-        if seen is not None:
-            classes.append(by_sample(seen, len(local)))
         return {
-            "student_class": torch.cat(classes, dim=1),
-            "student_patches": by_sample(student_patches, _GLOBAL),
-            "teacher_class": by_sample(targets[0], _GLOBAL),
-            "teacher_patches": by_sample(targets[1], _GLOBAL),
+            "student_class": student_class,
+            "student_patches": student_patches,
+            "teacher_class": teacher_class,
+            "teacher_patches": teacher_patches,
         }
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
@@ -146,6 +135,7 @@ class DINOv2(BatchCoupledMethod):
         dino = [losses[name] for name in ("dino_global", "dino_local") if name in losses]
         loss = params.dino_weight * torch.stack(dino).sum()
         if params.koleo_weight > 0:
+            # KoLeo spreads images, so each global view is spread on its own.
             views = encoded["student_class"][:, :_GLOBAL].unbind(dim=1)
             losses["koleo"] = torch.stack([koleo(view) for view in views]).sum()
             loss = loss + params.koleo_weight * losses["koleo"]
@@ -160,6 +150,7 @@ class DINOv2(BatchCoupledMethod):
         targets = self.targets(self.source.dino_head(teacher), self.class_center, temp)
         one, other = targets.chunk(_GLOBAL)
         student = self.student.dino_head(by_view(encoded["student_class"]))
+        # A global crop predicts the other one, a local crop predicts both.
         first, second, *local = student.chunk(self.views)
         student_temp = self.params.student_temp
         pairs = _GLOBAL + _GLOBAL * len(local)
@@ -172,6 +163,7 @@ class DINOv2(BatchCoupledMethod):
             within = all_pairs(local, [one, other], student_temp)
             losses["dino_local"] = within / counted
             total = across + within
+        # xlogy: a probability that underflows to 0 contributes 0, not NaN.
         entropy = -torch.xlogy(targets, targets).sum(dim=-1).mean()
         return {**losses, "teacher_entropy": entropy, "kl": total.detach() / pairs - entropy}
 
@@ -181,6 +173,7 @@ class DINOv2(BatchCoupledMethod):
         mask_RN = student.new_ones(student.shape[:2], dtype=torch.bool)
         if mask is not None:
             mask_RN = by_view(mask)
+        # Only masked patches: logits over all prototypes take much memory.
         teacher_logits = self.source.patch_head(by_view(teacher.detach())[mask_RN])
         targets = self.targets(teacher_logits, self.patch_center, temp)
         logits = self.student.patch_head(student[mask_RN])
@@ -231,11 +224,11 @@ class DINOv2(BatchCoupledMethod):
         side = global_side(sides, _GLOBAL)
         self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
         for network in (self.student, self.teacher):
-            dinov2_vit.resize(network.backbone, side, network.resizing)
+            dinov2_vit.resize(network.backbone, side, self.resizing)
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""
-        return self.student.classes(batch.views[0])
+        return self.student.classes(batch.views[:1])[:, 0]
 
     def export_backbone(self) -> VisionTransformer:
         """The average's backbone, without mask token, in timm's layout."""

@@ -30,7 +30,15 @@ from torch.nn import functional as F
 from steps.core.distributed import sum_over_processes
 from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, besides_backbone
+from steps.methods.method import (
+    Batch,
+    BatchCoupledMethod,
+    Draws,
+    Encoded,
+    Losses,
+    MethodContext,
+    besides_backbone,
+)
 from steps.models.masked_autoencoder import Decoder, PixelDecoder, initialise, pixel_targets
 from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
@@ -44,13 +52,15 @@ class Maskings:
 
     patches: Masking
     positions: Masking
-    """Its places are those of ``patches.keep``."""
+    """Its indices are into ``patches.keep``."""
 
 
 class DropPos(BatchCoupledMethod):
     """Position reconstruction. The weights of the whole batch divide its losses."""
 
-    def __init__(self, params: DropPosParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: DropPosParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -70,6 +80,7 @@ class DropPos(BatchCoupledMethod):
                 params.decoder, dim, self.grid, 3 * self.patch_size**2
             )
             tokens.append(self.pixel_decoder.mask_token.requires_grad_(learnt))
+        # Fixed sin-cos positions, as in the reference.
         backbone.pos_embed.requires_grad_(False)
         backbone.pos_embed.data.copy_(sincos_table(dim, self.grid))
         initialise(self, backbone, tokens)
@@ -100,6 +111,7 @@ class DropPos(BatchCoupledMethod):
         true_BK = masks.patches.keep
         labels = smoothed_labels(self.grid, self.sigma(progress)).to(logits)
         loss_BK = -(labels[true_BK] * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+        # A patch that keeps its position would only have to copy it.
         weights = masks.positions.removed.float()
         if self.params.conf_ignore:
             weights = weights * (confidence(logits, true_BK) < labels.diagonal()[true_BK])
@@ -107,6 +119,7 @@ class DropPos(BatchCoupledMethod):
             weights = weights * self.visible_attention(encoded["attention"], true_BK)
         hits = (logits.argmax(dim=-1) == true_BK) * weights
         sums = torch.stack([(weights * loss_BK).sum(), hits.sum(), weights.sum()])
+        # Divided by the weights of all processes, so that the loss does not depend on their number.
         total, hit, weight = sum_over_processes(sums).unbind()
         # Confidence may leave no patch at all: then there is nothing to learn from.
         weight = weight.clamp(min=torch.finfo(weight.dtype).tiny)
@@ -119,7 +132,7 @@ class DropPos(BatchCoupledMethod):
         return losses
 
     def export_backbone(self) -> VisionTransformer:
-        """The encoder alone."""
+        """The encoder."""
         return self.backbone
 
     def heads(self) -> dict[str, Tensor]:
@@ -134,7 +147,7 @@ class DropPos(BatchCoupledMethod):
         )
 
     def encode_visible(self, images: Tensor, masks: Maskings) -> Tensor:
-        """Encode the visible patches alone: (B, 1 + K, D), class token first."""
+        """Encode only the visible patches: (B, 1 + K, D), class token first."""
         vit, learnt = self.backbone, self.params.dropped_position == "learnt"
         token = self.position_token if learnt else torch.zeros_like(self.position_token)
         visible = masks.patches.keep
@@ -148,7 +161,8 @@ class DropPos(BatchCoupledMethod):
 
     @torch.no_grad()
     def attention(self, images: Tensor) -> Tensor:
-        """How much like the class token each patch of the whole image is: (B, L), sum 1."""
+        """Similarity of each patch of the whole image to the class token: (B, L), sum 1."""
+        # A second pass: the similarity is over the whole image, nothing masked.
         tokens = self.backbone.norm(encode(self.backbone, embed(self.backbone, images))).float()
         similarity = F.cosine_similarity(tokens[:, :1], tokens[:, 1:], dim=-1)
         return (similarity / self.params.attn_temperature).softmax(dim=-1)
@@ -159,7 +173,7 @@ class DropPos(BatchCoupledMethod):
         return visible / visible.sum(dim=1, keepdim=True)
 
     def pixel_targets(self, images: Tensor) -> Tensor:
-        """What the second task is to predict: (B, L, patch^2 * 3)."""
+        """Targets of the second task: (B, L, patch^2 * 3)."""
         task = self.params.pixel_task
         assert task is not None, "the second task is off"
         return pixel_targets(images, self.patch_size, normalised=task.norm_pix_loss)
@@ -181,8 +195,8 @@ def smoothed_labels(grid: int, sigma: float) -> Tensor:
     """
     if sigma == 0:
         return torch.eye(grid * grid)
-    places = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).double()
-    distance = (places.unsqueeze(1) - places.unsqueeze(0)).square().sum(dim=2)
+    positions = torch.cartesian_prod(torch.arange(grid), torch.arange(grid)).double()
+    distance = (positions.unsqueeze(1) - positions.unsqueeze(0)).square().sum(dim=2)
     similar = (-distance / sigma**2).exp()
     return (similar / similar.sum(dim=1)).float()
 

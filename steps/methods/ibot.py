@@ -19,7 +19,7 @@ epochs: 77.1 %, 79.5 %, 84.0 % (tables 1 and 2). Held to bytedance/ibot by the g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.schedules import Progress, cosine, ramp_by_epoch
 from steps.methods.losses import masked_patches, patch_weights, self_distillation
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models import drop_path, ema
 from steps.models.backbones import Transformer
 from steps.models.center import Center
@@ -42,19 +42,15 @@ from steps.params.methods.ibot import IBOTParams
 class IBOT(BatchCoupledMethod):
     """Masked image modelling with an online tokenizer."""
 
-    def __init__(self, params: IBOTParams, backbone: Transformer, sides: Sequence[int]) -> None:
-        """Around a backbone.
-
-        Args:
-            params: the recipe's.
-            backbone: fresh; becomes the student's.
-            sides: of each view, in pixels.
+    def __init__(self, params: IBOTParams, backbone: Transformer, context: MethodContext) -> None:
+        """Student and teacher around a fresh backbone, which becomes the student's.
 
         Raises:
             UserError: the global views differ in size.
         """
         super().__init__()
         self.params = params
+        sides = context.sides
         self.views = len(sides)
         if len(set(sides[: params.global_views])) > 1:
             raise UserError(
@@ -63,10 +59,12 @@ class IBOT(BatchCoupledMethod):
                 allowed="one size for all global views",
             )
         self.grid = sides[0] // int(backbone.patch_embed.patch_size[0])
+        # A parameter of the method: the teacher sees no mask, and no average of it is kept.
         self.mask_token = nn.Parameter(torch.zeros(1, backbone.embed_dim))
         head = PatchPrototypeHead(backbone.embed_dim, params.head, shared=params.head.shared)
         self.student = Projected(backbone, head)
         self.teacher = ema.teacher_of(self.student)
+        # Student and teacher may differ in whether classes and patches share prototypes.
         self.teacher.head.share(params.head.shared_teacher)
         drop_path.install(backbone, params.drop_path)
         momentum = params.center_momentum
@@ -97,7 +95,7 @@ class IBOT(BatchCoupledMethod):
             teacher_class, teacher_patches = self.teacher.tokens(views)
         mask = self.mask(draws, progress)
         classes, patches = self.student.multicrop(
-            batch.views, draws.get("keep"), mask, self.mask_token
+            batch.views, len(views), mask, self.mask_token, keep=draws.get("keep")
         )
         return {
             "student_class": classes,
@@ -117,6 +115,7 @@ class IBOT(BatchCoupledMethod):
             student_temp=params.student_temp,
             teacher_temp=self.teacher_temp(progress),
         )
+        # Collected after its use: this step's centre is the previous steps' mean.
         self.center.accumulate(teacher_logits)
         cls = params.dino_weight * loss_cls
         patch = params.ibot_weight * self.patch_loss(encoded, self.mask(draws, progress), progress)
@@ -129,7 +128,7 @@ class IBOT(BatchCoupledMethod):
         }
 
     def patch_loss(self, encoded: Encoded, mask_BGN: Tensor, progress: Progress) -> Tensor:
-        """Equation 3. Logits of masked patches alone are needed, but for the centre."""
+        """Equation 3. Only masked patches need logits, except for the centre."""
         mask_RN = by_view(mask_BGN)
         with torch.no_grad():
             projected = self.teacher.head.project(by_view(encoded["teacher_patches"]))
@@ -149,11 +148,12 @@ class IBOT(BatchCoupledMethod):
 
     def mask(self, draws: Draws, progress: Progress) -> Tensor:
         """The masks (B, G, N): none before the epoch in which prediction starts."""
+        # Until then masks are drawn all the same, so that draws do not depend on the epoch.
         started = progress.epoch >= self.params.masks.start_epoch
         return draws["mask"] if started else torch.zeros_like(draws["mask"])
 
     def teacher_temp(self, progress: Progress) -> float:
-        """Of class tokens: linear over the first epochs, constant within an epoch."""
+        """Temperature of class tokens: linear over the first epochs, constant within an epoch."""
         params = self.params
         return ramp_by_epoch(
             progress,
@@ -163,7 +163,7 @@ class IBOT(BatchCoupledMethod):
         )
 
     def patch_temp(self, progress: Progress) -> float:
-        """Of patches: as long a ramp, which begins where prediction starts."""
+        """Temperature of patches: the same ramp, from the epoch in which prediction starts."""
         params = self.params
         return ramp_by_epoch(
             progress,

@@ -54,6 +54,7 @@ def pixel_error(prediction_BNP: Tensor, target_BNP: Tensor, removed_BN: Tensor) 
         removed_BN: True where the encoder did not see the patch.
     """
     error_BN = (prediction_BNP.float() - target_BNP).square().mean(dim=2)
+    # A product, not an index: shapes that depend on masks would make the device wait.
     removed = removed_BN.float()
     return (error_BN * removed).sum(dim=1) / removed.sum(dim=1)
 
@@ -87,6 +88,7 @@ def all_pairs(student: Sequence[Tensor], targets: Sequence[Tensor], temperature:
 
 def patch_weights(mask_RN: Tensor) -> Tensor:
     """1 / (masked patches of its row) for each masked patch, row by row: (M,)."""
+    # Rows without a mask have no patch to weigh; clamp only avoids dividing by 0.
     counts = mask_RN.sum(dim=1, keepdim=True).clamp(min=1)
     return counts.reciprocal().expand_as(mask_RN)[mask_RN]
 
@@ -125,6 +127,7 @@ def token_prediction(
         The loss, and the share of tokens that are predicted right (without gradient).
     """
     count = hidden_B.sum()
+    # Divided by the global batch's mean, so that micro-batches add up to its loss.
     loss = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / count
     right = (logits_MV.detach().argmax(dim=-1) == labels_M).sum() / count
     return loss, right
@@ -173,8 +176,8 @@ def koleo(features_BD: Tensor) -> Tensor:
     # In bfloat16 the nearest of close features is another one more often than not.
     with torch.no_grad(), torch.autocast(own.device.type, enabled=False):
         similarity = own @ everyone.T
-        places = torch.arange(len(own), device=own.device)
-        similarity[places, places + rank() * len(own)] = -1
+        rows = torch.arange(len(own), device=own.device)
+        similarity[rows, rows + rank() * len(own)] = -1
         nearest = similarity.argmax(dim=1)
     # The small number is added to the difference, not to its length, as the reference does.
     distance = F.pairwise_distance(own, everyone.index_select(0, nearest), eps=_EPS)

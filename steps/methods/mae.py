@@ -20,7 +20,7 @@ from torch import Tensor
 
 from steps.core.schedules import Progress
 from steps.methods.losses import pixel_error
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext, besides_backbone
 from steps.models.masked_autoencoder import PixelDecoder, initialise, pixel_targets
 from steps.models.masks import Masking, gather_tokens, num_visible, random_masking
 from steps.models.positions import sincos_table
@@ -31,7 +31,9 @@ from steps.params.methods.mae import MAEParams
 class MAE(Method):
     """The masked autoencoder."""
 
-    def __init__(self, params: MAEParams, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: MAEParams, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -42,22 +44,24 @@ class MAE(Method):
         self.decoder = PixelDecoder(
             params.decoder, backbone.embed_dim, grid, 3 * self.patch_size**2
         )
+        # Fixed sin-cos positions, as in the reference.
         backbone.pos_embed.requires_grad_(False)
         backbone.pos_embed.data.copy_(sincos_table(backbone.embed_dim, grid))
         initialise(self, backbone, [backbone.cls_token, self.decoder.mask_token])
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """One uniform number a patch: the smallest are kept."""
+        """One uniform number per patch; patches with the smallest stay visible."""
         return {"noise": torch.rand(batch, self.patches, generator=generator)}
 
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
         (images,) = batch.views
         latent, masking = self.encode(images, draws["noise"])
+        # Only hidden patches are predicted in the last block: the loss reads no others.
         prediction = self.decoder(latent, masking.restore, masking.removed)
         return {"loss": pixel_error(prediction, self.targets(images), masking.removed).mean()}
 
     def export_backbone(self) -> VisionTransformer:
-        """The encoder alone."""
+        """The encoder."""
         return self.backbone
 
     def heads(self) -> dict[str, Tensor]:
@@ -65,7 +69,7 @@ class MAE(Method):
         return besides_backbone(self)
 
     def encode(self, images: Tensor, noise_BN: Tensor) -> tuple[Tensor, Masking]:
-        """Encode the visible patches alone.
+        """Encode only the visible patches.
 
         Returns:
             (B, 1 + K, D), class token first, then the kept patches by rising noise; and which
@@ -73,10 +77,11 @@ class MAE(Method):
         """
         vit = self.backbone
         masking = random_masking(noise_BN, self.params.mask_ratio)
+        # Positions come before masking: a visible patch keeps its own.
         visible = gather_tokens(patch_tokens(vit, images) + vit.pos_embed[:, 1:], masking.keep)
         cls = (vit.cls_token + vit.pos_embed[:, :1]).expand(len(images), -1, -1)
         return vit.norm(encode(vit, torch.cat([cls, visible], dim=1))), masking
 
     def targets(self, images: Tensor) -> Tensor:
-        """What the decoder is to predict: (B, N, patch^2 * 3)."""
+        """Targets of the decoder: (B, N, patch^2 * 3)."""
         return pixel_targets(images, self.patch_size, normalised=self.params.norm_pix_loss)

@@ -1,4 +1,4 @@
-"""What every method gives the training loop."""
+"""Interface of methods to the training loop."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
+from steps.models.teacher import Teacher
+from steps.models.tokenizer import FixedTokenizer
 from steps.params.methods.method import Method as Params
 
 Draws = dict[str, Tensor]
@@ -20,14 +22,14 @@ Losses = dict[str, Tensor]
 
 
 Encoded = dict[str, Tensor]
-"""What a network makes of each sample by itself, each tensor with the batch as its first axis."""
+"""Outputs of a network for each sample on its own, with the batch as first axis."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Images of B samples, normalised.
 
-    ``views`` has one (B, 3, H, W) tensor a view, in the order of the recipe's list; ``labels``
+    ``views`` has one (B, 3, H, W) tensor per view, in the order of the recipe's list; ``labels``
     is (B,) int64, -1 where the set has none; ``text`` is the token ids of a caption of each image,
     (B, L) int64, for methods with a text tower.
     """
@@ -37,12 +39,33 @@ class Batch:
     text: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class MethodContext:
+    """Inputs of a method beyond its params and its backbone."""
+
+    views: int = 1
+    """Number of views of each image."""
+    sides: tuple[int, ...] = ()
+    """Side of each view, in pixels."""
+    num_classes: int = 0
+    """Classes of the data set; 0 if it has no labels."""
+    teacher: Teacher | None = None
+    """The recipe's fixed teacher, in eval mode."""
+    tokenizer: FixedTokenizer | None = None
+    """The recipe's tokenizer, in eval mode."""
+    vocabulary: int = 0
+    """Tokens in the vocabulary of captions; 0 if there are no captions."""
+
+
 class Method(nn.Module):
     """A pretraining method around a backbone.
 
     ``forward`` is a pure function of the weights and its inputs; ``sample`` makes every random
     choice beforehand. State that is not learnt by gradient (teacher, centre) moves in
     ``after_step``, or in ``before_step`` where the reference moves it ahead of the losses.
+
+    ``steps.methods.build`` finds a method by its module's name and builds it from its params, its
+    backbone and the context: the arguments of every constructor.
     """
 
     paired = False
@@ -59,38 +82,36 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def start(self, parts: Iterable[tuple[Batch, Draws]]) -> None:
-        """What precedes step 0, seeing its batch: the parts of it that this process will train on.
+        """Prepare for step 0, given the parts of its batch that this process will train on.
 
-        They are read only if they are iterated over. A resumed run does not start again.
+        Parts are only read when iterated over. A resumed run does not start again.
         """
 
     def before_step(self, progress: Progress) -> None:
-        """What comes before the losses of the update ``progress.step``: once, however many
-        parts its batch is computed in.
-        """
+        """Run before the losses of ``progress.step``, once for all parts of its batch."""
 
     def without_gradient(self, progress: Progress) -> Iterable[nn.Parameter]:
-        """Parameters that this step leaves alone: their gradients are dropped after clipping."""
+        """Parameters that this step does not update: their gradients are dropped after clipping."""
         return ()
 
     def with_zero_lr(self, progress: Progress) -> Iterable[nn.Parameter]:
-        """Last layers of heads whose learning rate is 0 in this step. Unlike those of ``frozen``
-        their gradients go on into the optimiser's moments.
+        """Parameters whose learning rate is 0 in this step. Unlike those ``without_gradient`` they
+        still update the optimiser's moments.
         """
         return ()
 
     def submodules(self) -> Iterable[nn.Module]:
-        """The parts whose gradients are clipped apart, where a recipe clips by submodule."""
+        """Parts whose gradients are clipped separately if a recipe clips by submodule."""
         return self.children()
 
     def after_step(self, progress: Progress) -> Mapping[str, float | Tensor]:
-        """What follows the optimiser's update ``progress.step``; returns values to log."""
+        """Run after the optimiser's update of ``progress.step``; returns values to log."""
         return {}
 
     def enter_final_phase(self, sides: Sequence[int]) -> None:
         """Get ready for the views of the recipe's final phase; parameters may change shape.
 
-        Called for methods alone whose params have ``final_phase``.
+        Called only for methods whose params have ``final_phase``.
 
         Args:
             sides: of each view, in pixels.
@@ -98,11 +119,11 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def embeddings(self, batch: Batch) -> Tensor | None:
-        """What the collapse watch looks at (``steps.engine.watch``): features (B, D).
+        """Features (B, D) for the collapse watch (``steps.engine.watch``).
 
-        Of one view of each sample, by the network that learns, as downstream tasks would take
-        them. A method that pulls views together returns them; None: nothing that can collapse.
-        Called at logged steps, in evaluation mode, without gradient.
+        They are the learning network's, of one view of each sample, as downstream tasks take them.
+        A method that pulls views together returns them; None: nothing can collapse. It is
+        called at logged steps, in evaluation mode, without gradient.
         """
         return None
 
@@ -118,9 +139,9 @@ class Method(nn.Module):
 class BatchCoupledMethod(Method):
     """A method whose loss couples all samples of the batch: negatives, Sinkhorn, batch norm.
 
-    Its forward pass has two parts. ``encode`` is the dear one, and looks at each sample alone, so
-    that it can run a chunk of the batch at a time; ``losses`` is cheap and needs the whole batch
-    of a process. What the other processes have, ``losses`` gathers with gradient.
+    Its forward pass has two parts. ``encode`` is the expensive part and treats samples
+    independently, so it can run on one chunk of the batch at a time. ``losses`` is cheap, needs the
+    whole batch of a process, and gathers the other processes' part with gradient.
     """
 
     @property
@@ -129,7 +150,7 @@ class BatchCoupledMethod(Method):
         return True
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:
-        """What the backbones, online and momentum, make of each sample."""
+        """Outputs of the online and momentum networks for each sample."""
         raise NotImplementedError
 
     def losses(self, encoded: Encoded, draws: Draws, progress: Progress) -> Losses:
@@ -141,13 +162,13 @@ class BatchCoupledMethod(Method):
 
 
 def besides_backbone(method: Method) -> dict[str, Tensor]:
-    """All weights of a method but those of its ``backbone``, which is what it exports."""
+    """All weights of a method except those of its ``backbone``, which it exports."""
     weights = method.state_dict()
     return {name: tensor for name, tensor in weights.items() if not name.startswith("backbone.")}
 
 
 def check_fit(params: Params, patches: int, depth: int) -> None:
-    """What the plan checks beforehand, for a backbone whose depth no params file says.
+    """Check the params against the backbone, as the plan does when params files tell its depth.
 
     Raises:
         UserError: naming the key of the method.

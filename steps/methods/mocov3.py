@@ -19,13 +19,12 @@ from __future__ import annotations
 import math
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
 
 from steps.core.schedules import Progress
 from steps.methods.losses import momentum_contrast
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
-from steps.models.backbones import BackboneModel, Transformer
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
+from steps.models.backbones import BackboneModel, Transformer, is_resnet
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
 from steps.models.positions import sincos_table
@@ -40,10 +39,12 @@ class MoCoV3(BatchCoupledMethod):
         backbone: its initial values become the reference's, if it is a vision transformer.
     """
 
-    def __init__(self, params: MoCoV3Params, backbone: BackboneModel) -> None:
+    def __init__(
+        self, params: MoCoV3Params, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
-        if not isinstance(backbone, ResNet):
+        if not is_resnet(backbone):
             _prepare(backbone, params.frozen_patch_embed)
         self.pair = MomentumPair(backbone, params)
 
@@ -90,6 +91,7 @@ def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     vit.pos_embed.requires_grad_(False)
     for name, module in vit.blocks.named_modules():
         if isinstance(module, nn.Linear):
+            # A fused qkv layer counts as three: Xavier's bound depends on the rows.
             for weight in module.weight.data.chunk(3 if name.endswith("qkv") else 1):
                 nn.init.xavier_uniform_(weight)
             if module.bias is not None:
@@ -99,4 +101,5 @@ def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     nn.init.uniform_(projection.weight, -bound, bound)
     nn.init.zeros_(projection.bias)
     nn.init.normal_(vit.cls_token, std=1e-6)
+    # A random, fixed patch projection makes training stable (section 4.2).
     vit.patch_embed.requires_grad_(not frozen_patch_embed)

@@ -11,8 +11,8 @@ token, where the backbone has one, is nobody's patch: it asks and answers in eve
 position to tell.
 
 For downstream tasks the paper adds positions to the pretrained network and fine-tunes. The backbone
-that is exported has a position table of zeros: frozen tasks see the network as it was pretrained,
-and fine-tuning learns positions from there.
+that is exported has a position table of zeros: tasks on the frozen backbone see
+the network as it was pretrained, and fine-tuning learns positions from there.
 
 Published: pretraining without positions beats supervised training with them (abstract). No official
 code exists; held to the formula by the golden case ``mp3``.
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Losses, Method, besides_backbone
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext, besides_backbone
 from steps.models.hooked import run_hooked
 from steps.models.masks import gather_tokens
 from steps.models.tokens import patch_tokens
@@ -42,12 +42,12 @@ def encode_in_context(vit: VisionTransformer, tokens_BND: Tensor, context_BC: Te
     """All blocks of the transformer, without its final norm; every block has the same context.
 
     Every token asks (queries), those of the context answer (keys and values). A token outside the
-    context sees itself through the residual stream alone. Keys and values of the others are never
+    context sees itself only through the residual stream. Keys and values of the others are never
     computed.
 
     Args:
         tokens_BND: (B, N, D).
-        context_BC: (B, C) int64, the places of the tokens that are keys and values.
+        context_BC: (B, C) int64, indices of the tokens that are keys and values.
 
     Returns:
         (B, N, D).
@@ -66,6 +66,7 @@ def _through(block: Any, tokens_BND: Tensor, context_BC: Tensor) -> Tensor:
 
 
 def _attend(attention: Attention, tokens_BND: Tensor, context_BC: Tensor) -> Tensor:
+    # The fused qkv layer is split: all tokens need queries, only the context keys and values.
     width = attention.attn_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
     asks = F.linear(tokens_BND, weight[:width], None if bias is None else bias[:width])
@@ -90,7 +91,9 @@ def _attend(attention: Attention, tokens_BND: Tensor, context_BC: Tensor) -> Ten
 class MP3(Method):
     """Masked position prediction."""
 
-    def __init__(self, params: MP3Params, backbone: VisionTransformer) -> None:
+    def __init__(
+        self, params: MP3Params, backbone: VisionTransformer, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -100,10 +103,11 @@ class MP3(Method):
         nn.init.trunc_normal_(self.position_head.weight, std=0.02)
         nn.init.zeros_(self.position_head.bias)
         if backbone.pos_embed is not None:
+            # Tokens must not know their position: it is the label.
             backbone.pos_embed.requires_grad_(False).zero_()
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
-        """The places of each image's context: (B, C) int64."""
+        """Indices of each image's context patches: (B, C) int64."""
         noise = torch.rand(batch, self.patches, generator=generator)
         return {"context": noise.argsort(dim=1)[:, : self.context_size]}
 
@@ -113,6 +117,7 @@ class MP3(Method):
         logits = self.logits(self.features(images, context))
         true_BN = torch.arange(self.patches, device=logits.device).expand(len(logits), -1)
         error_BN = F.cross_entropy(logits.transpose(1, 2), true_BN, reduction="none")
+        # Logged apart: a token outside the context sees itself only in the residual stream.
         known = error_BN.detach().gather(1, context)
         losses = {
             "loss": error_BN.mean(),
@@ -137,12 +142,13 @@ class MP3(Method):
 
         Args:
             images: (B, 3, H, W).
-            context_BC: the places of the patches that are keys and values.
+            context_BC: indices of the patches that are keys and values.
         """
         vit = self.backbone
         tokens = patch_tokens(vit, images)
         if vit.cls_token is not None:
             tokens = torch.cat([vit.cls_token.expand(len(images), -1, -1), tokens], dim=1)
+            # The class token, at index 0, is always in the context.
             context_BC = F.pad(context_BC + 1, (1, 0))
         features: Tensor = vit.norm(encode_in_context(vit, tokens, context_BC))
         return features[:, vit.num_prefix_tokens :]

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses
+from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.models.heads import mlp
@@ -38,7 +38,9 @@ _NORM_EPS = 1e-6
 class SimCLR(BatchCoupledMethod):
     """Contrastive learning from two views that are made alike."""
 
-    def __init__(self, params: SimCLRParams, backbone: BackboneModel) -> None:
+    def __init__(
+        self, params: SimCLRParams, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
         self.params = params
         self.backbone = backbone
@@ -60,7 +62,7 @@ class SimCLR(BatchCoupledMethod):
         hidden = self.projector(torch.cat([encoded["first"], encoded["second"]]))
         first, second = compared(hidden, normalise=self.params.normalise).chunk(2)
         loss, logits_ab = nt_xent(first, second, self.params.temperature)
-        hits = logits_ab.argmax(dim=1) == places(logits_ab)
+        hits = logits_ab.argmax(dim=1) == own_columns(logits_ab)
         return {"loss": loss, "contrast_accuracy": hits.float().mean()}
 
     def embeddings(self, batch: Batch) -> Tensor:
@@ -73,13 +75,13 @@ class SimCLR(BatchCoupledMethod):
 
 
 def compared(hidden: Tensor, *, normalise: bool) -> Tensor:
-    """What the loss compares: projections (..., D) in float32, put on the unit sphere or not."""
+    """Embeddings that the loss compares: (..., D) float32, on the unit sphere if ``normalise``."""
     hidden = hidden.float()
     return F.normalize(hidden, dim=-1, eps=_NORM_EPS) if normalise else hidden
 
 
-def places(logits: Tensor) -> Tensor:
-    """Where this process's images (N,) stand among all, the columns of logits (N, W * N)."""
+def own_columns(logits: Tensor) -> Tensor:
+    """Column of each of this process's images (N,) in logits (N, W * N) of all processes."""
     rows = len(logits)
     return torch.arange(rows, device=logits.device) + rank() * rows
 
@@ -101,7 +103,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> tuple[Tensor, 
     with torch.autocast(first.device.type, enabled=False):
         logits_aa, logits_ab = (first @ every.T / temperature for every in (all_first, all_second))
         logits_bb, logits_ba = (second @ every.T / temperature for every in (all_second, all_first))
-    own = places(logits_ab)
+    own = own_columns(logits_ab)
     itself = F.one_hot(own, logits_ab.shape[1]).bool()
     # A view is no candidate of its own.
     logits_aa = logits_aa.masked_fill(itself, float("-inf"))

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods.method import Batch, Draws, Losses, Method
+from steps.methods.method import Batch, Draws, Losses, Method, MethodContext
 from steps.models import drop_path
-from steps.models.backbones import BackboneModel, Transformer, image_size
+from steps.models.backbones import BackboneModel, Transformer, image_size, is_resnet
 from steps.models.features import global_feature, mean_feature
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 
 _ERASE_AREA = (0.02, 1 / 3)
 _ERASE_ASPECT = math.log(1 / 0.3)
@@ -36,8 +36,11 @@ _ERASE_ASPECT = math.log(1 / 0.3)
 class Supervised(Method):
     """A backbone and a linear classifier, trained on labels."""
 
-    def __init__(self, params: SupervisedParams, backbone: BackboneModel, num_classes: int) -> None:
+    def __init__(
+        self, params: SupervisedParams, backbone: BackboneModel, context: MethodContext
+    ) -> None:
         super().__init__()
+        num_classes = context.num_classes
         if num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
         self.params = params
@@ -47,11 +50,12 @@ class Supervised(Method):
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
         self.norm: nn.Module = nn.Identity()
-        if isinstance(backbone, Transformer):
+        if not is_resnet(backbone):
             if params.pooling == "mean":
                 self.norm = _norm_of_mean(backbone)
                 # The norm over tokens gives way to the norm over their mean.
                 backbone.norm.requires_grad_(False)
+            # Not part of this forward pass: DDP expects a gradient of all that trains.
             backbone.fc_norm.requires_grad_(False)
         self.head = nn.Linear(backbone.num_features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=params.head_init_std)
@@ -84,6 +88,7 @@ class Supervised(Method):
         if "mix" in draws:
             images, targets = mix(images, targets, draws["mix"], draws["partner"], draws["mix_box"])
         keep = draws.get("keep")
+        # Partners from other parts of the batch were only needed for mixing.
         if (own := draws.get("own")) is not None:
             images, targets = images[own], targets[own]
             keep = None if keep is None else keep[own]
@@ -150,7 +155,7 @@ class Supervised(Method):
 
 
 def _norm_of_mean(backbone: Transformer) -> nn.Module:
-    """A fresh one, or a copy of that which an earlier fine-tuning left in the backbone."""
+    """A new norm, or a copy of the one that an earlier fine-tuning left in the backbone."""
     if isinstance(backbone.fc_norm, nn.Identity):
         return nn.LayerNorm(backbone.embed_dim, eps=backbone.norm.eps)
     norm: nn.Module = copy.deepcopy(backbone.fc_norm)
@@ -175,7 +180,7 @@ def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
 
 
 def share_outside(box: tuple[int, int, int, int], side: int) -> float:
-    """What a box (top, left, bottom, right) leaves of an image of ``side`` x ``side`` pixels."""
+    """Share of a square image that a box (top, left, bottom, right) leaves."""
     top, left, bottom, right = box
     return 1 - (bottom - top) * (right - left) / side**2
 
@@ -189,7 +194,7 @@ def mix(
         images: (B, 3, H, W).
         targets: (B, C).
         weights: (B,) the share of the sample itself.
-        partners: (B,) the partner's place in the batch less the sample's own.
+        partners: (B,) the partner's index in the batch less the sample's own.
         boxes: (B, 4) top, left, bottom, right of the partner's patch.
     """
     batch, _, height, width = images.shape

@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import timm
 from safetensors.torch import save_file
@@ -22,6 +22,9 @@ from steps.core.finite import DIVERGED, check_weights
 from steps.models.batch_norm import BatchNorm2d
 from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 __all__ = ["SmallStemResNet", "resnet18_small_stem"]
 
@@ -78,6 +81,13 @@ BackboneModel: TypeAlias = Transformer | ResNet
 """Any backbone: ``steps.models.features`` says what heads and evaluations take of it."""
 
 
+def is_resnet(model: object) -> TypeIs[ResNet]:
+    """True for a ResNet, which has neither tokens nor blocks in a row; any other backbone is a
+    ``Transformer``. Code that has to tell them apart asks here, params their ``is_resnet``.
+    """
+    return isinstance(model, ResNet)
+
+
 def create_backbone(backbone: Backbone) -> BackboneModel:
     """A backbone without a head, initialised from torch's global generator.
 
@@ -103,7 +113,7 @@ def create_backbone(backbone: Backbone) -> BackboneModel:
             f"a {type(model).__name__}",
             allowed="timm's VisionTransformer or ResNet",
         )
-    if isinstance(model, ResNet):
+    if is_resnet(model):
         # Its weights do not depend on it, so that timm has the size of its own training there.
         side = backbone.image_size
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, side, side)}
@@ -176,12 +186,13 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         UserError: the folder holds no backbone artifact, not the bytes that were written, or
             weights that are not finite.
     """
+    # Checksums first: timm would load whatever bytes are there.
     verify(artifact, "pretrain")
     model = timm.create_model(
         f"local-dir:{artifact}",
         pretrained=True,
         num_classes=0,
-        **_batch_norm(is_resnet(artifact)),
+        **_batch_norm(holds_resnet(artifact)),
         **overrides,
     )
     if (resizing := _config(artifact).get(RESIZING)) is not None:
@@ -193,13 +204,14 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
 
 
 def own_resizing(model: BackboneModel) -> Resizing:
-    """How a backbone's position table is resized for images of another size: DINO's way, unless
-    it carries another as its attribute ``resizing``."""
+    """Resizing of the position table for images of another size: DINO's, unless the backbone has
+    the attribute ``resizing``.
+    """
     return cast(Resizing, getattr(model, "resizing", WITH_OFFSET))
 
 
-def is_resnet(artifact: Path) -> bool:
-    """Whether a backbone artifact is a ResNet."""
+def holds_resnet(artifact: Path) -> bool:
+    """True for the artifact of a ResNet, whose weights need not be loaded to say so."""
     architecture: str = _config(artifact)["architecture"]
     return architecture.startswith("resnet")
 
@@ -219,14 +231,14 @@ def _config(artifact: Path) -> dict[str, Any]:
 
 def image_size(model: BackboneModel) -> int:
     """The side in pixels of the images that a model was built for."""
-    if isinstance(model, ResNet):
+    if is_resnet(model):
         return int(model.pretrained_cfg["input_size"][-1])
     return int(model.patch_embed.img_size[0])
 
 
 def depth(model: BackboneModel) -> int:
     """Layers that layer-wise decay tells apart: blocks of a transformer, stages of a ResNet."""
-    return 4 if isinstance(model, ResNet) else len(model.blocks)
+    return 4 if is_resnet(model) else len(model.blocks)
 
 
 def _model_args(backbone: Backbone) -> dict[str, Any]:

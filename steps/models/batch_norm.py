@@ -1,6 +1,6 @@
 """Batch norm over the global batch: its statistics do not depend on how many processes share it.
 
-torch's SyncBatchNorm does the same on GPUs alone.
+torch's SyncBatchNorm does the same, but only on GPUs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ class _Global(_BatchNorm):
             return super().forward(input)
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [1, -1, *[1] * (input.ndim - 2)]
+        # Statistics in float32, whatever the input's precision.
         values = input.float()
         mean = sum_over_processes(values.mean(dim=axes)) / world_size()
         centred = values - mean.view(shape)
+        # Two passes, mean first: E[x^2] - E[x]^2 would cancel.
         variance = sum_over_processes(centred.square().mean(dim=axes)) / world_size()
         rows = input.numel() // input.shape[1] * world_size()
         self._remember(mean.detach(), variance.detach(), rows)

@@ -65,6 +65,7 @@ def separate_tables(backbone: Transformer) -> None:
         table: Tensor = shared.relative_position_bias_table.detach().clone()
         if attn.relative_position_bias_table is not None:
             table += attn.relative_position_bias_table.detach()
+        # timm builds a block's table only if the block has a window.
         attn.window_size = shared.window_size
         attn.relative_position_bias_table = nn.Parameter(table)
         del attn.relative_position_index

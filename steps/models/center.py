@@ -56,6 +56,7 @@ class Center(nn.Module):
         super().__init__()
         self.momentum = momentum
         self.register_buffer("value", torch.zeros(shape))
+        # Empty between steps, so no checkpoint needs them.
         self.register_buffer("_sum", torch.zeros(shape[-1]), persistent=False)
         self.register_buffer("_rows", torch.zeros(()), persistent=False)
 
@@ -68,6 +69,7 @@ class Center(nn.Module):
     @torch.no_grad()
     def update(self) -> None:
         """Update by what was collected, here and in all other processes."""
+        # Processes have equally many rows, so their means weigh the same.
         mean = mean_over_processes(self._sum / self._rows)
         self.value.mul_(self.momentum).add_(mean, alpha=1 - self.momentum)
         self._sum.zero_()
@@ -105,7 +107,7 @@ class LazyCenter(nn.Module):
 
     @property
     def used(self) -> Tensor:
-        """What is taken from the logits of this step, in the centre's shape."""
+        """Centre that this step subtracts from logits, in the shape of ``value``."""
         folded = self.value * self.momentum + self._waiting * (1 - self.momentum)
         return torch.where(self._filled, folded, self.value)
 
@@ -117,7 +119,7 @@ class LazyCenter(nn.Module):
 
     @torch.no_grad()
     def update(self) -> None:
-        """Fold in the mean that waits; what was collected in all processes waits next."""
+        """Fold in the mean that waits; the mean of what all processes collected waits next."""
         self.value.copy_(self.used)
         rows = sum_over_processes(self._rows)
         if self.equal_processes:
@@ -125,6 +127,7 @@ class LazyCenter(nn.Module):
         else:
             mean = sum_over_processes(self._sum) / rows.clamp(min=1)
         self._waiting.copy_(mean)
+        # A step without masked patches leaves nothing to fold in.
         self._filled.copy_(rows > 0)
         self._sum.zero_()
         self._rows.zero_()

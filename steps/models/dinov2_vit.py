@@ -52,7 +52,7 @@ def as_dinov2(backbone: Backbone, options: DINOv2Backbone) -> Backbone:
         # timm's is the width of gate and value together.
         "mlp_ratio": mlp_ratio(2 * hidden, vit.embed_dim),
     }
-    # A copy is not validated: timm takes the MLP's class from the architecture alone.
+    # A copy is not validated: timm takes the MLP's class from the architecture only.
     return backbone.model_copy(update={"architecture": GATED, "model_args": {**sizes, **added}})
 
 
@@ -77,6 +77,7 @@ def for_training(vit: Transformer) -> VisionTransformer:
         )
     vit.mask_token = nn.Parameter(torch.zeros(1, vit.embed_dim))
     if vit.no_embed_class:
+        # The reference learns a position of the class token; timm's model has no row for it.
         row = nn.init.trunc_normal_(torch.zeros(1, 1, vit.embed_dim), std=0.02)
         vit.pos_embed = nn.Parameter(torch.cat([row, vit.pos_embed.detach()], dim=1))
     for module in vit.modules():
@@ -90,6 +91,7 @@ def for_training(vit: Transformer) -> VisionTransformer:
 def as_timm(vit: VisionTransformer) -> VisionTransformer:
     """A copy of a trained vision transformer whose features timm's own forward pass gives."""
     twin = copy.deepcopy(vit)
+    # timm's forward pass has no mask token, and would refuse the name when it loads weights.
     del twin.mask_token
     if twin.no_embed_class:
         table = twin.pos_embed.detach()
@@ -114,7 +116,7 @@ def resize(vit: VisionTransformer, side: int, resizing: Resizing) -> None:
 
 
 def mask_token(vit: Transformer) -> Tensor:
-    """What masked patches are replaced by: (1, D)."""
+    """Vector that replaces masked patches: (1, D)."""
     return cast(Tensor, vit.mask_token)
 
 

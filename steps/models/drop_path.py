@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import torch
-from timm.models.resnet import ResNet
 from torch import Tensor, nn
+
+from steps.models.backbones import is_resnet
 
 
 class Stack(Protocol):
@@ -59,11 +60,12 @@ def install(stack: Stack, rate: float, *, first: int = 0, points: int | None = N
 def sample(stack: Stack, batch: int, generator: torch.Generator) -> Tensor:
     """Draw which branches each sample keeps: (B, 2 * blocks) bool, (B, blocks) of a ResNet."""
     rates = torch.tensor([module.rate for module in _modules(stack)])
+    # Drawn for branches at rate 0 too: the numbers of one branch do not depend on other rates.
     return torch.rand(batch, len(rates), generator=generator) >= rates
 
 
 def gates(stack: Stack, keep: Tensor) -> Tensor:
-    """What each sample's branches are multiplied by, 0 or 1 / (1 - p): float32, as ``keep``."""
+    """Factor of each sample's branches, 0 or 1 / (1 - p): float32, in the shape of ``keep``."""
     rates = _rates(tuple(module.rate for module in _modules(stack)), keep.device)
     return torch.where(rates > 0, keep.float() / (1 - rates), 1.0)
 
@@ -75,7 +77,7 @@ def _rates(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def is_complete(stack: Stack) -> bool:
-    """Whether every branch of every block has our drop path."""
+    """True if every branch of every block has our drop path."""
     return len(_modules(stack)) == sum(len(names) for _, names in _branches(stack))
 
 
@@ -88,6 +90,7 @@ def dropping(stack: Stack, keep: Tensor | None) -> Iterator[None]:
     try:
         yield
     finally:
+        # Also after an error: stale draws would drop branches of the next batch.
         for module in modules:
             module.keep = None
 
@@ -99,7 +102,7 @@ def _modules(stack: Stack) -> list[DropPath]:
 
 def _branches(stack: Stack) -> list[tuple[nn.Module, tuple[str, ...]]]:
     """Each block with the names of what drops its residual branches."""
-    if isinstance(stack, ResNet):
+    if is_resnet(stack):
         stages = (stack.layer1, stack.layer2, stack.layer3, stack.layer4)
         return [(block, ("drop_path",)) for stage in stages for block in stage]
     return [(block, ("drop_path1", "drop_path2")) for block in stack.blocks]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine
-from steps.models import ema
 from steps.models.backbones import BackboneModel
 from steps.models.heads import LastNorm, mlp
 from steps.params.methods.method import MomentumContrast
@@ -35,6 +34,7 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     common = [pair for pair in teacher.named_parameters() if pair[0] in students]
     theirs = [parameter.detach() for _, parameter in common]
     ours = [students[name].detach() for name, _ in common]
+    # One fused call: a loop over parameters would launch a kernel for each.
     torch._foreach_lerp_(theirs, ours, 1 - momentum)
 
 
@@ -78,7 +78,7 @@ class MomentumPair(nn.Module):
                 last_norm="plain",
             ),
         )
-        self.momentum_encoder = ema.teacher_of(self.encoder)
+        self.momentum_encoder = teacher_of(self.encoder)
         last_norm: LastNorm = "plain" if predictor.last_norm else "none"
         self.predictor = mlp(dim, predictor.hidden_dim, dim, predictor.layers, last_norm=last_norm)
 
@@ -93,7 +93,7 @@ class MomentumPair(nn.Module):
 
     def update(self, progress: Progress) -> None:
         """momentum encoder <- m * itself + (1 - m) * encoder."""
-        ema.update(self.momentum_encoder, self.encoder, self.momentum(progress))
+        update(self.momentum_encoder, self.encoder, self.momentum(progress))
 
     def momentum(self, progress: Progress) -> float:
         """m: a cosine over all steps (section 3)."""

@@ -1,18 +1,15 @@
-"""From images to one vector an image: what heads and evaluations take of any backbone."""
+"""From images to one vector per image, for heads and evaluations of any backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.models.beit import Beit
 from timm.models.resnet import ResNet
 from torch import Tensor
 
-from steps.command import UserError
-from steps.models.backbones import BackboneModel, Transformer, image_size, load_backbone
+from steps.models.backbones import BackboneModel, Transformer, is_resnet
 from steps.models.drop_path import dropping
 from steps.models.last_block import encode_read
 from steps.models.tokens import embed, encode
@@ -51,30 +48,6 @@ def class_attention(vit: Transformer, images: Tensor) -> Tensor:
     return map_BHTT[:, :, 0, vit.num_prefix_tokens :]
 
 
-# --- A frozen transformer for images of another size than it was trained at
-
-
-def sized(vit: Transformer, artifact: Path, size: int, where: str) -> Transformer:
-    """The backbone for images of a size.
-
-    A transformer with a position table resizes it to the image; a BEiT, whose relative positions
-    are tied to a grid, is read anew.
-
-    Raises:
-        UserError: the size does not divide into patches; ``where`` names it.
-    """
-    patch = vit.patch_embed.patch_size[0]
-    if size % patch:
-        raise UserError(
-            where,
-            f"{size} px does not divide into the {patch} px patches of {artifact}",
-            allowed=f"a multiple of {patch}",
-        )
-    if isinstance(vit, Beit) and size != image_size(vit):
-        return cast(Beit, load_backbone(artifact, img_size=size))
-    return vit
-
-
 def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B, 3, H, W) to (B, D): the class token after the final norm; a ResNet's global average.
 
@@ -83,7 +56,7 @@ def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None 
         images: (B, 3, H, W).
         keep: drop-path draws (see ``drop_path.sample``), or None to keep every branch.
     """
-    if isinstance(backbone, ResNet):
+    if is_resnet(backbone):
         return _global_average(backbone, images, keep)
     classes_BD = encode_read(backbone, embed(backbone, images), keep=keep)
     return cast(Tensor, backbone.norm(classes_BD))
@@ -93,7 +66,7 @@ def mean_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = 
     """(B, 3, H, W) to (B, D): the mean patch token before the final norm, for heads with a norm of
     their own; a ResNet's global average. Arguments as in ``global_feature``.
     """
-    if isinstance(backbone, ResNet):
+    if is_resnet(backbone):
         return _global_average(backbone, images, keep)
     tokens_BND = encode(backbone, embed(backbone, images), keep)
     return tokens_BND[:, backbone.num_prefix_tokens :].mean(dim=1)
@@ -102,7 +75,7 @@ def mean_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = 
 def frozen_features(
     backbone: BackboneModel, images: Tensor, poolings: Iterable[str]
 ) -> dict[str, Tensor]:
-    """What frozen evaluations read, by pooling, each (B, D), from one pass.
+    """Features that evaluations of a frozen backbone read, (B, D) by pooling, from one pass.
 
     Args:
         backbone: in evaluation mode.
@@ -110,10 +83,11 @@ def frozen_features(
         poolings: "cls", the class token, and "mean", the mean patch token, both after the final
             norm; of a ResNet both are the global average.
     """
-    if isinstance(backbone, ResNet):
+    if is_resnet(backbone):
         average = _global_average(backbone, images)
         return dict.fromkeys(poolings, average)
     poolings = tuple(poolings)
+    # Only the class token is read, so the last block need not compute patches.
     if all(pooling == "cls" for pooling in poolings):
         return dict.fromkeys(poolings, global_feature(backbone, images))
     tokens_BND = backbone.norm(encode(backbone, embed(backbone, images)))
@@ -129,7 +103,7 @@ def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
         n: blocks.
 
     Raises:
-        ValueError: there are not so many blocks.
+        ValueError: the network has fewer blocks.
     """
     first = len(vit.blocks) - n
     if n < 1 or first < 0:
@@ -145,7 +119,7 @@ def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
 def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
         return tokens_BND[:, 0]
-    # A norm that fine-tuning gave to the mean stands in for that of the tokens.
+    # A norm that fine-tuning gave to the mean replaces the norm of the tokens.
     return cast(Tensor, vit.fc_norm(tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)))
 
 

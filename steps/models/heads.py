@@ -32,7 +32,7 @@ def mlp(
         in_dim, hidden_dim, out_dim: widths.
         layers: linear layers.
         last_norm: end with a batch norm that has neither scale nor shift ("plain", MoCo v3), or a
-            scale alone ("scale", SimCLR), or with the last linear layer ("none").
+            scale only ("scale", SimCLR), or with the last linear layer ("none").
     """
     widths = [in_dim, *[hidden_dim] * (layers - 1), out_dim]
     modules: list[nn.Module] = []
@@ -146,12 +146,12 @@ def head_of(weights: Mapping[str, Tensor], name: str) -> PrototypeHead:
     }
     if not own:
         raise KeyError(name)
-    places = {
+    by_index = {
         int(found.group(1) or 0): tensor
         for key, tensor in own.items()
         if tensor.ndim == 2 and (found := re.fullmatch(r"mlp(?:\.(\d+))?\.weight", key))
     }
-    layers = [places[place] for place in sorted(places)]
+    layers = [by_index[index] for index in sorted(by_index)]
     prototypes = own["last_layer.weight_v"]
     head = PrototypeHead(
         layers[0].shape[1],

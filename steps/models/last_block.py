@@ -1,9 +1,9 @@
 """Through a transformer to the tokens that something reads.
 
 No other token goes through the last block: the others are attended to, so they have keys and values
-there, but queries, projection and MLP are computed for those alone that a loss or a head reads.
-Where that is the class token, keys and values are not computed either. The numbers are those of the
-whole block, at a small part of its work where one token is read.
+there, but queries, projection and MLP are computed only for tokens that a loss or a head reads.
+If that is the class token, keys and values are not computed either. The results are the same as
+from the whole block, at a small part of the work.
 """
 
 from __future__ import annotations
@@ -26,15 +26,14 @@ from steps.models.tokens import encode
 
 # --- Crops of all sizes through a transformer as one set of tokens
 # The tokens of all crops lie end to end, (T, D). Norms, linear layers, layer scale and MLP run
-# once over all of them; attention alone keeps to each crop, by a kernel for sequences of any
-# length where the device has one, otherwise crops of one length at a time. The numbers are those
-# of a pass for each size, with larger matrix products and one gradient for each weight instead of
-# one a size.
+# once over all of them; only attention keeps to each crop, by a kernel for sequences of any length
+# if the device has one, otherwise one length at a time. Results are the same as from one pass per
+# size, with larger matrix products and one gradient per weight instead of one per size.
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where sequences lie in a set of tokens: groups of so many sequences, each of such a length.
+class PackedCrops:
+    """Sequences in a set of tokens: groups, each with its number of sequences and their length.
 
     R sequences and T tokens in all.
     """
@@ -54,15 +53,15 @@ class Layout:
         return [part.unflatten(0, group) for part, group in zip(parts, self.groups, strict=True)]
 
     def spread(self, values_R: Tensor) -> Tensor:
-        """What each sequence has, for each of its tokens: (R, …) to (T, …)."""
+        """Repeat a value per sequence for each of its tokens: (R, …) to (T, …)."""
         parts = zip(values_R.split(self.rows), self.groups, strict=True)
         return torch.cat([part.repeat_interleave(length, dim=0) for part, (_, length) in parts])
 
-    def kept(self, keep_R: Tensor) -> Layout:
-        """That of the sequences for which ``keep_R`` is True."""
+    def kept(self, keep_R: Tensor) -> PackedCrops:
+        """Only the sequences for which ``keep_R`` is True."""
         counts = torch.stack([part.sum() for part in keep_R.split(self.rows)]).tolist()
         lengths = [length for _, length in self.groups]
-        return Layout(tuple(zip(map(int, counts), lengths, strict=True)))
+        return PackedCrops(tuple(zip(map(int, counts), lengths, strict=True)))
 
     def starts(self, device: torch.device) -> Tensor:
         """The index of each sequence's first token, and T: (R + 1,) int32."""
@@ -75,7 +74,7 @@ class Layout:
 
 
 def is_plain(block: Any) -> bool:
-    """Whether a block does what is repeated here, and nothing else."""
+    """True for a block that does exactly what this module repeats."""
     return bool(
         isinstance(block, Block)
         and type(block.attn) is Attention
@@ -85,39 +84,39 @@ def is_plain(block: Any) -> bool:
 
 
 def can_pack(vit: Transformer) -> bool:
-    """Whether all blocks of a transformer are plain."""
+    """True if all blocks of a transformer are plain."""
     return isinstance(vit, VisionTransformer) and all(is_plain(block) for block in vit.blocks)
 
 
 def through_block(
-    block: Any, tokens_TD: Tensor, layout: Layout, gates_R2: Tensor | None, leave_out: bool
+    block: Any, tokens_TD: Tensor, packed: PackedCrops, gates_R2: Tensor | None, leave_out: bool
 ) -> Tensor:
     """One plain block.
 
     Args:
         block: of timm.
         tokens_TD: of all sequences.
-        layout: of the tokens.
+        packed: of the tokens.
         gates_R2: what the two branches of each sequence are multiplied by (drop path); None: 1.
         leave_out: branches whose gate is 0 are not computed.
 
     Returns:
         (T, D).
     """
-    return run_hooked(block, _through, tokens_TD, layout, gates_R2, leave_out)
+    return run_hooked(block, _through, tokens_TD, packed, gates_R2, leave_out)
 
 
 def read_last(
     block: Any,
     tokens_TD: Tensor,
-    layout: Layout,
+    packed: PackedCrops,
     reads: Sequence[Tensor | None],
     gates_R2: Tensor | None,
 ) -> list[Tensor]:
-    """What is read of one plain block, the last.
+    """Tokens that are read of the last block, a plain one.
 
     Args:
-        block, tokens_TD, layout, gates_R2: as for ``through_block``.
+        block, tokens_TD, packed, gates_R2: as for ``through_block``.
         reads: of each group (B, N), True for what is read; None: the first token of each sequence.
 
     Returns:
@@ -127,24 +126,24 @@ def read_last(
     chosen = [None if read is None else read.flatten().nonzero().squeeze(1) for read in reads]
     counts = [
         rows if index is None else len(index)
-        for rows, index in zip(layout.rows, chosen, strict=True)
+        for rows, index in zip(packed.rows, chosen, strict=True)
     ]
-    read = run_hooked(block, _read, tokens_TD, layout, chosen, gates_R2)
+    read = run_hooked(block, _read, tokens_TD, packed, chosen, gates_R2)
     return list(read.split(counts))
 
 
 def _read(
     block: Any,
     tokens_TD: Tensor,
-    layout: Layout,
+    packed: PackedCrops,
     chosen: Sequence[Tensor | None],
     gates_R2: Tensor | None,
 ) -> Tensor:
-    normed = layout.by_group(block.norm1(tokens_TD))
+    normed = packed.by_group(block.norm1(tokens_TD))
     residual, attended, gates = [], [], []
-    gates_by_group = [None] * len(normed) if gates_R2 is None else gates_R2.split(layout.rows)
+    gates_by_group = [None] * len(normed) if gates_R2 is None else gates_R2.split(packed.rows)
     for tokens_BND, normed_BND, index, gates_B2 in zip(
-        layout.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
+        packed.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
     ):
         if index is None:
             residual.append(tokens_BND[:, 0])
@@ -163,32 +162,35 @@ def _read(
 
 
 def _through(
-    block: Any, tokens_TD: Tensor, layout: Layout, gates_R2: Tensor | None, leave_out: bool
+    block: Any, tokens_TD: Tensor, packed: PackedCrops, gates_R2: Tensor | None, leave_out: bool
 ) -> Tensor:
-    def attention(tokens: Tensor, layout: Layout) -> Tensor:
+    def attention(tokens: Tensor, packed: PackedCrops) -> Tensor:
         q, k, v = _project(block.attn, block.norm1(tokens))
-        return _mix(block, attend(q, k, v, layout))
+        return _mix(block, attend(q, k, v, packed))
 
-    def mlp(tokens: Tensor, layout: Layout) -> Tensor:
+    def mlp(tokens: Tensor, packed: PackedCrops) -> Tensor:
         output: Tensor = block.ls2(block.mlp(block.norm2(tokens)))
         return output
 
-    gates_T2 = None if gates_R2 is None or leave_out else layout.spread(gates_R2)
+    gates_T2 = None if gates_R2 is None or leave_out else packed.spread(gates_R2)
     for index, branch in enumerate((attention, mlp)):
         if gates_R2 is not None and leave_out:
-            tokens_TD = _add_kept(branch, tokens_TD, layout, gates_R2[:, index])
+            tokens_TD = _add_kept(branch, tokens_TD, packed, gates_R2[:, index])
         else:
-            tokens_TD = tokens_TD + _gated(branch(tokens_TD, layout), gates_T2, index)
+            tokens_TD = tokens_TD + _gated(branch(tokens_TD, packed), gates_T2, index)
     return tokens_TD
 
 
 def _add_kept(
-    branch: Callable[[Tensor, Layout], Tensor], tokens_TD: Tensor, layout: Layout, gate_R: Tensor
+    branch: Callable[[Tensor, PackedCrops], Tensor],
+    tokens_TD: Tensor,
+    packed: PackedCrops,
+    gate_R: Tensor,
 ) -> Tensor:
-    kept = layout.kept(gate_R != 0)
-    gate_T = layout.spread(gate_R)
-    if kept == layout:
-        output = branch(tokens_TD, layout) * gate_T.unsqueeze(1)
+    kept = packed.kept(gate_R != 0)
+    gate_T = packed.spread(gate_R)
+    if kept == packed:
+        output = branch(tokens_TD, packed) * gate_T.unsqueeze(1)
         return tokens_TD + output.to(tokens_TD.dtype)
     # No sequence at all still runs the branch: its weights get a gradient in every process.
     chosen = gate_T.nonzero().squeeze(1)
@@ -207,11 +209,11 @@ def _project(attention: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _attend_once(attention: Attention, tokens_BND: Tensor) -> Tensor:
-    """What the first token of each sequence gathers: (B, H * d), without keys and values.
+    """Attention output of each sequence's first token, without keys and values: (B, H * d).
 
     The logit of a token x is q . (K x + b) = (K^T q) . x + a constant, which the softmax cancels;
-    what the query gathers is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
-    to 1. The products with K and V are of one row a sequence instead of one a token.
+    the output is the sum of a (V x + c) = V (sum of a x) + c, for weights a that sum
+    to 1. The products with K and V have one row per sequence instead of one per token.
     """
     if not isinstance(attention.k_norm, nn.Identity):
         q, k, v = _project(attention, tokens_BND)
@@ -229,29 +231,29 @@ def _attend_once(attention: Attention, tokens_BND: Tensor) -> Tensor:
 
 
 def _mix(block: Any, attended_TD: Tensor) -> Tensor:
-    """What follows the attention in its branch."""
+    """Rest of the attention's branch."""
     attention = block.attn
     output: Tensor = block.ls1(attention.proj_drop(attention.proj(attention.norm(attended_TD))))
     return output
 
 
-def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, layout: Layout) -> Tensor:
-    """What each token gathers from those of its own sequence: (T, H * d).
+def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, packed: PackedCrops) -> Tensor:
+    """Attention output of each token within its own sequence: (T, H * d).
 
     Args:
         q_THd, k_THd, v_THd: of all sequences, end to end.
-        layout: where each lies.
+        packed: where each lies.
     """
     if _has_kernel(v_THd):
         from torch.nn.attention.varlen import varlen_attn
 
-        dtype, starts = v_THd.dtype, layout.starts(v_THd.device)
-        longest = max(length for _, length in layout.groups)
+        dtype, starts = v_THd.dtype, packed.starts(v_THd.device)
+        longest = max(length for _, length in packed.groups)
         gathered = varlen_attn(
             q_THd.to(dtype), k_THd.to(dtype), v_THd, starts, starts, longest, longest
         )
         return cast(Tensor, gathered).flatten(1)
-    groups = zip(*(layout.by_group(part) for part in (q_THd, k_THd, v_THd)), strict=True)
+    groups = zip(*(packed.by_group(part) for part in (q_THd, k_THd, v_THd)), strict=True)
     return torch.cat([_attend_batch(q, k, v) for q, k, v in groups])
 
 
@@ -262,12 +264,12 @@ def _attend_batch(q_BQHd: Tensor, k_BNHd: Tensor, v_BNHd: Tensor) -> Tensor:
 
 
 def _has_kernel(v_THd: Tensor) -> bool:
-    """Whether torch has attention over sequences of any length for such tensors.
+    """True if torch has attention over sequences of any length for such tensors.
 
-    It is that of FlashAttention: for half precision, on a GPU of compute capability 8.0 or more.
-    Where flash attention is switched off (``sdpa_kernel``), so is this.
+    The kernel is FlashAttention's: half precision, on a GPU of compute capability 8.0 or more.
+    Switching off flash attention (``sdpa_kernel``) switches it off too.
     ``tests/pipeline/test_gpu.py`` holds it to the plain path; on an H100 it makes a step of DINO,
-    iBOT and DINOv2 1.05 to 1.17 times as fast as a pass a size (benchmarks/results).
+    iBOT and DINOv2 1.05 to 1.17 times as fast as one pass per size (benchmarks/results).
     """
     return (
         v_THd.is_cuda
@@ -287,7 +289,7 @@ class Crops:
 
     Args:
         tokens: class token, registers and K patches of each (B, N, D).
-        read: True for the patches that are read beside the class token (B, K); None: that alone.
+        read: True for the patches that are read beside the class token (B, K); None: only that is.
         keep, gates: drop path, as for ``encode_read``.
     """
 
@@ -335,7 +337,7 @@ def normed_read(
     keep: Tensor | None = None,
     gates: Tensor | None = None,
 ) -> Tensor:
-    """Class tokens and some patches, through the final norm, in their places.
+    """Class tokens and some patches, through the final norm, at their indices.
 
     Args:
         read_BK: True for the patches that are read.
@@ -357,8 +359,8 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
         kinds: the crops of each size. All have draws of drop path, of one kind, or none has.
 
     Returns:
-        Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where they alone
-        are read.
+        Of each size (B, N, D) as ``normed_read`` gives it, or class tokens (B, D) where only
+        they are read.
     """
     reads = [None if crops.read is None else _with_class(vit, crops.read) for crops in kinds]
     if len(kinds) > 1 and can_pack(vit):
@@ -376,7 +378,7 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
 
 
 def block_read(block: Any, tokens_BND: Tensor, read_BN: Tensor) -> Tensor:
-    """One block's tokens (M, D), the M that are read alone."""
+    """The M tokens of one block that are read: (M, D)."""
     if not is_plain(block):
         return cast(Tensor, block(tokens_BND)[read_BN])
     return _last_read(block, tokens_BND, read_BN, None)
@@ -386,7 +388,7 @@ def _encode_packed(
     vit: Transformer, kinds: Sequence[Crops], reads: Sequence[Tensor | None]
 ) -> list[Tensor]:
     tokens = torch.cat([crops.tokens.flatten(0, 1) for crops in kinds])
-    layout = Layout(tuple((len(crops.tokens), crops.tokens.shape[1]) for crops in kinds))
+    packed = PackedCrops(tuple((len(crops.tokens), crops.tokens.shape[1]) for crops in kinds))
     gates, leave_out = _gates(vit, kinds), True
     # As in ``encode``: elsewhere the device would wait for the host to learn which are dropped.
     if kinds[0].keep is not None:
@@ -394,13 +396,13 @@ def _encode_packed(
     tokens = vit.norm_pre(tokens)
     for index, block in enumerate(vit.blocks[:-1]):
         own = None if gates is None else gates[:, 2 * index : 2 * index + 2]
-        tokens = through_block(block, tokens, layout, own, leave_out)
+        tokens = through_block(block, tokens, packed, own, leave_out)
     last = None if gates is None else gates[:, -2:]
-    return read_last(vit.blocks[-1], tokens, layout, reads, last)
+    return read_last(vit.blocks[-1], tokens, packed, reads, last)
 
 
 def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
-    """What drop path multiplies the branches of all crops by: (R, 2 * depth); None: 1."""
+    """Drop-path factors of the branches of all crops: (R, 2 * depth); None: 1."""
     keeps = [crops.keep for crops in kinds if crops.keep is not None]
     gates = [crops.gates for crops in kinds if crops.gates is not None]
     if not keeps and not gates:
@@ -411,8 +413,8 @@ def _gates(vit: Transformer, kinds: Sequence[Crops]) -> Tensor | None:
 def _last_read(
     block: Any, tokens_BND: Tensor, read_BN: Tensor | None, gates_B2: Tensor | None
 ) -> Tensor:
-    layout = Layout(((len(tokens_BND), tokens_BND.shape[1]),))
-    (read,) = read_last(block, tokens_BND.flatten(0, 1), layout, [read_BN], gates_B2)
+    packed = PackedCrops(((len(tokens_BND), tokens_BND.shape[1]),))
+    (read,) = read_last(block, tokens_BND.flatten(0, 1), packed, [read_BN], gates_B2)
     return read
 
 
@@ -424,7 +426,7 @@ def _with_class(vit: Transformer, read_BK: Tensor) -> Tensor:
 
 
 def _placed(read_MD: Tensor, read_BN: Tensor) -> Tensor:
-    """Tokens in their places (B, N, D), among zeros."""
-    places = read_MD.new_zeros(*read_BN.shape, read_MD.shape[1])
-    places[read_BN] = read_MD
-    return places
+    """Tokens at their indices (B, N, D), zeros elsewhere."""
+    tokens_BND = read_MD.new_zeros(*read_BN.shape, read_MD.shape[1])
+    tokens_BND[read_BN] = read_MD
+    return tokens_BND

@@ -55,7 +55,7 @@ def patch_statistics(pixels_BNP: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pixel_targets(images: Tensor, size: int, *, normalised: bool) -> Tensor:
-    """What a pixel decoder is to predict (MAE, arXiv:2111.06377, section 3).
+    """Targets of a pixel decoder (MAE, arXiv:2111.06377, section 3).
 
     Args:
         images: (B, C, H, W).
@@ -91,6 +91,7 @@ def initialise(module: nn.Module, vit: VisionTransformer, tokens: Iterable[nn.Pa
                 nn.init.zeros_(layer.bias)
     for token in tokens:
         nn.init.normal_(token, std=0.02)
+    # A view of the same memory: the bound counts a patch's pixels, not a kernel's.
     nn.init.xavier_uniform_(vit.patch_embed.proj.weight.flatten(1))
 
 
@@ -129,7 +130,7 @@ class Decoder(nn.Module):
 
 
 class PixelDecoder(Decoder):
-    """MAE's: over all places, encoded tokens where there are any, else the mask token."""
+    """MAE's: over all patches, encoded tokens where there are any, else the mask token."""
 
     def __init__(
         self, params: method.Decoder, encoder_dim: int, grid: int, patch_values: int
@@ -145,7 +146,7 @@ class PixelDecoder(Decoder):
 
         Args:
             latent_BKD: the class token and the kept patches as the encoder gave them.
-            restore_BN: each patch's place in the order kept first, removed last.
+            restore_BN: index of each patch in the order visible first, hidden last.
             read_BN: True for patches whose values are read; the others are predicted as 0. None:
                 all are read.
 
@@ -154,11 +155,13 @@ class PixelDecoder(Decoder):
         """
         tokens = self.embed(latent_BKD)
         batch, patches = restore_BN.shape
+        # Visible tokens come first and in shuffled order; ``restore_BN`` puts all back.
         masks = self.mask_token.expand(batch, patches + 1 - tokens.shape[1], -1)
-        places = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
-        tokens = torch.cat([tokens[:, :1], places], dim=1) + self.pos_embed
+        patches_BND = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
+        tokens = torch.cat([tokens[:, :1], patches_BND], dim=1) + self.pos_embed
         if read_BN is None:
             return self.decode(tokens)[:, 1:]
+        # Earlier blocks need every token, since later ones attend to it.
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         read = F.pad(read_BN, (1, 0))

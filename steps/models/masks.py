@@ -1,7 +1,7 @@
 """Masks that hide patches block by block (BEiT, arXiv:2106.08254, algorithm 1).
 
-A mask is a Python integer, a bit a patch in raster order: a global batch of thousands of masks is
-drawn before each step, and a block is laid over a mask in one operation.
+A mask is a Python integer, one bit per patch in raster order: a global batch of thousands of masks
+is drawn before each step, and a block is laid over a mask in one operation.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from steps.params.masks import BlockMasks, RatioMasks
 
 @dataclass(frozen=True)
 class Masking:
-    """Which of N places each of B samples keeps."""
+    """Which of the N patches of each of B samples stay visible."""
 
     keep: Tensor
-    """(B, K) int64: the kept places, by rising noise."""
+    """(B, K) int64: indices of the visible patches, by rising noise."""
     restore: Tensor
-    """(B, N) int64: the rank of each place's noise; ranks below K are kept."""
+    """(B, N) int64: rank of each patch's noise; ranks below K stay visible."""
 
     @property
     def removed(self) -> Tensor:
-        """(B, N) bool, in the order of places."""
+        """(B, N) bool, True for hidden patches, in raster order."""
         return self.restore >= self.keep.shape[1]
 
 
-def num_visible(places: int, ratio: float, *, least: int = 0) -> int:
-    """How many places stay.
+def num_visible(patches: int, ratio: float, *, least: int = 0) -> int:
+    """Number of patches that stay visible.
 
     The integer part of the floating-point product, as in MAE's reference: 100 patches at ratio
     0.9 keep 9.
@@ -47,33 +47,33 @@ def num_visible(places: int, ratio: float, *, least: int = 0) -> int:
     Raises:
         UserError: fewer than ``least``.
     """
-    count = int(places * (1 - ratio))
+    count = int(patches * (1 - ratio))
     if count < least:
         raise UserError(
             "method.mask_ratio",
-            f"{ratio} keeps {count} of {places} patches",
+            f"{ratio} keeps {count} of {patches} patches",
             allowed=f"ratios that keep {least} or more",
         )
     return count
 
 
 def random_masking(noise_BN: Tensor, ratio: float) -> Masking:
-    """Keep the places with the smallest noise.
+    """Keep the patches with the smallest noise.
 
     Args:
-        noise_BN: a uniform number a place.
-        ratio: share of the places that go.
+        noise_BN: one uniform number per patch.
+        ratio: share of the patches to hide.
     """
     order = noise_BN.argsort(dim=1)
     return Masking(order[:, : num_visible(noise_BN.shape[1], ratio)], order.argsort(dim=1))
 
 
-def gather_tokens(tokens_BND: Tensor, places_BK: Tensor) -> Tensor:
-    """The tokens at each sample's places: (B, K, D)."""
+def gather_tokens(tokens_BND: Tensor, indices_BK: Tensor) -> Tensor:
+    """Tokens at each sample's indices: (B, K, D)."""
     samples, tokens, width = tokens_BND.shape
-    first = torch.arange(0, samples * tokens, tokens, device=places_BK.device)
+    first = torch.arange(0, samples * tokens, tokens, device=indices_BK.device)
     # Whole rows: a GPU's deterministic gradient of ``gather`` sorts every number by itself.
-    rows = (places_BK + first.unsqueeze(1)).flatten()
+    rows = (indices_BK + first.unsqueeze(1)).flatten()
     return tokens_BND.flatten(0, 1).index_select(0, rows).view(samples, -1, width)
 
 
@@ -89,7 +89,7 @@ class Block(NamedTuple):
     """Natural logarithm of height over width."""
     top: int
     left: int
-    """Of no meaning where the block does not fit into the grid."""
+    """Undefined if the block does not fit into the grid."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -111,7 +111,7 @@ class BlockGenerator:
     height: int
     width: int
     patches: float
-    """What to hide at most; whole with ``exact``."""
+    """Largest number to hide; whole with ``exact``."""
     min_block: int
     max_block: float | None = None
     min_aspect: float = 0.3
@@ -119,7 +119,7 @@ class BlockGenerator:
 
     @functools.cached_property
     def _columns(self) -> list[int]:
-        """The first place of each of so many rows: a row times them is a block."""
+        """Masks of the first column, by height: a row of bits times one of them is a block."""
         starts = [1 << self.width * row for row in range(self.height)]
         return [sum(starts[:height]) for height in range(self.height + 1)]
 
@@ -158,9 +158,9 @@ class BlockGenerator:
 
     def complete(self, mask: int, rng: random.Random) -> int:
         """Hide single patches more, until there are as many as wanted."""
-        seen = [place for place in range(self.height * self.width) if not mask >> place & 1]
+        seen = [index for index in range(self.height * self.width) if not mask >> index & 1]
         chosen = rng.sample(seen, int(self.patches) - mask.bit_count())
-        return mask | sum(1 << place for place in chosen)
+        return mask | sum(1 << index for index in chosen)
 
     def bits(self, block: Block) -> int:
         """The block's patches; none where it does not fit."""
@@ -172,10 +172,11 @@ class BlockGenerator:
 
     def to_tensor(self, masks: Sequence[int]) -> Tensor:
         """(B, N) bool, true where a patch is hidden; raster order."""
-        places = self.height * self.width
-        data = b"".join(mask.to_bytes((places + 7) // 8, "little") for mask in masks)
+        patches = self.height * self.width
+        # One unpacking for the whole batch instead of a loop over bits.
+        data = b"".join(mask.to_bytes((patches + 7) // 8, "little") for mask in masks)
         rows = np.frombuffer(data, np.uint8).reshape(len(masks), -1)
-        hidden = np.unpackbits(rows, axis=1, count=places, bitorder="little")
+        hidden = np.unpackbits(rows, axis=1, count=patches, bitorder="little")
         return torch.from_numpy(hidden.astype(bool))
 
 
@@ -195,12 +196,13 @@ def block_generator(
 
 def sample_blocks(blocks: BlockGenerator, batch: int, generator: torch.Generator) -> Tensor:
     """Masks of a batch, (B, N) bool; all from one number that torch's generator gives."""
+    # Python's generator: thousands of scalar draws are slow in torch.
     rng = random.Random(int(torch.randint(2**62, (), generator=generator)))
     return blocks.to_tensor([blocks.draw(rng) for _ in range(batch)])
 
 
 def mean_hidden(mask_BN: Tensor) -> Tensor:
-    """How many patches a sample of the batch hides in the mean, for each sample: (B,) float32."""
+    """Mean number of hidden patches per sample, repeated for each sample: (B,) float32."""
     return mask_BN.sum(dim=1).float().mean().repeat(len(mask_BN))
 
 
@@ -218,15 +220,15 @@ def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.G
         seeds: gives one number, from which all follows.
     """
     rng = random.Random(int(torch.randint(2**62, (), generator=seeds)))
-    places = side * side
+    count = side * side
     ranges = list(zip(params.ratios, params.variances, strict=True))
     masks = []
     for _ in range(crops):
         shares = [rng.uniform(ratio - variance, ratio + variance) for ratio, variance in ranges]
-        patches = rng.choice(shares) * places
+        patches = rng.choice(shares) * count
         if params.shape == "random":
-            hidden = rng.sample(range(places), int(patches))
-            masks.append(sum(1 << place for place in hidden))
+            hidden = rng.sample(range(count), int(patches))
+            masks.append(sum(1 << index for index in hidden))
         else:
             blocks = BlockGenerator(
                 *(side, side, patches), min_block=(side // 3) ** 2, min_aspect=params.min_aspect

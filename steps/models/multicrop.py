@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from steps.command import UserError
-from steps.models import dinov2_vit, row_drop
 from steps.models.backbones import Transformer
 from steps.models.heads import PrototypeHead, head_of
-from steps.models.last_block import Crops, encode_read, normed_crops, normed_read
+from steps.models.last_block import Crops, normed_crops, normed_read
 from steps.models.positions import Resizing
 from steps.models.teacher import Teacher
 from steps.models.tokens import embed, encode
@@ -52,19 +51,23 @@ def global_side(sides: Sequence[int], crops: int) -> int:
     return sides[0]
 
 
-# --- A backbone with a head over prototypes: student or teacher of the DINO family
+# --- Student or teacher: a backbone and its heads over prototypes
 
 
-H = TypeVar("H", bound=PrototypeHead)
+class CropNetwork(nn.Module):
+    """A backbone that crops of several sizes go through. Its heads are a subclass's attributes."""
 
-
-class Projected(nn.Module, Generic[H]):
-    """Views to features by ``backbone``; features to logits over prototypes by ``head``."""
-
-    def __init__(self, backbone: Transformer, head: H) -> None:
+    def __init__(self, backbone: Transformer, resizing: Resizing | None = None) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = head
+        self.resizing = resizing
+        """Resizing of the position table to smaller crops; None: the backbone's own."""
+
+    def embed(
+        self, images: Tensor, mask_RN: Tensor | None = None, mask_token: Tensor | None = None
+    ) -> Tensor:
+        """Tokens ahead of the first block, with positions: (R, 3, H, W) to (R, P + N, D)."""
+        return embed(self.backbone, images, mask_RN, mask_token, self.resizing)
 
     def classes(self, views: Sequence[Tensor], keep: Tensor | None = None) -> Tensor:
         """Normed class tokens of views of any sizes: (B, V, D).
@@ -73,61 +76,17 @@ class Projected(nn.Module, Generic[H]):
             views: V tensors (B, 3, H, W).
             keep: drop-path draws (B, V, 2 * depth), or None to keep every branch.
         """
-        counts, kinds = self._by_size(views, keep)
+        counts, kinds = self._by_size(views, 0, keep, None)
         read = normed_crops(self.backbone, kinds)
-        return torch.cat(
-            [by_sample(classes, count) for classes, count in zip(read, counts, strict=True)], dim=1
-        )
-
-    def multicrop(
-        self,
-        views: Sequence[Tensor],
-        keep: Tensor | None,
-        mask_BGN: Tensor,
-        mask_token: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """Normed class tokens of all views (B, V, D), and masked patches of the global ones.
-
-        Args:
-            views: V tensors (B, 3, H, W), G global ones of one size before the others.
-            keep: drop-path draws (B, V, 2 * depth), or None to keep every branch.
-            mask_BGN: True where ``mask_token`` stands for a patch of a global view.
-            mask_token: broadcast to (B, N, D).
-
-        Returns:
-            Patches (B, G, N, D), zeros where they are not masked.
-        """
-        first, vit, mask = mask_BGN.shape[1], self.backbone, by_view(mask_BGN)
-        counts, kinds = self._by_size(views[first:], None if keep is None else keep[:, first:])
-        masked = Crops(
-            embed(vit, torch.cat(list(views[:first])), mask, mask_token),
-            read=mask,
-            keep=None if keep is None else by_view(keep[:, :first]),
-        )
-        tokens, *local = normed_crops(vit, [masked, *kinds])
-        read = [tokens[:, 0], *local]
-        classes = [by_sample(each, n) for each, n in zip(read, [first, *counts], strict=True)]
-        patches = by_sample(tokens[:, vit.num_prefix_tokens :], first)
-        return torch.cat(classes, dim=1), patches
-
-    def _by_size(
-        self, views: Sequence[Tensor], keep: Tensor | None
-    ) -> tuple[list[int], list[Crops]]:
-        """Neighbouring views of equal size as one: how many they are, and they themselves."""
-        counts: list[int] = []
-        kinds: list[Crops] = []
-        for _, group in groupby(views, key=lambda view: view.shape[-2:]):
-            same, first = list(group), sum(counts)
-            own = None if keep is None else by_view(keep[:, first : first + len(same)])
-            counts.append(len(same))
-            kinds.append(Crops(embed(self.backbone, torch.cat(same)), keep=own))
-        return counts, kinds
+        return torch.cat([by_sample(x, count) for x, count in zip(read, counts, strict=True)], 1)
 
     def tokens(
         self,
         views: Sequence[Tensor],
         mask_BVN: Tensor | None = None,
         mask_token: Tensor | None = None,
+        *,
+        read_BVN: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Normed class tokens (B, V, D) and patch tokens (B, V, N, D) of views of one size.
 
@@ -135,114 +94,116 @@ class Projected(nn.Module, Generic[H]):
             views: V tensors (B, 3, H, W).
             mask_BVN: True where ``mask_token`` stands for a patch.
             mask_token: broadcast to (B, N, D).
+            read_BVN: True for patches that are read, the others come as zeros; None: all.
         """
-        mask = None if mask_BVN is None else by_view(mask_BVN)
-        embedded = embed(self.backbone, torch.cat(list(views)), mask, mask_token)
-        encoded = self.backbone.norm(encode(self.backbone, embedded))
-        tokens = by_sample(cast(Tensor, encoded), len(views))
-        return tokens[:, :, 0], tokens[:, :, self.backbone.num_prefix_tokens :]
+        vit, mask = self.backbone, None if mask_BVN is None else by_view(mask_BVN)
+        embedded = self.embed(torch.cat(list(views)), mask, mask_token)
+        # Reading some patches saves most of the last block.
+        if read_BVN is None:
+            rows = cast(Tensor, vit.norm(encode(vit, embedded)))
+        else:
+            rows = normed_read(vit, embedded, by_view(read_BVN))
+        tokens = by_sample(rows, len(views))
+        return tokens[:, :, 0], tokens[:, :, vit.num_prefix_tokens :]
+
+    def multicrop(
+        self,
+        views: Sequence[Tensor],
+        crops: int,
+        mask_BGN: Tensor | None,
+        mask_token: Tensor,
+        *,
+        keep: Tensor | None = None,
+        gates: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Normed class tokens of all views (B, V, D), and masked patches of the global ones.
+
+        Args:
+            views: V tensors (B, 3, H, W), the global ones, of one size, before the others.
+            crops: G, how many are global.
+            mask_BGN: True where ``mask_token`` stands for a patch of a global view; None: nowhere,
+                and all patches are read.
+            mask_token: broadcast to (B, N, D).
+            keep: draws of ``drop_path`` (B, V, 2 * depth), or None to keep every branch.
+            gates: draws of ``row_drop`` (B, V, 2 * depth), in place of ``keep``.
+
+        Returns:
+            Patches (B, G, N, D), zeros where they are not read.
+        """
+        vit, mask = self.backbone, None if mask_BGN is None else by_view(mask_BGN)
+        embedded = self.embed(torch.cat(list(views[:crops])), mask, mask_token)
+        read = mask
+        # Without masks the patch loss is over all patches, as in distillation.
+        if read is None:
+            read = torch.ones_like(embedded[:, vit.num_prefix_tokens :, 0], dtype=torch.bool)
+        counts, kinds = self._by_size(views[crops:], crops, keep, gates)
+        first = Crops(embedded, read, _rows(keep, 0, crops), _rows(gates, 0, crops))
+        tokens, *local = normed_crops(vit, [first, *kinds])
+        classes = zip([tokens[:, 0], *local], [crops, *counts], strict=True)
+        patches = by_sample(tokens[:, vit.num_prefix_tokens :], crops)
+        return torch.cat([by_sample(each, count) for each, count in classes], dim=1), patches
+
+    def _by_size(
+        self, views: Sequence[Tensor], start: int, keep: Tensor | None, gates: Tensor | None
+    ) -> tuple[list[int], list[Crops]]:
+        """Neighbouring views of equal size together: how many they are, and they themselves.
+
+        ``start`` is the index of the first view in the draws.
+        """
+        counts: list[int] = []
+        kinds: list[Crops] = []
+        # Views of one size share a pass; only neighbours, so that their order stays.
+        for _, group in groupby(views, key=lambda view: view.shape[-2:]):
+            same = list(group)
+            stop = start + len(same)
+            drawn = {"keep": _rows(keep, start, stop), "gates": _rows(gates, start, stop)}
+            kinds.append(Crops(self.embed(torch.cat(same)), **drawn))
+            counts.append(len(same))
+            start = stop
+        return counts, kinds
 
     def head_weights(self) -> dict[str, Tensor]:
-        """The head's weights by name, as ``head.mlp.0.weight``."""
-        return {f"head.{name}": weight for name, weight in self.head.state_dict().items()}
+        """Weights of the heads by name, such as ``head.mlp.0.weight``."""
+        weights = self.state_dict()
+        return {name: weights[name] for name in weights if not name.startswith("backbone.")}
 
 
-# --- A transformer with heads over prototypes for its class token and its patches
+def _rows(draws_BV: Tensor | None, start: int, stop: int) -> Tensor | None:
+    """Draws of some views as rows, view by view."""
+    return None if draws_BV is None else by_view(draws_BV[:, start:stop])
 
 
-class Headed(nn.Module):
-    """Backbone and heads, of student or teacher. Without ``ibot_head`` patches share the other."""
+H = TypeVar("H", bound=PrototypeHead)
+
+
+class Projected(CropNetwork, Generic[H]):
+    """One head for all tokens (DINO, iBOT)."""
+
+    def __init__(self, backbone: Transformer, head: H) -> None:
+        super().__init__(backbone)
+        self.head = head
+
+
+class Headed(CropNetwork):
+    """A head of class tokens, and one of patches, which otherwise share the first (DINOv2)."""
 
     def __init__(
         self,
         backbone: Transformer,
         dino_head: PrototypeHead,
         ibot_head: PrototypeHead | None,
-        resizing: Resizing,
+        resizing: Resizing | None,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
+        super().__init__(backbone, resizing)
         self.dino_head = dino_head
         self.ibot_head = ibot_head
-        self.resizing = resizing
-
-    def tokens(self, images: Tensor, read_RN: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Normed class tokens (R, D) and patch tokens (R, N, D) of R crops of one size.
-
-        Args:
-            images: (R, 3, H, W).
-            read_RN: True for patches that are read, the others come as zeros; None: all.
-        """
-        if read_RN is None:
-            tokens = self.all_tokens(images)
-        else:
-            tokens = normed_read(self.backbone, self._embedded(images, None), read_RN)
-        return tokens[:, 0], tokens[:, self.backbone.num_prefix_tokens :]
-
-    def multicrop(
-        self,
-        images: Tensor,
-        local: Tensor | None,
-        mask_RN: Tensor | None = None,
-        gates: tuple[Tensor | None, Tensor | None] = (None, None),
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Normed tokens of R global crops and of local ones: what ``encode`` of a method reads.
-
-        Args:
-            images: (R, 3, H, W).
-            local: (L, 3, h, w), where there are any.
-            mask_RN: True where the mask token stands for a patch.
-            gates: drop path of both, (R, 2 * depth) and (L, 2 * depth), see ``row_drop``.
-
-        Returns:
-            Class tokens (R, D) and patches (R, N, D) of the global crops, zeros where they are not
-            masked unless there is no mask; class tokens (L, D) of the local ones.
-        """
-        embedded = self._embedded(images, mask_RN)
-        patches = embedded.shape[1] - self.backbone.num_prefix_tokens
-        read = mask_RN
-        if read is None:
-            read = torch.ones(len(images), patches, dtype=torch.bool, device=images.device)
-        kinds = [Crops(embedded, read, gates=gates[0])]
-        if local is not None:
-            kinds.append(Crops(self._embedded(local, None), gates=gates[1]))
-        tokens, *classes = normed_crops(self.backbone, kinds)
-        return tokens[:, 0], tokens[:, -patches:], classes[0] if classes else None
-
-    def all_tokens(
-        self, images: Tensor, mask_RN: Tensor | None = None, gates: Tensor | None = None
-    ) -> Tensor:
-        """Class tokens, registers and patches (R, 1 + registers + N, D) of R crops of one size.
-
-        Args:
-            images: (R, 3, H, W).
-            mask_RN: True where the mask token stands for a patch.
-            gates: drop path (R, 2 * depth), see ``row_drop``.
-        """
-        vit, tokens = self.backbone, self._embedded(images, mask_RN)
-        tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
-        return cast(Tensor, vit.norm(tokens))
-
-    def classes(self, images: Tensor) -> Tensor:
-        """Normed class tokens alone: (R, D)."""
-        classes = encode_read(self.backbone, self._embedded(images, None))
-        return cast(Tensor, self.backbone.norm(classes))
-
-    def _embedded(self, images: Tensor, mask_RN: Tensor | None) -> Tensor:
-        token = None if mask_RN is None else dinov2_vit.mask_token(self.backbone)
-        return embed(self.backbone, images, mask_RN, token, self.resizing)
 
     def patch_head(self, patches_MD: Tensor) -> Tensor:
         """Logits of patch tokens: (M, K)."""
         return cast(Tensor, (self.ibot_head or self.dino_head)(patches_MD))
 
-    def head_weights(self) -> dict[str, Tensor]:
-        """The heads' weights by name: what ``trained`` makes heads of."""
-        weights = self.state_dict()
-        return {name: weights[name] for name in weights if not name.startswith("backbone.")}
 
-
-def trained(teacher: Teacher, like: Headed) -> Headed:
+def with_heads(teacher: Teacher, like: Headed) -> Headed:
     """A fixed teacher with the heads that it was trained with.
 
     Images must first go through ``teacher.renormalise``.

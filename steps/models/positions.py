@@ -46,7 +46,7 @@ def sincos_table(
 
 @dataclass(frozen=True)
 class Resizing:
-    """How a learnt position table is resized to another grid, bicubic in any case.
+    """Bicubic resizing of a learnt position table to another grid.
 
     The defaults are DINO's (arXiv:2104.14294, reference code). DINOv2 (arXiv:2304.07193) has them
     too, and for models with registers ``offset=0, antialias=True``.
@@ -82,6 +82,7 @@ def resize_table(
     if grid == (side, side):
         return table_1ND
     weights = _bicubic(side, grid, resizing, table_1ND.device, table_1ND.dtype)
+    # bfloat16 would round positions to two or three digits.
     with torch.autocast(table_1ND.device.type, enabled=False):
         return torch.cat([table_1ND[:, :prefix], weights @ table_1ND[:, prefix:]], dim=1)
 
@@ -137,7 +138,7 @@ def _bicubic(
     """Interpolation as a matrix, (rows * columns, side * side), computed in float64.
 
     It is linear in the table, and a matrix product has a deterministic backward pass on every
-    device, which interpolation has not.
+    device, unlike interpolation.
     """
     basis = torch.eye(side * side, dtype=torch.float64).view(-1, 1, side, side)
     factors = None
@@ -232,7 +233,7 @@ def _spline(source: int, target: int) -> Tensor:
 
 
 def cubic_spline(points: Tensor, at: Tensor) -> Tensor:
-    """What to multiply values at ``points`` with for those of their cubic spline at ``at``.
+    """Matrix from values at ``points`` to values of their cubic spline at ``at``.
 
     The third derivative is continuous at the second and the last point but one ("not a knot"), so
     that a cubic polynomial is met exactly.
@@ -253,14 +254,14 @@ def cubic_spline(points: Tensor, at: Tensor) -> Tensor:
     gaps = points.diff()
     # The second derivatives M follow from left @ M = right @ values.
     left, right = points.new_zeros(count, count), points.new_zeros(count, count)
-    for place in range(1, count - 1):
-        before, after = gaps[place - 1], gaps[place]
-        left[place, place - 1 : place + 2] = torch.stack([before, 2 * (before + after), after])
+    for row in range(1, count - 1):
+        before, after = gaps[row - 1], gaps[row]
+        left[row, row - 1 : row + 2] = torch.stack([before, 2 * (before + after), after])
         slopes = torch.stack([1 / before, -1 / before - 1 / after, 1 / after])
-        right[place, place - 1 : place + 2] = 6 * slopes
-    for place, (first, second) in ((0, (gaps[0], gaps[1])), (-1, (gaps[-2], gaps[-1]))):
+        right[row, row - 1 : row + 2] = 6 * slopes
+    for row, (first, second) in ((0, (gaps[0], gaps[1])), (-1, (gaps[-2], gaps[-1]))):
         ends = torch.stack([second, -first - second, first])
-        left[place, slice(0, 3) if place == 0 else slice(-3, None)] = ends
+        left[row, slice(0, 3) if row == 0 else slice(-3, None)] = ends
     curvature = torch.linalg.solve(left, right)
     piece = (torch.searchsorted(points, at, right=True) - 1).clamp(0, count - 2)
     gap, values = gaps[piece].unsqueeze(1), torch.eye(count, dtype=points.dtype)

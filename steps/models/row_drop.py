@@ -1,4 +1,4 @@
-"""Drop path by rows: a branch is computed for a random subset of rows alone.
+"""Drop path by rows: a branch is computed only for a random subset of rows.
 
 x <- x + (b / size) * branch(x) on exactly size = max(int(b (1 - rate)), 1) of a group's b rows
 (DINOv2, arXiv:2304.07193, section 5). As with usual drop path a branch counts as much on average;
@@ -26,7 +26,7 @@ def rates(depth: int, rate: float, *, uniform: bool) -> list[float]:
 
 
 def kept_rows(rows: int, rate: float) -> int:
-    """How many of a group's rows keep a branch: at least one.
+    """Number of a group's rows that keep a branch: at least one.
 
     The integer part of the floating-point product, as in the reference.
     """
@@ -34,7 +34,7 @@ def kept_rows(rows: int, rate: float) -> int:
 
 
 def sample(block_rates: Sequence[float], rows: int, generator: torch.Generator) -> Tensor:
-    """What each row's branches are multiplied by: 0, or rows / kept rows.
+    """Factors of each row's branches: 0, or rows / kept rows.
 
     Args:
         block_rates: of each block; its attention and its MLP draw separately.
@@ -43,6 +43,7 @@ def sample(block_rates: Sequence[float], rows: int, generator: torch.Generator) 
     Returns:
         (rows, 2 * depth) float32.
     """
+    # Attention and MLP draw separately, as in the reference.
     gates = torch.ones(rows, 2 * len(block_rates))
     for branch in range(gates.shape[1]):
         if rate := block_rates[branch // 2]:
@@ -56,12 +57,12 @@ def sample(block_rates: Sequence[float], rows: int, generator: torch.Generator) 
 def encode(
     vit: Transformer, tokens_BND: Tensor, gates: Tensor, *, stop: int | None = None
 ) -> Tensor:
-    """All blocks of the transformer, without its final norm, each branch on its rows alone.
+    """All blocks of the transformer, without its final norm, each branch only on its rows.
 
     Args:
         tokens_BND: (B, N, D).
         gates: (B, 2 * depth), see ``sample``.
-        stop: the block that comes no more.
+        stop: the block to stop before.
 
     Returns:
         (B, N, D).

@@ -22,12 +22,12 @@ from steps.models.tokens import embed, encode
 M = TypeVar("M", bound=nn.Module)
 
 
-class Frozen(nn.Module, Generic[M]):
-    """Holds a network in eval mode and without gradients.
+class FixedNetwork(nn.Module, Generic[M]):
+    """A network that its owner uses and never trains: in eval mode, without gradients.
 
-    It follows its owner from device to device, and that is all: its weights are not among the
-    owner's parameters, so that nothing optimises them or sends them between processes, and not in
-    the owner's state dict, so that no checkpoint carries them.
+    It follows its owner from device to device. Its weights are not among the owner's parameters,
+    so that nothing optimises them or sends them between processes, and not in its state dict, so
+    that no checkpoint carries them.
     """
 
     def __init__(self, network: M) -> None:
@@ -37,10 +37,11 @@ class Frozen(nn.Module, Generic[M]):
 
     @property
     def network(self) -> M:
-        """What is held."""
+        """The network."""
         return self._network[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # ``nn.Module`` only moves what is registered.
         self.network._apply(fn, recurse)
         return super()._apply(fn, recurse)
 
@@ -70,6 +71,7 @@ class Renormalise(nn.Module):
             for pair in (given, wanted)
         )
         self.same = bool((mean == own_mean).all() and (std == own_std).all())
+        # Computed in float64 and rounded once.
         self.register_buffer("scale", (std / own_std).float(), persistent=False)
         self.register_buffer("shift", ((mean - own_mean) / own_std).float(), persistent=False)
 
@@ -85,8 +87,8 @@ CENTER = "center"
 """Among the heads of DINO and iBOT: (1, K), the centre of the head's logits."""
 
 
-class Teacher(Frozen[Transformer]):
-    """A frozen backbone in eval mode, and the heads that its method left beside it."""
+class Teacher(FixedNetwork[Transformer]):
+    """A pretrained backbone in eval mode, with the heads that its method left beside it."""
 
     projection: Tensor | None
 

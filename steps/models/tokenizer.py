@@ -1,11 +1,11 @@
-"""What every tokenizer gives to the methods that predict its tokens."""
+"""Interface of tokenizers to the methods that predict their tokens."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from steps.models.teacher import Frozen, Renormalise
+from steps.models.teacher import FixedNetwork, Renormalise
 
 
 class Tokenizer(nn.Module):
@@ -16,7 +16,7 @@ class Tokenizer(nn.Module):
     token_pixels: int
     """The side in pixels of what a token stands for."""
     decodes = False
-    """Whether tokens turn back into pixels."""
+    """True if tokens turn back into pixels."""
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) in 0 to 1 to token ids (B, N) int64, raster order."""
@@ -35,7 +35,7 @@ class Tokenizer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} does not give pixels back")
 
 
-class FrozenTokenizer(Frozen[Tokenizer]):
+class FixedTokenizer(FixedNetwork[Tokenizer]):
     """A tokenizer as methods use it: in eval mode, without gradients, on images as batches have."""
 
     def __init__(self, tokenizer: Tokenizer, renormalise: Renormalise) -> None:

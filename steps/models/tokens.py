@@ -62,6 +62,7 @@ def embed(
     grid = (images.shape[-2] // size, images.shape[-1] // size)
     patches = patch_tokens(vit, images)
     if mask_BN is not None and mask_token is not None:
+        # Before positions are added: a masked patch still says where it is.
         patches = torch.where(mask_BN.unsqueeze(2), mask_token.to(patches.dtype), patches)
     prefix = vit.cls_token
     if getattr(vit, "reg_token", None) is not None:
@@ -85,10 +86,10 @@ def encode(
     """Blocks of the transformer, all or from ``start`` to ``stop``, without its final norm.
 
     Args:
-        vit: a BEiT takes images of the size it was built for alone, for its relative positions.
+        vit: a BEiT takes only images of the size it was built for, for its relative positions.
         tokens_BND: (B, N, D), as the block before ``start`` left them.
         keep: drop-path draws (B, 2 * depth), or None to keep every branch.
-        start, stop: the first block, and the one that comes no more.
+        start, stop: the first block to run, and the block to stop before.
 
     Returns:
         (B, N, D).
@@ -118,11 +119,11 @@ def encode(
 
 
 def relative_bias(beit: Beit) -> Tensor | None:
-    """What all blocks add to their logits, (heads, query, key), where they share a table."""
+    """Bias that all blocks add to their logits, (heads, query, key), if they share a table."""
     return None if beit.rel_pos_bias is None else cast(Tensor, beit.rel_pos_bias())
 
 
 def _can_leave_out(vit: Transformer, tokens_BND: Tensor) -> bool:
-    """Whether the branches of dropped samples need not be computed."""
+    """True if the branches of dropped samples need not be computed."""
     plain = all(isinstance(block, Block) for block in vit.blocks)
     return tokens_BND.device.type == "cpu" and plain and drop_path.is_complete(vit)

@@ -27,7 +27,7 @@ from steps.data.values import shown
 
 
 class Shell:
-    """What stands in for an object when its file is read."""
+    """Placeholder for an object when its file is read."""
 
     def __init__(self, *arguments: Any) -> None:
         self.arguments = arguments
@@ -44,11 +44,11 @@ SETTINGS = (
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
 )
-"""What the arguments and counters of a training are made of, in MAE's, DINO's and iBOT's files."""
+"""Types of the arguments and counters of a training in MAE's, DINO's and iBOT's files."""
 _CODE = re.compile(r"[^/]+/(?:code/|constants\.pkl$|constants/)")
-"""What a TorchScript archive has besides a state."""
+"""Entries of a TorchScript archive beyond its state."""
 _PROGRAM = ("__torch__.", "torch.jit._pickle.")
-"""What names of a TorchScript program begin with."""
+"""Prefixes of the names of a TorchScript program."""
 
 
 def read_file(path: Path, shells: Iterable[str] = ()) -> Any:

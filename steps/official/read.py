@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from steps.command import UserError
-from steps.models.backbones import BackboneModel, create_backbone, depth
+from steps.models.backbones import BackboneModel, create_backbone, depth, is_resnet
 from steps.models.beit import as_beit
 from steps.models.dinov2_vit import GATED, mlp_ratio
 from steps.models.positions import (
@@ -27,7 +26,7 @@ from steps.models.positions import (
 )
 from steps.models.teacher import CENTER
 from steps.official.files import Shell, check_tensors, read_file, tensors_in
-from steps.official.formats import LAYOUTS, Found, UnknownNamesError, find
+from steps.official.formats import FORMATS, Found, UnknownNamesError, find
 from steps.params.backbone import Backbone, BEiTBackbone
 
 # --- The params of a backbone from the shapes of its weights, so that no file needs a description
@@ -49,7 +48,7 @@ QUICK_GELU = "vit_base_patch16_clip_quickgelu_224"
 _RESNETS: dict[tuple[tuple[int, ...], bool], tuple[str, str]] = {
     ((3, 4, 6, 3), True): ("resnet50", "ResNet-50")
 }
-"""timm's architecture and the name in tables, by blocks a stage and bottlenecks."""
+"""timm's architecture and the name in tables, by blocks per stage and bottlenecks."""
 
 
 class SizeError(ValueError):
@@ -57,7 +56,7 @@ class SizeError(ValueError):
 
 
 class UnknownHeadsError(SizeError):
-    """How many attention heads there are does not follow from the file."""
+    """The file does not tell the number of attention heads."""
 
 
 def backbone_of(
@@ -101,7 +100,7 @@ def backbone_of(
 
 
 def params_name(backbone: Backbone) -> str:
-    """What ``params/backbones/`` calls a backbone of this size, such as vit_b16."""
+    """Name of a backbone of this size in ``params/backbones/``, such as vit_b16."""
     if backbone.is_resnet:
         return backbone.architecture
     return f"{backbone.scale.lower().replace('-', '_')}{backbone.patch_size}"
@@ -110,7 +109,7 @@ def params_name(backbone: Backbone) -> str:
 def heads_of(named: Backbone) -> int | None:
     """The attention heads of a backbone that params describe; a ResNet has none."""
     model = _without_weights(named)
-    return None if isinstance(model, ResNet) else int(model.blocks[0].attn.num_heads)
+    return None if is_resnet(model) else int(model.blocks[0].attn.num_heads)
 
 
 def check_size(path: Path, found: Backbone, named: Backbone, where: str) -> None:
@@ -143,7 +142,7 @@ def _without_weights(backbone: Backbone) -> BackboneModel:
 def _size(backbone: Backbone) -> dict[str, int]:
     model = _without_weights(backbone)
     size = {"channels": model.num_features, "layers": depth(model)}
-    if isinstance(model, ResNet):
+    if is_resnet(model):
         return {**size, "tensors": len(model.state_dict())}
     heads = int(model.blocks[0].attn.num_heads)
     return {**size, "heads": heads, "px a patch": backbone.patch_size or 0}
@@ -219,7 +218,7 @@ def _resnet(weights: Mapping[str, Tensor]) -> Backbone:
 
 _PLAIN = Resizing(offset=0.0)
 _RESIZING = {"dino": WITH_OFFSET, "ibot": WITH_OFFSET, "dinov2": WITH_OFFSET}
-"""What a method does to its position table; the others resize it to a size, plainly."""
+"""Resizing of a method's position table; the others use ``_PLAIN``."""
 _SHOWN = 8
 """Tensors that an error names."""
 _REGISTERS = Resizing(offset=0.0, antialias=True)
@@ -237,7 +236,7 @@ class Imported:
     heads: dict[str, Tensor]
     """Weights of its method that are kept beside it: a text tower, prototypes, a classifier."""
     left_out: list[str]
-    """What the file holds besides."""
+    """Other contents of the file."""
 
 
 def read_backbone(
@@ -248,11 +247,11 @@ def read_backbone(
     heads: int | None = None,
     image_size: int | None = None,
 ) -> Imported:
-    """The backbone that a file of one of ``LAYOUTS`` holds.
+    """The backbone that a file of one of ``FORMATS`` holds.
 
     Args:
         path: the file.
-        kind: a key of ``LAYOUTS``.
+        kind: a key of ``FORMATS``.
         network: which one, of a file with two; None: that which evaluations take.
         heads: attention heads, where the width does not say.
         image_size: side in pixels of the images to build it for, its positions resized as its
@@ -262,8 +261,8 @@ def read_backbone(
         UserError: the file cannot be read safely, holds no such backbone, or its names or shapes
             are not those of one.
     """
-    layout = LAYOUTS[kind]
-    network = network or next(iter(layout.networks))
+    file_format = FORMATS[kind]
+    network = network or next(iter(file_format.networks))
     content = read_file(path)
     if isinstance(content, Shell):
         content = dict(tensors_in(content))
@@ -272,7 +271,7 @@ def read_backbone(
     for table in (content, *content.values()):
         check_tensors(path, table)
     try:
-        found = find(content, layout, network)
+        found = find(content, file_format, network)
     except UnknownNamesError as error:
         raise UserError(str(path), f"tensors of no part of {kind}: {error}") from error
     if found is None:
@@ -283,7 +282,7 @@ def read_backbone(
             remedy="correct --format or --network",
         )
     weights = _in_timms_layout(found.backbone)
-    backbone = _sizes(path, weights, heads, layout.width_to_heads)
+    backbone = _sizes(path, weights, heads, file_format.width_to_heads)
     resizing = _REGISTERS if "reg_token" in weights else _RESIZING.get(kind, _PLAIN)
     if image_size is not None:
         backbone, weights = _resized(path, backbone, weights, image_size, resizing)
@@ -370,7 +369,7 @@ def _check(path: Path, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
 
 
 def _heads(content: Mapping[str, Any], kind: str, network: str, found: Found) -> dict[str, Tensor]:
-    """What is kept, with the centre of a teacher's prototypes."""
+    """Heads to keep, with the centre of a teacher's prototypes."""
     loss = content.get(f"{kind}_loss")
     if network != "teacher" or not isinstance(loss, Mapping):
         return found.heads

@@ -9,7 +9,7 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.dag import Pretraining, Tokenizer
 from steps.params.dataset import ShapesDataset
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
 from steps.params.protocols import Finetune, Probe
 from steps.params.recipe import Training, check_backbone

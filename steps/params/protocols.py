@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
 from steps.params.base import Count, NotNegative, Params, Positive, Probability
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 from steps.params.recipe import Schedule, Training
 from steps.params.text import Prompts
 from steps.params.views import View

@@ -14,7 +14,8 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
-from steps.params.methods import MethodParams, RandomParams
+from steps.params.methods import MethodParams
+from steps.params.methods.baselines import RandomParams
 from steps.params.methods.method import Need
 from steps.params.names import Name
 from steps.params.views import Normalise, View, sides

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from steps.params.methods.families import FAMILIES, Family
+from steps.params.methods import FAMILIES, Family
 from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec

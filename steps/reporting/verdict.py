@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from steps.params.methods.families import FAMILIES
+from steps.params.methods import FAMILIES
 from steps.reporting.confidence import Confidence, Confidences, Row
 from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.summary import UNTRAINED, cells_of, model_name, ranked, ranked_by

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from steps.artifacts import verify
 from steps.models.backbones import CONFIG, WEIGHTS, save_weights
 from steps.models.teacher import PIXELS, Renormalise, Teacher
-from steps.models.tokenizer import FrozenTokenizer, Tokenizer
+from steps.models.tokenizer import FixedTokenizer, Tokenizer
 from steps.params.tokenizers import DalleParams, TokenizerParams, VQKDParams
 from steps.tokenizers.dalle import DVAE, DVAETraining
 from steps.tokenizers.training import TokenizerTraining
@@ -55,7 +55,7 @@ def save_tokenizer(tokenizer: Tokenizer, params: TokenizerParams, folder: Path) 
 
 def load_tokenizer(
     artifact: Path, *, mean: Sequence[float] = PIXELS[0], std: Sequence[float] = PIXELS[1]
-) -> FrozenTokenizer:
+) -> FixedTokenizer:
     """The tokenizer of an artifact: in eval mode, without gradients, on the CPU.
 
     Args:
@@ -71,4 +71,4 @@ def load_tokenizer(
     params: TokenizerParams = TypeAdapter(TokenizerParams).validate_python(config["tokenizer"])
     tokenizer = build_tokenizer(params)
     tokenizer.load_state_dict(load_file(artifact / WEIGHTS))
-    return FrozenTokenizer(tokenizer, Renormalise((mean, std), PIXELS))
+    return FixedTokenizer(tokenizer, Renormalise((mean, std), PIXELS))

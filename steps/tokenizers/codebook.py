@@ -18,9 +18,9 @@ class Codebook(nn.Module):
 
         e <- norm(decay * e + (1 - decay) * norm(m))
 
-    ``accumulate`` collects the features of each micro-batch, ``update`` moves the codes by those of
-    the whole global batch, so that they do not depend on how it was cut. A code without features
-    stays: the reference revives none.
+    ``accumulate`` collects the features of each micro-batch, ``update`` moves the codes by the
+    features of the whole global batch, so that they do not depend on how it was cut. A
+    code without features stays: the reference revives none.
     """
 
     codes: Tensor
@@ -29,7 +29,7 @@ class Codebook(nn.Module):
     """(K,), the moving average of how many features a code takes, from zero in every epoch. It is a
     statistic: nothing is divided by it."""
     started: Tensor
-    """(1,), 1 once the codes are more than a place to put them."""
+    """(1,), 1 once the codebook is initialised."""
     start_sizes: Tensor
     """(K,), how many features each cluster had where k-means started the codes."""
     _sums: Tensor
@@ -145,7 +145,7 @@ class CodeUse(nn.Module):
 
 
 def use_of(counts_K: Tensor) -> dict[str, Tensor]:
-    """What is logged of counts: the share of codes in use, and the perplexity of their use."""
+    """Values to log: the share of codes in use, and the perplexity of their use."""
     return {"codes_used": (counts_K > 0).double().mean(), "perplexity": perplexity(counts_K)}
 
 

@@ -58,13 +58,13 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """Each place four times (nearest neighbour)."""
+    """Nearest-neighbour upsampling by 2."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C, 2 h, 2 w)."""
         batch, width, rows, columns = features.shape
-        places = features.reshape(batch, width, rows, 1, columns, 1).expand(-1, -1, -1, 2, -1, 2)
-        return places.reshape(batch, width, 2 * rows, 2 * columns)
+        doubled = features.reshape(batch, width, rows, 1, columns, 1).expand(-1, -1, -1, 2, -1, 2)
+        return doubled.reshape(batch, width, 2 * rows, 2 * columns)
 
 
 class Block(nn.Module):
@@ -227,7 +227,7 @@ class DVAETraining(TokenizerTraining):
 def gumbel(seeds: Tensor, logits: Tensor) -> Tensor:
     """Standard Gumbel noise in the shape of ``logits``, each sample's from its own seed.
 
-    It is drawn on the device: 8192 tokens on 32 x 32 places are 8 million numbers a sample.
+    It is drawn on the device: 8192 tokens at 32 x 32 positions are 8 million numbers a sample.
     """
     noise = torch.empty_like(logits)
     generator = torch.Generator(logits.device)

@@ -1,4 +1,4 @@
-"""How well a tokenizer does on images that it was not trained on."""
+"""Quality of a tokenizer on images that it was not trained on."""
 
 from __future__ import annotations
 

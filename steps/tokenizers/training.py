@@ -16,5 +16,5 @@ class TokenizerTraining(Method):
         raise NotImplementedError
 
     def judge(self, batch: Batch) -> dict[str, Tensor]:
-        """What else is worth knowing of the tokenizer, on each image: figures (B,) by name."""
+        """Further measures of the tokenizer by name, one value per image (B,)."""
         return {}

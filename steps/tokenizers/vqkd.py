@@ -58,7 +58,7 @@ def transformer(params: Transformer, image_size: int, patch_size: int, in_chans:
 
 
 def patch_features(vit: Beit, images: Tensor) -> Tensor:
-    """Normed patch tokens (B, N, D); the class token takes part in attention alone."""
+    """Normed patch tokens (B, N, D); the class token only takes part in attention."""
     tokens: Tensor = vit.fc_norm(vit.forward_features(images)[:, 1:])
     return tokens
 
@@ -162,8 +162,8 @@ class VQKD(TokenizerTraining):
 
     def decode(self, quantised_BNC: Tensor) -> Tensor:
         """Codes (B, N, C) to predicted teacher features (B, N, D)."""
-        places = quantised_BNC.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        predicted: Tensor = self.task_layer(patch_features(self.decoder, places))
+        grid = quantised_BNC.transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        predicted: Tensor = self.task_layer(patch_features(self.decoder, grid))
         return predicted
 
     def distance(self, quantised_BNC: Tensor, targets_BND: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from steps.core.finite import not_finite
 from steps.engine.checkpoint import read_checkpoint
 from steps.evaluation import knn
 from steps.evaluation.accuracy import correct_in_top
-from steps.evaluation.linear import probe, regress
+from steps.evaluation.linear import cached_probe, logistic_probe
 from steps.params.protocols import Linear, LogReg
 from tests.scenery import Scenery
 
@@ -162,12 +162,12 @@ def test_features_whose_squares_overflow_give_no_number(scale: float) -> None:
     assert large.isfinite().all()
     with pytest.raises(UserError, match=r"features: row 0 holds numbers beyond 1e\+15"):
         _vote(bank, labels, large)
-    for fit, protocol in ((probe, LINEAR), (regress, LOGREG)):
+    for fit, protocol in ((cached_probe, LINEAR), (logistic_probe, LOGREG)):
         with pytest.raises(UserError, match="features of train: row 0 holds numbers beyond"):
             fit(large, labels, large, protocol, 3, 0)
     most = bank * 2.0**48
     assert torch.equal(_vote(most, labels, most), _vote(bank, labels, bank))
-    assert probe(most, labels, most, LINEAR, 3, 0)[0].isfinite().all()
+    assert cached_probe(most, labels, most, LINEAR, 3, 0)[0].isfinite().all()
 
 
 def test_scores_may_be_of_any_finite_size() -> None:
@@ -190,7 +190,7 @@ LINEAR = Linear(kind="cached", poolings=["cls"], lr=[0.1], epochs=2, batch_size=
 LOGREG = LogReg(kind="logreg", poolings=["cls"], c=[1.0], max_iterations=20, tolerance=1e-6)
 
 
-@pytest.mark.parametrize(("fit", "protocol"), [(probe, LINEAR), (regress, LOGREG)])
+@pytest.mark.parametrize(("fit", "protocol"), [(cached_probe, LINEAR), (logistic_probe, LOGREG)])
 @pytest.mark.parametrize("spoilt", ["train", "val"])
 def test_classifiers_on_features_that_are_not_finite(
     fit: Callable[..., Any], protocol: Any, spoilt: str
@@ -205,7 +205,7 @@ def test_classifiers_on_features_that_are_not_finite(
 def _fit(lrs: Sequence[float]) -> tuple[Tensor, float]:
     features, labels = _bank()
     protocol = LINEAR.model_copy(update={"lr": list(lrs), "epochs": 30})
-    scores, lr = probe(features, labels, features, protocol, 3, 0)
+    scores, lr = cached_probe(features, labels, features, protocol, 3, 0)
     return scores, lr
 
 

@@ -417,7 +417,7 @@ def test_a_strip_of_scenes_stays_whole(size: tuple[int, int]) -> None:
     image = np.zeros((*size, 3), np.uint8)
     crop = RangeCrop(short_sides=[600], sides=[384, 600])
     rng = np.random.default_rng(0)
-    cut, _ = _cut(crop, image, Targets.of([], *size), rng)
+    cut, _ = _cut(crop, image, Targets.from_annotations([], *size), rng)
     assert cut.shape == (*size, 3)
 
 

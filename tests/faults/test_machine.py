@@ -32,8 +32,9 @@ from steps.data.loader import BatchPlan, TrainingViews, _collate, training_batch
 from steps.data.text import Captions
 from steps.engine import devices
 from steps.engine.checkpoint import FILE, Scratch
+from steps.evaluation.frozen import FrozenBackbone
 from steps.params.load import validate
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from steps.params.views import View
 from tests.faults.test_places import artifact, record
 from tests.processes import REPOSITORY, command, environment
@@ -504,14 +505,12 @@ def test_features_have_the_bytes_that_numpy_writes(tmp_path: Path) -> None:
         )
         views: Any = Views()
         module.extract(
-            backbone,
+            FrozenBackbone(backbone, [0.5] * 3, [0.5] * 3, 32),
             views,
             tmp_path,
             "val",
             poolings=["cls"],
             batch_size=4,
-            mean=[0.5] * 3,
-            std=[0.5] * 3,
         )
     np.save(tmp_path / "expected.npy", np.concatenate(arrays))
     np.save(tmp_path / "labels.npy", np.arange(12))

@@ -6,6 +6,7 @@ from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
+from steps.methods import MethodContext
 from steps.methods.dinov2 import DINOv2
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -85,4 +86,4 @@ def method_of(case: Case, table: str = "schedule") -> DINOv2:
     )
     sides = [model["img_size"]] * options["global_crops"]
     sides += [model["local_size"]] * options["local_crops"]
-    return DINOv2(params, backbone_of(model), sides)
+    return DINOv2(params, backbone_of(model), MethodContext(sides=tuple(sides)))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.methods import Batch, Losses
+from steps.methods import Batch, Losses, MethodContext
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.models.backbones import create_backbone
@@ -157,9 +157,10 @@ def _method(case: Case) -> BEiT | BEiT2:
     params = as_beit(plain, changes)
     norm = {"norm_layer": partial(nn.LayerNorm, eps=model["norm_eps"])}
     params = params.model_copy(update={"model_args": {**params.model_args, **norm}})
-    backbone, tokenizer = create_backbone(params), Recorded(model["vocab_size"])
+    backbone = create_backbone(params)
+    context = MethodContext(tokenizer=Recorded(model["vocab_size"]))
     if case.facts["method"] == "beit":
-        method: BEiT | BEiT2 = BEiT(BEiTParams(name="beit", **common), backbone, tokenizer)
+        method: BEiT | BEiT2 = BEiT(BEiTParams(name="beit", **common), backbone, context)
     else:
         head = PatchAggregation(
             early_layers=options["early_layers"],
@@ -167,7 +168,7 @@ def _method(case: Case) -> BEiT | BEiT2:
             shared_output=options["shared_lm_head"],
         )
         params = BEiT2Params(name="beit2", aggregation=head, **common)
-        method = BEiT2(params, backbone, tokenizer)
+        method = BEiT2(params, backbone, context)
     assert method.masks.patches == options["num_masking_patches"]
     return method
 

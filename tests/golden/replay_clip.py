@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import set_rates
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.clip import CLIP, image_text_logits, image_text_softmax
 from steps.models.backbones import create_backbone
 from steps.official.names import from_official
@@ -111,7 +111,7 @@ def _method(case: Case) -> CLIP:
             logit_scale_clamp=options["logit_scale_clamp"],
         ),
     )
-    method = CLIP(params, create_backbone(backbone), text["vocab_size"])
+    method = CLIP(params, create_backbone(backbone), MethodContext(vocabulary=text["vocab_size"]))
     case.number(method.logit_scale.item(), options["logit_scale_init"], "initial logit_scale", 1e-6)
     norms = [module for module in method.modules() if isinstance(module, nn.LayerNorm)]
     assert {norm.eps for norm in norms} == {model["norm_eps"]}
@@ -227,7 +227,7 @@ def _learn(loss_params: SoftmaxLoss | SigmoidLoss, image: Tensor, text: Tensor) 
         vocabulary=Vocabulary(size=258),
         loss=loss_params,
     )
-    method = CLIP(params, create_backbone(backbone), vocabulary=258)
+    method = CLIP(params, create_backbone(backbone), MethodContext(vocabulary=258))
     leaves = _leaves(image, text)
     own = [F.normalize(rows, dim=1) for rows in leaves]
     for rows in own:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.supervised import Supervised, erase, mix
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -140,7 +140,7 @@ def _behaviour(facts: Facts) -> None:
         patch_size=8,
         model_args=small,
     )
-    method = Supervised(params, create_backbone(backbone), num_classes=5)
+    method = Supervised(params, create_backbone(backbone), MethodContext(num_classes=5))
     rates = [block.drop_path1.rate for block in method.backbone.blocks]
     linear = [params.drop_path * index / 2 for index in range(3)]
     close = all(map(math.isclose, rates, linear))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from steps.core.schedules import Progress
-from steps.methods import Draws
+from steps.methods import Draws, MethodContext
 from steps.methods.dino import DINO
 from steps.models.multicrop import by_sample, by_view
 from steps.models.positions import resize_table
@@ -70,7 +70,8 @@ def _method(case: Case) -> DINO:
         freeze_last_layer_epochs=options["freeze_last_layer_epochs"],
         drop_path=model["drop_path"],
     )
-    return DINO(params, backbone_of(model), options["global_crops"] + options["local_crops"])
+    views = options["global_crops"] + options["local_crops"]
+    return DINO(params, backbone_of(model), MethodContext(views=views))
 
 
 def _check_outputs(case: Case, method: DINO, crops: list[Tensor], draws: Draws) -> None:
@@ -102,7 +103,8 @@ def loss_alone(facts: dict[str, Any]) -> DINO:
     )
     tiny = {"img_size": 8, "patch_size": 8, "embed_dim": 4, "depth": 1, "num_heads": 1}
     backbone = backbone_of({**tiny, "mlp_ratio": 1, "qkv_bias": True})
-    method = DINO(params, backbone, options["global_crops"] + options["local_crops"])
+    views = options["global_crops"] + options["local_crops"]
+    method = DINO(params, backbone, MethodContext(views=views))
     method.student.head, method.teacher.head = Given(), Given()
     return method
 

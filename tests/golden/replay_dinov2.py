@@ -10,8 +10,11 @@ from steps.engine.optimizers import clip_gradients, set_rates
 from steps.methods import Batch
 from steps.methods.dinov2 import DINOv2
 from steps.methods.losses import patch_weights
+from steps.models import row_drop
+from steps.models.dinov2_vit import mask_token
 from steps.models.heads import PrototypeHead
-from steps.models.multicrop import by_sample, by_view
+from steps.models.multicrop import Headed, by_sample, by_view
+from steps.models.tokens import encode
 from steps.official.names import from_official, our_name
 from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden import dinov2_backbone, dinov2_losses
@@ -133,6 +136,13 @@ def _check_losses(case: Case, losses: dict[str, Tensor], step: int) -> None:
         case.number(value, values[step], f"{name} of step {step}")
 
 
+def _through(network: Headed, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+    """All tokens after the last block and the final norm."""
+    vit = network.backbone
+    tokens = encode(vit, tokens) if gates is None else row_drop.encode(vit, tokens, gates)
+    return vit.norm(tokens)
+
+
 def _check_outputs(
     case: Case, method: DINOv2, batch: Batch, draws: dict[str, Tensor], progress: Progress
 ) -> None:
@@ -143,13 +153,15 @@ def _check_outputs(
     crops = torch.cat(batch.views[:2])
     rows = {name: by_view(draw) for name, draw in draws.items()}
     with torch.no_grad():
+        token = mask_token(method.student.backbone)
+        masked = method.student.embed(crops, mask, token)
         networks = {
-            "student_0": method.student.all_tokens(crops, mask, rows.get("gates_global")),
-            "teacher_0": method.teacher.all_tokens(crops),
+            "student_0": _through(method.student, masked, rows.get("gates_global")),
+            "teacher_0": _through(method.teacher, method.teacher.embed(crops)),
         }
         if len(batch.views) > 2:
-            local = torch.cat(batch.views[2:])
-            networks["student_1"] = method.student.all_tokens(local, gates=rows.get("gates_local"))
+            local = method.student.embed(torch.cat(batch.views[2:]))
+            networks["student_1"] = _through(method.student, local, rows.get("gates_local"))
         for name, tokens in networks.items():
             case.equal(tokens[:, 0], f"{room}/{name}_clstoken")
             case.equal(tokens[:, 1 + registers :], f"{room}/{name}_patchtokens")
@@ -259,7 +271,7 @@ def _check_schedules(case: Case, method: DINOv2) -> None:
         def last_layer(
             at: Progress, timed: DINOv2 = timed, schedule: Schedule = schedule, peak: float = peak
         ) -> float:
-            return 0.0 if timed.held(at) else learning_rate(at, schedule, peak)
+            return 0.0 if timed.with_zero_lr(at) else learning_rate(at, schedule, peak)
 
         check_curve(case, table, "last_layer_lr", last_layer)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.droppos import DropPos, confidence, smoothed_labels
 from steps.methods.method import Draws, Losses
 from steps.models.tokens import patch_tokens
@@ -32,7 +32,7 @@ def replay(case: Case) -> None:
         *("sigma", "tensors_clipped", "largest_parameter_grad_norm"),
         *LOSSES,
     )
-    method = DropPos(_params(case), encoder(case))
+    method = DropPos(_params(case), encoder(case), MethodContext())
     load(case, method)
     run = Run.of(case, method, "tensor")
     check_curve(case, "schedule", "sigma", method.sigma)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import clip_gradients, set_rates
+from steps.methods import MethodContext
 from steps.methods.supervised import Supervised, mix, share_outside
 from steps.models.backbones import create_backbone
 from steps.models.beit import as_beit
 from steps.official.names import from_official, our_name
 from steps.params.backbone import Backbone, BEiTBackbone
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 from steps.params.recipe import ClipGrad, Optimizer, Schedule
 from tests.golden.case import GRADIENT, Case
 from tests.golden.finetune_facts import compare_finetuning
@@ -139,7 +140,7 @@ def _method(facts: dict[str, Any], name: str) -> Supervised:
     for norm in vit.modules():
         if isinstance(norm, nn.LayerNorm):
             norm.eps = model["norm_eps"]
-    return Supervised(params, vit, model["classes"])
+    return Supervised(params, vit, MethodContext(num_classes=model["classes"]))
 
 
 def _load(method: Supervised, weights: dict[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steps.core.schedules import Progress
-from steps.methods import Draws
+from steps.methods import Draws, MethodContext
 from steps.methods.ibot import IBOT
 from steps.models.multicrop import by_sample, by_view
 from steps.official.names import from_official
@@ -94,7 +94,7 @@ def _method(case: Case) -> IBOT:
         freeze_last_layer_epochs=options["freeze_last_layer_epochs"],
         drop_path=model["drop_path"],
     )
-    return Recorded(params, backbone_of(model), sides(case))
+    return Recorded(params, backbone_of(model), MethodContext(sides=tuple(sides(case))))
 
 
 def _list(value: float | list[float]) -> list[float]:
@@ -153,7 +153,7 @@ def loss_alone(facts: dict[str, Any]) -> IBOT:
     tiny = {"img_size": 8, "patch_size": 8, "embed_dim": 4, "depth": 1, "num_heads": 1}
     backbone = backbone_of({**tiny, "mlp_ratio": 1, "qkv_bias": True})
     views = options["global_crops"] + options["local_crops"]
-    method = Recorded(params, backbone, [8] * views)
+    method = Recorded(params, backbone, MethodContext(sides=(8,) * views))
     method.student.head, method.teacher.head = Given(), Given()
     return method
 

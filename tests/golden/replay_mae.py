@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.mae import MAE
 from steps.models.tokens import patch_tokens
 from steps.params.methods.mae import MAEParams
@@ -24,7 +24,7 @@ def replay(case: Case) -> None:
         norm_pix_loss=options["norm_pix_loss"],
         decoder=decoder(case),
     )
-    method = MAE(params, encoder(case))
+    method = MAE(params, encoder(case), MethodContext())
     load(case, method)
     run = Run.of(case, method, "global")
     for step, progress in run.steps():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steps.core.schedules import Progress, cosine, learning_rate
 from steps.engine.optimizers import set_rates
-from steps.methods import Batch, Draws
+from steps.methods import Batch, Draws, MethodContext
 from steps.methods.dilemma import DILEMMA
 from steps.methods.losses import momentum_contrast
 from steps.methods.mocov3 import MoCoV3
@@ -108,7 +108,7 @@ def _method(case: Case) -> MoCoV3 | DILEMMA:
     if case.facts["method"] == "mocov3":
         frozen = model["stop_grad_conv1"]
         params = MoCoV3Params(name="mocov3", frozen_patch_embed=frozen, **shared)
-        method = MoCoV3(params, backbone)
+        method = MoCoV3(params, backbone, MethodContext())
     else:
         method = DILEMMA(
             DILEMMAParams(
@@ -119,6 +119,7 @@ def _method(case: Case) -> MoCoV3 | DILEMMA:
                 **shared,
             ),
             backbone,
+            MethodContext(),
         )
         case.number(method.kept, options["tokens_kept"], "tokens kept")
     for module in method.modules():
@@ -190,7 +191,7 @@ def _check_outputs(
                 case.equal(projection, f"step0/output/projection{view}")
                 continue
             label = draws["label"][:, view - 1]
-            own, given = method.places(draws["order"][:, view - 1], label)
+            own, given = method.indices(draws["order"][:, view - 1], label)
             case.equal(own, f"step0/output/real_pos{view}")
             case.equal(given, f"step0/output/input_pos{view}")
             case.equal(method.misplaced(label).float(), f"step0/output/token_labels{view}")

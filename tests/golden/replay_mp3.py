@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, set_rates
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.mp3 import MP3
 from steps.params.methods.mp3 import MP3Params
 from steps.params.recipe import ClipGrad, Optimizer
@@ -73,7 +73,9 @@ def _method(case: Case) -> MP3:
         # The final norm stays the norm over tokens.
         arguments |= {"global_pool": "avg", "fc_norm": False}
     method = MP3(
-        MP3Params(name="mp3", mask_ratio=options["mask_ratio"]), encoder(case, **arguments)
+        MP3Params(name="mp3", mask_ratio=options["mask_ratio"]),
+        encoder(case, **arguments),
+        MethodContext(),
     )
     case.number(method.context_size, options["context_tokens"], "context tokens", 0.0)
     return method

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from steps.core.distributed import world_size
+from steps.methods import MethodContext
 from steps.methods.simclr import SimCLR, compared, nt_xent
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -56,7 +57,7 @@ def _check_projector(case: Case) -> None:
             model_args={"embed_dim": width, "depth": 1, "num_heads": 1},
         )
     )
-    projector = SimCLR(SimCLRParams(name="simclr"), backbone).projector
+    projector = SimCLR(SimCLRParams(name="simclr"), backbone, MethodContext()).projector
     layers = [module for module in projector if isinstance(module, nn.Linear)]
     norms = [module for module in projector if isinstance(module, nn.BatchNorm1d)]
     assert facts["hidden_dim"] == "equal to the backbone width"

@@ -71,13 +71,13 @@ def test_attention_over_sequences_of_any_length_is_that_of_each_length(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    layout = last_block.Layout(((2, 37), (3, 10)))
+    packed = last_block.PackedCrops(((2, 37), (3, 10)))
     tokens = torch.randn(2 * 37 + 3 * 10, 3, 4, 64, generator=generator).bfloat16().cuda()
     weights = torch.randn(len(tokens), 4 * 64, generator=generator).cuda()
 
     def attended() -> tuple[Tensor, Tensor]:
         inputs = tokens.clone().requires_grad_()
-        output = last_block.attend(*inputs.unbind(1), layout)
+        output = last_block.attend(*inputs.unbind(1), packed)
         (gradient,) = torch.autograd.grad((output.float() * weights).sum(), inputs)
         return output.detach(), gradient
 

@@ -14,8 +14,9 @@ from PIL import Image
 from steps import layout
 from steps.artifacts import read_manifest, read_records
 from steps.command import UserError
+from steps.evaluation.frozen import sized
 from steps.models.backbones import Transformer, image_size, load_backbone
-from steps.models.features import class_attention, sized
+from steps.models.features import class_attention
 from steps.params.backbone import BEiTBackbone
 from tests.scenery import Scenery
 from tests.unit.detection.conftest import make_backbone, make_scenes

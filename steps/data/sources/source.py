@@ -1,4 +1,4 @@
-"""What a reader gives: for each split its items in a fixed order, images not yet decoded."""
+"""Interface of readers: for each split its items in a fixed order, images not yet decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FILE, FOLDER, ABSENT = "a file", "a folder", "nothing"
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one item, in words that name it."""
+    """Fault of one item, in words that name it."""
 
     split: str
     item: str
@@ -41,7 +41,7 @@ class Item:
     label: int | None = None
     captions: tuple[str, ...] = ()
     image_id: int | None = None
-    """The image's number in COCO's files; likewise the next two."""
+    """The image's number in COCO's files, as the next two fields."""
     size: tuple[int, int] | None = None
     """Width and height that the annotation file states."""
     annotations: tuple[dict[str, Any], ...] = ()
@@ -49,7 +49,7 @@ class Item:
     factors: Mapping[str, int] = field(default_factory=dict)
     """Factors of a drawn image: by name, an index into the source's values."""
     problem: str | None = None
-    """What the reader already found to be wrong."""
+    """Fault that the reader already found."""
 
 
 class Source(ABC):
@@ -78,7 +78,7 @@ class Source(ABC):
         """The items at the positions ``keep``, which ascend, one at a time."""
 
     def problems(self, split: str) -> list[Problem]:
-        """What is wrong beside the items: annotations without an image, files that are none."""
+        """Faults that no item has: annotations without an image, files that are none."""
         return []
 
     def left_out(self, split: str) -> Mapping[str, int]:

@@ -1,57 +1,38 @@
-"""Params of each method: one file a method, all of them in the union that a recipe takes."""
+"""Params of each method, found in the modules of this package: the union that a recipe takes."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Union, get_args
 
 from pydantic import Field
 
-from steps.params.methods.baselines import RandomParams, SupervisedParams
-from steps.params.methods.beit import BEiTParams
-from steps.params.methods.beit2 import BEiT2Params
-from steps.params.methods.clip import CLIPParams
-from steps.params.methods.dilemma import DILEMMAParams
-from steps.params.methods.dino import DINOParams
-from steps.params.methods.dinov2 import DINOv2Params
-from steps.params.methods.droppos import DropPosParams
-from steps.params.methods.ibot import IBOTParams
-from steps.params.methods.mae import MAEParams
-from steps.params.methods.mocov3 import MoCoV3Params
-from steps.params.methods.mp3 import MP3Params
-from steps.params.methods.simclr import SimCLRParams
+from steps.params.methods.method import Family, Method
 
-MethodParams = Annotated[
-    RandomParams
-    | SupervisedParams
-    | MAEParams
-    | CLIPParams
-    | DINOParams
-    | IBOTParams
-    | DINOv2Params
-    | SimCLRParams
-    | BEiTParams
-    | BEiT2Params
-    | DropPosParams
-    | MP3Params
-    | MoCoV3Params
-    | DILEMMAParams,
-    Field(discriminator="name"),
-]
+__all__ = ["FAMILIES", "METHODS", "Family", "MethodParams"]
 
-__all__ = [
-    "BEiT2Params",
-    "BEiTParams",
-    "CLIPParams",
-    "DILEMMAParams",
-    "DINOParams",
-    "DINOv2Params",
-    "DropPosParams",
-    "IBOTParams",
-    "MAEParams",
-    "MP3Params",
-    "MethodParams",
-    "MoCoV3Params",
-    "RandomParams",
-    "SimCLRParams",
-    "SupervisedParams",
-]
+
+def _models() -> Iterator[tuple[str, type[Method]]]:
+    """Names of methods and their params models, by module and then in the order of the file."""
+    for module in sorted(each.name for each in pkgutil.iter_modules(__path__)):
+        namespace = vars(import_module(f"steps.params.methods.{module}"))
+        for model in list(namespace.values()):
+            if not isinstance(model, type) or not issubclass(model, Method):
+                continue
+            # A model that only shares fields with others names no method.
+            if model.__module__ == namespace["__name__"] and "name" in model.__annotations__:
+                for name in get_args(model.model_fields["name"].annotation):
+                    yield name, model
+
+
+METHODS: dict[str, type[Method]] = dict(_models())
+"""Params model of each method by its name."""
+FAMILIES: dict[str, Family] = {name: model.family for name, model in METHODS.items()}
+"""Family of each method by its name."""
+
+if TYPE_CHECKING:
+    MethodParams = Method
+else:
+    MethodParams = Annotated[Union[tuple(METHODS.values())], Field(discriminator="name")]  # noqa: UP007

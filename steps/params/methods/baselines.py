@@ -15,6 +15,7 @@ class RandomParams(Method):
     """Initialisation only: the floor that every pretraining has to beat."""
 
     kind = "Random"
+    family = "untrained"
     reads = "features"
     name: Literal["random"]
     backbone: BEiTBackbone | None = None
@@ -25,6 +26,7 @@ class SupervisedParams(Method):
     """A backbone trained on labels (vision transformers: DeiT, arXiv:2012.12877)."""
 
     kind = "Supervised"
+    family = "supervised"
     reads = "features"
     name: Literal["supervised"]
     pooling: Literal["cls", "mean"] = "cls"

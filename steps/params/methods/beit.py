@@ -14,6 +14,7 @@ class BEiTParams(Method):
     """Prediction of visual tokens (arXiv:2106.08254)."""
 
     kind = "Generative"
+    family = "masked"
     drawn = True
     takes_tokenizer = "required"
     takes_second_image = True

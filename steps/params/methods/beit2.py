@@ -14,7 +14,7 @@ class PatchAggregation(Params):
     """The shallow head that makes the class token gather what the patches need."""
 
     early_layers: Count
-    """Its patches are those after so many blocks of the backbone."""
+    """Number of blocks of the backbone that its patches have passed."""
     layers: Count = 2
     shared_output: bool = True
     """Predict by the backbone's norm and output layer, rather than by some of its own."""
@@ -24,6 +24,7 @@ class BEiT2Params(Method):
     """Prediction of a vector-quantised teacher's tokens (arXiv:2208.06366)."""
 
     kind = "Generative"
+    family = "masked"
     drawn = True
     takes_tokenizer = "required"
     takes_second_image = True

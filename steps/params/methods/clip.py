@@ -25,7 +25,7 @@ class SoftmaxLoss(Params):
 
 
 class SigmoidLoss(Params):
-    """SigLIP's: each pair of an image and a caption is a question of its own, yes or no."""
+    """SigLIP's: each pair of an image and a caption is a binary decision."""
 
     name: Literal["sigmoid"]
     logit_scale: float = 2.302585092994046
@@ -38,12 +38,13 @@ class CLIPParams(Method):
     """Contrastive language-image pretraining (arXiv:2103.00020; SigLIP: arXiv:2303.15343)."""
 
     kind = "Contrastive"
+    family = "language"
     reads = "features"
     text = True
     compares = "tells a caption from the others of its batch"
     name: Literal["clip"]
     embed_dim: Count
-    """Of the space that images and captions share."""
+    """Width of the space that images and captions share."""
     text_tower: TextTransformer
     vocabulary: Vocabulary
     prompts: Prompts | None = None

@@ -13,14 +13,15 @@ class DILEMMAParams(MomentumContrast):
     """Detection of misplaced tokens beside momentum contrast (arXiv:2204.04788)."""
 
     kind = "Position"
+    family = "position"
     name: Literal["dilemma"]
     drop_rate: MaskRatio
     """Share of the patches that the student does not see; 0: it sees all."""
     misplaced: Probability = 0.2
-    """Probability that a token gets the position of another place; 0: nothing is to be detected,
+    """Probability that a token gets another patch's position; 0: nothing is to be detected,
     and no loss is added."""
     detection_weight: NotNegative = 1.0
-    """Of the detection loss beside the contrastive one (lambda)."""
+    """Weight of the detection loss; the contrastive loss has weight 1 (lambda)."""
 
     def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """A rate that drops nothing, or everything."""

@@ -14,7 +14,8 @@ class DINOParams(SelfDistillation):
     """
 
     kind = "Contrastive"
+    family = "contrastive"
     takes_teacher = "optional"
     name: Literal["dino"]
     head: PrototypeHead
-    """In distillation ``out_dim`` is that of the teacher's."""
+    """In distillation ``out_dim`` equals the teacher's."""

@@ -21,7 +21,7 @@ from steps.params.masks import Incompatibility, hides_none, lays_block, masks_no
 from steps.params.methods.method import Method, PrototypeHead
 
 _LEAST_BLOCK, _ASPECT = 4, 0.3
-"""Of ``sample_spread_blocks`` in steps/models/masks.py."""
+"""Limits of ``sample_spread_blocks`` in steps/models/masks.py."""
 
 
 class Masks(Params):
@@ -35,7 +35,7 @@ class Masks(Params):
 
 
 class Positions(Params):
-    """How the position table is resized to the grid of smaller crops."""
+    """Resizing of the position table to the grid of smaller crops."""
 
     offset: NotNegative = 0.1
     """0 for models with registers."""
@@ -44,10 +44,10 @@ class Positions(Params):
 
 
 class DINOv2Backbone(Params):
-    """What the experiment's backbone gets besides."""
+    """Additions to the experiment's backbone."""
 
     layer_scale: NotNegative = 1e-5
-    """What the residual branches' learnt factors start at; 0: none."""
+    """Initial value of the residual branches' learnt factors; 0: none."""
     registers: Whole = 0
     """Tokens without a position (arXiv:2309.16588); four in the published models with any."""
     ffn: Literal["mlp", "swiglu"] = "mlp"
@@ -58,14 +58,15 @@ class DINOv2Params(Method):
     """DINO's class-token loss, iBOT's masked-patch loss and KoLeo (arXiv:2304.07193)."""
 
     kind = "Hybrid"
+    family = "hybrid"
     takes_teacher = "optional"
     final_phase = True
     name: Literal["dinov2"]
     backbone: DINOv2Backbone = DINOv2Backbone()
     head: PrototypeHead
-    """Of class tokens."""
+    """Head of class tokens."""
     patch_head: PrototypeHead | None = None
-    """Of patch tokens; null: they share the class tokens' head."""
+    """Head of patch tokens; null: they share the class tokens' head."""
     masks: Masks = Masks()
     dino_weight: Positive = 1.0
     ibot_weight: NotNegative = 1.0

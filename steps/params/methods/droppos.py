@@ -24,6 +24,7 @@ class DropPosParams(Method):
     """Reconstructing dropped positions (arXiv:2309.03576)."""
 
     kind = "Generative"
+    family = "position"
     drawn = True
     name: Literal["droppos"]
     mask_ratio: MaskRatio
@@ -31,12 +32,12 @@ class DropPosParams(Method):
     pos_mask_ratio: Annotated[Probability, Gt(0)]
     """Share of the visible patches whose position is dropped."""
     dropped_position: Literal["learnt", "zeros"] = "learnt"
-    """What stands in for a dropped position: a learnt vector or zeros."""
+    """Replacement of a dropped position: a learnt vector or zeros."""
     decoder: Decoder
     label_smoothing_sigma: NotNegative = 1.0
     """Width in patches of the smoothed position labels; 0: one-hot labels."""
     sigma_decay: bool = True
-    """Whether sigma falls linearly to 0, epoch by epoch."""
+    """Let sigma fall linearly to 0, epoch by epoch."""
     attn_guide: bool = True
     """Weigh each patch by its similarity to the class token (attentive reconstruction)."""
     attn_temperature: Positive = 0.1

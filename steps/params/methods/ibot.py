@@ -12,11 +12,12 @@ from steps.params.methods.method import PatchPrototypeHead, SelfDistillation
 class IBOTParams(SelfDistillation):
     """Masked image modelling with an online tokenizer (arXiv:2111.07832).
 
-    The global views are the masked ones. The warm-up epochs are those of both temperatures; that of
-    patches begins with ``masks.start_epoch``.
+    The global views are the masked ones. Both temperatures have the same warm-up epochs; the
+    patches' begin with ``masks.start_epoch``.
     """
 
     kind = "Hybrid"
+    family = "hybrid"
     name: Literal["ibot"]
     masks: RatioMasks
     head: PatchPrototypeHead

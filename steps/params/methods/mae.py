@@ -15,6 +15,7 @@ class MAEParams(Method):
     """Masked autoencoder (arXiv:2111.06377)."""
 
     kind = "Generative"
+    family = "masked"
     drawn = True
     name: Literal["mae"]
     mask_ratio: Annotated[MaskRatio, Gt(0)]

@@ -13,6 +13,9 @@ from steps.params.masks import Incompatibility
 
 
 Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
+Family = Literal[
+    "contrastive", "masked", "position", "hybrid", "language", "supervised", "untrained"
+]
 Need = Literal["none", "optional", "required"]
 FeatureSpec = Literal["tokens", "features"]
 
@@ -21,27 +24,33 @@ class Method(Params):
     """Params of a method: what its paper calls hyper-parameters, views and optimiser aside."""
 
     kind: ClassVar[Kind]
-    """The method's family as the tables print it."""
+    """Kind of method as the tables print it."""
+    family: ClassVar[Family]
+    """Family by pretraining task. contrastive: two views of an image agree (with other
+    images as contrast, or by self-distillation); masked: hidden patches are predicted; position:
+    where patches were; hybrid: views and hidden patches; language: captions, which may name the
+    class."""
     reads: ClassVar[FeatureSpec] = "tokens"
-    """What the method reads of its backbone: the tokens of a vision transformer, or one vector an
-    image, which a ResNet gives as well."""
+    """Input from the backbone: the tokens of a vision transformer, or one vector per image, which
+    a ResNet gives too."""
     takes_teacher: ClassVar[Need] = "none"
-    """Whether its recipe names a ``teacher``; likewise the next."""
+    """Need of a ``teacher`` in the recipe."""
     takes_tokenizer: ClassVar[Need] = "none"
+    """Need of a ``tokenizer`` in the recipe."""
     takes_second_image: ClassVar[bool] = False
-    """Whether its views have a ``second`` image, for the tokenizer."""
+    """True if its views have a ``second`` image, for the tokenizer."""
     text: ClassVar[bool] = False
-    """Whether the method has a text tower, which zero-shot classification and retrieval need."""
+    """True if the method has a text tower, which zero-shot classification and retrieval need."""
     drawn: ClassVar[bool] = False
-    """Whether ``steps.diagnose`` has pictures of it."""
+    """True if ``steps.diagnose`` has pictures of it."""
     compares: ClassVar[str] = ""
     """Verb for what it does with an image and the others of its batch, if anything."""
     final_phase: ClassVar[bool] = False
-    """Whether its recipe may have ``training.final_phase``."""
+    """True if its recipe may have ``training.final_phase``."""
     name: str
 
     def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
-        """What about the params does not fit a backbone.
+        """Key of the params that does not fit a backbone.
 
         Args:
             patches: of an image.
@@ -65,7 +74,7 @@ class Method(Params):
             )
 
     def check_views(self, views: int) -> None:
-        """Raise ValueError if the method cannot take so many views of an image."""
+        """Raise ValueError if the method cannot take this number of views."""
         if views != 1:
             raise ValueError(f"training.views gives {views} views an image; {self.name} takes one")
 
@@ -82,7 +91,7 @@ class Projector(Params):
 
 
 class Predictor(Params):
-    """A further MLP of queries alone, as wide as the projector at both ends."""
+    """A further MLP only for queries, as wide as the projector at both ends."""
 
     layers: Count = 2
     hidden_dim: Count
@@ -96,7 +105,7 @@ class MomentumContrast(Method):
     compares = "tells an image from the others of its batch"
     temperature: Positive = 0.2
     momentum: Momentum = 0.99
-    """Of the moving average at the start; a cosine takes it to ``momentum_end``."""
+    """Momentum of the moving average at the start; a cosine takes it to ``momentum_end``."""
     momentum_end: Momentum = 1.0
     projector: Projector
     predictor: Predictor
@@ -149,9 +158,9 @@ class PatchPrototypeHead(PrototypeHead):
     patch_out_dim: Count
     """Prototypes of patches."""
     shared: bool = True
-    """Whether the student has the same prototypes for both."""
+    """True if the student has the same prototypes for both."""
     shared_teacher: bool = True
-    """Whether the teacher has."""
+    """True if the teacher has."""
 
     @model_validator(mode="after")
     def _consistent(self) -> PatchPrototypeHead:
@@ -172,13 +181,13 @@ class SelfDistillation(Method):
     """A student that predicts, from any view, what its moving average says of the global ones."""
 
     global_views: Count = 2
-    """The first so many views go through the teacher too."""
+    """Number of first views that go through the teacher too."""
     student_temp: Positive = 0.1
     teacher_temp: Positive
     warmup_teacher_temp: Positive
     warmup_teacher_temp_epochs: Whole
     momentum: Momentum
-    """Of the moving average at the start; a cosine takes it to ``momentum_end``."""
+    """Momentum of the moving average at the start; a cosine takes it to ``momentum_end``."""
     momentum_end: Momentum = 1.0
     center_momentum: Momentum = 0.9
     freeze_last_layer_epochs: Whole = 1

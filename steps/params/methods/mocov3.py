@@ -11,6 +11,7 @@ class MoCoV3Params(MomentumContrast):
     """Momentum contrast of two views (arXiv:2104.02057)."""
 
     kind = "Contrastive"
+    family = "contrastive"
     reads = "features"
     name: Literal["mocov3"]
     frozen_patch_embed: bool = True

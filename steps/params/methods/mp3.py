@@ -13,6 +13,7 @@ class MP3Params(Method):
     """Position prediction (arXiv:2207.07611)."""
 
     kind = "Position"
+    family = "position"
     drawn = True
     name: Literal["mp3"]
     mask_ratio: MaskRatio

@@ -22,6 +22,7 @@ class SimCLRParams(Method):
     """A simple framework for contrastive learning (arXiv:2002.05709)."""
 
     kind = "Contrastive"
+    family = "contrastive"
     reads = "features"
     compares = "tells an image from the others of its batch"
     name: Literal["simclr"]

@@ -157,7 +157,7 @@ def test_validation_samples_say_how_to_go_back(scenes: Path) -> None:
 def test_masks_of_polygons_and_run_lengths(segmentation: Any) -> None:
     box = {"corners": [1, 1, 5, 4], "label": 0, "crowd": False, "id": 1}
     box["segmentation"] = segmentation
-    (mask,) = Targets.of([box], 6, 8).masks.masks
+    (mask,) = Targets.from_annotations([box], 6, 8).masks.masks
     expected = np.zeros((6, 8), np.uint8)
     expected[1:4, 1:5] = 1
     np.testing.assert_array_equal(mask, expected)

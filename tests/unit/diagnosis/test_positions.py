@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from steps.diagnosis import positions, reconstructions
 from steps.diagnosis.positions import Placement, chance, place
 from steps.diagnosis.sheet import Denormaliser, sheet
+from steps.methods import MethodContext
 from steps.methods.droppos import DropPos
 from steps.methods.mae import MAE
 from steps.methods.mp3 import MP3
@@ -31,7 +32,7 @@ def generator() -> torch.Generator:
 
 def droppos(vit: MakeViT) -> DropPos:
     params = {"name": "droppos", "mask_ratio": 0.5, "pos_mask_ratio": 0.5, "decoder": DECODER}
-    return DropPos(DropPosParams.model_validate(params), vit()).eval()
+    return DropPos(DropPosParams.model_validate(params), vit(), MethodContext()).eval()
 
 
 def mae(vit: MakeViT, norm_pix_loss: bool) -> MAE:
@@ -41,7 +42,7 @@ def mae(vit: MakeViT, norm_pix_loss: bool) -> MAE:
         "decoder": DECODER,
         "norm_pix_loss": norm_pix_loss,
     }
-    return MAE(MAEParams.model_validate(params), vit()).eval()
+    return MAE(MAEParams.model_validate(params), vit(), MethodContext()).eval()
 
 
 def test_distance_is_in_patches_by_true_place() -> None:
@@ -71,7 +72,7 @@ def test_droppos_is_asked_for_dropped_positions_alone(vit: MakeViT) -> None:
 
 
 def test_mp3_is_asked_for_all_positions(vit: MakeViT) -> None:
-    method = MP3(MP3Params(name="mp3", mask_ratio=0.5), vit()).eval()
+    method = MP3(MP3Params(name="mp3", mask_ratio=0.5), vit(), MethodContext()).eval()
     with torch.no_grad():
         method.position_head.weight.zero_()
         method.position_head.bias[5] = 1.0

@@ -16,7 +16,7 @@ LABELS = torch.tensor([0, 0, 2, 0, 1, 0])
 
 
 def test_decisions_by_hand() -> None:
-    decided = Classified.of(SCORES, LABELS)
+    decided = Classified.from_scores(SCORES, LABELS)
     assert decided.top[:, 0].tolist() == [0, 1, 2, 0, 1, 2]
     assert decided.top.tolist()[4] == [1, 2, 0]
     assert decided.margin.tolist() == [2, 3, 3, 7, 0, 4]
@@ -35,9 +35,9 @@ def test_decisions_by_hand() -> None:
 
 
 def test_batches_are_put_together_in_order() -> None:
-    whole = Classified.of(SCORES, LABELS)
+    whole = Classified.from_scores(SCORES, LABELS)
     parts = Classified.together(
-        [Classified.of(SCORES[rows], LABELS[rows]) for rows in (slice(4), slice(4, None))]
+        [Classified.from_scores(SCORES[rows], LABELS[rows]) for rows in (slice(4), slice(4, None))]
     )
     for name in ("labels", "top", "margin"):
         assert torch.equal(getattr(parts, name), getattr(whole, name)), name
@@ -48,7 +48,7 @@ def test_five_guesses_count_among_more_than_ten_classes(classes: int, metrics: l
     draw = torch.Generator().manual_seed(0)
     scores = torch.randint(0, 4, (200, classes), generator=draw).double()  # with many ties
     labels = torch.randint(0, classes, (200,), generator=draw)
-    decided = Classified.of(scores, labels)
+    decided = Classified.from_scores(scores, labels)
     assert list(decided.accuracies(classes)) == metrics
     assert list(decided.scores(classes)) == [*metrics, "balanced"]
     order = scores.sort(dim=1, descending=True, stable=True).indices
@@ -60,4 +60,4 @@ def test_five_guesses_count_among_more_than_ten_classes(classes: int, metrics: l
 
 def test_scores_that_are_not_finite_decide_nothing() -> None:
     with pytest.raises(UserError, match="scores"):
-        Classified.of(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))
+        Classified.from_scores(torch.tensor([[0.0, float("nan")]]), torch.tensor([0]))

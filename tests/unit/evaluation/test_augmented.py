@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.fabric import Fabric
 
 from steps.command import UserError
 from steps.data.loader import TrainingViews
 from steps.engine.checkpoint import Scratch
 from steps.evaluation import augmented
-from steps.evaluation.augmented import Frozen, probe_augmented, train
+from steps.evaluation.augmented import augmented_probe, train
+from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.probes import Probes, grid, width
-from steps.models.backbones import create_backbone
+from steps.models.backbones import create_backbone, image_size
 from steps.params.backbone import Backbone
 from steps.params.load import validate
 from steps.params.protocols import Probe
@@ -37,13 +37,13 @@ BASE: dict[str, Any] = {
 }
 
 
-def _frozen() -> Frozen:
+def _frozen() -> FrozenBackbone:
     torch.manual_seed(0)
     backbone = create_backbone(validate(BACKBONE, Backbone, "backbone")).eval()
-    return Frozen(Fabric(accelerator="cpu", devices=1), backbone, [0.5] * 3, [0.25] * 3)
+    return FrozenBackbone(backbone, [0.5] * 3, [0.25] * 3, image_size(backbone))
 
 
-def _train(frozen: Frozen, data: Path, folder: Path, **changes: Any) -> Probes:
+def _train(frozen: FrozenBackbone, data: Path, folder: Path, **changes: Any) -> Probes:
     protocol = Probe(**(BASE | changes))
     heads = grid(protocol.blocks, protocol.poolings, protocol.lr)
     widths = {head.reads: width(frozen.model.num_features, head.reads) for head in heads}
@@ -88,7 +88,7 @@ def test_a_killed_run_ends_with_the_same_bits(
 def test_the_best_is_picked_on_the_training_set(scenery: Scenery, tmp_path: Path) -> None:
     data = scenery.images(train=30, val=12)
     protocol = Probe(**BASE)
-    found = probe_augmented(_frozen(), data, protocol, 3, 0, Scratch(tmp_path), "probe.yaml")
+    found = augmented_probe(_frozen(), data, protocol, 3, 0, Scratch(tmp_path), "probe.yaml")
     assert len(found.decided.labels) == 12
     assert len(found.held_out) == 8
     assert found.held_out[found.head] == max(found.held_out.values())

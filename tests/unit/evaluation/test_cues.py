@@ -21,7 +21,7 @@ from steps.data.shards import Images
 from steps.data.sources import open_source
 from steps.evaluation.cues import CUES, Seen, decided, factors, looks, need_independent, scores
 from steps.evaluation.knn import knn_votes
-from steps.evaluation.linear import probe
+from steps.evaluation.linear import cached_probe
 from steps.params.dataset import Cues, Dataset, ShapesDataset
 from steps.params.load import load
 from steps.params.protocols import Linear
@@ -112,7 +112,7 @@ def _shares(data: Path, names: tuple[str, ...]) -> list[dict[str, tuple[float, i
     features = _one_hot(data, names)
     labels = {split: torch.arange(len(rows)) % 10 for split, rows in features.items()}
     given = (features["train"], labels["train"], features["val"])
-    logits, _ = probe(*given, PROBE, 10, 0)
+    logits, _ = cached_probe(*given, PROBE, 10, 0)
     votes = knn_votes(*given, ks=[20], temperature=0.07, num_classes=10, chunk=100)
     predicted = (logits.argmax(dim=1), torch.cat([chunk[20].argmax(dim=1) for chunk in votes]))
     return [scores(decided(each, labels["val"], data, looks(data))) for each in predicted]
@@ -152,7 +152,9 @@ def test_factors_are_read_where_they_are_independent(tmp_path: Path, conflicts: 
     shares = {}
     for name, count in counts.items():
         drawn = {split: factors(data, split, [name])[name] for split in ("train", "val")}
-        logits, _ = probe(features["train"], drawn["train"], features["val"], PROBE, count, 0)
+        logits, _ = cached_probe(
+            features["train"], drawn["train"], features["val"], PROBE, count, 0
+        )
         shares[name] = float((logits.argmax(dim=1) == drawn["val"]).float().mean())
     assert shares["texture"] == 1.0
     assert max(shares["colour"], shares["ground_colour"], shares["ground_texture"]) < 0.3

@@ -24,8 +24,8 @@ def test_nearest_is_that_of_the_whole_matrix(bank_chunk: int) -> None:
 
 def test_largest_takes_the_first_of_equals() -> None:
     scores = torch.tensor([[1.0, 2.0, 2.0, 2.0, 3.0, 0.0], [5.0, 5.0, 5.0, 5.0, 5.0, 5.0]])
-    values, places = largest(scores, 3)
-    assert places.tolist() == [[4, 1, 2], [0, 1, 2]]
+    values, indices = largest(scores, 3)
+    assert indices.tolist() == [[4, 1, 2], [0, 1, 2]]
     assert values.tolist() == [[3.0, 2.0, 2.0], [5.0, 5.0, 5.0]]
     assert largest(scores, 9)[1].shape == (2, 6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from steps.evaluation.linear import fit_logistic, regress, scores
+from steps.evaluation.linear import fit_logistic, logistic_probe, scores
 from steps.params.protocols import LogReg
 
 PARAMS = LogReg(
@@ -39,7 +39,7 @@ def test_the_gradient_of_the_loss_vanishes() -> None:
 def test_the_strength_is_chosen_on_the_training_set() -> None:
     train, labels = _classes(150, 0)
     val, val_labels = _classes(300, 1)
-    predicted, c = regress(train, labels, val, PARAMS, classes=3, seed=0)
+    predicted, c = logistic_probe(train, labels, val, PARAMS, classes=3, seed=0)
     assert c == 1.0
     assert (predicted.argmax(dim=1) == val_labels).double().mean() > 0.8
-    assert regress(train, labels, val[:7], PARAMS, classes=3, seed=0)[1] == c
+    assert logistic_probe(train, labels, val[:7], PARAMS, classes=3, seed=0)[1] == c

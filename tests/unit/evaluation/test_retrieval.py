@@ -15,7 +15,7 @@ CAPTIONS = [["a star", "red"], ["a ring"], ["red", "blue", "red"], ["a heart"]]
 
 
 def test_sayings_keep_each_sentence_once() -> None:
-    sayings = CaptionIndex.of(CAPTIONS)
+    sayings = CaptionIndex.from_captions(CAPTIONS)
     assert sayings.sentences == ["a star", "red", "a ring", "blue", "a heart"]
     assert sayings.captions.tolist() == [[0, 0], [0, 1], [1, 2], [2, 1], [2, 3], [2, 1], [3, 4]]
     assert sayings.pairs.tolist() == [[0, 0], [0, 1], [1, 2], [2, 1], [2, 3], [3, 4]]
@@ -35,7 +35,7 @@ def recalls(
 
 def _expected(images: Tensor, k: int) -> tuple[float, float]:
     """By sorting lists, query by query."""
-    sayings = CaptionIndex.of(CAPTIONS)
+    sayings = CaptionIndex.from_captions(CAPTIONS)
     sentences = dict(zip(sayings.sentences, _SENTENCES, strict=True))
     texts = 0
     for image, captions in zip(images, CAPTIONS, strict=True):
@@ -65,7 +65,7 @@ def test_recalls_are_those_counted_by_hand(k: int) -> None:
     for seed in range(20):
         torch.manual_seed(seed)
         images = _random(4)
-        found = recalls(images, _SENTENCES, CaptionIndex.of(CAPTIONS), [k])
+        found = recalls(images, _SENTENCES, CaptionIndex.from_captions(CAPTIONS), [k])
         texts, pictures = _expected(images, k)
         assert found == {f"text_R@{k}": (texts, 4), f"image_R@{k}": (pictures, 7)}
         seen.add((texts, pictures))
@@ -83,19 +83,19 @@ def test_ranks_do_not_depend_on_chunks() -> None:
 
 def test_what_tells_nothing_apart_finds_nothing() -> None:
     same = torch.ones(4, 4) / 2
-    found = recalls(same, torch.ones(5, 4) / 2, CaptionIndex.of(CAPTIONS), [1])
+    found = recalls(same, torch.ones(5, 4) / 2, CaptionIndex.from_captions(CAPTIONS), [1])
     assert found == {"text_R@1": (0, 4), "image_R@1": (0, 7)}
 
 
 def test_perfect_towers_find_everything() -> None:
     images = torch.eye(3)
-    sayings = CaptionIndex.of([["a"], ["b"], ["c"]])
+    sayings = CaptionIndex.from_captions([["a"], ["b"], ["c"]])
     assert recalls(images, images, sayings, [1]) == {"text_R@1": (3, 3), "image_R@1": (3, 3)}
 
 
 def test_answers_by_caption_have_the_metrics_as_their_means() -> None:
     torch.manual_seed(3)
-    images, sayings = _random(4), CaptionIndex.of(CAPTIONS)
+    images, sayings = _random(4), CaptionIndex.from_captions(CAPTIONS)
     found = answers(images, _SENTENCES, sayings, [2])
     columns = by_caption(found, sayings)
     assert len(sayings.captions) == 7

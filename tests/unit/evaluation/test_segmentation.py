@@ -20,7 +20,16 @@ from steps.data.annotations import IGNORED
 from steps.data.shards import Images
 from steps.engine.checkpoint import Scratch
 from steps.evaluation import segmentation
-from steps.evaluation.segmentation import Frozen, Head, Scenes, confusion, rate, scores, train
+from steps.evaluation.frozen import FrozenBackbone
+from steps.evaluation.segmentation import (
+    Head,
+    Scenes,
+    confusion,
+    patch_map,
+    rate,
+    scores,
+    train,
+)
 from steps.models.backbones import load_backbone
 from steps.models.features import last_blocks
 from steps.params.backbone import BEiTBackbone
@@ -42,8 +51,8 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_backbone(tmp_path_factory.mktemp("pretrained") / "backbone")
 
 
-def frozen(backbone: Path, blocks: int = 1) -> Frozen:
-    return Frozen(load_backbone(backbone).eval(), blocks, [0.5] * 3, [0.25] * 3)
+def frozen(backbone: Path) -> FrozenBackbone:
+    return FrozenBackbone(load_backbone(backbone).eval(), [0.5] * 3, [0.25] * 3, 64)
 
 
 def test_scores_by_hand() -> None:
@@ -91,13 +100,14 @@ def test_the_map_is_that_of_the_backbone_s_patch_tokens(backbone: Path) -> None:
     inputs = (images.float() / 255 - 0.5) / 0.25
     with torch.no_grad():
         expected = last_blocks(vit, inputs, 2)
-    found = frozen(backbone, blocks=2)(images)
+    found = patch_map(frozen(backbone), images, blocks=2)
     assert found.shape == (2, 64, 8, 8)
     # Patch (row 3, column 5) of both blocks, one behind the other.
     for block, tokens in enumerate(expected):
         part = found[:, 32 * block : 32 * (block + 1), 3, 5]
         torch.testing.assert_close(part, tokens[:, 1 + 3 * 8 + 5])
-    assert frozen(backbone)(torch.zeros(1, 3, 96, 96, dtype=torch.uint8)).shape == (1, 32, 12, 12)
+    larger = torch.zeros(1, 3, 96, 96, dtype=torch.uint8)
+    assert patch_map(frozen(backbone), larger, blocks=1).shape == (1, 32, 12, 12)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -214,7 +224,7 @@ def test_a_beit_is_looked_at_in_another_size(
     ("changes", "message"),
     [
         ({"image_size": 60}, r"image_size: 60 px does not divide .* a multiple of 8"),
-        ({"blocks": 5}, r"blocks: 5 .* up to 4"),
+        ({"blocks": 5}, r"blocks: 5 .* at most 4"),
         ({"batch_size": 11}, r"batch_size: 11, but there are 10 images"),
     ],
 )

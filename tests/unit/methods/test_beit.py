@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch, Draws
+from steps.methods import Batch, Draws, MethodContext
 from steps.methods.beit import BEiT
 from steps.methods.beit2 import BEiT2
 from steps.models.backbones import create_backbone
@@ -44,13 +44,13 @@ def backbone(params: BEiTParams | BEiT2Params, depth: int = 4) -> Any:
 
 def beit(**changes: Any) -> BEiT:
     params = BEiTParams(**{"name": "beit", "masks": MASKS, **changes})
-    return BEiT(params, backbone(params), Colours())
+    return BEiT(params, backbone(params), MethodContext(tokenizer=Colours()))
 
 
 def beit2(depth: int = 4, **changes: Any) -> BEiT2:
     aggregation = PatchAggregation(**{"early_layers": 2, "layers": 1, **changes.pop("head", {})})
     params = BEiT2Params(**{"name": "beit2", "masks": MASKS, "aggregation": aggregation, **changes})
-    return BEiT2(params, backbone(params, depth), Colours())
+    return BEiT2(params, backbone(params, depth), MethodContext(tokenizer=Colours()))
 
 
 def batch(size: int = 4) -> Batch:

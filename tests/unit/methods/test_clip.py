@@ -14,7 +14,7 @@ from steps.methods import Batch, MethodContext, build_method
 from steps.methods.clip import CLIP, image_text_sigmoid, image_text_softmax
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
-from steps.params.methods import CLIPParams
+from steps.params.methods.clip import CLIPParams
 from tests.scenery import BACKBONE, RECIPES
 
 PROGRESS = Progress(step=0, steps_per_epoch=1, total_steps=1)

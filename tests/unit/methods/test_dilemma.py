@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.dilemma import DILEMMA
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -27,7 +27,7 @@ PROGRESS = Progress(0, 1, 10)
 def _method(drop_rate: float = 0.5, **options: Any) -> DILEMMA:
     torch.manual_seed(0)
     params = DILEMMAParams(name="dilemma", drop_rate=drop_rate, **HEADS, **options)
-    return DILEMMA(params, create_backbone(Backbone(**BACKBONE)))
+    return DILEMMA(params, create_backbone(Backbone(**BACKBONE)), MethodContext())
 
 
 def _batch(count: int = 6, size: int = 32) -> Batch:
@@ -43,22 +43,22 @@ def test_how_many_patches_are_kept(rate: float, kept: int) -> None:
     assert draws["label"].shape == (3, 2, kept)
 
 
-def test_places_by_hand() -> None:
+def test_indices_by_hand() -> None:
     """Patches 3, 1, 2, 0 in the order drawn; two are kept; the second is said to be elsewhere."""
     method = _method(0.5)
     method.patches, method.kept = 4, 2
     order, label = torch.tensor([[0.9, 0.2, 0.5, 0.1]]), torch.tensor([[0.5, 0.1]])
-    own, said = method.places(order, label)
+    own, said = method.indices(order, label)
     assert own.tolist() == [[3, 1]]
     assert said.tolist() == [[3, 0]]  # of rank 1 + (4 - 2): the last of the order
 
 
-def test_places_where_all_patches_are_kept() -> None:
+def test_indices_where_all_patches_are_kept() -> None:
     """The order reversed: the middle one of three keeps its place, though labelled as wrong."""
     method = _method(0.0)
     method.patches = method.kept = 3
     order, label = torch.tensor([[0.5, 0.9, 0.1]]), torch.zeros(1, 3)
-    own, said = method.places(order, label)
+    own, said = method.indices(order, label)
     assert own.tolist() == [[2, 0, 1]]
     assert said.tolist() == [[1, 0, 2]]
 
@@ -67,7 +67,7 @@ def test_the_student_computes_no_dropped_patch() -> None:
     """What is not a number in every dropped patch goes nowhere."""
     method, batch = _method(0.75), _batch(2)
     draws = method.sample(2, torch.Generator().manual_seed(0))
-    own, said = method.places(draws["order"][:, 0], draws["label"][:, 0])
+    own, said = method.indices(draws["order"][:, 0], draws["label"][:, 0])
     expected = method.student(batch.views[0], own, said)
     spoilt = torch.full_like(batch.views[0], float("nan"))
     for image in range(2):

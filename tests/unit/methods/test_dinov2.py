@@ -11,10 +11,9 @@ from torch import Tensor
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, parameter_groups, set_rates
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.dinov2 import DINOv2
 from steps.models.backbones import create_backbone
-from steps.models.multicrop import by_sample
 from steps.models.teacher import Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods.dinov2 import DINOv2Params
@@ -38,7 +37,7 @@ def _method(views: int = 4, backbone: dict[str, Any] = BACKBONE, **params: Any) 
     torch.manual_seed(0)
     vit = create_backbone(Backbone(**backbone))
     sides = [32, 32, *[16] * (views - 2)]
-    return DINOv2(DINOv2Params(**{**PARAMS, **params}), vit, sides)
+    return DINOv2(DINOv2Params(**{**PARAMS, **params}), vit, MethodContext(sides=tuple(sides)))
 
 
 def _batch(size: int = 4, local: int = 2) -> Batch:
@@ -167,7 +166,9 @@ def _student(teacher: Teacher, **params: Any) -> DINOv2:
     torch.manual_seed(1)
     values = {**PARAMS, "masks": {"probability": 0.0}, **params}
     vit = create_backbone(Backbone(**BACKBONE))
-    return DINOv2(DINOv2Params(**values), vit, [32, 32, 16, 16], teacher)
+    return DINOv2(
+        DINOv2Params(**values), vit, MethodContext(sides=(32, 32, 16, 16), teacher=teacher)
+    )
 
 
 LARGE = {**BACKBONE, "model_args": {"embed_dim": 48, "depth": 3, "num_heads": 4}}
@@ -179,9 +180,9 @@ def test_a_student_is_held_to_the_fixed_teacher(patch_head: dict[str, Any] | Non
     student = _student(_fixed(large), patch_head=patch_head)
     batch = _batch()
     encoded = student.encode(batch, {}, START)
-    tokens = large.teacher.tokens(torch.cat(batch.views[:2]))
-    torch.testing.assert_close(encoded["teacher_class"], by_sample(tokens[0], 2))
-    torch.testing.assert_close(encoded["teacher_patches"], by_sample(tokens[1], 2))
+    tokens = large.teacher.tokens(batch.views[:2])
+    torch.testing.assert_close(encoded["teacher_class"], tokens[0])
+    torch.testing.assert_close(encoded["teacher_patches"], tokens[1])
     source = student.source
     torch.testing.assert_close(source.dino_head(tokens[0]), large.teacher.dino_head(tokens[0]))
     torch.testing.assert_close(source.patch_head(tokens[1]), large.teacher.patch_head(tokens[1]))
@@ -228,12 +229,12 @@ def test_a_teacher_that_does_not_fit_is_refused() -> None:
 def test_crops_of_one_kind_have_one_size() -> None:
     vit = create_backbone(Backbone(**BACKBONE))
     with pytest.raises(UserError, match="global crops of 32 and 24 px"):
-        DINOv2(DINOv2Params(**PARAMS), vit, [32, 24])
+        DINOv2(DINOv2Params(**PARAMS), vit, MethodContext(sides=(32, 24)))
 
 
 def test_masks_fit_global_crops_that_are_smaller_than_the_backbone_s_images() -> None:
     vit = create_backbone(Backbone(**BACKBONE))
-    method = DINOv2(DINOv2Params(**PARAMS), vit, [24, 24])
+    method = DINOv2(DINOv2Params(**PARAMS), vit, MethodContext(sides=(24, 24)))
     draws = _draws(method)
     assert draws["mask"].shape == (4, 2, 9)
     views = [torch.randn(4, 3, 24, 24) for _ in range(2)]
@@ -243,9 +244,9 @@ def test_masks_fit_global_crops_that_are_smaller_than_the_backbone_s_images() ->
 def test_the_final_phase_resizes_positions_once_and_trains_them() -> None:
     method = _method()
     images = torch.randn(2, 3, 48, 48)
-    before = method.teacher.tokens(images)
+    before = method.teacher.tokens([images])
     method.enter_final_phase([48, 48, 24])
-    after = method.teacher.tokens(images)
+    after = method.teacher.tokens([images])
     for ours, theirs in zip(after, before, strict=True):
         torch.testing.assert_close(ours, theirs)
     views = [torch.randn(4, 3, side, side) for side in (48, 48, 24)]
@@ -257,4 +258,4 @@ def test_the_final_phase_resizes_positions_once_and_trains_them() -> None:
     assert table.grad is not None
     assert method.teacher.backbone.pos_embed.requires_grad is False
     export_backbone = method.export_backbone()
-    torch.testing.assert_close(export_backbone.forward_features(images)[:, 0], after[0])
+    torch.testing.assert_close(export_backbone.forward_features(images)[:, 0], after[0][:, 0])

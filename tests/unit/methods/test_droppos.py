@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.droppos import DropPos, smoothed_labels
 from steps.params.methods.droppos import DropPosParams
 
@@ -24,7 +24,7 @@ def make(vit: MakeViT, **changes: object) -> DropPos:
         "pos_mask_ratio": 0.75,
         "decoder": {"embed_dim": 16, "depth": 1, "num_heads": 2},
     }
-    return DropPos(DropPosParams.model_validate({**content, **changes}), vit())
+    return DropPos(DropPosParams.model_validate({**content, **changes}), vit(), MethodContext())
 
 
 def test_labels_are_divided_by_the_sum_of_their_column() -> None:

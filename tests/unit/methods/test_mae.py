@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.mae import MAE
 from steps.params.methods.mae import MAEParams
 
@@ -29,7 +29,9 @@ def params(**changes: object) -> MAEParams:
 def test_only_visible_patches_reach_the_encoder(
     vit: MakeViT, side: int, ratio: float, visible: int, depth: int
 ) -> None:
-    method = MAE(params(mask_ratio=ratio, decoder={**DECODER, "depth": depth}), vit(side))
+    method = MAE(
+        params(mask_ratio=ratio, decoder={**DECODER, "depth": depth}), vit(side), MethodContext()
+    )
     seen: list[torch.Size] = []
     method.backbone.blocks[0].register_forward_hook(lambda _, args, out: seen.append(out.shape))
     draws = method.sample(3, torch.Generator().manual_seed(0))
@@ -39,7 +41,7 @@ def test_only_visible_patches_reach_the_encoder(
 
 
 def test_removed_pixels_do_not_change_the_encoding(vit: MakeViT) -> None:
-    method = MAE(params(), vit())
+    method = MAE(params(), vit(), MethodContext())
     images, noise = torch.randn(1, 3, 32, 32), torch.rand(1, 16)
     latent, masking = method.encode(images, noise)
     removed = masking.removed.view(1, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
@@ -48,7 +50,7 @@ def test_removed_pixels_do_not_change_the_encoding(vit: MakeViT) -> None:
 
 
 def test_the_loss_is_the_error_of_removed_patches_alone(vit: MakeViT) -> None:
-    method = MAE(params(norm_pix_loss=False), vit())
+    method = MAE(params(norm_pix_loss=False), vit(), MethodContext())
     torch.nn.init.zeros_(method.decoder.pred.weight)
     noise = torch.arange(16.0).view(1, 16)  # the first row of patches stays
     images = torch.full((1, 3, 32, 32), 9.0)
@@ -61,4 +63,4 @@ def test_ratios_that_leave_nothing_to_do_are_refused(vit: MakeViT) -> None:
     with pytest.raises(ValidationError):
         params(mask_ratio=0.0)
     with pytest.raises(UserError, match="keeps 0 of 16 patches"):
-        MAE(params(mask_ratio=0.95), vit())
+        MAE(params(mask_ratio=0.95), vit(), MethodContext())

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.losses import momentum_contrast
 from steps.methods.mocov3 import MoCoV3
 from steps.models.backbones import create_backbone
@@ -30,7 +30,7 @@ HEADS = {
 def _method(**options: Any) -> MoCoV3:
     torch.manual_seed(0)
     params = MoCoV3Params(name="mocov3", **HEADS, **options)
-    return MoCoV3(params, create_backbone(Backbone(**BACKBONE)))
+    return MoCoV3(params, create_backbone(Backbone(**BACKBONE)), MethodContext())
 
 
 def _batch(count: int = 6) -> Batch:

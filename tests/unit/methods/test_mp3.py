@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.core.schedules import Progress
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.mp3 import MP3, encode_in_context
 from steps.models.masked_autoencoder import images_of, patch_pixels
 from steps.models.tokens import embed, encode
@@ -19,7 +19,7 @@ MakeViT = Callable[..., VisionTransformer]
 
 
 def make(vit: MakeViT, ratio: float = 0.75, **arguments: object) -> MP3:
-    method = MP3(MP3Params(name="mp3", mask_ratio=ratio), vit(**arguments))
+    method = MP3(MP3Params(name="mp3", mask_ratio=ratio), vit(**arguments), MethodContext())
     torch.nn.init.normal_(method.position_head.weight)
     return method.eval()
 

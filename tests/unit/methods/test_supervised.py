@@ -7,17 +7,18 @@ import torch
 
 from steps.core.schedules import Progress
 from steps.data.loader import with_partners
-from steps.methods import Batch
+from steps.methods import Batch, MethodContext
 from steps.methods.supervised import Supervised, erase, mix
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 from tests.scenery import BACKBONE
 
 
 def _method(**params: float) -> Supervised:
     vit = create_backbone(Backbone(**BACKBONE))
-    return Supervised(SupervisedParams(name="supervised", **params), vit, num_classes=5)
+    context = MethodContext(num_classes=5)
+    return Supervised(SupervisedParams(name="supervised", **params), vit, context)
 
 
 def test_smoothed_targets() -> None:

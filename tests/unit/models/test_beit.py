@@ -19,7 +19,7 @@ from steps.models.beit import as_beit, initialise_backbone, separate_tables
 from steps.models.tokens import embed, encode, relative_bias
 from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.load import validate
-from steps.params.methods import RandomParams
+from steps.params.methods.baselines import RandomParams
 from tests.scenery import BACKBONE
 
 

@@ -7,14 +7,14 @@ import copy
 import torch
 from torch import nn
 
-from steps.models.teacher import PIXELS, Frozen, Renormalise
+from steps.models.teacher import PIXELS, FixedNetwork, Renormalise
 
 
 class _Owner(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.own = nn.Linear(2, 2)
-        self.frozen = Frozen(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+        self.frozen = FixedNetwork(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
 
 
 def test_neither_parameters_nor_state() -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steps.models import drop_path, last_block, row_drop
-from steps.models.last_block import Crops, Layout, normed_crops
+from steps.models.last_block import Crops, PackedCrops, normed_crops
 from tests.unit.models.vits import noisy_vit
 
 DEPTH, WIDTH = 3, 32
 ROWS, PATCHES = (4, 3, 2), (16, 9, 4)
 """Crops of each size, and patches of each."""
-LAYOUT = Layout(((2, 3), (1, 2)))
+PACKED = PackedCrops(((2, 3), (1, 2)))
 
 
 def _vit(**changes: object) -> nn.Module:
@@ -91,10 +91,10 @@ def test_the_numbers_are_those_of_a_pass_for_each_size(
 def test_where_dropped_branches_are_computed_the_numbers_are_the_same() -> None:
     vit = _vit()
     gates = torch.cat([drawn["gates"] for drawn in _by_rows(vit)])[:, 2:4]
-    layout = Layout(tuple(zip(ROWS, PATCHES, strict=True)))
-    tokens = torch.randn(sum(rows * size for rows, size in layout.groups), WIDTH)
+    packed = PackedCrops(tuple(zip(ROWS, PATCHES, strict=True)))
+    tokens = torch.randn(sum(rows * size for rows, size in packed.groups), WIDTH)
     left_out, multiplied = (
-        last_block.through_block(vit.blocks[1], tokens, layout, gates, leave_out)
+        last_block.through_block(vit.blocks[1], tokens, packed, gates, leave_out)
         for leave_out in (True, False)
     )
     assert (gates == 0).any()
@@ -128,14 +128,14 @@ def test_blocks_of_another_kind_go_through_size_by_size() -> None:
     _equal(vit, _crops(vit))
 
 
-def test_a_layout_says_where_each_sequence_lies() -> None:
+def test_packed_crops_say_where_each_sequence_lies() -> None:
     values = torch.arange(8)
-    first, second = LAYOUT.by_group(values)
+    first, second = PACKED.by_group(values)
     assert first.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert second.tolist() == [[6, 7]]
-    assert LAYOUT.spread(torch.tensor([5, 6, 7])).tolist() == [5, 5, 5, 6, 6, 6, 7, 7]
-    assert LAYOUT.kept(torch.tensor([False, True, False])) == Layout(((1, 3), (0, 2)))
-    starts = LAYOUT.starts(torch.device("cpu"))
+    assert PACKED.spread(torch.tensor([5, 6, 7])).tolist() == [5, 5, 5, 6, 6, 6, 7, 7]
+    assert PACKED.kept(torch.tensor([False, True, False])) == PackedCrops(((1, 3), (0, 2)))
+    starts = PACKED.starts(torch.device("cpu"))
     assert starts.tolist() == [0, 3, 6, 8]
     assert starts.dtype == torch.int32
 

@@ -11,12 +11,12 @@ from steps.models.masks import gather_tokens, num_visible, random_masking
 
 
 @pytest.mark.parametrize(
-    ("places", "ratio", "count"),
+    ("patches", "ratio", "count"),
     [(196, 0.75, 49), (100, 0.9, 9), (25, 0.75, 6), (36, 0.0, 36), (9, 1.0, 0)],
 )
-def test_kept_is_the_integer_part_of_the_product(places: int, ratio: float, count: int) -> None:
-    assert num_visible(places, ratio) == count
-    assert random_masking(torch.rand(2, places), ratio).keep.shape == (2, count)
+def test_kept_is_the_integer_part_of_the_product(patches: int, ratio: float, count: int) -> None:
+    assert num_visible(patches, ratio) == count
+    assert random_masking(torch.rand(2, patches), ratio).keep.shape == (2, count)
 
 
 def test_keeping_nothing_is_refused() -> None:

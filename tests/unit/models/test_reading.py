@@ -54,7 +54,7 @@ def test_some_tokens_are_those_of_the_whole_block_as_many_as_each_sample_reads()
     )
 
 
-def test_places_that_are_not_read_are_zero() -> None:
+def test_tokens_that_are_not_read_are_zero() -> None:
     vit, tokens = noisy_vit(), torch.randn(3, 17, 32)
     read = torch.rand(3, 16) < 0.3
     whole = vit.norm(encode(vit, tokens))

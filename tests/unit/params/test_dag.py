@@ -180,10 +180,10 @@ def test_every_tokenizer_of_the_project(path: Path) -> None:
         assert recipe.training.optimizer.undecayed == ["cls_token", "pos_embed"]
 
 
-def test_methods_with_pictures_are_drawn(scenery: Scenery) -> None:
+def test_methods_with_pictures_are_drawn_with_their_tokenizers(scenery: Scenery) -> None:
     names = ["dino", "mae", "beit"]
     drawn = _plan(scenery, *names, pictures=["beit", "dino"]).drawn()
-    assert drawn == [Pretraining("vit_test", "beit")]
+    assert drawn == [Pretraining("vit_test", "beit"), Tokenizer("dalle")]
     assert _plan(scenery, *names).drawn() == []
     message = _error(scenery, "dino", pictures=["mae"])
     assert "pictures names mae, which is not among methods" in message

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 
 from steps.command import UserError
-from steps.official.formats import LAYOUTS
+from steps.official.formats import FORMATS
 from steps.params.checks import load_plan
 from steps.params.dag import Pretraining
 from steps.params.experiment import Experiment
@@ -449,4 +449,4 @@ def test_an_official_checkpoint_by_the_name_of_a_recipe(scenery: Scenery) -> Non
 
 
 def test_formats_are_those_that_can_be_read() -> None:
-    assert set(get_args(Format)) == set(LAYOUTS)
+    assert set(get_args(Format)) == set(FORMATS)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from steps.params.methods.families import FAMILIES
+from steps.params.methods import FAMILIES
 from steps.reporting.cues import FILE, bias_table, cues_section, evaluations, shape_bias
 from steps.reporting.render import write_report
 from steps.reporting.source import Evaluation

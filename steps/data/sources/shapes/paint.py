@@ -98,7 +98,7 @@ CLASSES = list(OUTLINES)
 def draw_mask(
     name: str, side: int, centre: tuple[float, float], radius: float, angle: float, stretch: float
 ) -> npt.NDArray[np.uint8]:
-    """How much of each pixel a shape covers.
+    """Share of each pixel that a shape covers.
 
     Args:
         name: one of :data:`CLASSES`.
@@ -152,9 +152,9 @@ class Scene:
     shapes: tuple[Shape, ...]
     """From back to front."""
     masks: tuple[Mask, ...]
-    """What each would cover alone: (side, side), 0 to 255."""
+    """Pixels that each shape covers, hidden parts included: (side, side), 0 to 255."""
     colour: str
-    """Of the background; likewise ``texture``."""
+    """Colour of the background; ``texture`` is the background's too."""
     texture: str
     clutter: int
     strokes: int
@@ -205,9 +205,9 @@ def _place(
         name = str(generator.choice(CLASSES))
         shape = _sample_shape(dataset, name, colours, generator)
         # Large shapes to the back: there they hide nothing.
-        place = sum(other.radius > shape.radius for other in shapes)
-        new_shapes = [*shapes[:place], shape, *shapes[place:]]
-        new_masks = [*masks[:place], _mask(dataset, shape), *masks[place:]]
+        index = sum(other.radius > shape.radius for other in shapes)
+        new_shapes = [*shapes[:index], shape, *shapes[index:]]
+        new_masks = [*masks[:index], _mask(dataset, shape), *masks[index:]]
         seen = zip(new_shapes, _visible(new_masks), strict=True)
         least = dataset.min_visible * math.pi
         if all(pixels.sum() >= least * other.radius**2 for other, pixels in seen):
@@ -277,7 +277,7 @@ _HUE_JITTER = 0.015
 _PERIOD = (4.0, 9.0)
 """Pixels between two stripes, squares or dots."""
 _GAIN = (0.75, 1.15)
-"""Of the light on the whole scene."""
+"""Brightness of the light on the whole scene."""
 _SPECK = 0.3
 """Largest radius of a speck, as a share of the smallest shape's: it must not pass for one."""
 

@@ -27,7 +27,7 @@ from steps.params.dataset import Cues, ShapesDataset
 
 
 CAPTIONS = 5
-"""How many each image has, as in COCO."""
+"""Number per image, as in COCO."""
 
 # As with people's captions, all name the thing, and most say little else. If each gave a colour and
 # a texture, these would tell most images of a batch apart, and shape would hardly pay.

@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from steps.command import UserError
+from steps.methods import MethodContext
 from steps.methods.supervised import Supervised
 from steps.models.positions import Resizing, resize_relative_table, resize_table
 from steps.official.read import Imported, read_backbone
-from steps.params.methods import SupervisedParams
+from steps.params.methods.baselines import SupervisedParams
 from tests.processes import REPOSITORY
 
 GOLDEN = REPOSITORY / "tests/golden/data/checkpoint_formats/tensors.safetensors"
@@ -170,7 +171,7 @@ def test_fine_tuning_goes_on_with_the_norm_that_fine_tuning_left(tmp_path: Path)
     norm = {name: t.clone() for name, t in found.model.fc_norm.state_dict().items()}
     for pooling in ("mean", "cls"):
         params = SupervisedParams(name="supervised", pooling=pooling)
-        method = Supervised(params, found.model, num_classes=6)
+        method = Supervised(params, found.model, MethodContext(num_classes=6))
         method.logits(torch.randn(2, 3, 16, 16)).sum().backward()
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         assert all(parameter.grad is not None for parameter in trained)
