@@ -60,7 +60,7 @@ def test_rows_and_what_stands_behind_them(scenery: Scenery, experiment: dict[str
     assert plan.recipe_options("beit2-36tflops") == ["--budget-tflops", "36"]
     assert plan.recipe_options("random") == []
     assert plan.tokenizer_file("vqkd-12tflops").name == "vqkd.yaml"
-    assert plan.drawn() == [row]
+    assert plan.drawn() == [row, tokenizer]
 
 
 def test_engines_are_told_the_budget(scenery: Scenery, experiment: dict[str, Any]) -> None:
