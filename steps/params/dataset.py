@@ -69,6 +69,11 @@ class _Dataset(Params):
     """With skip: share of bad items of a split above which the step still fails."""
 
     @property
+    def has_labels(self) -> bool:
+        """True if each image has a class."""
+        return False
+
+    @property
     def has_captions(self) -> bool:
         """True if each image has captions."""
         return False
@@ -124,6 +129,10 @@ class FolderDataset(_Files):
     """File below the data root with one line per class: its folder, a space, and its name in words
     for prompts. null: the folders' names."""
 
+    @property
+    def has_labels(self) -> bool:
+        return True
+
 
 class ImagesDataset(_Files):
     """Images without labels, to pretrain on: folders of any depth, lists of files, tar files."""
@@ -153,6 +162,10 @@ class CsvDataset(_Files):
     classes: Annotated[list[Text], Len(1)] | None = None
     """Labels in the order of their numbers; null: those of ``train``, sorted."""
 
+    @property
+    def has_labels(self) -> bool:
+        return True
+
 
 class ParquetDataset(_Files):
     """Parquet files as Hugging Face writes them: a column of images, and labels or captions."""
@@ -168,6 +181,10 @@ class ParquetDataset(_Files):
     classes: Annotated[list[Text], Len(1)] | None = None
     """Names in the order of the labels. null: those in the files' Hugging Face metadata, or the
     labels themselves."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_column is not None
 
     @property
     def has_captions(self) -> bool:
@@ -198,6 +215,10 @@ class WebDatasetDataset(_Files):
     """Key of the caption in a json member."""
     classes: Annotated[list[Text], Len(1)] | None = None
     """Names in the order of the labels; null: the labels themselves."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label is not None
 
     @property
     def has_captions(self) -> bool:
@@ -322,6 +343,10 @@ class ShapesDataset(_Dataset):
     """true: in train all cues are of the image's class. In val the outline is of one class,
     texture, colour or background (in turn) of another, and the other cues of neither
     (``steps.bias``)."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.kind == "classification"
 
     @property
     def has_captions(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from steps.command import UserError
 from steps.official.formats import FORMATS
@@ -123,6 +124,20 @@ _EXPERIMENT = {
     "seeds": [0],
     "tasks": {"knn": ["knn"]},
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({}, "knn"), ({"methods": ["supervised"], "tasks": {"geometry": ["geometry"]}}, "supervised")],
+)
+def test_a_set_without_labels_is_for_methods_and_tasks_without_them(
+    scenery: Scenery, changes: dict[str, Any], what: str
+) -> None:
+    scenery.write("datasets/plain.yaml", {"format": "images", "train": "t", "val": {"share": 0.5}})
+    geometry = (REPOSITORY / "params/protocols/geometry.yaml").read_text(encoding="utf-8")
+    scenery.write("protocols/geometry.yaml", yaml.safe_load(geometry))
+    with pytest.raises(UserError, match=f"plain has no labels, which (recipe )?{what} needs"):
+        _experiment(scenery, dataset="plain", **changes)
 
 
 def test_plan_of_an_experiment(scenery: Scenery) -> None:
