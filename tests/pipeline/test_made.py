@@ -74,7 +74,7 @@ def test_another_checkpoint_under_one_name_is_refused(plan: Plan, scenery: Scene
     _publish(artifact, "pretrain", {}, facts={"asked": asked})
     check_names(plan)
     _publish(artifact, "pretrain", {}, facts={"asked": {**asked, "official": "b.pth"}})
-    with pytest.raises(UserError, match=r"official b\.pth there, a\.pth here .* call it otherwise"):
+    with pytest.raises(UserError, match=r"official b\.pth there, a\.pth here .* rename it"):
         check_names(plan)
 
 
