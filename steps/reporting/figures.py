@@ -42,7 +42,7 @@ COLOURS = {
     "Supervised": "#009E73",
     "Random": "#7A7A7A",
 }
-"""Of a method's type."""
+"""Colour of a method's type."""
 OTHER = "#CC79A7"
 INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
 WIDTH = 9.0
@@ -67,7 +67,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Matplotlib's defaults and ours over them: a user's own matplotlibrc changes nothing."""
+    """Set matplotlib's defaults and this style, whatever a user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -97,7 +97,7 @@ def finish(panel: Axes) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure at 200 dots an inch, with the name of what drew it."""
+    """The figure as a PNG at 200 dpi, with the name of the program that drew it."""
     file = BytesIO()
     metadata = {"Software": None, DRAWN_WITH: f"matplotlib {mpl.__version__}"}
     figure.savefig(file, format="png", dpi=200, facecolor="white", metadata=metadata)
@@ -112,14 +112,14 @@ def ranking_figure(
     heading: ReportSpec,
     known: Mapping[Evaluation, Confidence] = MappingProxyType({}),
 ) -> bytes:
-    """A panel a protocol with the headline metric of each row that there is room for, best of the
+    """One panel per protocol with the headline metric of each row that has room, best of the
     ranking on top. PNG.
 
     Args:
         summary: of the records.
         heading: the experiment.
-        known: how sure the scores of evaluations are; a panel that tells nothing apart from random
-            weights is grey.
+        known: confidence of evaluations; a panel without a difference from random weights is
+            grey.
     """
     order = figure_rows(summary, heading)
     names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
@@ -187,7 +187,7 @@ def _score_panel(
             color=SOFT if grey else INK,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
-    # A third of the panel beyond the longest row is for the number beside it.
+    # Leave a third of the panel beyond the longest row for its number.
     panel.set_xlim(0, reach * 1.36)
     panel.grid(axis="x", color=GRID, linewidth=0.8)
     panel.set_axisbelow(True)
@@ -215,9 +215,9 @@ def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
 def curves_figure(
     curves: pl.DataFrame, kinds: dict[str, str], heading: ReportSpec, trained: Sequence[str]
 ) -> bytes:
-    """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
+    """One panel of training loss per method, one line per seed and backbone. PNG.
 
-    The last panel is there where a recipe measures k-NN along the way.
+    If a recipe measures k-NN during training, a last panel shows it.
 
     Args:
         curves: frame with the columns of ``CURVES_SCHEMA``.
@@ -226,7 +226,7 @@ def curves_figure(
         trained: the methods to show, which have curves.
 
     Returns:
-        a picture that says so where nothing was trained: engines expect the file.
+        a picture that says so if nothing was trained: engines expect the file.
     """
     if not trained:
         return _nothing_trained()
@@ -289,7 +289,7 @@ def _knn_panel(
     heading: ReportSpec,
     trained: Sequence[str],
 ) -> None:
-    """k-NN accuracy over the epochs, a line a method, seed and backbone, named at its end."""
+    """k-NN accuracy over epochs, one line per method, seed and backbone, named at its end."""
     for recipe, backbone, seed in itertools.product(trained, heading.backbones, heading.seeds):
         line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
         if line.is_empty():
@@ -327,7 +327,7 @@ def _backbone_legend(figure: Figure, heading: ReportSpec) -> None:
     legend(figure, marks)
 
 
-# --- The figure of who beats whom: a matrix an evaluation, from simultaneous intervals
+# --- Pairwise comparisons: one matrix per evaluation, from simultaneous intervals
 
 
 FILE = f"{FOLDER}/apart.png"

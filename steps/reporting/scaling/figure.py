@@ -1,4 +1,4 @@
-"""Error against compute, a panel a score: every run, and each method's power law."""
+"""Error against compute, one panel per score: every run, and each method's power law."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from steps.reporting.summary import headline
 from steps.reporting.text import drawn, flops_unit, significant
 
 FILE = f"{FOLDER}/scaling.png"
-"""Below the report's folder: in the folder of pictures, which engines are promised as a whole."""
+"""Path in the report: in the folder of pictures, which is one output of the engines' rule."""
 _MARKERS = "os^DvP"
 _SIZES = (4.0, 9.0)
-"""Points, of the smallest and the largest backbone."""
+"""Marker sizes in points of the smallest and the largest backbone."""
 
 
 def scaling_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
-    """A panel a score that has an error. PNG."""
+    """One panel per score that has an error. PNG."""
     chosen = study.evaluations(summary, heading)
     names = study.methods(heading)
     kinds = _kinds(summary, heading)
