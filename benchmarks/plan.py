@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.result import Result
-from steps.params.plan import Plan
+from steps.params.checks import load_plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BACKBONES, RUNS = 3, 5
@@ -30,7 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         params = Path(folder) / "params"
         experiment = write_experiment(params)
-        wide = Plan(experiment, params).experiment
+        wide = load_plan(experiment, params).experiment
         methods, tasks = len(wide.methods), len(wide.tasks)
         plan = timed(
             ["-n", "report", "--config", f"params={params}", f"experiment={experiment}"],

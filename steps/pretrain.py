@@ -49,10 +49,9 @@ from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
-from steps.params.checks import check_backbone
 from steps.params.load import load, option
 from steps.params.methods import CLIPParams
-from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training
+from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training, check_backbone
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 

@@ -16,7 +16,7 @@ from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import load
 from steps.params.paths import Paths
 from steps.params.recipe import Recipe
-from steps.params.tasks import TEXT_TASKS
+from steps.params.tasks import TASKS
 from steps.reporting.check import check_report, rewrite_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
@@ -105,7 +105,7 @@ def text_methods(experiment: Experiment, root: Path) -> list[str]:
         experiment: its recipes are looked up.
         root: the params folder.
     """
-    if not set(TEXT_TASKS) & set(experiment.tasks):
+    if not any("text" in TASKS[task].needs for task in experiment.tasks):
         return []
     folder, scaled = root / "recipes" / experiment.regime, experiment.scaled
     stems = {name: scaled[name].recipe if name in scaled else name for name in experiment.recipes}

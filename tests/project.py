@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from steps.params.load import read_yaml
-from steps.params.tasks import DECIDED_TASKS
+from steps.params.tasks import TASKS
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
@@ -168,4 +168,4 @@ def record(row: str, task: str, protocol: str) -> str:
 def measured(row: str, task: str, protocol: str) -> list[str]:
     """The paths of a record of a row and of the decisions behind it."""
     path = record(row, task, protocol)
-    return [path, *([path.replace(".json", ".parquet")] if task in DECIDED_TASKS else [])]
+    return [path, *([path.replace(".json", ".parquet")] if TASKS[task].decides else [])]

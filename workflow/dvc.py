@@ -22,10 +22,10 @@ from typing import Any
 import yaml
 
 from steps.command import UserError, run_step
-from steps.params.dag import Node, Pretraining, Tokenizer
+from steps.params.checks import load_plan
+from steps.params.dag import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
-from steps.params.plan import ROOT, Plan, experiment_file
-from steps.params.tasks import FEATURE_TASKS
+from steps.params.plan import ROOT, Plan
 from workflow.made import check_names, notices
 
 FILE = Path("dvc.yaml")
@@ -118,21 +118,19 @@ class Stages:
         for network, name, seed in plan.rows():
             if name in experiment.imported:
                 yield self._imported(network, name, seed)
-        if any(task in plan.tasks() for task in FEATURE_TASKS):
-            for row in (self.paths.row(*each) for each in plan.rows()):
-                yield self._task(row, "features", experiment.features, self.paths.features(row))
-        for task, protocol in experiment.evaluations():
-            for row in (self.paths.row(*each) for each in plan.rows(task)):
-                out = self.paths.record(row, task, protocol)
-                yield self._task(row, task, protocol, out)
-        drawn = [self._drawn(node) for node in self._pictured()]
+        if "features" in plan.tasks():
+            for row in plan.rows():
+                yield self._task(self.paths.row(*row), "features", experiment.features)
+        for row, task, protocol in plan.evaluations():
+            yield self._task(self.paths.row(*row), task, protocol)
+        drawn = [self._drawn(node) for node in plan.drawn()]
         yield from drawn
         yield self._page([stage.results[0] for stage in drawn])
 
     def _trained(self, node: Node, seed: int) -> Stage:
         plan = self.plan
-        behind = {f"--{other.role}": self._artifact(other, seed) for other in plan.needs[node]}
-        ends = {"--seed": seed, "--out": self._artifact(node, seed)}
+        behind = {f"--{other.role}": self.paths.artifact(other, seed) for other in plan.needs[node]}
+        ends = {"--seed": seed, "--out": self.paths.artifact(node, seed)}
         if isinstance(node, Tokenizer):
             file = plan.tokenizer_file(node.name)
             given = _pairs(plan.tokenizer_options(node.name))
@@ -156,67 +154,42 @@ class Stages:
         }
         return Stage("import", options)
 
-    def _task(self, row: str, task: str, protocol: str, out: str) -> Stage:
-        options: dict[str, object] = {
-            "--protocol": self.plan.protocol_file(protocol),
-            "--backbone": backbone(row),
-        }
-        if task in FEATURE_TASKS:
-            options["--features"] = self.paths.features(row)
-        options["--data"] = data(self.paths.evaluated_on(task))
-        options["--out"] = out
-        if (pictures := self.paths.pictures(row, task, protocol)) is not None:
-            options["--pictures"] = pictures
-        return Stage(task, options, decisions=self.paths.decisions(row, task, protocol))
-
-    def _pictured(self) -> Iterator[Node]:
-        """Pretrainings whose pictures the page shows, then their tokenizers."""
-        drawn = self.plan.drawn()
-        yield from drawn
-        yield from dict.fromkeys(
-            other
-            for node in drawn
-            for other in self.plan.needs[node]
-            if isinstance(other, Tokenizer)
-        )
+    def _task(self, row: str, task: str, protocol: str) -> Stage:
+        made = self.paths.outputs(row, task, protocol)
+        decisions = made.pop("decisions", None)
+        paths = self.paths.inputs(row, task) | made
+        options = {f"--{role}": path for role, path in paths.items()}
+        file = self.plan.protocol_file(protocol)
+        return Stage(task, {"--protocol": file, **options}, decisions=decisions)
 
     def _drawn(self, node: Node) -> Stage:
         seed = self.plan.experiment.seeds[0]
+        artifact, out = self.paths.artifact(node, seed), self.paths.drawn(node, seed)
+        ends = {"--data": self.data, "--out": out}
         if isinstance(node, Tokenizer):
-            out = self.paths.tokenizer_diagnosis(node.name, seed)
-        else:
-            out = self.paths.diagnosis(self.paths.pretrained(node.backbone, node.recipe, seed))
-        options = {
-            f"--{other.role}": self._artifact(other, seed)
+            return Stage("diagnose", {"--tokenizer": artifact, **ends})
+        tokenizers = {
+            f"--{other.role}": self.paths.artifact(other, seed)
             for other in self.plan.needs[node]
-            if isinstance(node, Pretraining) and isinstance(other, Tokenizer)
+            if isinstance(other, Tokenizer)
         }
-        of = "--tokenizer" if isinstance(node, Tokenizer) else "--backbone"
-        options |= {of: self._artifact(node, seed), "--data": self.data, "--out": out}
-        return Stage("diagnose", options)
+        return Stage("diagnose", {**tokenizers, "--backbone": artifact, **ends})
 
     def _page(self, drawn: Sequence[str]) -> Stage:
         plan, folder = self.plan, f"reports/{self.plan.name}"
         records = [
             path
-            for task, protocol in plan.experiment.evaluations()
-            for row in (self.paths.row(*each) for each in plan.rows(task))
-            for kind in (self.paths.record, self.paths.decisions)
-            if (path := kind(row, task, protocol)) is not None
+            for row, task, protocol in plan.evaluations()
+            for role, path in self.paths.outputs(self.paths.row(*row), task, protocol).items()
+            if role != "pictures"
         ]
         backbones = [backbone(self.paths.row(*row)) for row in plan.rows()]
-        file = experiment_file(plan.name, plan.root)
         return Stage(
             "report",
-            {"--experiment": file, "--results": RESULTS, "--out": folder},
+            {"--experiment": plan.file, "--results": RESULTS, "--out": folder},
             further_deps=[*backbones, *records, *drawn],
             committed=[f"{folder}/{name}" for name in PAGE],
         )
-
-    def _artifact(self, node: Node, seed: int) -> str:
-        if isinstance(node, Tokenizer):
-            return self.paths.tokenizer(node.name, seed)
-        return backbone(self.paths.pretrained(node.backbone, node.recipe, seed))
 
 
 def _pairs(words: Sequence[str]) -> dict[str, object]:
@@ -230,12 +203,11 @@ def dvc_yaml(plan: Plan) -> str:
     Raises:
         UserError: two stages would have one name.
     """
-    file = experiment_file(plan.name, plan.root)
     stages: dict[str, Stage] = {}
     for stage in Stages(plan).all():
         if stage.name in stages:
             raise UserError(
-                str(file),
+                str(plan.file),
                 f"two stages of dvc.yaml would be called {stage.name}",
                 remedy="call a recipe, protocol or dataset otherwise: names may differ in letters, "
                 "digits, - and _ alone",
@@ -270,7 +242,9 @@ def dvc_yaml(plan: Plan) -> str:
     text = yaml.safe_dump(_literal(content), sort_keys=False, width=10**6, allow_unicode=True)
     asked = [] if plan.root == ROOT else ["--params", str(plan.root)]
     command = shlex.join(["python", "-m", "workflow.dvc", plan.name, *asked])
-    return f"# The nodes of {file}, as workflow/Snakefile has them.\n# Made by: {command}\n{text}"
+    return (
+        f"# The nodes of {plan.file}, as workflow/Snakefile has them.\n# Made by: {command}\n{text}"
+    )
 
 
 def _literal(content: Any) -> Any:
@@ -290,7 +264,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
     parser.add_argument("--check", action="store_true", help="compare, and write nothing")
     options = parser.parse_args()
-    plan = Plan(options.experiment, options.params)
+    plan = load_plan(options.experiment, options.params)
     check_names(plan)
     for line in notices(plan):
         print(f"note: {line}", file=sys.stderr)

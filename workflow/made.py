@@ -12,8 +12,7 @@ from steps.artifacts.manifest import MANIFEST
 from steps.command import UserError
 from steps.params.dag import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
-from steps.params.plan import Plan, experiment_file
-from steps.params.tasks import FEATURE_TASKS
+from steps.params.plan import Plan
 from workflow.scratch import scratch_folders
 
 
@@ -50,13 +49,10 @@ def asked(plan: Plan) -> Iterator[Asked]:
                 "backbone": plan.backbone_file(node.backbone),
             }
             yield Asked(Path(backbone(row)), params, sources)
-    for each in plan.rows():
-        row = paths.row(*each)
-        if any(task in plan.tasks() for task in FEATURE_TASKS):
-            yield _by_protocol(plan, paths.features(row), plan.experiment.features)
-    for task, protocol in plan.experiment.evaluations():
-        for each in plan.rows(task):
-            yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
+    for each in plan.rows() if "features" in plan.tasks() else ():
+        yield _by_protocol(plan, paths.features(paths.row(*each)), plan.experiment.features)
+    for each, task, protocol in plan.evaluations():
+        yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:
@@ -108,7 +104,7 @@ def check_names(plan: Plan) -> None:
                     allowed="one content for each name",
                     remedy=f"call one of the two files otherwise, or remove {each.path}",
                 )
-    paths, where = Paths(plan.experiment), experiment_file(plan.name, plan.root)
+    paths, where = Paths(plan.experiment), plan.file
     for network, name, seed in plan.rows():
         if (checkpoint := plan.experiment.imported.get(name)) is None:
             continue

@@ -18,6 +18,7 @@ from steps.artifacts import read_manifest, verify
 from steps.artifacts.manifest import Manifest
 from steps.artifacts.records import read_records
 from steps.command import UserError, run_step
+from steps.params.checks import load_plan
 from steps.params.dag import Pretraining
 from steps.params.paths import RESULTS, Paths
 from steps.params.plan import ROOT, Plan
@@ -138,7 +139,7 @@ def main() -> None:
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
     parser.add_argument("--results", type=Path, help="the old folder; results/<experiment>")
     options = parser.parse_args()
-    migrate(Plan(options.experiment, options.params), options.results)
+    migrate(load_plan(options.experiment, options.params), options.results)
 
 
 def migrate(plan: Plan, old: Path | None = None) -> None:

@@ -242,6 +242,9 @@ class _Split:
         if source.has_captions:
             facts["captions"] = self._captions
         facts |= self._notes
+        if left_out := dict(source.left_out(split)):
+            facts["left_out"] = left_out
+            _log.warning("%s: files that are no images by their names: %s", split, left_out)
         if self.instances is not None:
             self.instances.settle(where)
             self.instances.write(out / f"{split}.json")

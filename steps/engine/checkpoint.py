@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -38,7 +38,9 @@ from steps.artifacts.scratch import ScratchFolder, folder_of, own_folder
 from steps.command import UserError
 from steps.command.machine import writing
 from steps.core.distributed import rank
-from steps.methods.method import Method
+
+if TYPE_CHECKING:
+    from steps.methods.method import Method
 
 FILE = "checkpoint.pt"
 SHARDS = "shards-"

@@ -10,15 +10,18 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.precision.amp import MixedPrecision
-from lightning.fabric.strategies.ddp import DDPStrategy
-from lightning.fabric.strategies.strategy import Strategy
 
 from steps.engine import sharding
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
+    from lightning.fabric.strategies.strategy import Strategy
+
+log = logging.getLogger(__name__)
 
 # --- What the C library does with the memory of tensors that are freed
 
@@ -47,23 +50,10 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(_MMAP_THRESHOLD, _LARGEST)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
-log = logging.getLogger(__name__)
+# --- One free GPU per process
+
+
 _claimed: list[int] = []
-
-
-class BF16(MixedPrecision):
-    """Fabric's bfloat16 autocast over float32 weights, without its conversion of inputs.
-
-    Images are float32 and everything else is integer or bool already; batches are frozen
-    dataclasses, which Fabric's conversion refuses.
-    """
-
-    def __init__(self, device: str) -> None:
-        super().__init__("bf16-mixed", device=device)
-
-    def convert_input(self, data: Any) -> Any:
-        """The data as they are."""
-        return data
 
 
 def claim_gpu() -> None:
@@ -73,6 +63,8 @@ def claim_gpu() -> None:
     process ends, settles it. Nothing happens where CUDA_VISIBLE_DEVICES or torchrun has settled
     it already, where there is no GPU, or where all are taken (then they are shared).
     """
+    # Without it torch asks CUDA for GPUs, which then no process forked from this one can use.
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     if "CUDA_VISIBLE_DEVICES" in os.environ or "LOCAL_RANK" in os.environ:
         return
     for index in range(torch.cuda.device_count()):
@@ -109,6 +101,9 @@ def _lock(name: str) -> int:
     return file
 
 
+# --- All devices of a run
+
+
 def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric:
     """A launched Fabric: one device, or those that torchrun gave (nccl or gloo).
 
@@ -118,6 +113,11 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
         deterministic: refuse operations whose result varies between runs.
         strategy: "ddp" or "fsdp", of several devices; one has nothing to share.
     """
+    # Lightning takes seconds to import, and a step that only evaluates needs none of it.
+    from lightning.fabric import Fabric
+
+    # Its lines go to the step's log; with its own handler, each would appear there twice.
+    logging.getLogger("lightning").handlers.clear()
     # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     claim_gpu()
@@ -140,10 +140,25 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
         devices=local,
         num_nodes=world // local,
         strategy=_strategy(strategy, world),
-        plugins=BF16(accelerator) if precision == "bf16" else None,
+        plugins=_bf16(accelerator) if precision == "bf16" else None,
     )
     fabric.launch()
     return fabric
+
+
+def _bf16(device: str) -> MixedPrecision:
+    """Fabric's bfloat16 autocast over float32 weights, without its conversion of inputs.
+
+    Images are float32 and everything else is integer or bool already; batches are frozen
+    dataclasses, which Fabric's conversion refuses.
+    """
+    from lightning.fabric.plugins.precision.amp import MixedPrecision
+
+    class BF16(MixedPrecision):
+        def convert_input(self, data: Any) -> Any:
+            return data
+
+    return BF16("bf16-mixed", device=device)
 
 
 def _strategy(name: str, world: int) -> Strategy | str:
@@ -151,6 +166,8 @@ def _strategy(name: str, world: int) -> Strategy | str:
         return "auto"
     if name == "fsdp":
         return sharding.strategy(world)
+    from lightning.fabric.strategies.ddp import DDPStrategy
+
     # Buffers are equal on all processes by construction; what a method accumulates between two
     # updates must not be overwritten by the first process's.
     return DDPStrategy(broadcast_buffers=False)

@@ -13,9 +13,9 @@ are inputs, so both passes see the same masks and drop paths.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from steps.core.schedules import Progress
@@ -23,6 +23,9 @@ from steps.data.loader import refusing_batch_norm
 from steps.engine.sharding import reduce_the_rest
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses
 from steps.models.hooked import run_hooked
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 Chunk = tuple[Batch, Draws]
 """A part of a process's batch, with the draws of its samples."""

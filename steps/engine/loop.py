@@ -16,10 +16,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 
 from steps.command import UserError
@@ -48,6 +47,9 @@ from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
 from steps.models.hooked import run_hooked
 from steps.params.recipe import Training
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 # --- The phases of a run: the main one, and where a recipe has it, a short one on other views
 

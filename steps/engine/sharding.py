@@ -16,12 +16,10 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from lightning.fabric import Fabric
-from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
-from lightning.fabric.wrappers import _FabricModule
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -29,8 +27,14 @@ from torch.distributed.tensor import DTensor
 
 from steps.core.distributed import mean_over_processes
 from steps.engine import sharding
-from steps.methods.method import Method
 from steps.models.teacher import Frozen
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+    from lightning.fabric.wrappers import _FabricModule
+
+    from steps.methods.method import Method
 
 _STACKS = re.compile(r"(?:^|\.)(?:blocks|layer[1-4])$")
 """Transformers' blocks, and the stages of a ResNet."""
@@ -38,11 +42,15 @@ _STACKS = re.compile(r"(?:^|\.)(?:blocks|layer[1-4])$")
 
 def strategy(world: int) -> ModelParallelStrategy:
     """Fabric's strategy for ``world`` processes."""
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+
     return ModelParallelStrategy(_shard, data_parallel_size=world, tensor_parallel_size=1)
 
 
 def is_sharded(fabric: Fabric) -> bool:
     """Whether parameters are, or will be, in shards."""
+    from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 

@@ -11,10 +11,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.fabric import Fabric
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -47,6 +46,9 @@ from steps.evaluation.probes import (
 )
 from steps.models.backbones import BackboneModel, image_size
 from steps.params.protocols import Probe
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
 
 
 @dataclass(frozen=True)

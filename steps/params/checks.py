@@ -1,96 +1,213 @@
-"""Checks of a plan: recipe and backbone fit; sizes, patches, blocks and heads fit."""
+"""Checks of a plan, before any work: its sets, backbones, recipes and protocols fit together."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.dag import Pretraining, Tokenizer
+from steps.params.dataset import ShapesDataset
+from steps.params.methods import CLIPParams
+from steps.params.plan import ROOT, Plan
 from steps.params.protocols import Finetune, Probe
-from steps.params.recipe import Recipe, Training
-from steps.params.views import View, sides
-
-if TYPE_CHECKING:
-    from steps.params.plan import Plan
-
-# --- Whether a recipe and a backbone fit each other
+from steps.params.recipe import Training, check_backbone
+from steps.params.tasks import TASKS, Need, Task
+from steps.params.views import View
 
 
-def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -> None:
-    """A method that reads tokens needs a vision transformer, of patches and depth that it fits.
+def load_plan(name: str, root: Path = ROOT) -> Plan:
+    """The plan of an experiment, checked.
 
     Args:
-        where: the recipe's file, which the error names.
-        recipe: the recipe.
-        backbone: what it is to train.
-        name: the backbone's.
-
-    Raises:
-        UserError: the backbone is a ResNet, and the method reads tokens; or params of the method
-            do not fit it, such as a share of its patches that is not one of them.
-    """
-    if backbone.is_resnet and recipe.method.reads == "tokens":
-        raise UserError(
-            f"{where}: method.name",
-            f"{recipe.method.name} reads the tokens of its backbone, but {name} is a ResNet "
-            f"({backbone.architecture})",
-            allowed="a vision transformer, such as vit_s16",
-            remedy=f"train {recipe.method.name} and {name} in experiments of their own",
-        )
-    if backbone.patch_size is None or recipe.training is None:
-        return
-    phases = [recipe.training.views]
-    if recipe.training.final_phase is not None:
-        phases.append(recipe.training.final_phase.views)
-    for views in phases:
-        side = sides(views, backbone.image_size)[0] // backbone.patch_size
-        incompatibility = recipe.method.incompatibility(side**2, backbone.depth)
-        if incompatibility is not None:
-            key, found, allowed = incompatibility
-            raise UserError(
-                f"{where}: method.{key}",
-                found,
-                allowed=allowed,
-                remedy=f"change the key, or leave backbone {name} out",
-            )
-
-
-# --- Whether image sizes, patches, blocks and heads of an experiment fit each other
-
-
-def check_sizes(plan: Plan) -> None:
-    """Every view must fit the patches of every network that it goes through.
+        name: ``<root>/experiments/<name>.yaml``.
+        root: the params folder.
 
     Raises:
         UserError: naming the file and the key at fault.
     """
+    plan = Plan(name, root)
+    _check_imported(plan)
+    _check_objects(plan)
+    _check_drawn(plan)
+    _check_tokens_read(plan)
+    _check_classes(plan)
+    _check_sizes(plan)
+    _check_text(plan)
+    return plan
+
+
+def _needing(plan: Plan, *needs: Need) -> list[Task]:
+    """The tasks of a plan with one of these needs."""
+    tasks = (TASKS[name] for name in plan.experiment.tasks)
+    return [task for task in tasks if {*needs} & {*task.needs}]
+
+
+def _check_imported(plan: Plan) -> None:
+    """A checkpoint may not have the name of a recipe: a teacher of that name has its folder."""
+    for index, name in enumerate(plan.experiment.names):
+        if name in plan.experiment.imported and plan.recipe_file(name).is_file():
+            raise UserError(
+                f"{plan.file}: methods[{index}].imported.name",
+                f"'{name}' is the name of a recipe, {plan.recipe_file(name)}",
+                remedy=f"call it {name}_official, for example",
+            )
+
+
+# --- What tasks and methods need of sets and backbones
+
+
+def _check_objects(plan: Plan) -> None:
+    """Tasks on objects need boxes, and some of them masks."""
+    for task in _needing(plan, "boxes"):
+        name = getattr(plan.experiment, task.reads)
+        dataset, file = plan.datasets[name], plan.dataset_file(name)
+        where = f"{plan.file}: {task.reads}"
+        if not dataset.has_boxes:
+            raise UserError(
+                where,
+                f"{file} has no boxes, which {task.name} needs",
+                allowed="a set of format coco, or shapes of kind detection",
+            )
+        for protocol in plan.experiment.tasks[task.name]:
+            needs_masks = getattr(plan.protocols[protocol], "masks", "masks" in task.needs) is True
+            if needs_masks and not dataset.has_masks:
+                raise UserError(
+                    where,
+                    f"{file} says masks: false, and {task.name} needs masks "
+                    f"({plan.protocol_file(protocol)})",
+                    allowed="a set with masks; or, to detect, a protocol with masks: auto",
+                    remedy=f"use a set with masks, or leave the task {task.name} out",
+                )
+
+
+_DRAWN: dict[Need, tuple[Callable[[ShapesDataset], bool], str, str]] = {
+    "factors": (
+        lambda drawn: drawn.is_independent,
+        "recorded, independent factors",
+        "cues whose probabilities are 0, such as shapes_independent",
+    ),
+    "conflicts": (
+        lambda drawn: drawn.conflicts,
+        "cues that conflict",
+        "conflicts: true, such as shapes_conflicts",
+    ),
+}
+"""Needs that only drawn images meet: a test of the set, the need in words, sets that meet it."""
+
+
+def _check_drawn(plan: Plan) -> None:
+    """Tasks on cues need images of which the cues are known."""
+    for need, (holds, words, allowed) in _DRAWN.items():
+        for task in _needing(plan, need):
+            name = getattr(plan.experiment, task.reads)
+            dataset = plan.datasets[name]
+            if not isinstance(dataset, ShapesDataset) or not holds(dataset):
+                raise UserError(
+                    f"{plan.file}: {task.reads}",
+                    f"{plan.dataset_file(name)} has no {words}, which {task.name} needs",
+                    allowed=f"a set of format shapes with {allowed}",
+                    remedy=f"name such a set, or leave the task {task.name} out",
+                )
+
+
+def _check_tokens_read(plan: Plan) -> None:
+    """Tasks, methods and teachers that need tokens require a vision transformer."""
+    for task in _needing(plan, "tokens"):
+        for name in plan.experiment.backbones:
+            if plan.backbones[name].is_resnet:
+                raise UserError(
+                    f"{plan.file}: tasks",
+                    f"{task.name} reads tokens, and backbone {name} is a ResNet",
+                    allowed="vision transformers, such as vit_s16",
+                    remedy=f"leave {task.name} out, or train the ResNet in its own experiment",
+                )
+    for node, behind in plan.needs.items():
+        if isinstance(node, Pretraining):
+            recipe, backbone = plan.recipes[node.recipe], plan.backbones[node.backbone]
+            check_backbone(plan.recipe_file(node.recipe), recipe, backbone, node.backbone)
+        for teacher in behind:
+            if isinstance(teacher, Pretraining) and plan.backbones[teacher.backbone].is_resnet:
+                raise UserError(
+                    f"{plan.node_file(node)}: teacher.backbone",
+                    f"{teacher.backbone} is a ResNet, and a teacher gives tokens",
+                    allowed="a vision transformer, such as vit_s16",
+                )
+
+
+def _check_classes(plan: Plan) -> None:
+    """Tasks and methods that decide between classes need two, where params list the classes."""
+    dataset = plan.experiment.dataset
+    classes = getattr(plan.datasets[dataset], "classes", None)
+    deciding = [task.name for task in _needing(plan, "classes")]
+    for name, recipe in plan.recipes.items():
+        if recipe.method.name == "supervised":
+            deciding.append(f"recipe {name}")
+    if classes is not None and len(classes) < 2 and deciding:
+        raise UserError(
+            f"{plan.file}: dataset",
+            f"{dataset} has one class, and {deciding[0]} decides between classes",
+            remedy=f"use a set with two classes or more, or leave {deciding[0]} out",
+        )
+
+
+def _check_text(plan: Plan) -> None:
+    """Tasks on text need methods with a text tower, and some need captions."""
+    experiment = plan.experiment
+    tasks = [task.name for task in _needing(plan, "text")]
+    if tasks and not plan.methods_of(tasks[0]):
+        raise UserError(
+            f"{plan.file}: tasks",
+            f"{tasks[0]} needs a text tower, and no recipe of {experiment.recipes} has one",
+            remedy="add a method that has one, such as clip, or leave the task out",
+        )
+    needs = [
+        f"recipe {name}"
+        for name, recipe in plan.recipes.items()
+        if isinstance(recipe.method, CLIPParams) and recipe.method.prompts is None
+    ]
+    needs += [task.name for task in _needing(plan, "captions")]
+    if needs and not plan.datasets[experiment.dataset].has_captions:
+        raise UserError(
+            f"{plan.file}: dataset",
+            f"{experiment.dataset} has no captions, which {needs[0]} needs",
+            remedy="use a set with captions; a recipe can also make captions of class names "
+            "(method.prompts)",
+        )
+
+
+# --- Image sizes, patches, blocks and heads fit each other
+
+
+def _check_sizes(plan: Plan) -> None:
+    """Every view must divide into the patches of every network that reads it."""
     for node in plan.needs:
         if isinstance(node, Tokenizer):
             _check_tokenizer(plan, node)
         elif (training := plan.recipes[node.recipe].training) is not None:
-            _check_views(plan, plan.recipe_file(node.recipe), training, node.backbone)
+            backbone = plan.backbones[node.backbone]
+            _check_views(plan.recipe_file(node.recipe), training, backbone, node.backbone)
             _check_tokens(plan, node, training)
     for protocol, params in plan.protocols.items():
+        file = plan.protocol_file(protocol)
         for name in plan.experiment.backbones:
             if isinstance(params, Finetune):
-                _check_views(plan, plan.protocol_file(protocol), params.training, name)
+                _check_views(file, params.training, plan.backbones[name], name)
             elif isinstance(params, Probe):
-                _check_probe(plan, plan.protocol_file(protocol), params, name)
+                _check_probe(file, params, plan.backbones[name], name)
 
 
-def _check_views(plan: Plan, path: Path, training: Training, name: str) -> None:
+def _check_views(path: Path, training: Training, backbone: Backbone, name: str) -> None:
     phases = {"views": training.views}
     if training.final_phase is not None:
         phases["final_phase.views"] = training.final_phase.views
     for key, views in phases.items():
         for index, view in enumerate(views):
-            _check_view(plan, f"{path}: training.{key}[{index}].size", view, name)
+            _check_view(f"{path}: training.{key}[{index}].size", view, backbone, name)
 
 
-def _check_view(plan: Plan, where: str, view: View, name: str) -> None:
-    backbone = plan.backbones[name]
+def _check_view(where: str, view: View, backbone: Backbone, name: str) -> None:
     size = view.size or backbone.image_size
     if backbone.patch_size is not None and size % backbone.patch_size:
         raise UserError(
@@ -101,14 +218,13 @@ def _check_view(plan: Plan, where: str, view: View, name: str) -> None:
         )
 
 
-def _check_probe(plan: Plan, path: Path, probe: Probe, name: str) -> None:
-    """A probe reads what the backbone has."""
-    _check_view(plan, f"{path}: view.size", probe.view, name)
-    backbone = plan.backbones[name]
+def _check_probe(path: Path, probe: Probe, backbone: Backbone, name: str) -> None:
+    """A probe may only read what the backbone has."""
+    _check_view(f"{path}: view.size", probe.view, backbone, name)
     if backbone.is_resnet and (probe.blocks, probe.poolings) != ([1], ["cls"]):
         raise UserError(
             f"{path}: poolings",
-            f"backbone {name} is a ResNet, which gives one vector an image",
+            f"backbone {name} is a ResNet, which gives one vector per image",
             allowed="blocks [1] and poolings [cls]",
         )
     if backbone.depth is not None and max(probe.blocks) > backbone.depth:
@@ -120,7 +236,7 @@ def _check_probe(plan: Plan, path: Path, probe: Probe, name: str) -> None:
 
 
 def _check_tokens(plan: Plan, node: Pretraining, training: Training) -> None:
-    """A tokenizer gives one token a patch."""
+    """A tokenizer must give one token per patch."""
     name, backbone = plan.recipes[node.recipe].tokenizer, plan.backbones[node.backbone]
     if name is None or backbone.patch_size is None:
         return
@@ -139,7 +255,7 @@ def _check_tokens(plan: Plan, node: Pretraining, training: Training) -> None:
 
 
 def _check_tokenizer(plan: Plan, node: Tokenizer) -> None:
-    """A tokenizer and its teacher see the same patches."""
+    """A tokenizer and its teacher must see the same patches."""
     params = plan.tokenizers[node.name].tokenizer
     for other in plan.needs[node]:
         if isinstance(other, Pretraining):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from steps.params.base import Params, Probability
 from steps.params.names import Place
@@ -19,7 +20,33 @@ MAX_PIXELS = 178_956_970
 Count = Annotated[int, Ge(1)]
 Pixels = Annotated[float, Gt(0)]
 Text = Annotated[str, Len(1)]
-Kind = Literal["classification", "detection", "captions"]
+
+
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from error
+    return text
+
+
+Kind = Literal["classification", "detection", "captions", "images"]
+
+
+class HeldOut(Params):
+    """A part of the training images as the validation split, chosen by seed.
+
+    Each class gives its share of images, at least one where it has two or more. An image is in or
+    out by its name and the seed only: images that are added later move no other.
+    """
+
+    share: Annotated[float, Gt(0), Lt(1)]
+    """Share of the training images."""
+    seed: Annotated[int, Ge(0)] = 0
+    group: Annotated[str, Len(1), AfterValidator(_expression)] | None = None
+    """Regular expression that finds a group in an image's name: a patient, a slide, a video. Whole
+    groups are held out, since images of one group are alike. Its first parenthesis names the group,
+    or all that it matches. null: each image is a group of its own."""
 
 
 class Limit(Params):
@@ -90,11 +117,41 @@ class FolderDataset(_Files):
 
     format: Literal["folder"]
     train: Place
-    """Folder of the split, under the data root; likewise ``val``."""
-    val: Place
+    """Folder of the split, under the data root."""
+    val: Place | HeldOut
+    """Folder of the split, or the part of ``train`` that it is."""
     class_names: Place | None = None
     """File under the data root with a line a class: its folder, a space, and its name in words, as
     prompts use it. null: the folders' names are the classes'."""
+
+
+class ImagesDataset(_Files):
+    """Images without labels, to pretrain on: folders of any depth, lists of files, tar files."""
+
+    format: Literal["images"]
+    train: Place | Annotated[list[Place], Len(1)]
+    """One or more places under the data root: a folder, whose images at any depth are taken; a
+    ``.txt`` file of one image path per line, from the file's own folder; or a glob of tar files,
+    whose image members are taken."""
+    val: Place | Annotated[list[Place], Len(1)] | HeldOut
+    """Places of the split, or the part of ``train`` that it is."""
+
+
+class CsvDataset(_Files):
+    """A table of one image per line, with its label."""
+
+    format: Literal["csv"]
+    train: Place
+    """CSV file under the data root, with a line of column names."""
+    val: Place | HeldOut
+    """CSV file of the split, or the part of ``train`` that it is."""
+    images: Place | None = None
+    """Folder under the data root that image paths start from; null: each file's own folder."""
+    image_column: Text = "image"
+    label_column: Text = "label"
+    delimiter: Literal[",", ";", "\t", "|"] = ","
+    classes: Annotated[list[Text], Len(1)] | None = None
+    """Labels in the order of their numbers; null: those of ``train``, sorted."""
 
 
 class ParquetDataset(_Files):
@@ -102,8 +159,9 @@ class ParquetDataset(_Files):
 
     format: Literal["parquet"]
     train: Place
-    """Glob of the split's files, under the data root; likewise ``val``."""
-    val: Place
+    """Glob of the split's files, under the data root."""
+    val: Place | HeldOut
+    """Glob of the split's files, or the part of ``train`` that it is."""
     image_column: Text = "image"
     label_column: Text | None = "label"
     caption_column: Text | None = None
@@ -130,8 +188,9 @@ class WebDatasetDataset(_Files):
 
     format: Literal["webdataset"]
     train: Place
-    """Glob of the split's tar files, under the data root; likewise ``val``."""
-    val: Place
+    """Glob of the split's tar files, under the data root."""
+    val: Place | HeldOut
+    """Glob of the split's tar files, or the part of ``train`` that it is."""
     label: Literal["cls"] | None = "cls"
     """Extension of the member that holds the label, a decimal number."""
     caption: Literal["txt", "json"] | None = None
@@ -166,7 +225,8 @@ class CocoDataset(FromFiles):
 
     format: Literal["coco"]
     train: AnnotatedFolder
-    val: AnnotatedFolder
+    val: AnnotatedFolder | HeldOut
+    """Files of the split, or the part of ``train`` that it is."""
     masks: bool = True
     """Every annotation has a mask. false: boxes alone; masks in the files are left out."""
 
@@ -184,7 +244,8 @@ class CocoCaptionsDataset(_Files):
 
     format: Literal["coco_captions"]
     train: AnnotatedFolder
-    val: AnnotatedFolder
+    val: AnnotatedFolder | HeldOut
+    """Files of the split, or the part of ``train`` that it is."""
 
     @property
     def has_captions(self) -> bool:
@@ -317,6 +378,8 @@ class ShapesDataset(_Dataset):
 
 Dataset = Annotated[
     FolderDataset
+    | ImagesDataset
+    | CsvDataset
     | ParquetDataset
     | WebDatasetDataset
     | CocoDataset

@@ -16,7 +16,7 @@ from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.load import load
 from steps.params.names import Label, Name
 from steps.params.recipe import Recipe, ScaledRecipe, Scaling
-from steps.params.tasks import SETS, Task
+from steps.params.tasks import TASKS, TaskName
 
 Names = Annotated[list[Name], Len(1)]
 _GONE = {
@@ -51,7 +51,7 @@ class Experiment(Params):
     """A study of scale: each of its methods has a row for every length and share of the images."""
     features: Name = "features"
     """The protocol of the frozen features that knn and linear take."""
-    tasks: dict[Task, list[Name]]
+    tasks: dict[TaskName, list[Name]]
     """Each task's protocols, ``params/protocols/<protocol>.yaml``; the first one of a task stands
     for it in the ranking. A task that is not named is left out."""
     pictures: list[Name] = []
@@ -109,7 +109,7 @@ class Experiment(Params):
             names += points.get(name, [name])
         return names
 
-    def evaluations(self) -> Iterator[tuple[Task, str]]:
+    def evaluations(self) -> Iterator[tuple[str, str]]:
         """Every task with every protocol of it: what is measured of a row."""
         for task, protocols in self.tasks.items():
             for protocol in protocols:
@@ -167,9 +167,9 @@ class Experiment(Params):
                 raise ValueError(f"pictures names {name}, which is none of methods")
         if not self.tasks:
             raise ValueError("tasks names no task, so there is nothing to measure")
-        for reads, key in SETS.items():
-            if reads in self.tasks and getattr(self, key) is None:
-                raise ValueError(f"tasks has {reads}, so the key '{key}' is needed")
+        for task in self.tasks:
+            if getattr(self, key := TASKS[task].reads) is None:
+                raise ValueError(f"tasks has {task}, so the key '{key}' is needed")
         return self
 
 

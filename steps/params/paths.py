@@ -16,8 +16,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from steps.params.dag import Node, Tokenizer
 from steps.params.experiment import Experiment
-from steps.params.tasks import DECIDED_TASKS, DRAWN_TASKS, FEATURE_TASKS, SETS
+from steps.params.tasks import TASKS
 
 RESULTS = "results"
 PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
@@ -47,8 +48,8 @@ class Paths:
 
     def evaluated_on(self, task: str) -> str:
         """The set that a task measures on."""
-        own: str | None = getattr(self.experiment, SETS[task]) if task in SETS else None
-        return self.dataset if own is None else own
+        own: str | None = getattr(self.experiment, TASKS[task].reads) if task in TASKS else None
+        return own or self.dataset
 
     def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
         """The folder of a row that is pretrained here."""
@@ -64,6 +65,12 @@ class Paths:
         kind = self.imported if method in self.experiment.imported else self.pretrained
         return kind(backbone, method, seed)
 
+    def artifact(self, node: Node, seed: int | str) -> str:
+        """The tokenizer, or the backbone of a pretraining."""
+        if isinstance(node, Tokenizer):
+            return self.tokenizer(node.name, seed)
+        return backbone(self.pretrained(node.backbone, node.recipe, seed))
+
     def features(self, row: str) -> str:
         """The frozen features of a row, by the experiment's protocol."""
         return f"{row}/features/{self.dataset}/{self.experiment.features}"
@@ -74,13 +81,38 @@ class Paths:
 
     def decisions(self, row: str, task: str, protocol: str) -> str | None:
         """Decisions behind those records; None of a task that keeps none."""
-        if task not in DECIDED_TASKS:
+        if not TASKS[task].decides:
             return None
         return f"{self._evaluation(row, task)}/{protocol}.parquet"
 
     def pictures(self, row: str, task: str, protocol: str) -> str | None:
         """Pictures of a task on a row by a protocol; None of one that draws nothing."""
-        return f"{self._evaluation(row, task)}/{protocol}" if task in DRAWN_TASKS else None
+        if not TASKS[task].draws:
+            return None
+        return f"{self._evaluation(row, task)}/{protocol}"
+
+    def drawn(self, node: Node, seed: int | str) -> str:
+        """Pictures of a pretraining or of a tokenizer."""
+        if isinstance(node, Tokenizer):
+            return self.tokenizer_diagnosis(node.name, seed)
+        return self.diagnosis(self.pretrained(node.backbone, node.recipe, seed))
+
+    def inputs(self, row: str, task: str) -> dict[str, str]:
+        """Artifacts that a task, or ``features``, reads of a row, by the option of its step."""
+        reads_features = task in TASKS and TASKS[task].features
+        features = {"features": self.features(row)} if reads_features else {}
+        return {"backbone": backbone(row), **features, "data": data(self.evaluated_on(task))}
+
+    def outputs(self, row: str, task: str, protocol: str) -> dict[str, str]:
+        """Results of a task, or of ``features``, on a row: ``out``, ``decisions``, ``pictures``."""
+        if task not in TASKS:
+            return {"out": self.features(row)}
+        paths = {
+            "out": self.record(row, task, protocol),
+            "decisions": self.decisions(row, task, protocol),
+            "pictures": self.pictures(row, task, protocol),
+        }
+        return {role: path for role, path in paths.items() if path is not None}
 
     def diagnosis(self, row: str) -> str:
         """Pictures of a row's pretraining."""
@@ -102,4 +134,4 @@ class Paths:
 
     def _evaluation(self, row: str, task: str) -> str:
         folder = f"{row}/{task}/{self.evaluated_on(task)}"
-        return f"{folder}/{self.experiment.features}" if task in FEATURE_TASKS else folder
+        return f"{folder}/{self.experiment.features}" if TASKS[task].features else folder

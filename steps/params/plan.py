@@ -1,8 +1,7 @@
-"""An experiment with every params file that it names, read and checked together.
+"""An experiment with every params file that it names, read together.
 
-This is what "checked before any work" stands on: the Snakefile builds the plan of its experiment
-when it is read, and ``python -m workflow.dvc`` when it writes dvc.yaml, so that a misspelt key in a
-fine-tuning protocol does not wait for the end of pretraining.
+``steps.params.checks.load_plan`` reads and checks it. Engines call that before any work, so that a
+misspelt key in a fine-tuning protocol does not wait for the end of pretraining.
 """
 
 from __future__ import annotations
@@ -16,55 +15,16 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
 from steps.params.budget import Budget
-from steps.params.checks import check_backbone, check_sizes
 from steps.params.dag import Node, Pretraining, Tokenizer, follow
-from steps.params.dataset import Dataset, ShapesDataset
-from steps.params.detection import Detection
+from steps.params.dataset import Dataset
 from steps.params.experiment import Experiment, load_experiment
 from steps.params.load import closest, load, shortened
-from steps.params.methods import CLIPParams
 from steps.params.names import NAME_RULE, is_name, unprintable
-from steps.params.protocols import (
-    KNN,
-    Bias,
-    Decode,
-    Features,
-    Finetune,
-    Geometry,
-    Layout,
-    LinearProtocol,
-    Retrieval,
-    Segment,
-    ZeroShot,
-)
 from steps.params.recipe import Recipe, ScaledRecipe
-from steps.params.tasks import (
-    CLASS_TASKS,
-    FEATURE_TASKS,
-    OBJECT_TASKS,
-    SETS,
-    TEXT_TASKS,
-    ResourceTable,
-)
+from steps.params.tasks import PROTOCOLS, TASKS, ResourceTable
 from steps.params.tokenizers import TokenizerRecipe
 
 ROOT = Path("params")
-PROTOCOLS: dict[str, Any] = {
-    "features": Features,
-    "knn": KNN,
-    "linear": LinearProtocol,
-    "finetune": Finetune,
-    "geometry": Geometry,
-    "detect": Detection,
-    "segment": Segment,
-    "layout": Layout,
-    "zeroshot": ZeroShot,
-    "retrieval": Retrieval,
-    "decode": Decode,
-    "bias": Bias,
-}
-"""The params model of each task's protocols, or a union of them."""
-
 AnyDataset: Any = Dataset
 """A union, which type checkers do not take for a type."""
 
@@ -72,7 +32,10 @@ T = TypeVar("T")
 
 
 class Plan:
-    """A checked experiment.
+    """Params of an experiment, and the nodes that they ask for.
+
+    Each file is valid by itself; ``steps.params.checks.load_plan`` also checks that they fit
+    together.
 
     Args:
         name: ``<root>/experiments/<name>.yaml``.
@@ -86,7 +49,8 @@ class Plan:
         _check_asked(name, root)
         self.name = name
         self.root = root
-        self.experiment: Experiment = load_experiment(experiment_file(name, root))
+        self.file = root / "experiments" / f"{name}.yaml"
+        self.experiment: Experiment = load_experiment(self.file)
         self.scaled = self.experiment.scaled
         """Pretrainings that are not their recipes as they stand, by their names."""
         self.scaled_tokenizers: dict[str, ScaledRecipe] = {}
@@ -99,7 +63,6 @@ class Plan:
         }
         self.recipes = {n: self._recipe(n) for n in self.experiment.recipes}
         self.tokenizers: dict[str, TokenizerRecipe] = {}
-        self._check_imported()
         rows = [
             Pretraining(backbone, recipe)
             for backbone, recipe, _ in self.rows()
@@ -115,24 +78,18 @@ class Plan:
         """The params of each protocol by its name."""
         self.resources = self._resources()
         """What the jobs ask of a scheduler."""
-        self._check_objects()
-        self._check_cues()
-        self._check_kinds()
-        self._check_classes()
-        check_sizes(self)
-        self._check_text()
 
     def tasks(self) -> dict[str, list[str]]:
         """Each node downstream of the backbone with its protocols' names."""
         tasks = {str(task): names for task, names in self.experiment.tasks.items()}
-        if any(task in tasks for task in FEATURE_TASKS):
+        if any(TASKS[task].features for task in tasks):
             return {"features": [self.experiment.features], **tasks}
         return tasks
 
     def dataset_names(self) -> list[str]:
         """The prepared sets that the experiment reads."""
         experiment = self.experiment
-        own = [getattr(experiment, key) for task, key in SETS.items() if task in experiment.tasks]
+        own = [getattr(experiment, TASKS[task].reads) for task in TASKS if task in experiment.tasks]
         return list(dict.fromkeys([experiment.dataset, *own]))
 
     def dataset_file(self, name: str) -> Path:
@@ -187,18 +144,27 @@ class Plan:
 
     def methods_of(self, task: str) -> list[str]:
         """The methods that a task applies to: of text tasks, those with a text tower."""
-        if task in TEXT_TASKS:
+        if "text" in TASKS[task].needs:
             return [name for name in self.experiment.recipes if self.recipes[name].method.text]
         return self.experiment.names
 
-    def drawn(self) -> list[Pretraining]:
-        """The pretrainings that ``steps.diagnose`` draws for the page, with the first seed."""
-        return [
+    def drawn(self) -> list[Node]:
+        """Nodes that ``steps.diagnose`` draws for the page with the first seed: pretrainings, then
+        their tokenizers."""
+        rows: list[Node] = [
             Pretraining(backbone, recipe)
             for backbone in self.experiment.backbones
             for recipe in self.experiment.pictured
             if recipe in self.recipes and self.recipes[recipe].method.drawn
         ]
+        behind = (other for row in rows for other in self.needs[row])
+        return [*rows, *dict.fromkeys(other for other in behind if isinstance(other, Tokenizer))]
+
+    def evaluations(self) -> Iterator[tuple[tuple[str, str, int], str, str]]:
+        """Every (row, task, protocol) that is measured."""
+        for task, protocol in self.experiment.evaluations():
+            for row in self.rows(task):
+                yield row, task, protocol
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of some of the plan's params, by role: what an engine compares.
@@ -225,7 +191,7 @@ class Plan:
             return recipe.scaled(scaled.length, scaled.data_share)
         except ValueError as error:
             raise UserError(
-                f"{experiment_file(self.name, self.root)}: scaling.methods",
+                f"{self.file}: scaling.methods",
                 f"{scaled.recipe}: {error}",
                 allowed="methods that train",
             ) from error
@@ -236,7 +202,7 @@ class Plan:
         """The name of a scaled recipe says what it is: no recipe has it, and lengths are factors
         on the recipe's epochs."""
         key = "scaling.methods" if scaled.budget is None else "budget"
-        where = f"{experiment_file(self.name, self.root)}: {key}"
+        where = f"{self.file}: {key}"
         stem, own = scaled.recipe, file(scaled.recipe)
         other = own.with_name(f"{scaled.name}.yaml")
         if scaled.name != stem and other.is_file():
@@ -258,15 +224,15 @@ class Plan:
     def _needs(self, rows: list[Pretraining]) -> dict[Node, list[Node]]:
         """Every node that the rows need; of a row with a budget, those behind it at their share."""
         if self.experiment.budget is None:
-            return follow(rows, self._read, lambda node: str(self._file(node)))
+            return follow(rows, self._read, lambda node: str(self.node_file(node)))
         own = {row: Pretraining(row.backbone, self.recipe_file(row.recipe).stem) for row in rows}
-        known = follow(own.values(), self._read, lambda node: str(self._file(node)))
+        known = follow(own.values(), self._read, lambda node: str(self.node_file(node)))
         needs: dict[Node, list[Node]] = {}
         for row, node in own.items():
             try:
                 self._share_out(node, self.scaled.get(row.recipe), known, needs)
             except ValueError as error:
-                where = f"{experiment_file(self.name, self.root)}: budget"
+                where = f"{self.file}: budget"
                 raise UserError(where, f"what stands behind {row}: {error}") from error
         return needs
 
@@ -319,7 +285,8 @@ class Plan:
         file = self.root / "resources" / f"{self.experiment.regime}.yaml"
         return load(file, ResourceTable) if file.is_file() else ResourceTable()
 
-    def _file(self, node: Node) -> Path:
+    def node_file(self, node: Node) -> Path:
+        """The params file of a pretraining or a tokenizer."""
         if isinstance(node, Tokenizer):
             return self.tokenizer_file(node.name)
         return self.recipe_file(node.recipe)
@@ -357,133 +324,6 @@ class Plan:
             known[name] = load(path, model)
         return known[name]
 
-    def _check_imported(self) -> None:
-        """A checkpoint's name is not a recipe's: a teacher of that name would have its folder."""
-        for index, name in enumerate(self.experiment.names):
-            if name in self.experiment.imported and self.recipe_file(name).is_file():
-                raise UserError(
-                    f"{experiment_file(self.name, self.root)}: methods[{index}].imported.name",
-                    f"'{name}' is the name of a recipe, {self.recipe_file(name)}",
-                    remedy=f"call it {name}_official, say",
-                )
-
-    def _check_objects(self) -> None:
-        """Tasks of objects get boxes, and those that need masks get masks."""
-        name = self.experiment.detection_dataset
-        tasks = {task: self.experiment.tasks.get(task, []) for task in OBJECT_TASKS}
-        if name is None or not any(tasks.values()):
-            return
-        dataset, file = self.datasets[name], self.dataset_file(name)
-        where = f"{experiment_file(self.name, self.root)}: detection_dataset"
-        if not dataset.has_boxes:
-            needs = next(task for task, names in tasks.items() if names)
-            raise UserError(
-                where,
-                f"{file} has no boxes, which {needs} needs",
-                allowed="a set of format coco, or shapes of kind detection",
-            )
-        for task, protocol in ((task, name) for task, names in tasks.items() for name in names):
-            params = self.protocols[protocol]
-            if dataset.has_masks or (isinstance(params, Detection) and params.masks is not True):
-                continue
-            raise UserError(
-                where,
-                f"{file} says masks: false, and {task} needs masks "
-                f"({self.protocol_file(protocol)})",
-                allowed="a set with masks; or, to detect, a protocol with masks: auto",
-                remedy=f"take a set with masks, or leave the task {task} out",
-            )
-
-    def _check_cues(self) -> None:
-        """Who asks what features see gets images of which it is known."""
-        fits: dict[str, tuple[Callable[[ShapesDataset], bool], str, str]] = {
-            "decode": (
-                lambda drawn: drawn.is_independent,
-                "factors that are independent and told",
-                "cues whose probabilities are 0, such as shapes_independent",
-            ),
-            "bias": (
-                lambda drawn: drawn.conflicts,
-                "cues that conflict",
-                "conflicts: true, such as shapes_conflicts",
-            ),
-        }
-        for task, (holds, needs, allowed) in fits.items():
-            name = getattr(self.experiment, SETS[task])
-            if name is None or task not in self.experiment.tasks:
-                continue
-            dataset = self.datasets[name]
-            if not isinstance(dataset, ShapesDataset) or not holds(dataset):
-                raise UserError(
-                    f"{experiment_file(self.name, self.root)}: {SETS[task]}",
-                    f"{self.dataset_file(name)} has no {needs}, which {task} needs",
-                    allowed=f"a set of format shapes with {allowed}",
-                    remedy=f"name such a set, or leave the task {task} out",
-                )
-
-    def _check_kinds(self) -> None:
-        """Who reads tokens gets a vision transformer."""
-        for task, reads in (("layout", "looks from a class token"), ("segment", "reads patches")):
-            for name in self.experiment.backbones if task in self.experiment.tasks else ():
-                if self.backbones[name].is_resnet:
-                    raise UserError(
-                        f"{experiment_file(self.name, self.root)}: tasks",
-                        f"{task} {reads}, and backbone {name} is a ResNet",
-                        allowed="vision transformers, such as vit_s16",
-                        remedy=f"leave {task} out, or train the ResNet in an experiment of its own",
-                    )
-        for node, behind in self.needs.items():
-            if isinstance(node, Pretraining):
-                backbone = self.backbones[node.backbone]
-                recipe = self.recipes[node.recipe]
-                check_backbone(self.recipe_file(node.recipe), recipe, backbone, node.backbone)
-            for teacher in behind:
-                if isinstance(teacher, Pretraining) and self.backbones[teacher.backbone].is_resnet:
-                    raise UserError(
-                        f"{self._file(node)}: teacher.backbone",
-                        f"{teacher.backbone} is a ResNet, and a teacher gives tokens",
-                        allowed="a vision transformer, such as vit_s16",
-                    )
-
-    def _check_classes(self) -> None:
-        """Who decides between classes gets two, where the set's params say which there are."""
-        experiment = self.experiment
-        classes = getattr(self.datasets[experiment.dataset], "classes", None)
-        deciding: list[str] = [task for task in experiment.tasks if task in CLASS_TASKS]
-        for name, recipe in self.recipes.items():
-            if recipe.method.name == "supervised":
-                deciding.append(f"recipe {name}")
-        if classes is not None and len(classes) < 2 and deciding:
-            raise UserError(
-                f"{experiment_file(self.name, self.root)}: dataset",
-                f"{experiment.dataset} has one class, and {deciding[0]} decides between classes",
-                remedy="take a set with two classes or more, or leave that out",
-            )
-
-    def _check_text(self) -> None:
-        """Text tasks need methods with a text tower, and those need captions."""
-        experiment, file = self.experiment, experiment_file(self.name, self.root)
-        tasks = [task for task in experiment.tasks if task in TEXT_TASKS]
-        if tasks and not self.methods_of(tasks[0]):
-            raise UserError(
-                f"{file}: tasks",
-                f"{tasks[0]} needs a text tower, and no recipe of {experiment.recipes} has one",
-                remedy="add a method that has one, such as clip, or leave the task out",
-            )
-        own_captions = [
-            name
-            for name, recipe in self.recipes.items()
-            if isinstance(recipe.method, CLIPParams) and recipe.method.prompts is None
-        ]
-        needs = [f"recipe {name}" for name in own_captions] + ["retrieval"] * ("retrieval" in tasks)
-        if needs and not self.datasets[experiment.dataset].has_captions:
-            raise UserError(
-                f"{file}: dataset",
-                f"{experiment.dataset} has no captions, which {needs[0]} needs",
-                remedy="take a set with captions; a recipe can also make them of class names "
-                "(method.prompts)",
-            )
-
 
 def _check_asked(name: str, root: Path) -> None:
     """Check that a command asks for a name of params and a folder of them."""
@@ -498,8 +338,3 @@ def _check_asked(name: str, root: Path) -> None:
             allowed="a folder whose path is a printable line and does not begin with -",
             remedy="name it by its absolute path, or call it otherwise",
         )
-
-
-def experiment_file(name: str, root: Path = ROOT) -> Path:
-    """Where an experiment's params stand."""
-    return root / "experiments" / f"{name}.yaml"

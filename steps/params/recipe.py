@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import model_validator
 
+from steps.command import UserError
+from steps.params.backbone import Backbone
 from steps.params.base import Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
 from steps.params.methods import MethodParams, RandomParams
 from steps.params.methods.method import Need
 from steps.params.names import Name
-from steps.params.views import Normalise, View
+from steps.params.views import Normalise, View, sides
 
 # --- What a recipe may stand on: another backbone of the same experiment, or a tokenizer
 
@@ -315,3 +318,45 @@ class Recipe(Params):
         if (final := self.training.final_phase) is not None:
             self.method.check_views(sum(view.count for view in final.views))
         return self
+
+
+# --- A recipe and a backbone fit each other
+
+
+def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -> None:
+    """Refuse a backbone that the method of a recipe cannot train.
+
+    Args:
+        where: the recipe's file, which the error names.
+        recipe: the recipe.
+        backbone: the backbone to train.
+        name: its name.
+
+    Raises:
+        UserError: the backbone is a ResNet, and the method reads tokens; or a key of the method
+            does not fit its patches or its depth, such as a mask ratio below one patch.
+    """
+    if backbone.is_resnet and recipe.method.reads == "tokens":
+        raise UserError(
+            f"{where}: method.name",
+            f"{recipe.method.name} reads the tokens of its backbone, but {name} is a ResNet "
+            f"({backbone.architecture})",
+            allowed="a vision transformer, such as vit_s16",
+            remedy=f"train {recipe.method.name} and {name} in experiments of their own",
+        )
+    if backbone.patch_size is None or recipe.training is None:
+        return
+    phases = [recipe.training.views]
+    if recipe.training.final_phase is not None:
+        phases.append(recipe.training.final_phase.views)
+    for views in phases:
+        side = sides(views, backbone.image_size)[0] // backbone.patch_size
+        incompatibility = recipe.method.incompatibility(side**2, backbone.depth)
+        if incompatibility is not None:
+            key, found, allowed = incompatibility
+            raise UserError(
+                f"{where}: method.{key}",
+                found,
+                allowed=allowed,
+                remedy=f"change the key, or leave backbone {name} out",
+            )

@@ -1,96 +1,237 @@
-"""The tasks that a backbone is measured by, and what a job of each node asks of a scheduler."""
+"""The registry of tasks, and the scheduler resources of each node.
+
+One entry of ``TASKS`` declares a task. Params, plan, checks, paths, the rules of Snakemake, the
+stages of DVC and the reports read it; its step is ``steps/<name>.py``.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
+from pydantic import RootModel
 
 from steps.params.base import Count, Params
+from steps.params.detection import Detection
+from steps.params.protocols import (
+    KNN,
+    Bias,
+    Decode,
+    Features,
+    Finetune,
+    Geometry,
+    Layout,
+    LinearProtocol,
+    Retrieval,
+    Segment,
+    ZeroShot,
+)
 
-# --- The tasks that a backbone is measured by, each a step of that name
+# --- The tasks that measure a backbone
 
-
-Task = Literal[
-    "knn",
-    "linear",
-    "finetune",
-    "geometry",
-    "detect",
-    "segment",
-    "layout",
-    "zeroshot",
-    "retrieval",
-    "decode",
-    "bias",
+Need = Literal[
+    "classes",  # two or more, to decide between
+    "boxes",
+    "masks",  # for detect, only where its protocol says masks: true
+    "captions",
+    "factors",  # drawn images whose factors are recorded and independent
+    "conflicts",  # drawn images whose cues conflict
+    "tokens",  # a vision transformer
+    "text",  # a method with a text tower
 ]
-TASKS: tuple[Task, ...] = get_args(Task)
-FEATURE_TASKS: tuple[Task, ...] = ("knn", "linear")
-"""Tasks that read frozen features."""
-CLASS_TASKS: tuple[Task, ...] = ("knn", "linear", "finetune")
-"""Tasks that decide between the classes of the set that is pretrained on."""
-OBJECT_TASKS: tuple[Task, ...] = ("detect", "segment", "layout")
-"""Tasks that read ``detection_dataset``."""
-SETS: dict[str, str] = {
-    **dict.fromkeys(OBJECT_TASKS, "detection_dataset"),
-    "decode": "decode_dataset",
-    "bias": "bias_dataset",
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task, and what the rest of the code needs to know about it."""
+
+    name: str
+    title: str
+    meaning: str
+    """How it measures, for captions."""
+    protocol: Any
+    """Params model of its protocols, or a union of models."""
+    metrics: tuple[str, ...]
+    """Metrics that tables show unfolded; the first one is the headline."""
+    needs: tuple[Need, ...] = ()
+    """Properties that its set, the backbones and the methods must have; the plan checks them."""
+    reads: str = "dataset"
+    """Key of the experiment that names its set."""
+    features: bool = False
+    """It reads the frozen features of the step ``features``."""
+    decides: bool = True
+    """It keeps decisions per image beside its records."""
+    draws: bool = False
+    """It draws pictures beside its records."""
+
+
+_OBJECTS = "detection_dataset"
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task(
+            name="finetune",
+            title="Fine-tuning",
+            meaning="the whole backbone is fine-tuned together with a linear classifier",
+            protocol=Finetune,
+            metrics=("top1",),
+            needs=("classes",),
+        ),
+        Task(
+            name="linear",
+            title="Linear probe",
+            meaning="a linear classifier is trained on frozen features",
+            protocol=LinearProtocol,
+            metrics=("top1",),
+            needs=("classes",),
+            features=True,
+        ),
+        Task(
+            name="knn",
+            title="k-NN",
+            meaning="each image gets the class that its nearest training images vote for",
+            protocol=KNN,
+            metrics=("top1",),
+            needs=("classes",),
+            features=True,
+        ),
+        Task(
+            name="detect",
+            title="Detection",
+            meaning="a detector with this backbone is trained; average precision as in COCO",
+            protocol=Detection,
+            metrics=("box_AP", "mask_AP"),
+            needs=("boxes",),
+            reads=_OBJECTS,
+            draws=True,
+        ),
+        Task(
+            name="segment",
+            title="Segmentation",
+            meaning="a linear layer on frozen patch tokens predicts the class of every pixel. "
+            "miou: mean over classes of the intersection over union; miou_objects: the "
+            "same without background; accuracy: percentage of pixels that are right",
+            protocol=Segment,
+            metrics=("miou",),
+            needs=("boxes", "masks", "tokens"),
+            reads=_OBJECTS,
+        ),
+        Task(
+            name="layout",
+            title="Object layout",
+            meaning="jaccard: overlap between the objects' pixels and the patches that hold most "
+            "of the class token's attention in the last block, for the head that is best "
+            "over all images; jaccard_any: for the best head of each image; inside: "
+            "percentage of the one head's attention that falls on objects; area: "
+            "percentage of the image that they cover, which is inside by chance. Random "
+            "weights may come first, since attention can fall on objects without any "
+            "learning: this task shows where a network looks, not how good its features "
+            "are",
+            protocol=Layout,
+            metrics=("jaccard",),
+            needs=("boxes", "masks", "tokens"),
+            reads=_OBJECTS,
+            draws=True,
+        ),
+        Task(
+            name="zeroshot",
+            title="Zero-shot classification",
+            meaning="each image gets the class whose name, in prompts, is nearest; nothing is "
+            "trained",
+            protocol=ZeroShot,
+            metrics=("top1",),
+            needs=("text",),
+        ),
+        Task(
+            name="retrieval",
+            title="Retrieval",
+            meaning="text_R@k: a caption of the image is among the k nearest distinct captions; "
+            "image_R@k: the image of a caption is among the k nearest images",
+            protocol=Retrieval,
+            metrics=("text_R@1", "image_R@1"),
+            needs=("text", "captions"),
+        ),
+        Task(
+            name="geometry",
+            title="Geometry of features",
+            meaning="nothing is trained. effective_rank: effective rank of the class token over "
+            "all images, at most its width; alignment: distance between two views of an "
+            "image; uniformity: how evenly images are spread. Lower is better for both, "
+            "but alignment is lowest where all features are equal",
+            protocol=Geometry,
+            metrics=("effective_rank", "alignment", "uniformity"),
+            decides=False,  # it measures no image by itself
+        ),
+        Task(
+            name="decode",
+            title="Decodability",
+            meaning="one linear probe per factor on frozen features of drawn images whose factors "
+            "are independent; chance is 10 for the outline, 12.5 for colours and 16.7 for "
+            "textures",
+            protocol=Decode,
+            metrics=("outline",),
+            needs=("factors",),
+            reads="decode_dataset",
+        ),
+        Task(
+            name="bias",
+            title="Shape bias",
+            meaning="classifiers trained on images whose cues agree are tested where one cue "
+            "contradicts the outline and the other cues belong to neither class",
+            protocol=Bias,
+            metrics=("outline_vs_texture",),
+            needs=("conflicts",),
+            reads="bias_dataset",
+        ),
+    )
 }
-"""The key of an experiment that names the set which a task reads; the others read ``dataset``."""
-DRAWN_TASKS: tuple[Task, ...] = ("detect", "layout")
-"""Tasks that draw pictures beside their records."""
-DECIDED_TASKS: tuple[Task, ...] = tuple(task for task in TASKS if task != "geometry")
-"""Tasks that keep decisions beside their records: the others measure no image by itself."""
-TEXT_TASKS: tuple[Task, ...] = ("zeroshot", "retrieval")
-"""Tasks that need a text tower: methods without one have no row in their tables."""
+"""Every task by its name, in the order in which tasks are preferred for the ranking."""
+
+PROTOCOLS: dict[str, Any] = {
+    "features": Features,
+    **{name: task.protocol for name, task in TASKS.items()},
+}
+"""The params model of the protocols of each node downstream of a backbone."""
+
+if TYPE_CHECKING:
+    TaskName = str
+    NodeName = str
+else:
+    TaskName = Literal[*TASKS]
+    NodeName = Literal[
+        *("default", "prepare", "tokenizer", "pretrain", "imported", "features"),
+        *(*TASKS, "diagnose", "page"),
+    ]
 
 
-# --- What a job of each node asks of a scheduler. None of it changes a result
+# --- Scheduler resources of a job of each node. They change no result
 
 
 class Resources(Params):
-    """Of one job, in Snakemake's words."""
+    """Resources of one job, in Snakemake's terms."""
 
     threads: Count = 1
-    """CPU cores: the step's own and those of the processes that load images."""
+    """CPU cores, for the step itself and for the processes that load images."""
     gpu: Annotated[int, Ge(0), Le(1)] = 0
-    """A job takes one at most: training on several is torchrun's."""
+    """At most one per job: training on several GPUs needs torchrun."""
     mem_mb: Count | None = None
-    """null: what the scheduler gives where nothing is asked for; so is the next."""
+    """null: the scheduler's default."""
     runtime: Count | None = None
-    """Minutes, after which a scheduler ends the job. One that trains goes on from there when it is
-    run again."""
+    """Minutes until the scheduler ends the job; null: the scheduler's default. A job that trains
+    resumes when it runs again."""
 
     def asked(self) -> dict[str, Any]:
-        """What a rule declares besides threads; a device that is not wanted is not named."""
+        """Resources that a rule declares besides threads; those not asked for are left out."""
         values = {"gpu": self.gpu, "mem_mb": self.mem_mb, "runtime": self.runtime}
         return {name: value for name, value in values.items() if value}
 
 
-class ResourceTable(Params):
-    """``params/resources/<regime>.yaml``: a row a node; ``default`` is that of the others."""
+class ResourceTable(RootModel[dict[NodeName, Resources | None]]):
+    """``params/resources/<regime>.yaml``: one row per node; ``default`` is for all others."""
 
-    default: Resources = Resources()
-    prepare: Resources | None = None
-    tokenizer: Resources | None = None
-    pretrain: Resources | None = None
-    imported: Resources | None = None
-    features: Resources | None = None
-    knn: Resources | None = None
-    linear: Resources | None = None
-    finetune: Resources | None = None
-    geometry: Resources | None = None
-    detect: Resources | None = None
-    segment: Resources | None = None
-    layout: Resources | None = None
-    zeroshot: Resources | None = None
-    retrieval: Resources | None = None
-    decode: Resources | None = None
-    bias: Resources | None = None
-    diagnose: Resources | None = None
-    page: Resources | None = None
+    root: dict[NodeName, Resources | None] = {}
 
     def of(self, node: str) -> Resources:
         """The row of a node, by the name of its rule."""
-        row: Resources | None = getattr(self, node)
-        return row or self.default
+        return self.root.get(node) or self.root.get("default") or Resources()

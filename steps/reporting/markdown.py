@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 import polars as pl
 
 from steps.params.budget import BEHIND, Budget
+from steps.params.tasks import TASKS
 from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.figures import FILE as APART_FIGURE
@@ -86,60 +87,6 @@ def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
 
 MOST_CLASSES = 12
 """Most classes whose images are listed one by one."""
-_TASKS = {
-    "knn": ("k-NN", "each image gets the class that its nearest training images vote for"),
-    "linear": ("Linear probe", "a linear classifier is trained on frozen features"),
-    "finetune": (
-        "Fine-tuning",
-        "the whole backbone is fine-tuned together with a linear classifier",
-    ),
-    "geometry": (
-        "Geometry of features",
-        "nothing is trained. effective_rank: effective rank of the class token over all images, at "
-        "most its width; alignment: distance between two views of an image; uniformity: how evenly "
-        "images are spread. Lower is better for both, but alignment is lowest where all features "
-        "are equal",
-    ),
-    "detect": (
-        "Detection",
-        "a detector with this backbone is trained; average precision as in COCO",
-    ),
-    "segment": (
-        "Segmentation",
-        "a linear layer on frozen patch tokens predicts the class of every pixel. miou: mean over "
-        "classes of the intersection over union; miou_objects: the same without background; "
-        "accuracy: percentage of pixels that are right",
-    ),
-    "layout": (
-        "Object layout",
-        "jaccard: overlap between the objects' pixels and the patches that hold most of the class "
-        "token's attention in the last block, for the head that is best over all images; "
-        "jaccard_any: for the best head of each image; inside: percentage of the one head's "
-        "attention that falls on objects; area: percentage of the image that they cover, which is "
-        "inside by chance. "
-        "Random weights may come first, since attention can fall on objects without any learning: "
-        "this task shows where a network looks, not how good its features are",
-    ),
-    "zeroshot": (
-        "Zero-shot classification",
-        "each image gets the class whose name, in prompts, is nearest; nothing is trained",
-    ),
-    "retrieval": (
-        "Retrieval",
-        "text_R@k: a caption of the image is among the k nearest distinct captions; "
-        "image_R@k: the image of a caption is among the k nearest images",
-    ),
-    "decode": (
-        "Decodability",
-        "one linear probe per factor on frozen features of drawn images whose factors are "
-        "independent; chance is 10 for the outline, 12.5 for colours and 16.7 for textures",
-    ),
-    "bias": (
-        "Shape bias",
-        "classifiers trained on images whose cues agree are tested where one cue contradicts the "
-        "outline and the other cues belong to neither class",
-    ),
-}
 
 
 _ABOUT_CURVES = (
@@ -430,7 +377,8 @@ names and their order. The experiment's params: [{plain(heading.experiment)}]({p
 
 def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
     cells = summary.filter(task=task)
-    title, meaning = _TASKS.get(task, (task, "see its step"))
+    entry = TASKS.get(task)
+    title, meaning = (entry.title, entry.meaning) if entry else (task, "see its step")
     protocols = source.heading.tasks[task]
     names = f"protocol{'s' if len(protocols) > 1 else ''} "
     names += ", ".join(map(code, protocols))
@@ -506,7 +454,8 @@ def _params_notes(source: Source) -> list[str]:
 
 def _section(heading: ReportSpec, evaluation: Evaluation) -> str:
     """The task in words, with its protocol if it has several."""
-    title = plain(_TASKS.get(evaluation.task, (evaluation.task, ""))[0])
+    task = TASKS.get(evaluation.task)
+    title = plain(task.title if task else evaluation.task)
     alone = len(heading.tasks[evaluation.task]) == 1
     return title if alone else f"{title}, protocol {code(evaluation.protocol)}"
 

@@ -20,7 +20,7 @@ from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 from steps.params.paths import Paths
 from steps.params.paths import backbone as backbone_of
-from steps.params.tasks import DRAWN_TASKS
+from steps.params.tasks import TASKS
 from steps.reporting.source import Provenance, ReportSpec
 from steps.reporting.tables import Table
 from steps.reporting.text import Markup, beginning, code, plain, significant, target
@@ -131,9 +131,9 @@ def _drawn(
             of = Path(backbone_of(row))
             if not of.is_dir():  # an official checkpoint has a backbone of its own
                 continue
-            for task in DRAWN_TASKS:
-                for protocol in heading.tasks.get(task, ()):
-                    folder = Path(str(paths.pictures(row, task, protocol)))
+            for task in TASKS.values():
+                for protocol in heading.tasks.get(task.name, ()) if task.draws else ():
+                    folder = Path(str(paths.pictures(row, task.name, protocol)))
                     if folder.is_dir():
                         yield _Drawn(folder, "backbone", of, recipe, backbone, protocol)
             diagnosis = Path(paths.diagnosis(row))

@@ -22,7 +22,7 @@ from steps.command import UserError
 from steps.params.budget import Budget
 from steps.params.experiment import Experiment
 from steps.params.load import shortened
-from steps.params.tasks import TEXT_TASKS
+from steps.params.tasks import TASKS
 from steps.reporting.decided import (
     DECISIONS_SCHEMA,
     IMAGES_SCHEMA,
@@ -110,7 +110,11 @@ class ReportSpec(BaseModel):
         return cls(
             **experiment.model_dump(include=same),
             methods=tuple(experiment.names),
-            only={task: tuple(text_methods) for task in experiment.tasks if task in TEXT_TASKS},
+            only={
+                task: tuple(text_methods)
+                for task in experiment.tasks
+                if "text" in TASKS[task].needs
+            },
             imported={name: each.backbone for name, each in experiment.imported.items()},
             scaling=_scaled_rows(experiment),
             **paths,

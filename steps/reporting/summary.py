@@ -8,32 +8,17 @@ from typing import Any
 import polars as pl
 
 from steps.command import UserError
+from steps.params.tasks import TASKS
 from steps.reporting.source import Evaluation, ReportSpec
 
 BALANCED = "balanced"
 """The metric that replaces accuracy where classes differ in size."""
 UNTRAINED = "Random"
 """The type of an untrained row."""
-HEADLINES = {
-    "finetune": "top1",
-    "linear": "top1",
-    "knn": "top1",
-    "detect": "box_AP",
-    "segment": "miou",
-    "layout": "jaccard",
-    "zeroshot": "top1",
-    "retrieval": "text_R@1",
-    "geometry": "effective_rank",
-    "decode": "outline",
-    "bias": "outline_vs_texture",
-}
-"""The metric that stands for a task, in the order in which tasks are taken for the ranking."""
-SHOWN = {
-    "detect": ("box_AP", "mask_AP"),
-    "retrieval": ("text_R@1", "image_R@1"),
-    "geometry": ("effective_rank", "alignment", "uniformity"),
-}
-"""Metrics that a table shows beside the headline and balanced accuracy; others are folded."""
+HEADLINES = {name: task.metrics[0] for name, task in TASKS.items()}
+"""The headline metric of each task, in the order in which tasks are taken for the ranking."""
+SHOWN = {name: task.metrics for name, task in TASKS.items()}
+"""Metrics that a table shows beside balanced accuracy; others are folded."""
 COLLAPSED = "†"
 """Mark of a row with collapsed embeddings."""
 UNSTABLE = "‡"

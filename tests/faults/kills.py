@@ -31,8 +31,8 @@ import torch
 
 from steps.artifacts import read_records, verify
 from steps.artifacts.manifest import code_version, digest_file, digest_value
+from steps.params.checks import load_plan
 from steps.params.load import read_yaml
-from steps.params.plan import Plan
 from tests.processes import REPOSITORY, environment
 from tests.project import BIN, LAST, Project, measured, record, tiny
 from tests.scenery import BACKBONE, Scenery
@@ -160,7 +160,7 @@ class Kills:
             self.project.snakemake(*outs[1:], *options, *of, target=outs[0])
 
     def _stage(self, target: Target) -> str:
-        plan = Plan(target.experiment, self.root / "params")
+        plan = load_plan(target.experiment, self.root / "params")
         for stage in Stages(plan).all():
             if target.outs[0] in (*stage.results, *stage.committed):
                 return stage.name

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from steps.command import UserError
-from steps.params.plan import Plan
+from steps.params.checks import load_plan
 from steps.params.tasks import Resources
 from tests import engines
 from tests.engines import BIN
@@ -159,14 +159,14 @@ def test_resources_that_are_no_numbers(key: str, value: Any, tmp_path: Path) -> 
     scenery = project(tmp_path)
     scenery.write("resources/test.yaml", {"default": {key: value}})
     with pytest.raises(UserError, match=f"default.{key}"):
-        Plan("quickstart", scenery.params)
+        load_plan("quickstart", scenery.params)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_command_of_dvc_yaml_is_words(folder: str, tmp_path: Path) -> None:
     """A shell reads from each command what the step is to be told, and nothing more."""
     scenery = project(tmp_path, folder)
-    plan = Plan("quickstart", scenery.params)
+    plan = load_plan("quickstart", scenery.params)
     content = yaml.safe_load(dvc_yaml(plan))
     for stage in Stages(plan).all():
         written = content["stages"][stage.name]["cmd"].replace("\\${", "${")
@@ -199,7 +199,7 @@ def test_dvc_yaml_is_not_written_for_such_names(
 @pytest.mark.parametrize("folder", ["-x", "a\nb", "a\tb", "a\x1b[0m", "a\u202eb"])
 def test_a_folder_that_cannot_be_told_in_a_line(folder: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="params"):
-        Plan("quickstart", Path(folder))
+        load_plan("quickstart", Path(folder))
 
 
 @pytest.mark.long

@@ -15,11 +15,12 @@ from pydantic import ValidationError
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Params
+from steps.params.checks import load_plan
 from steps.params.experiment import Experiment
 from steps.params.load import load, read_yaml
-from steps.params.plan import PROTOCOLS, AnyDataset, Plan
+from steps.params.plan import AnyDataset
 from steps.params.recipe import Recipe, Scaling
-from steps.params.tasks import FEATURE_TASKS, ResourceTable
+from steps.params.tasks import PROTOCOLS, TASKS, ResourceTable
 from steps.params.tokenizers import TokenizerRecipe
 from tests.faults.builders_params import FILES, GOOD_NAMES, NAMES, NOT_FINITE
 from tests.processes import REPOSITORY
@@ -242,7 +243,7 @@ def _refused(model: Any, content: dict[str, Any], key: str) -> None:
 
 @pytest.mark.parametrize("what", NAMES)
 def test_a_name_of_an_experiment(what: str, scenery: Scenery) -> None:
-    message = line(lambda: Plan(NAMES[what], scenery.params))
+    message = line(lambda: load_plan(NAMES[what], scenery.params))
     assert message.startswith("experiment: ")
     assert "a name is of letters" in message
 
@@ -258,7 +259,7 @@ def test_committed_names_are_fine() -> None:
     for path in (REPOSITORY / "params").rglob("*.yaml"):
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", path.stem), path
     for path in (REPOSITORY / "params/experiments").glob("*.yaml"):
-        Plan(path.stem, REPOSITORY / "params")
+        load_plan(path.stem, REPOSITORY / "params")
 
 
 @pytest.mark.parametrize(
@@ -375,8 +376,9 @@ def _inputs(step: str) -> list[str]:
     """Further options that a task needs; no file of theirs is there."""
     if step not in PROTOCOL_STEPS:
         return []
-    needs = ["features", "data"] if step in FEATURE_TASKS else ["data"]
-    pictures = ["pictures"] if step in ("detect", "layout") else []
+    task = TASKS.get(step)
+    needs = ["features", "data"] if task and task.features else ["data"]
+    pictures = ["pictures"] if task and task.draws else []
     return [word for name in (*needs, *pictures) for word in (f"--{name}", name)]
 
 

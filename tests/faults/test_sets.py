@@ -21,9 +21,9 @@ from PIL import Image
 from steps.artifacts import publish
 from steps.command import UserError
 from steps.data.checks import check_caption
+from steps.params.checks import load_plan
 from steps.params.dataset import Dataset
 from steps.params.load import validate
-from steps.params.plan import Plan
 from tests.faults.builders_data import (
     PARQUET,
     SKIP,
@@ -538,4 +538,4 @@ def test_a_plan_that_knows_of_one_class_says_so(scenery: Scenery) -> None:
     experiment |= {"methods": ["random"], "backbones": ["vit_test"], "tasks": {"knn": ["knn"]}}
     scenery.write("experiments/x.yaml", experiment)
     with pytest.raises(UserError, match="one has one class, and knn decides between classes"):
-        Plan("x", scenery.params)
+        load_plan("x", scenery.params)

@@ -13,6 +13,7 @@ import pytest
 
 from steps.artifacts import Manifest, read_manifest
 from steps.core.schedules import Progress, learning_rate
+from steps.params.checks import load_plan
 from steps.params.plan import Plan
 from tests.scenery import TOKENIZERS, Scenery
 from workflow.dvc import Stages
@@ -48,7 +49,7 @@ def plan(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> Plan:
         "tasks": {"knn": ["knn"]},
     }
     scenery.write("experiments/test.yaml", experiment)
-    return Plan("test", Path("params"))
+    return load_plan("test", Path("params"))
 
 
 def _run(command: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from steps.params.plan import Plan
+from steps.params.checks import load_plan
 from tests.processes import REPOSITORY
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
@@ -20,7 +20,7 @@ PARAMS = REPOSITORY / "params"
 
 @pytest.mark.parametrize("experiment", ["imagenet", "imagenet_large"])
 def test_it_plans_without_any_data(experiment: str, tmp_path: Path) -> None:
-    plan = Plan(experiment, PARAMS)
+    plan = load_plan(experiment, PARAMS)
     command = [
         *(sys.executable, "-m", "snakemake", "report", "--dry-run", "--quiet", "host"),
         *("--snakefile", str(REPOSITORY / "workflow/Snakefile"), "--config"),
@@ -39,7 +39,7 @@ def test_it_plans_without_any_data(experiment: str, tmp_path: Path) -> None:
 
 
 def test_every_method_has_a_row() -> None:
-    plan = Plan("imagenet", PARAMS)
+    plan = load_plan("imagenet", PARAMS)
     methods = {recipe.method.name for recipe in plan.recipes.values()}
     methods |= {each.format for each in plan.experiment.imported.values()}
     files = {path.stem for path in (REPOSITORY / "steps/methods").glob("*.py")}
@@ -68,7 +68,7 @@ def test_every_method_has_a_row() -> None:
             "import",
             (
                 *("--name", "clip_official", "--backbone", PARAMS / "backbones/vit_b16.yaml"),
-                *Plan("imagenet", PARAMS).experiment.imported["clip_official"].options,
+                *load_plan("imagenet", PARAMS).experiment.imported["clip_official"].options,
             ),
             "official/ViT-B-16.pt: no such file",
             "put it there",

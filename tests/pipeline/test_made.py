@@ -13,6 +13,7 @@ import pytest
 from steps.artifacts import publish, write_records
 from steps.artifacts.records import Record
 from steps.command import UserError
+from steps.params.checks import load_plan
 from steps.params.load import read_yaml
 from steps.params.paths import Paths
 from steps.params.plan import Plan
@@ -30,7 +31,7 @@ def plan(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """The plan of a tiny experiment, in its own working folder."""
     tiny(scenery)
     monkeypatch.chdir(scenery.root)
-    return Plan("quickstart", Path("params"))
+    return load_plan("quickstart", Path("params"))
 
 
 def _publish(path: str | Path, node: str, params: Any, **given: Any) -> None:
@@ -67,7 +68,7 @@ def test_another_checkpoint_under_one_name_is_refused(plan: Plan, scenery: Scene
     file = scenery.params / "experiments/quickstart.yaml"
     experiment = {**read_yaml(file), "methods": [{"imported": OFFICIAL}], "pictures": []}
     scenery.write("experiments/quickstart.yaml", experiment)
-    plan = Plan("quickstart", Path("params"))
+    plan = load_plan("quickstart", Path("params"))
     asked = plan.experiment.imported["mae_official"].asked
     artifact = "results/imported/vit_test/mae_official/seed0/backbone"
     _publish(artifact, "pretrain", {}, facts={"asked": asked})
@@ -117,7 +118,7 @@ def test_old_results_are_taken_over(
     # MAE's were made by other params than its recipe has today.
     file = scenery.params / "recipes/test/mae.yaml"
     file.write_text(file.read_text().replace("mask_ratio: 0.75", "mask_ratio: 0.5"))
-    migrate(Plan("quickstart", Path("params")))
+    migrate(load_plan("quickstart", Path("params")))
     said = dict(
         line.split(": ", 1) for line in capsys.readouterr().out.splitlines() if ": " in line
     )
@@ -172,5 +173,5 @@ def test_an_old_checkpoint_is_taken_over_if_it_is_the_one_named(
     _publish(
         "results/quickstart/vit_test/mae_official/seed0/backbone", "pretrain", params, facts=facts
     )
-    migrate(Plan("quickstart", Path("params")))
+    migrate(load_plan("quickstart", Path("params")))
     assert Path("results/imported/vit_test/mae_official/seed0/backbone").is_dir() == moved

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from benchmarks import estimate
-from steps.params.plan import Plan
+from steps.params.checks import load_plan
 from tests.processes import REPOSITORY
 
 PAGE = (REPOSITORY / "docs/imagenet.md").read_text()
@@ -26,14 +26,14 @@ def test_the_formula_is_that_of_a_published_count() -> None:
 
 
 def test_every_trained_recipe_of_the_experiment_is_estimated() -> None:
-    plan = Plan("imagenet", REPOSITORY / "params")
+    plan = load_plan("imagenet", REPOSITORY / "params")
     trained = {name for name, recipe in plan.recipes.items() if recipe.training is not None}
     assert set(estimate.PASSES) == trained
 
 
 def test_files_that_experiments_need_are_named() -> None:
     for name in ("imagenet", "imagenet_large"):
-        plan = Plan(name, REPOSITORY / "params")
+        plan = load_plan(name, REPOSITORY / "params")
         files = [each.checkpoint for each in plan.experiment.imported.values()]
         for tokenizer in plan.tokenizers.values():
             files += (tokenizer.official or {}).values()

@@ -1,4 +1,4 @@
-"""The steps that run on GPUs import no library of detection, reports or the workflow."""
+"""Steps that run on GPUs import no library of detection, reports, the workflow or training."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import pytest
 from tests.processes import REPOSITORY, environment
 
 HEAVY = ("pycocotools", "mmdet", "mmengine", "mmcv", "polars", "snakemake", "dvc", "hypothesis")
+TRAINING = ("pretrain", "tokenizer", "finetune")
+"""Steps that need Lightning, which takes as long to import as torch."""
 NODES = ("prepare", "pretrain", "tokenizer", "features", "knn", "linear", "finetune", "geometry")
 
 
 @pytest.mark.parametrize("node", [*NODES, "import", "zeroshot", "retrieval", "decode", "bias"])
 def test_a_step_imports_little(node: str) -> None:
-    blocked = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))"
+    unwanted = HEAVY if node in TRAINING else (*HEAVY, "lightning")
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({unwanted!r}))"
     code = f"{blocked}; import importlib; importlib.import_module('steps.{node}')"
     done = subprocess.run(
         [sys.executable, "-c", code],

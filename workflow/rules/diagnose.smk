@@ -1,6 +1,6 @@
-"""What pretrainings and tokenizers learnt, in pictures for the page: of the first seed."""
+"""Pictures of what pretrainings and tokenizers learnt, for the page, with the first seed."""
 
-DRAWN = drawn()
+DRAWN = [PATHS.drawn(node, PLAN.experiment.seeds[0]) for node in PLAN.drawn()]
 
 
 rule diagnose:
@@ -23,9 +23,9 @@ rule diagnose:
     resources:
         **ASKS.of("diagnose").asked(),
     params:
-        behind=options,
+        read=read,
     shell:
-        'python -m steps.diagnose {params.behind:u} --data {input.data:q} --out {output:q} 2>> "$(kept {log:q})"'
+        'python -m steps.diagnose {params.read:u} --out {output:q} 2>> "$(kept {log:q})"'
 
 
 rule diagnose_tokenizer:

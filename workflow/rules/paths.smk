@@ -1,12 +1,13 @@
-"""What rules share: patterns of paths, and functions of wildcards."""
+"""Shared by the rules: patterns of paths, and functions of wildcards."""
 
 import shlex
 
 from steps.params.paths import Paths, backbone, data
+from steps.params.tasks import TASKS
 
 PATHS = Paths(PLAN.experiment)
 IMPORTED = PLAN.experiment.imported
-# A row's folder, whoever made its backbone, and the tasks' records in it.
+# The folder of a row, pretrained or imported, with the records of its tasks.
 ROW = "results/{row}"
 PRETRAINED = PATHS.pretrained("{backbone}", "{recipe}", "{seed}")
 OFFICIAL = PATHS.imported("{backbone}", "{name}", "{seed}")
@@ -17,36 +18,55 @@ FEATURES = PATHS.features(ROW)
 
 
 def log_of(result):
-    """The log of the step that makes a result: its path, under logs/."""
+    """The log of the step that makes a result: its path, below logs/."""
     return f"logs/{result.removeprefix('results/').removesuffix('.json')}.log"
 
 
 def words(options):
-    """Options as a shell reads them, each a word: what a command takes with ``:u``, unchanged."""
+    """Options quoted word by word; shell commands take them unchanged with ``:u``."""
     return shlex.join(options)
 
 
-def rows(task=None):
-    """The folder of every row of the experiment, or of those that a task takes."""
-    return [PATHS.row(*row) for row in PLAN.rows(task)]
+def inputs_of(node, seed):
+    """Inputs of a pretraining or a tokenizer, by role."""
+    behind = {other.role: PATHS.artifact(other, seed) for other in PLAN.needs[node]}
+    return {"data": DATA, **behind}
 
 
-def artifact(node, seed):
-    """Where the artifact of a pretraining or a tokenizer lies."""
-    if isinstance(node, Tokenizer):
-        return PATHS.tokenizer(node.name, seed)
-    return backbone(PATHS.pretrained(node.backbone, node.recipe, seed))
+def read(wildcards, input):
+    """The command-line options that give a step its inputs, each named by its role."""
+    return words(word for role, path in input.items() for word in (f"--{role}", path))
 
 
-def behind(node, seed):
-    """The artifacts that a pretraining or a tokenizer stands on, by role."""
-    return {other.role: artifact(other, seed) for other in PLAN.needs[node]}
+def tokenizer_of(wildcards):
+    """The tokenizer whose tokens a pretraining predicts, if it does, by role."""
+    node = Pretraining(wildcards.backbone, wildcards.recipe)
+    found = inputs_of(node, wildcards.seed)
+    return {role: path for role, path in found.items() if role == "tokenizer"}
 
 
-def options(wildcards, input):
-    """The command-line options that give those artifacts."""
-    paths = [(f"--{role}", path) for role, path in input.items() if role != "data"]
-    return words(word for pair in paths for word in pair)
+def results_of(task):
+    """Outputs of a task's rule, in the report under the task's title."""
+    shown = {"caption": "../report/task.rst", "category": task.title}
+    paths = PATHS.outputs(ROW, task.name, "{protocol}")
+    paths["out"] = report(paths["out"], **shown)
+    if task.draws:
+        pictures = directory(paths["pictures"])
+        paths["pictures"] = report(pictures, patterns=["{name}.png"], **shown)
+    return paths
+
+
+def made(wildcards, output):
+    """The command-line options that say where a task's results go."""
+    return read(
+        wildcards, {role: path for role, path in output.items() if role != "decisions"}
+    )
+
+
+def not_compared(value):
+    """A params function of a value that makes no job run again: Snakemake does not compare params
+    that follow from a job's input."""
+    return lambda wildcards, input: value
 
 
 def protocol_file(wildcards):
@@ -66,24 +86,3 @@ def resolved(**roles):
         return PLAN.resolved(**names)
 
     return values
-
-
-def drawn():
-    """The folders of pictures that the page shows."""
-    seed = PLAN.experiment.seeds[0]
-    folders = []
-    for node in PLAN.drawn():
-        row = PATHS.pretrained(node.backbone, node.recipe, seed)
-        folders.append(PATHS.diagnosis(row))
-        folders += [
-            PATHS.tokenizer_diagnosis(other.name, seed)
-            for other in PLAN.needs[node]
-            if isinstance(other, Tokenizer)
-        ]
-    return list(dict.fromkeys(folders))
-
-
-def tokenizer_of(wildcards):
-    """The tokenizer whose tokens a pretraining predicts, if it does, by role."""
-    found = behind(Pretraining(wildcards.backbone, wildcards.recipe), wildcards.seed)
-    return {role: path for role, path in found.items() if role == "tokenizer"}

@@ -1,11 +1,10 @@
 rule pretrain:
     input:
         unpack(
-            lambda wildcards: behind(
+            lambda wildcards: inputs_of(
                 Pretraining(wildcards.backbone, wildcards.recipe), wildcards.seed
             )
         ),
-        data=DATA,
     output:
         directory(backbone(PRETRAINED)),
     log:
@@ -21,8 +20,8 @@ rule pretrain:
         values=resolved(recipe="{recipe}", backbone="{backbone}"),
         recipe=lambda wildcards: PLAN.recipe_file(wildcards.recipe),
         backbone=lambda wildcards: PLAN.backbone_file(wildcards.backbone),
-        behind=options,
+        read=read,
         scaled=lambda wildcards: words(PLAN.recipe_options(wildcards.recipe)),
     shell:
         "python -m steps.pretrain --recipe {params.recipe:q} {params.scaled:u} --backbone {params.backbone:q}"
-        ' --data {input.data:q} {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'
+        ' {params.read:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -4,12 +4,8 @@ REPORT = f"reports/{EXPERIMENT}"
 TABLES = ["results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"]
 TABLES += ["decisions.parquet", "images.parquet"]
 PICTURES = ["ranking.png", "curves.png"]
-BACKBONES = [backbone(row) for row in rows()]
-EVALUATIONS = [
-    (row, task, protocol)
-    for task, protocol in PLAN.experiment.evaluations()
-    for row in rows(task)
-]
+BACKBONES = [backbone(PATHS.row(*row)) for row in PLAN.rows()]
+EVALUATIONS = [(PATHS.row(*row), *each) for row, *each in PLAN.evaluations()]
 RECORDS = [PATHS.record(*each) for each in EVALUATIONS]
 DECISIONS = [path for each in EVALUATIONS if (path := PATHS.decisions(*each))]
 

@@ -1,7 +1,8 @@
 rule tokenizer:
     input:
-        unpack(lambda wildcards: behind(Tokenizer(wildcards.tokenizer), wildcards.seed)),
-        data=DATA,
+        unpack(
+            lambda wildcards: inputs_of(Tokenizer(wildcards.tokenizer), wildcards.seed)
+        ),
     output:
         directory(TOKENIZER),
     log:
@@ -15,8 +16,8 @@ rule tokenizer:
     params:
         values=resolved(tokenizer="{tokenizer}"),
         file=lambda wildcards: PLAN.tokenizer_file(wildcards.tokenizer),
-        behind=options,
+        read=read,
         scaled=lambda wildcards: words(PLAN.tokenizer_options(wildcards.tokenizer)),
     shell:
-        "python -m steps.tokenizer --tokenizer {params.file:q} {params.scaled:u} --data {input.data:q}"
-        ' {params.behind:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'
+        "python -m steps.tokenizer --tokenizer {params.file:q} {params.scaled:u} {params.read:u}"
+        ' --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'

@@ -18,6 +18,7 @@ from steps.data.sources.source import (
     Source,
     existing_file,
     existing_folder,
+    given,
     kind_of,
 )
 from steps.data.values import shown, whole
@@ -41,19 +42,22 @@ class CocoSource(Source):
 
     def __init__(self, dataset: CocoDataset) -> None:
         self._splits = {
-            "train": AnnotatedImages("train", dataset.train, "instances"),
-            "val": AnnotatedImages("val", dataset.val, "instances"),
+            split: AnnotatedImages(split, files, "instances")
+            for split, files in given(dataset).items()
         }
-        train, val = (self._splits[split].categories() for split in ("train", "val"))
-        names = [{item["id"]: item["name"] for item in found} for found in (train, val)]
-        if names[0] != names[1]:
+        categories = [annotated.categories() for annotated in self._splits.values()]
+        names = [{item["id"]: item["name"] for item in found} for found in categories]
+        if names[0] != names[-1]:
             raise UserError(
-                dataset.val.annotations,
+                str(self._splits["val"].path),
                 "its categories differ from those of train",
                 remedy="use the two files of one release",
             )
-        self.categories = train
-        self.classes = [str(category["name"]) for category in train]
+        self.categories = categories[0]
+        self.classes = [str(category["name"]) for category in self.categories]
+
+    def names(self, split: str) -> list[str]:
+        return self._splits[split].names
 
     def labels(self, split: str) -> Sequence[int | None]:
         return [None] * len(self._splits[split].images)
@@ -164,6 +168,11 @@ class AnnotatedImages:
         check_label_names([category["name"] for category in categories], str(self.path))
         return categories
 
+    @property
+    def names(self) -> list[str]:
+        """The file name of each image, by number."""
+        return [image["file_name"] for image in self.images]
+
     def of_image(self, position: int) -> tuple[dict[str, Any], ...]:
         """The annotations of an image."""
         return tuple(self._by_image.get(self.images[position]["id"], ()))
@@ -244,9 +253,12 @@ class CocoCaptionsSource(Source):
     def __init__(self, dataset: CocoCaptionsDataset) -> None:
         self.classes = []
         self._splits = {
-            "train": AnnotatedImages("train", dataset.train, "captions"),
-            "val": AnnotatedImages("val", dataset.val, "captions"),
+            split: AnnotatedImages(split, files, "captions")
+            for split, files in given(dataset).items()
         }
+
+    def names(self, split: str) -> list[str]:
+        return self._splits[split].names
 
     def labels(self, split: str) -> Sequence[int | None]:
         return [None] * len(self._splits[split].images)

@@ -17,6 +17,8 @@ from steps.data.sources.source import (
     Source,
     existing_file,
     existing_folder,
+    given,
+    image_names,
     kind_of,
 )
 from steps.params.dataset import FolderDataset
@@ -35,16 +37,16 @@ class FolderSource(Source):
     def __init__(self, dataset: FolderDataset) -> None:
         content = "one folder of images for each class"
         self._folders = {
-            "train": existing_folder(dataset.train, content),
-            "val": existing_folder(dataset.val, content),
+            split: existing_folder(place, content) for split, place in given(dataset).items()
         }
         folders, files = _listed(self._folders["train"])
         if not folders:
             raise UserError(
                 str(self._folders["train"]),
-                f"no class folder, and {len(files)} files; a set without labels is not taken",
+                f"no class folder, and {len(files)} files",
                 allowed=content,
-                remedy="put the images of each class into a folder of its name",
+                remedy="put the images of each class into a folder of its name; without labels, to "
+                "pretrain on, the format is images",
             )
         self._names = [name for name in folders if is_text(name)]
         check_label_names(self._names, str(self._folders["train"]))
@@ -53,6 +55,9 @@ class FolderSource(Source):
             self.classes = _in_words(self._names, dataset.class_names)
         self._problems: dict[str, list[Problem]] = {}
         self._found = {split: self._list(split) for split in self._folders}
+
+    def names(self, split: str) -> list[str]:
+        return [name for name, _ in self._found[split]]
 
     def labels(self, split: str) -> list[int]:
         return [label for _, label in self._found[split]]
@@ -83,9 +88,9 @@ class FolderSource(Source):
         folders, strays = _listed(root)
         beside = "not an image of a class, as it lies beside the folders"
         problems = [(name, _unless_file(root / name, beside)) for name in strays]
-        taken = f"not an image by its name, which ends in {', '.join(IMAGE_SUFFIXES)}"
+        taken = f"not an image by its name, which ends in {image_names()}"
         for folder in folders:
-            for name, problem in _walk(root, folder):
+            for name, problem in walk(root, folder):
                 if problem is not None:
                     problems.append((name, problem))
                 elif PurePath(name).suffix.lower() in IMAGE_SUFFIXES:
@@ -113,11 +118,11 @@ def _listed(folder: Path) -> tuple[list[str], list[str]]:
     )
 
 
-def _walk(root: Path, folder: str) -> list[tuple[str, str | None]]:
-    """Paths within ``root`` of all that lies below a class folder, sorted part by part.
+def walk(root: Path, folder: str = "") -> list[tuple[str, str | None]]:
+    """Paths within ``root`` of all that lies below one of its folders, sorted part by part.
 
     Each real folder is read once, by the path without links where there is one; a link to a folder
-    that holds the class itself leads round and is not followed.
+    that holds the folder itself leads round and is not followed.
 
     Returns:
         Path, and what is wrong where it is no file, or a folder that cannot be read.
@@ -139,7 +144,7 @@ def _walk(root: Path, folder: str) -> list[tuple[str, str | None]]:
             found.append((name, f"unreadable folder ({error.strerror})"))
             continue
         for entry in entries:
-            below = f"{name}/{entry.name}"
+            below = f"{name}/{entry.name}" if name else entry.name
             if entry.name.startswith("."):
                 continue
             if not _is(entry.is_dir):

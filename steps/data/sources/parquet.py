@@ -17,6 +17,7 @@ from steps.data.sources.source import (
     Item,
     Source,
     existing_files,
+    given,
     numbered_classes,
     short_names,
 )
@@ -44,14 +45,21 @@ class ParquetSource(Source):
         content = f"parquet files with the columns {', '.join(self._columns)}"
         self._files = {
             split: short_names(existing_files(pattern, content))
-            for split, pattern in (("train", dataset.train), ("val", dataset.val))
+            for split, pattern in given(dataset).items()
         }
-        for path in [*self._files["train"], *self._files["val"]]:
+        for path in [path for files in self._files.values() for path in files]:
             self._check_columns(path)
         self.kind = "classification" if dataset.label_column else "captions"
         self.has_captions = dataset.caption_column is not None
         self._labels = {split: self._read_labels(split) for split in self._files}
         self.classes = self._class_names() if dataset.label_column else []
+
+    def names(self, split: str) -> list[str]:
+        return [
+            f"{name}/{row}"
+            for path, name in self._files[split].items()
+            for row in range(_open(path).metadata.num_rows)
+        ]
 
     def labels(self, split: str) -> Sequence[int | None]:
         return self._labels[split]
@@ -161,7 +169,7 @@ class ParquetSource(Source):
                 what they mean.
         """
         first: tuple[list[str], Path] | None = None
-        for path in [*self._files["train"], *self._files["val"]]:
+        for path in [path for files in self._files.values() for path in files]:
             names = self._names_in_metadata(path)
             if names is None:
                 continue

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path, PurePath
 from typing import Any
 
 from steps.command import UserError
-from steps.params.dataset import Kind
+from steps.params.dataset import HeldOut, Kind
 
 ENVIRONMENT = "PRETEXT_DATA"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
@@ -64,6 +66,10 @@ class Source(ABC):
     """The values of each factor that images are drawn by, in order; empty where none is told."""
 
     @abstractmethod
+    def names(self, split: str) -> Sequence[str]:
+        """The id of every item in order, without reading an image."""
+
+    @abstractmethod
     def labels(self, split: str) -> Sequence[int | None]:
         """The label of every item in order (None: it has none), without reading an image."""
 
@@ -74,6 +80,120 @@ class Source(ABC):
     def problems(self, split: str) -> list[Problem]:
         """What is wrong beside the items: annotations without an image, files that are none."""
         return []
+
+    def left_out(self, split: str) -> Mapping[str, int]:
+        """Numbers of files that are no images by their names, by suffix, and were passed over."""
+        return {}
+
+
+def given(dataset: Any) -> dict[str, Any]:
+    """The places of the splits that params give: without ``val`` where it is held out of train."""
+    places = {"train": dataset.train, "val": dataset.val}
+    return {split: place for split, place in places.items() if not isinstance(place, HeldOut)}
+
+
+class HeldOutSource(Source):
+    """A source whose ``val`` is a part of its ``train``.
+
+    Args:
+        source: with the split ``train``.
+        held_out: which part.
+        where: the params' key, for errors.
+
+    Raises:
+        UserError: an image is of no group, or one of the two splits would be empty.
+    """
+
+    def __init__(self, source: Source, held_out: HeldOut, where: str) -> None:
+        self._source = source
+        self.kind, self.classes, self.categories = source.kind, source.classes, source.categories
+        self.has_captions, self.factors = source.has_captions, source.factors
+        self._labels = source.labels("train")
+        chosen = hold_out(source.names("train"), self._labels, held_out, where)
+        every = range(len(self._labels))
+        self._indices = {
+            "train": [index for index in every if index not in chosen],
+            "val": [index for index in every if index in chosen],
+        }
+
+    def names(self, split: str) -> list[str]:
+        names = self._source.names("train")
+        return [names[index] for index in self._indices[split]]
+
+    def labels(self, split: str) -> list[int | None]:
+        return [self._labels[index] for index in self._indices[split]]
+
+    def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
+        return self._source.items("train", [self._indices[split][index] for index in keep])
+
+    def problems(self, split: str) -> list[Problem]:
+        return self._source.problems("train") if split == "train" else []
+
+    def left_out(self, split: str) -> Mapping[str, int]:
+        return self._source.left_out("train") if split == "train" else {}
+
+
+def hold_out(
+    names: Sequence[str], labels: Sequence[int | None], held_out: HeldOut, where: str
+) -> set[int]:
+    """Indices of the items that are held out.
+
+    Args:
+        names: of all items.
+        labels: of all items; None: none.
+        held_out: share, seed and group.
+        where: the params' key, for errors.
+
+    Raises:
+        UserError: an item is of no group, or one of the two parts would be empty.
+    """
+    groups: dict[tuple[int | None, str], list[int]] = {}
+    for index, (name, label) in enumerate(zip(names, labels, strict=True)):
+        # A group may hold images of several classes: it is held out as a whole.
+        key = (label, name) if held_out.group is None else (None, _group(name, held_out, where))
+        groups.setdefault(key, []).append(index)
+    chosen: set[int] = set()
+    for label in {label for label, _ in groups}:
+        own = [key for key in groups if key[0] == label]
+        own.sort(
+            key=lambda key: sha256(
+                f"{held_out.seed}/{key[1]}".encode(errors="surrogateescape")
+            ).digest()
+        )
+        images = sum(len(groups[key]) for key in own)
+        wanted = max(1, round(held_out.share * images))
+        taken = 0
+        for key in own[:-1]:  # the last stays in train
+            if taken >= wanted:
+                break
+            chosen.update(groups[key])
+            taken += len(groups[key])
+    if not chosen:
+        found = f"{len(groups)} groups" if held_out.group is not None else f"{len(names)} images"
+        raise UserError(
+            where,
+            f"{found}, of which none can be held out",
+            allowed="at least two, so that train keeps one",
+            remedy="give val images of its own",
+        )
+    return chosen
+
+
+def _draw(seed: int, name: str) -> bytes:
+    """A draw that depends on the seed and the name only."""
+    return sha256(f"{seed}/{name}".encode(errors="surrogateescape")).digest()
+
+
+def _group(name: str, held_out: HeldOut, where: str) -> str:
+    assert held_out.group is not None
+    found = re.search(held_out.group, name)
+    if found is None:
+        raise UserError(
+            f"{where}.group",
+            f"{held_out.group!r} finds no group in the name {name!r}",
+            allowed="an expression that every image's name matches",
+        )
+    return next((group for group in found.groups() if group is not None), found.group())
 
 
 def data_root() -> Path:
@@ -151,6 +271,11 @@ def existing_files(pattern: str, content: str) -> list[Path]:
     if not files:
         raise _missing(place, "no file matches", content)
     return files
+
+
+def image_names() -> str:
+    """Endings of image files, for errors."""
+    return ", ".join(IMAGE_SUFFIXES)
 
 
 def short_names(files: Sequence[Path]) -> dict[Path, str]:

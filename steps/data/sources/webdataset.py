@@ -16,6 +16,7 @@ from steps.data.sources.source import (
     Item,
     Source,
     existing_files,
+    given,
     numbered_classes,
     short_names,
 )
@@ -38,7 +39,7 @@ class WebDatasetSource(Source):
         content = "tar files of samples (WebDataset)"
         self._shards = {
             split: short_names(existing_files(pattern, content))
-            for split, pattern in (("train", dataset.train), ("val", dataset.val))
+            for split, pattern in given(dataset).items()
         }
         self.kind = "classification" if dataset.label else "captions"
         self.has_captions = dataset.caption is not None
@@ -50,6 +51,13 @@ class WebDatasetSource(Source):
         if dataset.label is not None:
             self.classes = dataset.classes or numbered_classes(self._labels["train"])
             check_label_names(self.classes, f"{dataset.train}: classes")
+
+    def names(self, split: str) -> list[str]:
+        return [
+            f"{name}/{sample.key}"
+            for shard, name in self._shards[split].items()
+            for sample in _samples(shard)
+        ]
 
     def labels(self, split: str) -> Sequence[int | None]:
         return self._labels[split]

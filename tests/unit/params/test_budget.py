@@ -9,6 +9,7 @@ import pytest
 
 from steps.command import UserError
 from steps.params.budget import Budget, add_options, asked_for
+from steps.params.checks import load_plan
 from steps.params.dag import Pretraining, Tokenizer
 from steps.params.plan import Plan
 from tests.scenery import RECIPES, TOKENIZERS, Scenery
@@ -41,7 +42,7 @@ def experiment(scenery: Scenery) -> dict[str, Any]:
 
 def _plan(scenery: Scenery, experiment: dict[str, Any]) -> Plan:
     scenery.write("experiments/test.yaml", experiment)
-    return Plan("test", scenery.params)
+    return load_plan("test", scenery.params)
 
 
 def test_rows_and_what_stands_behind_them(scenery: Scenery, experiment: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from steps.command import UserError
+from steps.params.checks import load_plan
 from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.load import load
 from steps.params.plan import Plan
@@ -80,7 +81,7 @@ def _plan(scenery: Scenery, *methods: str, **changes: Any) -> Plan:
         "tasks": {"knn": ["knn"]},
     }
     scenery.write("experiments/test.yaml", {**experiment, **changes})
-    return Plan("test", scenery.params)
+    return load_plan("test", scenery.params)
 
 
 def _error(scenery: Scenery, *methods: str, **changes: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from steps.command import UserError
 from steps.official.formats import LAYOUTS
+from steps.params.checks import load_plan
 from steps.params.dag import Pretraining
 from steps.params.experiment import Experiment
 from steps.params.imported import Format
@@ -103,7 +104,7 @@ def _experiment(scenery: Scenery, **changes: Any) -> Plan:
     scenery.write("protocols/knn.yaml", _KNN)
     scenery.write("protocols/features.yaml", {"poolings": ["cls"], "crop_fraction": 1.0})
     scenery.write("experiments/test.yaml", {**_EXPERIMENT, **changes})
-    return Plan("test", scenery.params)
+    return load_plan("test", scenery.params)
 
 
 _BOXES = {
@@ -150,7 +151,7 @@ def test_several_protocols_of_a_task(scenery: Scenery) -> None:
         ({"knn": ["knn", "knn"]}, "tasks.knn names knn twice"),
         ({}, "tasks names no task, so there is nothing to measure"),
         ({"knn": ["knn"], "linear": []}, "tasks.linear names no protocol: remove the key"),
-        ({"kNN": ["knn"]}, "Input should be 'knn', 'linear'"),
+        ({"kNN": ["knn"]}, "Input should be 'finetune', 'linear'"),
     ],
 )
 def test_tasks_that_cannot_be(scenery: Scenery, tasks: dict[str, Any], message: str) -> None:
@@ -312,16 +313,16 @@ def test_segmentation_needs_patches(scenery: Scenery) -> None:
     tasks = {"segment": ["segment"]}
     experiment = {"methods": ["random"], "detection_dataset": "boxes", "tasks": tasks}
     _experiment(scenery, **experiment)
-    with pytest.raises(UserError, match="segment reads patches, and backbone resnet_test"):
+    with pytest.raises(UserError, match="segment reads tokens, and backbone resnet_test"):
         _experiment(scenery, **experiment, backbones=["resnet_test"])
 
 
-def test_object_layout_needs_a_class_token(scenery: Scenery) -> None:
+def test_object_layout_needs_tokens(scenery: Scenery) -> None:
     scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
     scenery.write("datasets/boxes.yaml", _BOXES)
     layout = {"methods": ["random"], "detection_dataset": "boxes", "tasks": {"layout": ["layout"]}}
     _experiment(scenery, **layout)
-    with pytest.raises(UserError, match="class token, and backbone resnet_test is a ResNet"):
+    with pytest.raises(UserError, match="layout reads tokens, and backbone resnet_test"):
         _experiment(scenery, **layout, backbones=["resnet_test"])
 
 
@@ -365,7 +366,7 @@ _DRAWN = read_yaml(REPOSITORY / "params/datasets/shapes_independent.yaml")
 @pytest.mark.parametrize(
     ("task", "fits", "said"),
     [
-        ("decode", {}, "has no factors that are independent and told, which decode needs"),
+        ("decode", {}, "has no recorded, independent factors, which decode needs"),
         ("bias", {"cues": None, "conflicts": True}, "has no cues that conflict, which bias needs"),
     ],
 )

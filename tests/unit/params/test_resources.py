@@ -7,14 +7,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
 
 from steps.command import UserError
+from steps.params.checks import load_plan
 from steps.params.load import load
-from steps.params.plan import Plan
-from steps.params.tasks import Resources, ResourceTable
+from steps.params.tasks import NodeName, Resources, ResourceTable
 from tests.processes import REPOSITORY
 from tests.scenery import Scenery
 
@@ -26,12 +27,12 @@ PROFILES = REPOSITORY / "workflow/profiles"
 @pytest.mark.parametrize("regime", REGIMES)
 def test_every_regime_has_a_table(regime: str) -> None:
     table = load(REPOSITORY / f"params/resources/{regime}.yaml", ResourceTable)
-    for node in set(ResourceTable.model_fields) - {"default"}:
+    for node in get_args(NodeName):
         assert {"mem_mb", "runtime"} <= table.of(node).asked().keys()
 
 
 def test_a_node_without_a_row_has_the_default() -> None:
-    table = ResourceTable(default=Resources(runtime=5), pretrain=Resources(gpu=1))
+    table = ResourceTable({"default": Resources(runtime=5), "pretrain": Resources(gpu=1)})
     assert table.of("knn").asked() == {"runtime": 5}
     assert table.of("pretrain").asked() == {"gpu": 1}
 
@@ -49,7 +50,7 @@ def test_more_than_one_gpu_is_refused(scenery: Scenery) -> None:
 
 
 def test_the_rules_ask_for_what_the_table_says() -> None:
-    plan = Plan("imagenet", REPOSITORY / "params")
+    plan = load_plan("imagenet", REPOSITORY / "params")
     env = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     command = ["snakemake", "report", "-n", "--forceall", "--quiet", "host", "--cores", "64"]
     command += ["--config", "experiment=imagenet"]

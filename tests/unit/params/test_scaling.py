@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from steps.command import UserError
+from steps.params.checks import load_plan
 from steps.params.plan import Plan
 from steps.params.recipe import Scaling
 from tests.scenery import RECIPES, Scenery
@@ -37,7 +38,7 @@ def experiment(scenery: Scenery) -> dict[str, Any]:
 
 def _plan(scenery: Scenery, experiment: dict[str, Any]) -> Plan:
     scenery.write("experiments/test.yaml", experiment)
-    return Plan("test", scenery.params)
+    return load_plan("test", scenery.params)
 
 
 def test_every_point_is_a_row(scenery: Scenery, experiment: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from steps.artifacts import Record, publish, write_records
 from steps.params.experiment import Experiment
 from steps.params.paths import Paths
-from steps.params.tasks import TEXT_TASKS
+from steps.params.tasks import TASKS
 from steps.reporting.collect import collect
 from steps.reporting.source import ReportSpec, ScaledRow, Source
 
@@ -122,7 +122,7 @@ def build(
     """
     methods = (*methods, *scaling)
     measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
-    only = {task: tuple(text_methods) for task in tasks if task in TEXT_TASKS}
+    only = {task: tuple(text_methods) for task in tasks if "text" in TASKS[task].needs}
     params = root / "params" / "experiments" / "made_up.yaml"
     official = dict.fromkeys(imported, backbones[0])
     content = {

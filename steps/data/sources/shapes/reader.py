@@ -275,6 +275,10 @@ class ShapesSource(Source):
                 for number, name in enumerate(CLASSES, start=1)
             ]
 
+    def names(self, split: str) -> list[str]:
+        count = self._dataset.train if split == "train" else self._dataset.val
+        return [f"{split}-{position:06d}" for position in range(count)]
+
     def labels(self, split: str) -> Sequence[int | None]:
         count = self._dataset.train if split == "train" else self._dataset.val
         if self.kind == "detection":

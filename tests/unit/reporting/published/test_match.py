@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from steps.params.plan import PROTOCOLS
+from steps.params.tasks import PROTOCOLS
 from steps.reporting.published.data import (
     Published,
     beside_coco,

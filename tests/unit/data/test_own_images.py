@@ -1,0 +1,220 @@
+"""Images as users have them: unlabelled trees, lists, tars, tables, and no validation split."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from steps.artifacts import read_manifest
+from steps.command import UserError
+from steps.data.shards import Images
+from steps.data.sources import Item, Source, open_source
+from steps.params.dataset import CsvDataset, FolderDataset, HeldOut, ImagesDataset
+from steps.prepare import main as prepare
+
+HELD = HeldOut(share=0.25)
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PRETEXT_DATA", str(tmp_path))
+    return tmp_path
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), (value % 256, value // 256, 7)).save(file, "PNG")
+    return file.getvalue()
+
+
+def put(root: Path, names: Sequence[str]) -> None:
+    for value, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(value))
+
+
+def items(source: Source, split: str) -> list[Item]:
+    return list(source.items(split, range(len(source.labels(split)))))
+
+
+def test_a_tree_of_any_depth(root: Path) -> None:
+    names = ["a.png", "b/c.JPG", "b/d/e/f.webp", "z/1.tif"]
+    put(root / "photos", [*names, "b/.hidden/x.png", "notes.txt", "b/LICENSE"])
+    source = open_source(ImagesDataset(format="images", train="photos", val="photos"))
+    assert source.names("train") == sorted(names, key=lambda name: name.split("/"))
+    assert source.kind == "images"
+    assert source.classes == []
+    assert source.left_out("train") == {".txt": 1, "without an ending": 1}
+    assert [item.read() for item in items(source, "val")] == [png(value) for value in range(4)]
+
+
+def test_a_list_names_files_from_its_own_folder(root: Path) -> None:
+    put(root / "x", ["1.png", "deep/2.png"])
+    (root / "x/all.txt").write_text("\ufeff# two\n1.png\n\ndeep/2.png\nlost.png\n", "utf-8")
+    source = open_source(ImagesDataset(format="images", train="x/all.txt", val="x"))
+    found = items(source, "train")
+    assert [(item.id, item.problem) for item in found] == [
+        ("1.png", None),
+        ("deep/2.png", None),
+        ("lost.png", "no such file"),
+    ]
+    assert found[1].read() == png(1)
+
+
+def test_images_in_tars(root: Path) -> None:
+    for shard, values in (("a", (1, 2)), ("b", (3,))):
+        with tarfile.open(root / f"{shard}.tar", "w") as archive:
+            for value in values:
+                for name, data in ((f"d/{value}.png", png(value)), (f"d/{value}.json", b"{}")):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+    source = open_source(ImagesDataset(format="images", train="*.tar", val="b.tar"))
+    assert source.names("train") == ["a/d/1.png", "a/d/2.png", "b/d/3.png"]
+    assert [item.read() for item in items(source, "train")] == [png(1), png(2), png(3)]
+    assert source.left_out("train") == {".json": 3}
+
+
+def test_several_places_keep_their_names_apart(root: Path) -> None:
+    put(root, ["one/1.png", "two/1.png"])
+    source = open_source(ImagesDataset(format="images", train=["one", "two"], val="one"))
+    assert source.names("train") == ["one/1.png", "two/1.png"]
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("lost", "no file matches"),
+        ("empty", "an empty folder"),
+        ("texts", "no image, other files: {'.md': 1}"),
+        ("texts/a.md", "neither a folder, a list nor a tar file"),
+        ("broken.tar", "not readable as an uncompressed tar file"),
+        ("empty.txt", "no image"),
+    ],
+)
+def test_places_without_images(root: Path, place: str, found: str) -> None:
+    (root / "empty").mkdir()
+    (root / "empty.txt").write_text("# nothing\n", encoding="utf-8")
+    (root / "texts").mkdir()
+    (root / "texts/a.md").write_text("text", encoding="utf-8")
+    (root / "broken.tar").write_bytes(b"no tar" * 200)
+    with pytest.raises(UserError) as raised:
+        open_source(ImagesDataset(format="images", train=place, val=HELD))
+    assert found in str(raised.value)
+    assert str(root / place) in str(raised.value)
+
+
+def test_a_held_out_part_is_drawn_by_name(root: Path) -> None:
+    names = [f"{name}/{index:02d}.png" for name in "ab" for index in range(20)]
+    put(root / "train", names)
+    dataset = FolderDataset(format="folder", train="train", val=HELD)
+    source = open_source(dataset)
+    assert [source.labels("val").count(label) for label in (0, 1)] == [5, 5]
+    assert sorted([*source.names("train"), *source.names("val")]) == names
+    chosen = set(source.names("val"))
+    assert {item.id for item in items(source, "val")} == chosen
+    # A new image changes at most which one of its own class is the last to be taken.
+    put(root / "train", ["a/99.png"])
+    again = set(open_source(dataset).names("val"))
+    assert len(chosen ^ again) <= 2
+    assert {name for name in chosen ^ again if name.startswith("b")} == set()
+    other = FolderDataset(format="folder", train="train", val=HeldOut(share=0.25, seed=1))
+    assert set(open_source(other).names("val")) != again
+
+
+def test_whole_groups_are_held_out(root: Path) -> None:
+    names = [f"patient{index // 4:02d}_{index % 4}.png" for index in range(80)]
+    put(root / "train", names)
+    held = HeldOut(share=0.2, group=r"patient(\d+)_")
+    source = open_source(ImagesDataset(format="images", train="train", val=held))
+    patients = {split: {name[7:9] for name in source.names(split)} for split in ("train", "val")}
+    assert len(source.names("val")) == 16
+    assert not patients["train"] & patients["val"]
+
+
+@pytest.mark.parametrize(
+    ("group", "found"),
+    [
+        ("slide", "finds no group in the name"),
+        ("png", "1 groups, of which none can be held out"),
+    ],
+)
+def test_groups_that_cannot_be_held_out(root: Path, group: str, found: str) -> None:
+    put(root / "train", [f"{index}.png" for index in range(5)])
+    dataset = ImagesDataset(format="images", train="train", val=HeldOut(share=0.5, group=group))
+    with pytest.raises(UserError, match=found):
+        open_source(dataset)
+
+
+def test_a_pattern_of_groups_is_checked_before_any_image() -> None:
+    with pytest.raises(ValueError, match="regular expression"):
+        HeldOut(share=0.5, group="(")
+
+
+def table(root: Path, text: str, **keys: Any) -> CsvDataset:
+    (root / "t").mkdir(exist_ok=True)
+    (root / "t/labels.csv").write_text(text, encoding="utf-8")
+    put(root / "t", ["1.png", "2.png", "3.png"])
+    return CsvDataset(format="csv", train="t/labels.csv", val="t/labels.csv", **keys)
+
+
+def test_a_table_of_images_and_labels(root: Path) -> None:
+    source = open_source(table(root, "\ufeffimage,label,x\n1.png,10,a\n2.png,9,b\n3.png,10,c\n"))
+    assert source.classes == ["9", "10"]
+    assert [(item.id, item.label, item.problem) for item in items(source, "train")] == [
+        ("1.png", 1, None),
+        ("2.png", 0, None),
+        ("3.png", 1, None),
+    ]
+    assert items(source, "val")[0].read() == png(0)
+
+
+def test_a_table_says_what_is_wrong_with_a_line(root: Path) -> None:
+    text = "file;kind\n1.png;cat\nlost.png;cat\n2.png;\n;dog\n3.png;fox\n"
+    keys = {"image_column": "file", "label_column": "kind", "delimiter": ";"}
+    source = open_source(table(root, text, classes=["cat", "dog"], **keys))
+    assert [(item.id, item.problem) for item in items(source, "train")] == [
+        ("1.png", None),
+        ("lost.png", "no such file"),
+        ("2.png", "line 4 of labels.csv has no label"),
+        ("line 5", "line 5 names no image"),
+        ("3.png", "its label 'fox' is none of the classes"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("file,label\n1.png,a\n", "no column 'image'"),
+        ("image,label,label\n1.png,a,b\n", "two columns 'label'"),
+        ("", "no column 'image'"),
+        ("image,label\n1.png,\n", "no label in column 'label'"),
+        ('image,label\n"1.png,a\n', "unreadable"),
+    ],
+)
+def test_tables_that_cannot_be_read(root: Path, text: str, found: str) -> None:
+    with pytest.raises(UserError) as raised:
+        open_source(table(root, text))
+    assert found in str(raised.value)
+    assert "labels.csv" in str(raised.value)
+
+
+def test_an_unlabelled_tree_is_prepared(root: Path) -> None:
+    put(root / "photos", [f"{index}.png" for index in range(12)])
+    (root / "photos/readme.md").write_text("text", encoding="utf-8")
+    params = root / "mine.yaml"
+    params.write_text("{format: images, train: photos, val: {share: 0.25}}", encoding="utf-8")
+    prepare(["--dataset", str(params), "--out", str(root / "out")])
+    facts = read_manifest(root / "out").facts
+    assert facts["kind"] == "images"
+    assert facts["splits"] == {
+        "train": {"images": 9, "left_out": {".md": 1}},
+        "val": {"images": 3},
+    }
+    assert len(Images(root / "out", "train")) == 9
