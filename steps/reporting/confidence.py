@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from steps.command import UserError
+from steps.params.tasks import TASKS
 from steps.reporting.decided import DECISIONS
 from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.statistics.differences import (
@@ -24,14 +25,10 @@ from steps.reporting.statistics.differences import (
 )
 from steps.reporting.statistics.scores import Scores, of_decisions, of_draws, scores
 from steps.reporting.statistics.spread import Bools, Floats
-from steps.reporting.summary import BALANCED, UNTRAINED, cells_of, headline
+from steps.reporting.summary import BALANCED, UNTRAINED, Row, cells_of, headline
 
-WITHOUT = ("geometry",)
-"""Tasks without decisions about single images."""
 TOLERANCE = 0.01
 """Points by which a record may differ from its decisions, which are summed in float32."""
-Row = tuple[str, str]
-"""Recipe and backbone."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +134,7 @@ def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
     known: dict[Evaluation, Confidence] = {}
     missing: dict[Evaluation, list[Row]] = {}
     for evaluation in source.heading.evaluations():
-        if evaluation.task in WITHOUT:
+        if not TASKS[evaluation.task].decides:
             continue
         metric = headline(summary, evaluation)
         cells = cells_of(summary, evaluation, metric=metric)

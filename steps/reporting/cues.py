@@ -12,10 +12,28 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from steps.params.methods.families import FAMILIES, Family
-from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
+from steps.reporting.figures import (
+    COLOURS,
+    INK,
+    OTHER,
+    SOFT,
+    TITLE,
+    WIDTH,
+    finish_bars,
+    png,
+    styled,
+)
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.summary import cells_of, figure_rows, model_name, ranked, row_name
+from steps.reporting.summary import (
+    Row,
+    by_row,
+    cells_of,
+    figure_rows,
+    model_name,
+    ranked,
+    row_name,
+)
 from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import code, drawn, plain
 
@@ -59,13 +77,7 @@ def _panels(
             }
             for cue in CUES
         }
-    return {
-        name: {
-            (cell["recipe"], cell["backbone"]): cell["mean"]
-            for cell in cells_of(summary, evaluation, metric=factor).iter_rows(named=True)
-        }
-        for factor, name in FACTORS.items()
-    }
+    return {name: _means(summary, evaluation, factor) for factor, name in FACTORS.items()}
 
 
 def _bars(panel: Axes, order: pl.DataFrame, values: Mapping[Row, float | None]) -> None:
@@ -85,10 +97,7 @@ def _bars(panel: Axes, order: pl.DataFrame, values: Mapping[Row, float | None]) 
         )
     panel.set_xlim(0, _MOST * 1.18)
     panel.set_xticks([0, 50, 100])
-    panel.grid(axis="x", color=GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=0)
-    panel.spines["bottom"].set_visible(False)
+    finish_bars(panel)
 
 
 # --- What features see in words: the bias table, and two sentences on families of methods
@@ -116,9 +125,6 @@ _ANSWERED: dict[Family, str] = {
     "position": "position methods",
     "untrained": "random weights",
 }
-
-Row = tuple[str, str]
-"""A recipe and a backbone."""
 
 
 def evaluations(heading: ReportSpec) -> list[Evaluation]:
@@ -244,10 +250,7 @@ def _families(
     """The rows of each family in the sentences, without collapsed ones."""
     found: dict[Family, list[Row]] = {}
     ordered = ranked(summary, heading).select("recipe", "backbone")
-    mine = {
-        (cell["recipe"], cell["backbone"]): cell
-        for cell in cells_of(summary, evaluation).iter_rows(named=True)
-    }
+    mine = by_row(cells_of(summary, evaluation))
     for family in _ANSWERED:
         rows = [
             row
@@ -271,5 +274,5 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _means(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> dict[Row, float]:
-    cells = cells_of(summary, evaluation, metric=metric)
-    return {(c["recipe"], c["backbone"]): c["mean"] for c in cells.iter_rows(named=True)}
+    cells = by_row(cells_of(summary, evaluation, metric=metric))
+    return {row: cell["mean"] for row, cell in cells.items()}

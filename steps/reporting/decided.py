@@ -23,6 +23,7 @@ from steps.artifacts import Record, verify
 from steps.artifacts.decisions import Decisions, read_decisions
 from steps.artifacts.manifest import digest_value
 from steps.command import UserError
+from steps.params.tasks import TASKS
 
 DECISIONS, IMAGES = "decisions.parquet", "images.parquet"
 RESAMPLES = 1000
@@ -51,13 +52,6 @@ IMAGES_SCHEMA = pl.Schema(
 )
 """A row per digest of images: their labels in order, none where a task has none, and the names of
 the classes."""
-_METRICS = {
-    "layout": ("jaccard",),
-    "retrieval": ("text_R@1", "image_R@1"),
-    "segment": ("miou",),
-    "detect": ("box_AP", "mask_AP"),
-}
-"""Metrics of a task that are resampled; its first one if it has none of these."""
 Weights = npt.NDArray[np.int32]
 
 
@@ -148,8 +142,7 @@ def _kept(item: Measured, decided: Decisions) -> Iterator[tuple[str, _Kept]]:
         yield "top1", _Kept(digest, len(labels), labels, correct=packed)
         return
     there = [record.metric for record in item.records]
-    wanted = [name for name in _METRICS.get(item.records[0].task, ()) if name in there]
-    wanted = wanted or there[:1]
+    wanted = [name for name in TASKS[item.records[0].task].metrics if name in there] or there[:1]
     if decided.kind == "detections":
         yield from _detected(item, decided, wanted)
         return

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -22,10 +23,10 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from steps.reporting.confidence import Confidence, Row
+from steps.reporting.confidence import Confidence
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.summary import PANELS, cells_of, figure_rows, headline, row_name
+from steps.reporting.summary import PANELS, Row, by_row, cells_of, figure_rows, headline, row_name
 from steps.reporting.text import drawn, measured
 
 # --- How figures look, and their bytes: the same figure and the same matplotlib give the same ones
@@ -75,16 +76,16 @@ def styled() -> Iterator[None]:
 
 
 def legend(
-    figure: Figure, marks: Sequence[Line2D], where: str = "lower right", **spacing: float
+    figure: Figure, marks: Sequence[Artist], where: str = "lower right", **options: Any
 ) -> None:
-    """The marks in a row outside the panels; ``spacing`` as matplotlib calls it."""
+    """The marks in a row outside the panels; ``options`` of matplotlib's legends."""
     figure.legend(
         handles=marks,
         loc=f"outside {where}",
         ncols=max(len(marks), 1),
         frameon=False,
         fontsize=8.5,
-        **spacing,
+        **options,
     )
 
 
@@ -94,6 +95,19 @@ def finish(panel: Axes) -> None:
     panel.set_axisbelow(True)
     panel.tick_params(length=0)
     panel.spines[["left", "bottom"]].set_color(GRID)
+
+
+def finish_bars(panel: Axes) -> None:
+    """Pale vertical lines behind rows of bars, no ticks, no axis below."""
+    panel.grid(axis="x", color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0)
+    panel.spines["bottom"].set_visible(False)
+
+
+def mark(label: str, **style: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=drawn(label), **style)
 
 
 def png(figure: Figure) -> bytes:
@@ -153,7 +167,7 @@ def ranking_figure(
 def _score_panel(
     panel: Axes, order: pl.DataFrame, cells: pl.DataFrame, confidence: Confidence | None
 ) -> None:
-    found = {(row["recipe"], row["backbone"]): row for row in cells.iter_rows(named=True)}
+    found = by_row(cells)
     unit = cells["unit"][0]
     ends = {row: _ends(cell, confidence) for row, cell in found.items()}
     reach = max(high for _, high in ends.values()) or 1.0
@@ -189,10 +203,7 @@ def _score_panel(
         )
     # Leave a third of the panel beyond the longest row for its number.
     panel.set_xlim(0, reach * 1.36)
-    panel.grid(axis="x", color=GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=0)
-    panel.spines["bottom"].set_visible(False)
+    finish_bars(panel)
 
 
 def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, float]:
@@ -205,10 +216,8 @@ def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, f
 
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
-    marks = [
-        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=drawn(kind))
-        for kind in kinds
-    ]
+    style = {"marker": "o", "linestyle": ""}
+    marks = [mark(kind, color=COLOURS.get(kind, OTHER), **style) for kind in kinds]
     legend(figure, marks, handletextpad=0.2)
 
 
@@ -321,7 +330,7 @@ def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
 
 def _backbone_legend(figure: Figure, heading: ReportSpec) -> None:
     marks = [
-        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=drawn(backbone))
+        mark(backbone, color=SOFT, linestyle=LINE_STYLES[number % 4])
         for number, backbone in enumerate(heading.backbones)
     ]
     legend(figure, marks)
@@ -386,21 +395,11 @@ def apart_figure(
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
         marks = [
-            Patch(color=colour, label=label)
-            for colour, label in (
-                (BETTER, "row is better than column"),
-                (WORSE, "row is worse"),
-                (SAME, "cannot be told apart"),
-            )
+            Patch(color=BETTER, label="row is better than column"),
+            Patch(color=WORSE, label="row is worse"),
+            Patch(color=SAME, label="cannot be told apart"),
         ]
-        figure.legend(
-            handles=marks,
-            loc="outside lower right",
-            ncols=3,
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=SOFT,
-        )
+        legend(figure, marks, labelcolor=SOFT)
         return png(figure)
 
 

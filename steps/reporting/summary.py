@@ -11,6 +11,8 @@ from steps.command import UserError
 from steps.params.tasks import TASKS
 from steps.reporting.source import Evaluation, ReportSpec
 
+Row = tuple[str, str]
+"""Recipe and backbone."""
 BALANCED = "balanced"
 """The metric that replaces accuracy where classes differ in size."""
 UNTRAINED = "Random"
@@ -84,6 +86,11 @@ def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], w
                     allowed="one and the same, or they cannot be compared",
                     remedy="run the steps of the odd ones again",
                 )
+
+
+def by_row(cells: pl.DataFrame) -> dict[Row, dict[str, Any]]:
+    """One cell per recipe and backbone: the cells of a metric, or the last one of each row."""
+    return {(cell["recipe"], cell["backbone"]): cell for cell in cells.iter_rows(named=True)}
 
 
 def ranked_by(heading: ReportSpec) -> Evaluation:

@@ -9,9 +9,18 @@ from typing import Any
 import polars as pl
 
 from steps.params.methods.families import FAMILIES
-from steps.reporting.confidence import Confidence, Confidences, Row
+from steps.params.tasks import TASKS
+from steps.reporting.confidence import Confidence, Confidences
 from steps.reporting.source import Evaluation, Source, TracedRecord
-from steps.reporting.summary import UNTRAINED, cells_of, model_name, ranked, ranked_by
+from steps.reporting.summary import (
+    UNTRAINED,
+    Row,
+    by_row,
+    cells_of,
+    model_name,
+    ranked,
+    ranked_by,
+)
 from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
 WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
@@ -19,16 +28,6 @@ WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
 LANGUAGE = "language"
 """The family of methods that read captions. Captions name the class, so these methods do not count
 as methods without labels."""
-NAMES = {
-    "knn": "k-NN",
-    "linear": "linear probe",
-    "finetune": "fine-tuning",
-    "detect": "detection",
-    "segment": "segmentation",
-    "layout": "object layout",
-    "zeroshot": "zero-shot classification",
-    "retrieval": "retrieval",
-}
 EQUAL_COMPUTE = 1.05
 """Largest ratio of the trained rows' most to least compute that counts as equal."""
 SATURATED = 95.0
@@ -79,10 +78,7 @@ class _Words:
         self.heading = source.heading
         self.summary = summary
         self.family = _families(source)
-        self.rows = {
-            (str(row["recipe"]), str(row["backbone"])): row
-            for row in ranked(summary, source.heading).iter_rows(named=True)
-        }
+        self.rows = by_row(ranked(summary, source.heading))
 
     def name(self, row: Row) -> str:
         return plain(model_name(*row, self.heading))
@@ -115,7 +111,7 @@ class _Words:
         first, others = sound[0], sound[1:]
         cells = cells_of(self.summary, confidence.evaluation, metric=confidence.metric)
         where = f"{self.at_compute()}on {plain(cells['dataset'][0])}"
-        how = f"by {NAMES.get(confidence.evaluation.task, confidence.evaluation.task)}"
+        how = f"by {_task(confidence.evaluation)}"
         tied = [row for row in others if not confidence.pair(first, row)[3]]
         score = self.score(confidence, first)
         if not others:
@@ -172,7 +168,7 @@ class _Words:
             if rest:
                 said.append(f"{self.names(rest)} {'does' if len(rest) == 1 else 'do'} not")
         nobody = dict.fromkeys(
-            NAMES.get(each.evaluation.task, each.evaluation.task)
+            _task(each.evaluation)
             for each in sure.known.values()
             if (rows := self.free(each.beats_baseline))
             and not any(each.beats_baseline[row] > 0 for row in rows)
@@ -248,6 +244,12 @@ class _Words:
             return ""
         divisor, unit = flops_unit(most)
         return f"at {significant(most / divisor)} {unit} "
+
+
+def _task(evaluation: Evaluation) -> str:
+    """A task as part of a sentence."""
+    title = TASKS[evaluation.task].title
+    return title[0].lower() + title[1:]
 
 
 def _families(source: Source) -> dict[Row, str]:
