@@ -74,7 +74,7 @@ PASSES = {
 
 def pretraining(size: Size = VIT_B) -> str:
     """A row a recipe of the regime."""
-    lines = ["| Recipe | Epochs | GFLOPs an image | GPU hours |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| Recipe | Epochs | GFLOPs per image | GPU hours |", "| --- | ---: | ---: | ---: |"]
     for name, passes in PASSES.items():
         training = load(REPOSITORY / f"params/recipes/imagenet/{name}.yaml", Recipe).training
         assert training is not None

@@ -2,9 +2,9 @@
 
     python -m workflow.dvc quickstart
 
-The commands and files are those of workflow/Snakefile; tests/pipeline/test_engines.py holds the two
-equal. A stage's name says what its result is made of, so that stages that experiments share are the
-same stage. Stages depend on the values in params files: a comment changes nothing.
+Commands and files are those of workflow/Snakefile; tests/pipeline/test_engines.py compares both. A
+stage is named after its result, so that experiments share stages. Stages depend on the values in
+params files, not on comments.
 """
 
 from __future__ import annotations
@@ -33,37 +33,38 @@ PAGE = (
     *("README.md", "results.csv", "records.jsonl", "curves.csv", "report.json", "pictures.json"),
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
-"""Files of a report; all of them are committed, so DVC keeps none."""
+"""Files of a report. Git has them all, so DVC keeps none."""
 _INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A node: a step with its options, which say what it reads and what it makes."""
+    """A node: a step with its options, which name its inputs and outputs."""
 
     step: str
     options: Mapping[str, object]
-    """As in the command. A Path is a params file, a string under ``_INPUTS`` an artifact."""
+    """Options as in the command. A Path is a params file, a string under ``_INPUTS`` an
+    artifact."""
     further_deps: Sequence[str] = ()
     decisions: str | None = None
-    """Decisions that it makes beside its record."""
+    """Decisions that it writes beside its record."""
     committed: Sequence[str] = ()
-    """Outputs that git keeps, in the place of ``--out``."""
+    """Outputs that git keeps, instead of ``--out``."""
 
     @property
     def params(self) -> list[str]:
-        """Its params files."""
+        """Params files of the stage."""
         return [str(value) for value in self.options.values() if isinstance(value, Path)]
 
     @property
     def inputs(self) -> dict[str, str]:
-        """The artifacts that it reads, by role."""
+        """Artifacts that it reads, by role."""
         found = {role: self.options.get(f"--{role}") for role in _INPUTS}
         return {role: value for role, value in found.items() if isinstance(value, str)}
 
     @property
     def results(self) -> list[str]:
-        """Artifacts and records that it makes."""
+        """Artifacts and records that it writes."""
         if self.committed:
             return []
         made = [self.options.get("--out"), self.decisions, self.options.get("--pictures")]
@@ -71,7 +72,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The step and the path of its result, in the characters that DVC allows in a name."""
+        """Step and path of the result, in characters that DVC allows in a name."""
         path = str(self.options["--out"]).removesuffix(".json").removeprefix(f"{RESULTS}/")
         top, *words = path.removesuffix("/backbone").removesuffix("/tokenizer").split("/")
         if top not in ("pretrained", "data", f"{self.step}s"):
@@ -82,12 +83,12 @@ class Stage:
 
     @property
     def command(self) -> str:
-        """Its command line."""
+        """Command line of the stage."""
         words = [str(word) for pair in self.options.items() for word in pair]
         return shlex.join(["python", "-m", f"steps.{self.step}", *words])
 
     def described(self) -> dict[str, Any]:
-        """As dvc.yaml has it."""
+        """The stage in dvc.yaml's form."""
         outs: list[object] = [path for path in self.results if not path.endswith(".json")]
         fields = {
             "cmd": self.command,
@@ -100,7 +101,7 @@ class Stage:
 
 
 class Stages:
-    """The stages of a plan, in the order of the DAG."""
+    """Stages of a plan, in the order of the DAG."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -193,12 +194,12 @@ class Stages:
 
 
 def _pairs(words: Sequence[str]) -> dict[str, object]:
-    """Options with their values, of a list in which they follow one another."""
+    """Options with their values, from a flat list."""
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def dvc_yaml(plan: Plan) -> str:
-    """The content of dvc.yaml.
+    """Content of dvc.yaml.
 
     Raises:
         UserError: two stages would have one name.
@@ -248,7 +249,7 @@ def dvc_yaml(plan: Plan) -> str:
 
 
 def _literal(content: Any) -> Any:
-    """Values as DVC has to be told them: it would fill in what stands in ${}."""
+    """Values with ${} escaped, which DVC would otherwise substitute."""
     if isinstance(content, dict):
         return {_literal(key): _literal(value) for key, value in content.items()}
     if isinstance(content, list):
@@ -279,7 +280,7 @@ def main() -> None:
 
 
 def check(content: str, experiment: str) -> None:
-    """Hold dvc.yaml to what the experiment gives.
+    """Compare dvc.yaml with its experiment.
 
     Raises:
         UserError: it is missing or differs.

@@ -1,4 +1,4 @@
-"""Hold the plan of an experiment to the results that are there, before an engine starts."""
+"""Compare an experiment's plan with existing results before an engine starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from workflow.scratch import scratch_folders
 
 @dataclass(frozen=True)
 class Asked:
-    """A result that a plan asks for: its params by role as its manifest will have them."""
+    """A result in a plan, with its params by role as its manifest will have them."""
 
     path: Path
     params: dict[str, Any]
@@ -26,7 +26,7 @@ class Asked:
 
 
 def asked(plan: Plan) -> Iterator[Asked]:
-    """Every result of a plan whose content params files decide, inputs first."""
+    """Every result of a plan that params files define, inputs first."""
     paths = Paths(plan.experiment)
     for name, dataset in plan.datasets.items():
         yield Asked(Path(data(name)), dataset.resolved(), {"dataset": plan.dataset_file(name)})
@@ -56,7 +56,7 @@ def asked(plan: Plan) -> Iterator[Asked]:
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:
-    """The budget of a pretraining or a tokenizer as manifests have it; nothing without one."""
+    """Budget of a pretraining or a tokenizer in a manifest's form; empty without one."""
     budget = plan.budget_of(node)
     return {} if budget is None else {"budget": budget.resolved()}
 
@@ -67,11 +67,11 @@ def _by_protocol(plan: Plan, path: str, protocol: str) -> Asked:
 
 
 _GROUPS = ("params", "facts")
-"""Mappings that stand in every manifest."""
+"""Mappings in every manifest."""
 
 
 def manifest_of(path: Path) -> dict[str, Any] | None:
-    """The manifest of an artifact or a record file; None where there is none."""
+    """Manifest of an artifact or a record file; None if there is none."""
     try:
         if path.suffix == ".json":
             found = json.loads(path.read_bytes())["manifest"]
@@ -84,9 +84,9 @@ def manifest_of(path: Path) -> dict[str, Any] | None:
 
 
 def check_names(plan: Plan) -> None:
-    """One name stands for one content: refuse what other params files made under the same name.
+    """Refuse results that other params files made under the same name.
 
-    A params file that was edited is no other file: engines make its results again.
+    An edited params file is still the same file; engines make its results again.
 
     Raises:
         UserError: naming both.
@@ -125,7 +125,7 @@ def check_names(plan: Plan) -> None:
 
 
 def notices(plan: Plan) -> Iterator[str]:
-    """Lines for the user about what an engine will not take up by itself."""
+    """Lines for the user about checkpoints that no engine resumes from."""
     waiting = {str(each.path) for each in asked(plan) if manifest_of(each.path) is None}
     for left in scratch_folders():
         if left.out in waiting and left.changed:

@@ -1,10 +1,10 @@
-"""Take over the results of an earlier version, which lay under the name of their experiment.
+"""Move results of an earlier version, which lay under the name of their experiment.
 
     python -m workflow.migrate quickstart
 
-A result is moved to where it belongs now if it is whole, made of the params that the experiment
-names today, and of inputs that were taken over with it or are there. Of every other one that the
-experiment asks for it says why not, and the command that makes it anew.
+A result is moved to its path of today if it is whole and made of the experiment's current params,
+and of inputs that exist or were moved too. For every other result of the experiment it prints the
+reason and the command that makes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from workflow.made import asked
 
 
 class Migration:
-    """Results of an experiment in the layout of an earlier version, and where they go."""
+    """Results of an experiment in an earlier layout, and their new paths."""
 
     def __init__(self, plan: Plan, old: Path) -> None:
         self.old = old
@@ -36,7 +36,7 @@ class Migration:
         self.rows = dict(self._rows(plan))
 
     def _rows(self, plan: Plan) -> Iterator[tuple[str, Path]]:
-        """The folder of each row now, and before."""
+        """Folder of each row now and in the earlier layout."""
         paths = Paths(plan.experiment)
         for backbone, method, seed in plan.rows():
             folder = self.old / backbone / method / f"seed{seed}"
@@ -48,7 +48,7 @@ class Migration:
                     yield paths.pretrained(node.backbone, node.recipe, seed), folder
 
     def before(self, path: str) -> Path | None:
-        """Where a result lay; None of what had no place of its own."""
+        """Earlier path of a result; None if it had none of its own."""
         for row, folder in self.rows.items():
             if path.startswith(f"{row}/"):
                 parts = path.removeprefix(f"{row}/").split("/")
@@ -62,7 +62,7 @@ class Migration:
         return None
 
     def run(self) -> Iterator[tuple[str, str]]:
-        """Move what holds; every result with what became of it."""
+        """Move results that still hold; yield every result with its outcome."""
         for stage in self.stages:
             results = stage.results
             before = [self.before(path) for path in results]
@@ -81,7 +81,7 @@ class Migration:
             yield results[0], "moved"
 
     def _reason(self, stage: Stage, results: list[str], before: list[Path]) -> str:
-        """Why a stage's results are not taken over; empty where they are."""
+        """Reason that a stage's results are not moved; empty if they are."""
         for path, source in zip(results, before, strict=True):
             if source.suffix == ".parquet":
                 return "measured before decisions were kept"
@@ -104,11 +104,11 @@ class Migration:
 
 
 _ONCE = ("backbone", "features", "diagnose")
-"""Results of which a row had one, whatever the set and the protocol."""
+"""Results of which a row had one, for any dataset and protocol."""
 
 
 def _other_file(stage: Stage, manifest: Manifest) -> bool:
-    """True of an official checkpoint that is not the one which the experiment names."""
+    """True if the experiment names another official checkpoint."""
     if stage.step != "import":
         return False
     name = Path(str(stage.options["--official"])).name
@@ -117,7 +117,7 @@ def _other_file(stage: Stage, manifest: Manifest) -> bool:
 
 
 def _inputs(stage: Stage, manifest: Manifest) -> str:
-    """Which input of a result is not the one that is there."""
+    """Inputs of a result that differ from those on disk."""
     for role, digest in manifest.inputs.items():
         if role not in stage.inputs:
             return f"made of a {role}, which it is not made of today"
@@ -143,10 +143,10 @@ def main() -> None:
 
 
 def migrate(plan: Plan, old: Path | None = None) -> None:
-    """Move what holds, and print what became of each result.
+    """Move results that still hold, and print one line per result.
 
     Raises:
-        UserError: the folder has not the layout of an earlier version.
+        UserError: the folder does not have an earlier layout.
     """
     old = old or Path(RESULTS, plan.name)
     if not any(old.glob("*/*/seed*/*")):

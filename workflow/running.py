@@ -1,4 +1,4 @@
-"""One engine at a time in a folder of results, and the reason of a failure as its last words."""
+"""Let one engine at a time work in a folder, and print the reason of a failure last."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from steps.command import UserError
 from steps.params.paths import RESULTS
 
 LOCK = Path(RESULTS, ".running")
-"""Held by the Snakemake that may work on the results; whatever ends it frees it."""
+"""Lock file of the Snakemake that works on the results, free when its process ends."""
 DVC = Path(".dvc/tmp")
 ENDED = "error: it said nothing: it was ended from outside (memory, a time limit?)"
 _PLANNING, _RUNNING = "plans", "runs"
 _PATIENCE = 20.0
-"""Seconds to wait for a process that only plans: it may end, as a dry run does, or begin."""
+"""Seconds to wait for a process that only plans, which may end (a dry run) or begin."""
 
 
 class Running:
     """The lock of this process on the results, taken before it plans.
 
-    A plan that was made while another process worked is stale: it may hold a job whose result has
-    been made since, and an engine removes the result of a job that it begins. So who does not get
-    the lock may plan, and not run.
+    A plan made while another process works is stale: it may have a job whose result exists by now,
+    and an engine removes the result of a job that it begins. So a process without the lock may
+    plan but not run.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Running:
             )
 
     def begin(self) -> None:
-        """Go over from planning to running.
+        """Change from planning to running.
 
         Raises:
             UserError: another engine works on the results.
@@ -84,7 +84,8 @@ class Running:
         file.flush()
 
     def _keep_dvc_out(self) -> None:
-        """Hold DVC's own lock too. It frees it while a stage runs, and then names its process."""
+        """Hold DVC's lock too. DVC frees it while a stage runs, but then lists the stage's
+        process."""
         file, working = (DVC / "lock").open("a+", encoding="utf-8"), _dvc_processes()
         if not working and _lock(file):
             self._files.append(file)
@@ -106,7 +107,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _dvc_processes() -> list[int]:
-    """Processes that DVC's list of paths in use names and that live."""
+    """Running processes in DVC's list of paths in use."""
     try:
         uses: Any = json.loads((DVC / "rwlock").read_bytes())
         read = [each for several in uses.get("read", {}).values() for each in several]
@@ -117,7 +118,7 @@ def _dvc_processes() -> list[int]:
 
 
 def say_at_the_end(jobs: Iterable[Any]) -> None:
-    """Print why jobs failed when Snakemake has said all that it says.
+    """Print the reasons of failed jobs after Snakemake's own output.
 
     Args:
         jobs: Snakemake's.
@@ -127,7 +128,7 @@ def say_at_the_end(jobs: Iterable[Any]) -> None:
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """Path of a failed job's log, and the step's own error in it."""
+    """Path of a failed job's log and the step's error in it."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")

@@ -1,12 +1,12 @@
-"""List what killed steps left in .scratch, take a checkpoint of older code up, sweep the rest.
+"""List scratch folders of killed steps, resume from a checkpoint of older code, remove the rest.
 
     python -m workflow.scratch
     python -m workflow.scratch --take-up .scratch/pretrain-0123456789abcdef
     python -m workflow.scratch --sweep
 
-A killed step goes on by itself when the same command runs again. After a change of its code or of
-a library it starts anew: ``--take-up`` lets it go on all the same, and its manifest then says at
-which step the code changed (``facts.code_changed``).
+A killed step resumes when the same command runs again. After a change of its code or of a library
+it starts from the beginning. ``--take-up`` lets it resume even so, and its manifest then names the
+step at which the code changed (``facts.code_changed``).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from steps.command import UserError, run_step
 
 @dataclass(frozen=True)
 class Left:
-    """A scratch folder and what can become of it."""
+    """A scratch folder and its use."""
 
     folder: Path
     subject: str
     state: str
     useless: bool = False
-    """True of what nothing can take up any more."""
+    """True if no run can resume from it."""
     changed: tuple[str, ...] = ()
-    """Modules and libraries that changed, where only they keep the same command from going on."""
+    """Changed modules and libraries, if only these keep the same command from resuming."""
     step: int | None = None
     out: str = ""
 
@@ -42,7 +42,7 @@ class Left:
 
 
 def scratch_folders() -> Iterator[Left]:
-    """Every scratch folder, in the order of their names."""
+    """Every scratch folder, sorted by name."""
     for folder in sorted(path for path in SCRATCH.glob("*") if path.is_dir()):
         identity, step = read_identity(folder), progress(folder).get("step")
         if in_use(folder):

@@ -1,4 +1,4 @@
-"""Settings that Snakemake's ``--config`` takes."""
+"""Settings of Snakemake's ``--config``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from steps.params.names import unprintable
 
 
 def check_settings(config: Mapping[str, object], known: Collection[str]) -> None:
-    """Settings are texts under known keys.
+    """Check that settings are text under known keys.
 
     Raises:
         UserError: naming the key at fault.

@@ -1,7 +1,7 @@
-"""Files in torch's format: written whole, held to their own checksums, read as data.
+"""Files in torch's format: written whole, checked by their own checksums, read as data.
 
-Such a file is a zip archive, uncompressed, with a CRC-32 for each of its records. torch writes the
-checksums and does not look at them when it reads.
+Such a file is an uncompressed zip archive with one CRC-32 per record. torch writes these checksums
+but does not check them.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import torch
 from steps.command import UserError
 
 SLACK = 64 * 2**20
-"""Bytes by which an archive may inflate: the compressed code in one of TorchScript."""
+"""Bytes by which an archive may inflate; TorchScript compresses its code."""
 
 
 def save(content: dict[str, Any], path: Path) -> None:
-    """Write a file, whole or as it was; a draft that fails is removed.
+    """Write a file whole, or leave it unchanged and remove the draft.
 
     Raises:
-        OSError: the disk does not take it.
+        OSError: writing fails.
     """
     draft = path.with_suffix(".new")
     try:
@@ -34,7 +34,7 @@ def save(content: dict[str, Any], path: Path) -> None:
             try:
                 torch.save(content, written)
             except Exception as error:
-                # torch says that its archive is not what it should be, and not why.
+                # torch only says that the archive is broken; the cause is the failed write.
                 raise written.error or error from None
             file.flush()
             os.fsync(file.fileno())
@@ -44,12 +44,12 @@ def save(content: dict[str, Any], path: Path) -> None:
 
 
 def read(path: Path) -> Any:
-    """The content of a file of :func:`save`, on the CPU.
+    """Read a file of :func:`save` to the CPU.
 
     Raises:
         UserError: it would inflate.
         ValueError: a record differs from its checksum.
-        Exception: of a dozen kinds, for what is no such file; :func:`reason` says why.
+        Exception: one of a dozen kinds, for any other file; :func:`reason` says why.
     """
     check_sizes(path)
     with zipfile.ZipFile(path) as archive:
@@ -59,7 +59,7 @@ def read(path: Path) -> Any:
 
 
 def check_sizes(path: Path) -> None:
-    """Refuse a zip archive that would inflate to more than its own size, before anything does.
+    """Refuse a zip archive that would inflate to more than its size, before it is read.
 
     Raises:
         UserError: naming both sizes.
@@ -78,7 +78,7 @@ def check_sizes(path: Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """Reason that a file could not be read, without torch's advice to run what stands in it."""
+    """Reason that a file is unreadable, without torch's advice to run the code in it."""
     if isinstance(error, pickle.UnpicklingError):
         if match := re.search(r"GLOBAL ([\w.]+)", str(error)):
             return f"it holds a pickled {match[1]}, which was not opened"
@@ -87,7 +87,7 @@ def reason(error: Exception) -> str:
 
 
 class _Written:
-    """A file that keeps the error of a write, which torch replaces by one of its own."""
+    """A file that keeps the error of a write, which torch hides behind its own."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

@@ -27,7 +27,7 @@ from steps.artifacts.manifest import digest_file
 from steps.command import UserError
 
 TOP = 5
-"""Most classes that are kept of an image."""
+"""Most classes kept per image."""
 _ID = pa.field("id", pa.string(), nullable=False)
 _SCHEMAS = {
     "classes": (
@@ -56,7 +56,7 @@ class Decisions(NamedTuple):
     table: Any
 
     def encoded(self) -> bytes:
-        """The bytes of its file: the same for the same decisions."""
+        """Bytes of the file, equal for equal decisions."""
         file = io.BytesIO()
         table = self.table.replace_schema_metadata({"kind": self.kind})
         parquet.write_table(table, file, compression="zstd")
@@ -139,18 +139,18 @@ def _lists(rows: npt.NDArray[Any], inner: Any) -> Any:
 
 
 def read_decisions(path: Path, digest: str | None = None) -> Decisions:
-    """The decisions in a file.
+    """Read a file of decisions.
 
     Args:
         path: the file.
-        digest: of its bytes, as the record beside it says.
+        digest: expected, from the record beside it.
 
     Raises:
-        UserError: the file is absent, not that of the record, or no file of decisions.
+        UserError: the file is absent, not the record's, or not a file of decisions.
     """
     again = "run the step of the record beside it again"
     if not path.is_file():
-        raise UserError(str(path), "missing: the decisions behind a record", remedy=again)
+        raise UserError(str(path), "missing, but its record needs it", remedy=again)
     if digest is not None and (found := digest_file(path)) != digest:
         raise UserError(
             str(path),
@@ -174,7 +174,7 @@ def read_decisions(path: Path, digest: str | None = None) -> Decisions:
 
 
 def is_decisions(path: Path) -> bool:
-    """True of a file of decisions, whatever record it belongs to."""
+    """True if the file holds decisions, of any record."""
     try:
         schema = parquet.read_schema(path)
     except (pa.ArrowException, OSError, ValueError):
@@ -184,7 +184,7 @@ def is_decisions(path: Path) -> bool:
 
 
 def _fits(kind: str, schema: Any) -> bool:
-    """True of the columns of a kind."""
+    """True if the columns are those of a kind."""
     if kind not in _SCHEMAS:
         return False
     needed, fields = _SCHEMAS[kind], list(schema)

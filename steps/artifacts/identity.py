@@ -1,8 +1,8 @@
 """The identity of a run: its params, its inputs, the code that it imports, its libraries.
 
-A killed run is taken up again by a run of the same identity. It holds what decides the numbers and
-nothing else: comments and docstrings, modules that the step does not import, and how devices share
-the work are left out.
+A run resumes from the checkpoint of a killed run with the same identity. The identity has
+everything that decides the numbers, and nothing else: comments, docstrings, modules that the step
+does not import, and the division of work over devices are left out.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ LIBRARIES = {
     "torch": ("torch",),
     "torchvision": ("torchvision",),
 }
-"""Packages whose version changes numbers: the name in an import, and the distributions it runs."""
+"""Packages whose versions change numbers: name in an import, and distributions behind it."""
 UNDECISIVE = ("strategy", "max_batch_per_device", "workers", "checkpoint_seconds")
-"""Keys of training params that a run may change when it goes on: they decide no outcome."""
+"""Keys of training params that do not change results, so that a resumed run may change them."""
 
 
 class Code(BaseModel):
@@ -50,7 +50,7 @@ class Code(BaseModel):
     libraries: dict[str, str]
 
     def changes(self, other: Code) -> list[str]:
-        """The modules and libraries that differ in ``other``, in words."""
+        """Modules and libraries that differ in ``other``, in words."""
         modules = {*self.modules.items()} ^ {*other.modules.items()}
         said = sorted({name for name, _ in modules})
         for name in sorted({*self.libraries, *other.libraries}):
@@ -61,43 +61,44 @@ class Code(BaseModel):
 
 
 class Identity(BaseModel):
-    """All that decides what a run computes, and where it was read from."""
+    """Everything that decides the result of a run, and where it was read from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     node: str
     subject: str
-    """Names the run for a reader: runs of one subject compute the same thing, or once did."""
+    """Readable name of the run; runs of one subject compute the same, or once did."""
     params: dict[str, Any]
-    """Resolved params by role, without what decides no outcome."""
+    """Resolved params by role, without keys that do not change results."""
     inputs: dict[str, str]
     """Digest of each input artifact by role."""
     seed: int | None
     code: Code
     further: dict[str, Any] = {}
-    """Further values that decide: a vocabulary's digest, the number of processes."""
+    """Further values that change results: a vocabulary's digest, the number of processes."""
     models: dict[str, str] = {}
-    """The params model of each role, as module:class; this and the fields below decide nothing."""
+    """Params model of each role, as module:class. Neither this nor the fields below are part of the
+    key."""
     files: dict[str, str] = {}
-    """The params file of each role."""
+    """Params file of each role."""
     options: dict[str, float] = {}
-    """Length and data share, where options change those of the recipe."""
+    """Length and data share, if options change those of the recipe."""
     paths: dict[str, str] = {}
-    """The folder of each input."""
+    """Folder of each input."""
     out: str = ""
-    """Where the result goes."""
+    """Path of the result."""
 
     @property
     def key(self) -> str:
-        """Digest of all that decides."""
+        """Digest of everything that changes results."""
         fields = {"node", "params", "inputs", "seed", "code", "further"}
         return digest_value(self.model_dump(include=fields))
 
     def now(self) -> Identity:
-        """The identity with which the same command would run today, by the code that is there.
+        """Identity of the same command with the current code.
 
         Raises:
-            UserError: a params file or an input is gone or broken.
+            UserError: a params file or an input is missing or broken.
         """
         params = dict(self.params)
         for role, file in self.files.items():
@@ -112,7 +113,7 @@ class Identity(BaseModel):
         )
 
     def differences(self, other: Identity) -> list[str]:
-        """Params, inputs and seed that differ in ``other``; none where one checkpoint fits both."""
+        """Params, inputs and seed that differ in ``other``; empty if one checkpoint fits both."""
         said = []
         for role in sorted({*self.params, *other.params}):
             ours, theirs = (_flat(each.params.get(role)) for each in (self, other))
@@ -133,7 +134,7 @@ class Identity(BaseModel):
 
 
 def subject(facts: Mapping[str, Any], seed: int | None) -> str:
-    """Name of a backbone for a reader, from the facts of its pretraining."""
+    """Readable name of a backbone, from the facts of its pretraining."""
     name = f"{facts['recipe']} on {facts['backbone']}, {facts['pretrain_dataset']}"
     return f"{name}, seed {seed}"
 
@@ -154,14 +155,14 @@ def identify(
 
     Args:
         node: the step.
-        subject: its name for a reader, such as "mae on vit_pico, shapes, seed 0".
+        subject: its readable name, such as "mae on vit_pico, shapes, seed 0".
         params: by role.
-        files: where they were read, by the same roles.
+        files: their paths, by the same roles.
         inputs: input artifacts by role.
         seed: of the run.
         out: where the result goes.
-        further: JSON values that decide too.
-        options: length and data share, where they change those of the recipe.
+        further: JSON values that also change results.
+        options: length and data share, if they differ from the recipe's.
 
     Raises:
         UserError: an input is not a whole artifact.
@@ -200,11 +201,11 @@ def identify_evaluation(
     Args:
         node: the step.
         protocol: its params.
-        file: where they were read.
+        file: their path.
         inputs: input artifacts by role, ``backbone`` among them.
-        dataset: the name of the set that is measured on.
-        out: where the records go.
-        further: JSON values that decide too.
+        dataset: name of the dataset that is measured on.
+        out: path of the records.
+        further: JSON values that also change results.
     """
     backbone = read_manifest(inputs["backbone"], "pretrain")
     seed = backbone.seed or 0
@@ -221,9 +222,9 @@ def identify_evaluation(
 
 
 def decisive(params: dict[str, Any]) -> dict[str, Any]:
-    """Resolved params without what decides no outcome.
+    """Resolved params without keys that do not change results.
 
-    A run can go on in another layout: more or fewer processes, of either strategy.
+    A run can resume on more or fewer processes, with either strategy.
     """
     training = params.get("training")
     if not isinstance(training, dict):
@@ -234,7 +235,7 @@ def decisive(params: dict[str, Any]) -> dict[str, Any]:
 
 @functools.cache
 def code_of(node: str) -> Code:
-    """The code of a step: every module of ``steps`` that it imports, wherever the import stands."""
+    """Code of a step: every module of ``steps`` that it imports, functions' imports included."""
     modules: dict[str, str] = {}
     libraries = {"python": ".".join(platform.python_version_tuple()[:2])}
     waiting = [f"{PACKAGE}.{node}"]
@@ -255,7 +256,7 @@ def code_of(node: str) -> Code:
 
 
 def _file(module: str) -> Path | None:
-    """The source of a module; None where the name is that of something in a module."""
+    """Source of a module; None if the name is of something in a module."""
     path = ROOT.joinpath(*module.split("."))
     if (path / "__init__.py").is_file():
         return path / "__init__.py"
@@ -264,7 +265,7 @@ def _file(module: str) -> Path | None:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Names of the modules, or of things in them, that a tree imports when it runs."""
+    """Names of modules, or of things in them, that a syntax tree imports."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -282,7 +283,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _digest(tree: ast.Module) -> str:
-    """Digest of what a module does: its syntax without comments, docstrings and line numbers."""
+    """Digest of a module's syntax tree without comments, docstrings and line numbers."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
@@ -291,7 +292,7 @@ def _digest(tree: ast.Module) -> str:
 
 
 def _is_text(statement: ast.AST) -> bool:
-    """True of a string that nothing takes: the docstring of a module, class, function or field."""
+    """True for a string without use: the docstring of a module, class, function or field."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)

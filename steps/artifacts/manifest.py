@@ -1,4 +1,4 @@
-"""The manifest: what an artifact holds, what it was made from, and what made it."""
+"""The manifest: contents of an artifact, its inputs, and the code that made it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def digest_files(files: Mapping[str, str]) -> str:
     return digest_value(sorted(files.items()))
 
 
-# --- What made an artifact: code, libraries, device, memory
+# --- Code, libraries, device and memory behind an artifact
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,7 +47,7 @@ _DETECTION_LIBRARIES = ("onedl-mmcv", "onedl-mmengine", "onedl-mmdetection")
 
 
 class CodeVersion(BaseModel):
-    """The commit, whether ``steps/`` differs from it, and the digest of the sources themselves."""
+    """The commit, if ``steps/`` differs from it, and the digest of the sources."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,7 +58,7 @@ class CodeVersion(BaseModel):
 
 @functools.cache
 def code_version() -> CodeVersion:
-    """The version of the code that is running; ``commit`` is "unknown" outside a git checkout."""
+    """Version of the running code; ``commit`` is "unknown" outside a git checkout."""
     sources = {
         str(path.relative_to(ROOT)): digest_file(path)
         for path in sorted((ROOT / "steps").rglob("*.py"))
@@ -69,7 +69,7 @@ def code_version() -> CodeVersion:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide numbers, those of them in use."""
+    """Versions of Python and of the loaded libraries that change numbers."""
     names = _LIBRARIES + (_DETECTION_LIBRARIES if "mmdet" in sys.modules else ())
     names += ("tokenizers",) if "tokenizers" in sys.modules else ()
     versions = {"python": platform.python_version()}
@@ -82,7 +82,7 @@ def library_versions() -> dict[str, str]:
 
 
 def device_name() -> str:
-    """The device the step ran on: the GPU's name where torch used one, else the machine type."""
+    """Device of the step: the GPU's name if torch used one, else the machine type."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return str(torch.cuda.get_device_name())
@@ -90,7 +90,7 @@ def device_name() -> str:
 
 
 def peak_memory_mib() -> float:
-    """Peak memory of this process in MiB: on the GPU where one was used, else resident memory."""
+    """Peak memory of this process in MiB: on the GPU if one was used, else resident memory."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(round(torch.cuda.max_memory_allocated() / 2**20, 1))
@@ -107,20 +107,19 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-# --- The manifest: what an artifact holds and what it was made from
+# --- The manifest
 
 
 MANIFEST = "manifest.json"
 SHARDS = ".arrow"
-"""The suffix of files of images."""
+"""Suffix of files of images."""
 ANEW = "remove the artifact's folder and run its step again"
 
 
 class Manifest(BaseModel):
-    """Everything that can be said about an artifact without opening its files.
+    """Description of an artifact.
 
-    ``digest`` covers ``files`` alone: two runs that computed the same thing have the same digest,
-    however long they took.
+    ``digest`` covers only ``files``, so two runs that computed the same have the same digest.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -129,14 +128,14 @@ class Manifest(BaseModel):
     digest: str
     files: dict[str, str]
     logs: list[str] = []
-    """Files that the digest leaves out: they depend on the clock, or follow from the others."""
+    """Files outside the digest, which depend on the clock or follow from the others."""
     params: dict[str, Any]
     sources: dict[str, str] = {}
-    """The params files by role; empty in artifacts from before it was kept."""
+    """Params files by role; empty in artifacts of earlier versions."""
     inputs: dict[str, str]
-    """Digest of each input artifact, by its role."""
+    """Digest of each input artifact by role."""
     facts: dict[str, Any] = {}
-    """What later steps and tables need to know: counts, classes, images seen, FLOPs."""
+    """Facts for later steps and tables: counts, classes, images seen, FLOPs."""
     seed: int | None = None
     code: CodeVersion
     libraries: dict[str, str]
@@ -146,7 +145,7 @@ class Manifest(BaseModel):
 
 
 class Required(dict[str, Any]):
-    """Content of a file by name; a name that is not there is an error of the file, in one line."""
+    """Content of a file by name. A missing name is an error of the file."""
 
     def __init__(self, content: Mapping[str, Any], where: str, remedy: str) -> None:
         super().__init__(content)
@@ -157,11 +156,11 @@ class Required(dict[str, Any]):
 
 
 def read_manifest(artifact: Path, node: str | None = None) -> Manifest:
-    """The manifest of the artifact in a folder.
+    """Read the manifest of an artifact.
 
     Raises:
-        UserError: the folder is absent, holds no whole artifact, or one of another node; or, when
-            it is asked for, a fact that is not there.
+        UserError: the folder is absent, or holds no whole artifact or one of another node. Access
+            to a missing fact raises too.
     """
     path = artifact / MANIFEST
     if not artifact.is_dir():
@@ -189,16 +188,16 @@ def read_manifest(artifact: Path, node: str | None = None) -> Manifest:
 def verify(artifact: Path, node: str | None = None, *, shards: bool = True) -> Manifest:
     """Read the manifest and compare every file with its checksum.
 
-    A process does it once, as long as no file changes.
+    A process does so once, unless a file changes.
 
     Args:
         artifact: its folder.
         node: the step that must have made it.
-        shards: files of images too; they are large, and a reader holds each image to a checksum of
-            its own (:mod:`steps.data.shards`).
+        shards: check files of images too. They are large, and each image has a checksum that its
+            reader compares (:mod:`steps.data.shards`).
 
     Raises:
-        UserError: a file is missing or its bytes are not those that the step wrote.
+        UserError: a file is missing or differs from the one that the step wrote.
     """
     manifest = read_manifest(artifact, node)
     if digest_files(manifest.files) != manifest.digest:
@@ -219,7 +218,7 @@ def verify(artifact: Path, node: str | None = None, *, shards: bool = True) -> M
 
 @functools.lru_cache(maxsize=64)
 def _compare(artifact: Path, files: tuple[tuple[str, str], ...], states: object) -> None:
-    """Compare digests; ``states`` tells files that have changed since from those that have not."""
+    """Compare digests. ``states`` tell if files have changed since the last comparison."""
     for name, digest in files:
         if digest_file(artifact / name) != digest:
             raise UserError(
@@ -227,24 +226,24 @@ def _compare(artifact: Path, files: tuple[tuple[str, str], ...], states: object)
             )
 
 
-# --- Hold an input artifact to what the params name
+# --- Compare an input artifact with the params
 
 
 def check_named(
     key: str, artifact: Path | None, facts: Mapping[str, str] | None, *, node: str, where: Path
 ) -> None:
-    """Raise unless an artifact is given exactly where the params name one, and is that one.
+    """Check that an artifact is given exactly if the params name one, and is that one.
 
     Args:
-        key: of the params, and the option of the command line.
-        artifact: what the command line gives.
-        facts: what the artifact's manifest must say of it, such as its recipe; None where the
-            params name nothing.
+        key: of the params, and of the command's option.
+        artifact: path given on the command line.
+        facts: required facts of the artifact's manifest, such as its recipe; None if the params
+            name nothing.
         node: the step that makes such artifacts.
         where: the params file.
 
     Raises:
-        UserError: one is there without the other, or the artifact is another.
+        UserError: one is given without the other, or the artifact is another.
     """
     if facts is None:
         if artifact is None:

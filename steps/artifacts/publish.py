@@ -1,4 +1,4 @@
-"""Write an artifact next to its place and rename it there when it is whole."""
+"""Write an artifact beside its final path and rename it when it is whole."""
 
 from __future__ import annotations
 
@@ -33,29 +33,28 @@ from steps.artifacts.scratch import SCRATCH
 from steps.command import UserError
 from steps.command.machine import writing
 
-# --- Drafts: what a step writes stands beside its place until it is whole, then takes it by a
-# rename
+# --- Drafts: a step writes beside the final path and renames when it is done
 # A draft is a private folder ``.NAME.xxxxxxxx`` beside ``NAME``. The process that fills it holds a
-# lock in it, which goes with the process however it ends: what nobody holds is of a killed step.
+# lock in it, which ends with the process. So a draft without a held lock is of a killed step.
 
 
 _NEW, _OLD, _LOCK = "new", "old", "lock"
 _ATTEMPTS = 100
-"""Tries of a process to replace a result that another process replaces too."""
+"""Attempts to replace a result that another process replaces at the same time."""
 
 
 @contextmanager
 def draft_of(out: Path) -> Iterator[Path]:
-    """Yield a path, where nothing is yet, for the file or folder that :func:`put` puts to ``out``.
+    """Yield an unused path for the file or folder that :func:`put` moves to ``out``.
 
-    Whatever happens, the draft goes; what stood at ``out`` stays, or is what was put there.
+    The draft is always removed. ``out`` stays as it was unless :func:`put` replaced it.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        # Locked before it has its name, so that nobody finds it there and free.
+        # Lock it before it has its name, so that no process finds it unlocked.
         with (folder / f"{_LOCK}.{_NEW}").open("w", encoding="utf-8") as lock:
-            with suppress(OSError):  # without locks there is no telling who lives: nothing is swept
+            with suppress(OSError):  # Without locks drafts of running steps cannot be told apart.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 Path(lock.name).rename(folder / _LOCK)
             yield folder / _NEW
@@ -64,10 +63,11 @@ def draft_of(out: Path) -> Iterator[Path]:
 
 
 def put(draft: Path, out: Path) -> None:
-    """Move a whole draft to its place. What stands there is replaced.
+    """Move a whole draft to ``out``, replacing what is there.
 
-    A folder cannot be renamed over a full one. Between two renames ``out`` is absent, never half
-    there; a kill just then leaves both in the draft, and :func:`sweep` puts the old one back.
+    A folder cannot be renamed over a non-empty one, so there are two renames, between which ``out``
+    is absent. A kill at that moment leaves both in the draft, and :func:`sweep` restores the old
+    one.
     """
     for attempt in range(_ATTEMPTS):
         try:
@@ -76,7 +76,7 @@ def put(draft: Path, out: Path) -> None:
             draft.replace(out)
             break
         except OSError as error:
-            # Another process replaces it too: one of the two comes last.
+            # Another process replaces it too; the last one wins.
             if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if not draft.exists() or attempt + 1 == _ATTEMPTS:
@@ -85,7 +85,7 @@ def put(draft: Path, out: Path) -> None:
 
 
 def sweep(out: Path) -> None:
-    """Remove the drafts that killed steps left of ``out``, and put back what one of them moved."""
+    """Remove drafts of ``out`` that killed steps left, and restore what one of them moved."""
     mine = re.compile(rf"\.{re.escape(out.name)}\.[a-z0-9_]{{8}}")
     for folder in out.parent.iterdir() if out.parent.is_dir() else ():
         if mine.fullmatch(folder.name):
@@ -95,7 +95,7 @@ def sweep(out: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the names in a folder, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -104,7 +104,7 @@ def sync(path: Path) -> None:
 
 
 def write_whole(out: Path, content: bytes) -> None:
-    """Write a file: whole, or as it was."""
+    """Write a file whole, or leave it unchanged."""
     sweep(out)
     with draft_of(out) as draft:
         draft.write_bytes(content)
@@ -118,31 +118,31 @@ def _free(lock: IO[str]) -> bool:
 
 
 def _settle(folder: Path, out: Path) -> None:
-    """Remove a draft; what it moved away goes back where nothing has taken its place."""
+    """Remove a draft, and restore what it moved away unless something has replaced that."""
     moved = sorted(folder.glob(f"{_OLD}*"), key=lambda path: int(path.name[3:]))
     if moved and not os.path.lexists(out):
-        with suppress(OSError):  # another process may just have put its own
+        with suppress(OSError):  # Another process may just have put its own.
             moved[-1].rename(out)
     try:
         shutil.rmtree(folder, ignore_errors=True)
-    except BaseException:  # a signal: what is begun here is ended first
+    except BaseException:  # A signal: finish this first.
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-# --- Places for results: an artifact replaces an artifact, a record a record, and nothing else
-# Steps ask before any work, and :func:`steps.artifacts.publish` asks again before it replaces.
+# --- Paths of results: an artifact replaces only an artifact, a record only a record
+# Steps check before any work, and :func:`steps.artifacts.publish` checks again before it replaces.
 
 
 ALLOWED = "an artifact of {}, an empty folder, or nothing"
 _OF_ENGINES = (".snakemake_timestamp",)
-"""Files that an engine puts into a folder which it takes for a result of its own."""
+"""Files that an engine adds to a folder of results."""
 _LOOKS = 100
-"""Looks at a place that other processes replace just then."""
+"""Attempts to read a path that other processes are replacing."""
 
 
 def decisions_beside(record: Path) -> Path:
-    """The file of the decisions behind a record file."""
+    """Path of the decisions of a record file."""
     return record.with_suffix(".parquet")
 
 
@@ -151,16 +151,16 @@ def check_places(
 ) -> None:
     """Refuse the ``--out`` (and ``--pictures``) of a step's command before it works.
 
-    Drafts that killed runs of the same command left are removed.
+    Drafts of killed runs of the same command are removed.
 
     Args:
-        options: of the command line. Every other path in it is something that the step reads.
-        node: of the artifacts to make: what ``steps.import`` makes has that of another step.
+        options: of the command line. Every other path in it is an input.
+        node: of the artifact; ``steps.import`` makes artifacts of other nodes.
         record: ``--out`` is a record file.
-        decisions: beside it goes a file of decisions.
+        decisions: a file of decisions is written beside it.
 
     Raises:
-        UserError: something else stands there, or the place cannot be written to.
+        UserError: the path holds something else, or cannot be written to.
     """
     given: dict[str, list[Path]] = {}
     for name, value in vars(options).items():
@@ -183,10 +183,10 @@ def check_places(
 
 
 def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
-    """Refuse a place that an artifact of a node may not take.
+    """Refuse a path that an artifact of a node may not replace.
 
     Raises:
-        UserError: naming what stands there.
+        UserError: naming what is there.
     """
     _check_way(out, read)
     for _ in range(_LOOKS):
@@ -197,7 +197,7 @@ def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
         except (UserError, FileNotFoundError):
             if _mark(out) == before:
                 raise
-            # Another process replaced it meanwhile: what was seen is of neither.
+            # Another process replaced it meanwhile, so the content read may mix both.
     raise _refusal(out, "a place that other processes replace without end", "one step at a time")
 
 
@@ -220,10 +220,10 @@ def _check_what_stands(out: Path, node: str) -> None:
 
 
 def check_record(out: Path, read: Iterable[Path] = ()) -> None:
-    """Refuse a place that a record file may not take.
+    """Refuse a path that a record file may not replace.
 
     Raises:
-        UserError: naming what stands there.
+        UserError: naming what is there.
     """
     _check_way(out, read)
     if out.is_dir():
@@ -233,10 +233,10 @@ def check_record(out: Path, read: Iterable[Path] = ()) -> None:
 
 
 def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
-    """Refuse a record file beside which its decisions have no place.
+    """Refuse a record file whose decisions would replace something else.
 
     Raises:
-        UserError: naming what stands there.
+        UserError: naming what is there.
     """
     out = decisions_beside(record)
     if out == record:
@@ -244,7 +244,7 @@ def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
     _check_way(out, read)
     if not os.path.lexists(out):
         return
-    # pyarrow takes long to import for what is rarely asked.
+    # Imported here: pyarrow is slow to import and rarely needed.
     from steps.artifacts.decisions import is_decisions
 
     if not (out.is_file() and is_decisions(out)):
@@ -253,7 +253,7 @@ def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
 
 
 def _check_way(out: Path, read: Iterable[Path]) -> None:
-    """Refuse a link, what holds things in use or lies in them, and what cannot be written."""
+    """Refuse links, parents or children of paths in use, and paths that cannot be written."""
     if out.is_symlink():
         raise _refusal(
             out, f"a link to {out.resolve()}", "a place of its own", "give what it names"
@@ -278,7 +278,7 @@ def _check_way(out: Path, read: Iterable[Path]) -> None:
 
 
 def _mark(out: Path) -> tuple[int, int] | None:
-    """What tells a folder from another that took its name. A number alone is soon given again."""
+    """Identity of a folder, to detect another of the same name. Inode numbers are reused."""
     try:
         found = out.stat()
     except FileNotFoundError:
@@ -299,7 +299,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def _refusal(out: Path, found: str, allowed: str, remedy: str = "") -> UserError:
-    """Nothing was done yet: what stands there is as it was."""
+    """Error for a refused path, before anything is changed."""
     remedy = remedy or "give another --out, or remove what stands there if it is of no use"
     return UserError(str(out), found, allowed=allowed, remedy=remedy)
 
@@ -311,9 +311,9 @@ class Draft:
         self.path = path
         self.facts: dict[str, Any] = {}
         self.logs: set[str] = set()
-        """Names of files whose bytes depend on the clock; they do not enter the digest."""
+        """Names of files that depend on the clock; they are outside the digest."""
         self.seconds_before = 0.0
-        """Wall time of the step before the draft was begun, in killed processes too."""
+        """Wall time of the step before the draft, killed processes included."""
 
 
 @contextmanager
@@ -326,22 +326,21 @@ def publish(
     sources: Mapping[str, Path] | None = None,
     seed: int | None = None,
 ) -> Iterator[Draft]:
-    """Yield a :class:`Draft`; on a clean exit give it a manifest and rename it to ``out``.
+    """Yield a :class:`Draft`; on a clean exit add its manifest and rename it to ``out``.
 
-    An artifact of the node that stood at ``out`` is replaced, and nothing else is. On an exception
-    nothing is left behind and what stood there stays.
+    It replaces only an artifact of the same node. On an exception the draft is removed and ``out``
+    is unchanged.
 
     Args:
         out: the folder to publish.
         node: the step's name.
-        params: the resolved params (JSON values), all that decided the content.
+        params: the resolved params as JSON values.
         inputs: input artifacts by role.
         sources: the params files by role.
-        seed: the seed, where the step has one.
+        seed: the seed, if the step has one.
 
     Raises:
-        UserError: an input is not a whole artifact, something else stands at ``out``, or the disk
-            does not take it.
+        UserError: an input is not a whole artifact, ``out`` is something else, or writing fails.
     """
     check_artifact(out, node, inputs.values())
     digests = {role: read_manifest(path).digest for role, path in inputs.items()}

@@ -1,4 +1,4 @@
-"""Metric records: one JSON object for each number that a table may show."""
+"""Metric records: one JSON object per number that a table may show."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 
 class Record(BaseModel):
-    """One measured number and all that is needed to believe it."""
+    """One measured number and its provenance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     task: str
-    """The node that measured it: knn, linear, finetune, geometry, detect, segment, layout, ..."""
+    """Node that measured it: knn, linear, finetune, geometry, detect, segment, layout, ..."""
     protocol: str
     metric: str
-    """top1, top5, box_AP, mask_AP50, text_R@1, ..."""
+    """Name, such as top1, top5, box_AP, mask_AP50 or text_R@1."""
     value: float
     unit: str
     """"%" for shares given as 0 to 100; empty for pure numbers, of which more may be worse."""
     n: int
-    """How many validation samples the value is a mean over."""
+    """Number of validation samples that the value is a mean over."""
     seed: int
     method: str
     recipe: str
     kind: str
-    """The method's family as the tables print it: Contrastive, Generative, ..."""
+    """Family of the method as tables print it: Contrastive, Generative, ..."""
     backbone: str
     scale: str
     dataset: str
-    """Where the metric was measured."""
+    """Dataset that the metric was measured on."""
     pretrain_dataset: str
     epochs: float
-    """Epochs of pretraining behind the measured backbone; likewise the next three."""
+    """Epochs of pretraining. This field and the next three are of the measured backbone."""
     images_seen: int
     flops: float
     device_seconds: float
@@ -64,7 +64,7 @@ class Record(BaseModel):
 
     @classmethod
     def of_backbone(cls, backbone: Path, **measured: Any) -> Record:
-        """A record about a backbone artifact, with its pretraining read from the manifest.
+        """Record about a backbone artifact, whose manifest describes the pretraining.
 
         ``measured`` gives task, protocol, metric, value, unit, n and dataset.
         """
@@ -85,7 +85,7 @@ PRETRAINING_FACTS = (
     "flops",
     "device_seconds",
 )
-"""The facts that every backbone artifact's manifest holds."""
+"""Facts in the manifest of every backbone artifact."""
 
 
 def write_records(
@@ -103,19 +103,19 @@ def write_records(
 ) -> None:
     """Write a record file atomically: headline ``metrics``, the ``records``, their ``manifest``.
 
-    Decisions are written beside it before; their digest is the fact ``decisions``.
+    Decisions are written first, beside it; their digest is the fact ``decisions``.
 
     Args:
         out: the JSON file.
         records: at least one.
         node, params, inputs, sources, seed: as for :func:`steps.artifacts.publish`.
         started: ``time.monotonic()`` when the step began.
-        facts: anything else worth keeping (training loss, chosen lr).
-        decisions: behind the records, for each image.
+        facts: further facts, such as training loss or chosen lr.
+        decisions: behind the records, per image.
 
     Raises:
-        UserError: an input is not a whole artifact, something other than a record file stands at
-            ``out`` (or something other than decisions beside it), or the disk does not take it.
+        UserError: an input is not a whole artifact, ``out`` is not a record file (or the file
+            beside it holds no decisions), or writing fails.
     """
     if not records:
         raise ValueError("a record file holds at least one record")
@@ -169,21 +169,21 @@ def write_scores(
     facts: Mapping[str, Any] | None = None,
     decisions: Decisions | None = None,
 ) -> None:
-    """Write what a task measured of a backbone.
+    """Write the scores of a task on a backbone.
 
     Args:
         out: the JSON file.
-        scores: by metric, in ``unit``, with the number of samples that each is a mean over.
+        scores: by metric, in ``unit``, each with the number of samples that it is a mean over.
         task: the node that measured.
-        protocol: its params file, whose name the records have.
+        protocol: its params file, which names the protocol in the records.
         params: the protocol's values.
-        inputs: artifacts that were read by role, ``backbone`` among them.
-        dataset: where it was measured.
+        inputs: input artifacts by role, ``backbone`` among them.
+        dataset: name of the dataset measured on.
         unit: of all scores.
         started, facts, decisions: as for :func:`write_records`.
 
     Raises:
-        UserError: nothing could be measured.
+        UserError: there are no scores.
     """
     if not scores:
         raise UserError(
@@ -219,10 +219,10 @@ def write_scores(
 
 
 def read_records(path: Path) -> tuple[list[Record], Manifest]:
-    """The records of one file and the manifest of the step that measured them.
+    """Read the records of a file and the manifest of the step that measured them.
 
     Raises:
-        UserError: the file is absent, not a record file, or not as it was written.
+        UserError: the file is absent, not a record file, or changed since it was written.
     """
     again = "remove it and run its step again"
     try:

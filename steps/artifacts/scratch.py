@@ -1,7 +1,7 @@
-"""Scratch folders: what a killed step leaves for the next run of the same identity.
+"""Scratch folders, which a killed step leaves for the next run of the same identity.
 
-A folder holds the step's checkpoints and logs, and three files of its own: its identity, how far
-its last checkpoint is, and the changes of code that it was taken over.
+A folder holds the step's checkpoints and logs, and three files of its own: the identity, the
+progress of the last checkpoint, and the changes of code that it was carried over.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class ScratchFolder:
 
     Args:
         folder: an existing folder.
-        identity: of the run; without one, checkpoints are not held to any.
-        started: ``time.monotonic()`` when the step began; now, if it is not given.
+        identity: of the run; without one, checkpoints are not compared with any.
+        started: ``time.monotonic()`` when the step began; default: now.
     """
 
     def __init__(
@@ -54,37 +54,37 @@ class ScratchFolder:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run: of this process, and of those before it up to the checkpoint that
-        this one went on from."""
+        """Wall time of the run: of this process, and of earlier ones up to the checkpoint that it
+        resumed from."""
         return float(self._before) + time.monotonic() - self._started
 
     @property
     def started(self) -> float:
-        """``time.monotonic()`` at the start, had the whole run been in this process."""
+        """``time.monotonic()`` of the start, as if the whole run were in this process."""
         return time.monotonic() - self.seconds
 
     def mark(self, step: int) -> None:
-        """Write down that the last checkpoint is one after so many steps."""
+        """Write down the step of the last checkpoint."""
         _write(self.folder / _PROGRESS, {"step": step, "seconds": round(self.seconds, 3)})
 
     @property
     def taken_up(self) -> dict[str, Any]:
-        """For the facts of a manifest: at which steps the code changed, and what of it."""
+        """Facts for the manifest: the steps at which code changed, and the changes."""
         changes = _read(self.folder / _TAKEN_UP)
         return {"code_changed": changes} if changes else {}
 
 
 def folder_of(identity: Identity) -> Path:
-    """The scratch folder of an identity."""
+    """Path of the scratch folder of an identity."""
     return SCRATCH / f"{identity.node}-{identity.key[:16]}"
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a scratch folder for this process; the lock goes with the process, however it ends.
+    """Lock a scratch folder for this process, until the process ends.
 
     Raises:
-        UserError: another process holds it, or its file system has no locks.
+        UserError: another process holds it, or its file system lacks locks.
     """
     with writing(folder):
         opened = (folder / LOCK).open("w", encoding="utf-8")
@@ -107,21 +107,22 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def in_use(folder: Path) -> bool:
-    """True while a process holds a scratch folder."""
+    """True if a process holds the scratch folder."""
     try:
         with locked(folder):
             return False
     except InUseError:
         return True
-    except UserError:  # no locks: nobody can hold one
+    except UserError:  # Without locks no process can hold one.
         return False
 
 
 @contextmanager
 def own_folder(identity: Identity) -> Iterator[Path]:
-    """The scratch folder of a run, locked; removed when the step ends well, kept when it does not.
+    """Yield the locked scratch folder of a run; it is removed if the step succeeds and kept
+    otherwise.
 
-    Checkpoints of the same run by other code or params that stay behind are said.
+    Checkpoints of the same run by other code or params are named in the log.
 
     Raises:
         UserError: another process runs the same step, or the folder was removed meanwhile.
@@ -148,7 +149,7 @@ def own_folder(identity: Identity) -> Iterator[Path]:
 
 
 def left_behind(identity: Identity) -> list[str]:
-    """A line for each older checkpoint that a run of this identity does not go on from."""
+    """One line per older checkpoint that a run of this identity cannot resume from."""
     lines = []
     for folder in sorted(SCRATCH.glob(f"{identity.node}-*")):
         other = read_identity(folder)
@@ -172,14 +173,13 @@ def left_behind(identity: Identity) -> list[str]:
 
 
 def take_up(folder: Path) -> tuple[Path, int, list[str]]:
-    """Hand a scratch folder of other code to the run that asks for the same today.
+    """Hand a scratch folder of other code to the run of the same files with today's code.
 
     Returns:
-        The folder's new place, the step of its checkpoint, and what changed in the code.
+        The folder's new path, the step of its checkpoint, and the changes of the code.
 
     Raises:
-        UserError: it has no checkpoint, asks for something else than its files do today, or is
-            in use.
+        UserError: it has no checkpoint, its params or inputs have changed, or it is in use.
     """
     identity, step = read_identity(folder), progress(folder).get("step")
     if identity is None or step is None:
@@ -195,7 +195,7 @@ def take_up(folder: Path) -> tuple[Path, int, list[str]]:
             str(folder),
             f"a checkpoint of other params, inputs or seed: {', '.join(asked)} changed",
             allowed="one of which only the code or a library changed",
-            remedy="put back what it was made with, or let the run start anew",
+            remedy="put back what it was made with, or let the run start from the beginning",
         )
     if not changed:
         raise UserError(
@@ -220,7 +220,7 @@ def take_up(folder: Path) -> tuple[Path, int, list[str]]:
 
 
 def read_identity(folder: Path) -> Identity | None:
-    """The identity of a scratch folder; None where it has none that can be read."""
+    """Identity of a scratch folder; None if it has no readable one."""
     try:
         return Identity.model_validate(_read(folder / _IDENTITY))
     except ValidationError:
@@ -228,7 +228,7 @@ def read_identity(folder: Path) -> Identity | None:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    """``step`` and ``seconds`` of the last checkpoint; empty where there is none."""
+    """``step`` and ``seconds`` of the last checkpoint; empty if there is none."""
     found = _read(folder / _PROGRESS)
     numbers = isinstance(found, dict) and all(
         isinstance(found.get(key), int | float) for key in ("step", "seconds")

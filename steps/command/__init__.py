@@ -1,4 +1,4 @@
-"""What every step has in common as a command: errors in one line, logging, and nothing else."""
+"""The shared parts of every step as a command: errors in one line, options, logging."""
 
 from steps.command.errors import UserError
 from steps.command.run import place, run_step, task_parser

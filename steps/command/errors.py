@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""The one exception that is written for users."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ class UserError(Exception):
 
     Args:
         where: the file (and key, row or line) at fault.
-        found: what stands there.
-        allowed: what may stand there.
-        remedy: what to do about it.
+        found: value or state found there.
+        allowed: values that are allowed.
+        remedy: action that fixes it.
 
     The message is always one line, so that it survives any log.
     """
@@ -26,6 +26,6 @@ class UserError(Exception):
 
     @classmethod
     def of(cls, line: str) -> UserError:
-        """The error of which only the line is left, as another process said it."""
+        """Rebuild an error from the line that another process printed."""
         where, _, found = line.partition(": ")
         return cls(where, found)

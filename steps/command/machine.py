@@ -1,4 +1,4 @@
-"""Errors of the machine in one line: a disk that is full or gone, a loading process that died."""
+"""Errors of the machine in one line: a full or missing disk, a loading process that died."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from steps.command.errors import UserError
 
 _NUMBER = re.compile(r"\((?:os error|errno) (\d+)\)|\[Errno (\d+)\]", re.IGNORECASE)
-"""Number of an error of the system, as libraries in other languages print it."""
+"""Pattern of a system error's number as libraries in other languages print it."""
 LOADERS = "the processes that load images (workers)"
 _AGAIN = "then run the same command again: nothing that was whole is lost"
 REMEDIES = {
@@ -32,18 +32,18 @@ REMEDIES = {
     errno.EMFILE: "allow more open files (ulimit -n), then run the same command again",
     errno.ENFILE: "close other programs, then run the same command again",
 }
-"""Errors that come from the machine, whatever the code does, and what to do about them."""
+"""Errors that only the machine causes, each with a remedy."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn an error of the machine inside into one line.
+    """Turn an error of the machine within the context into one line.
 
     Args:
-        path: what is written, for errors that name no file themselves.
+        path: path being written, for errors that name no file.
 
     Raises:
-        UserError: the disk is full, read-only, or fails in another way that is not the code's.
+        UserError: the disk is full, read-only, or fails in another way outside the code.
     """
     try:
         yield
@@ -56,19 +56,19 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def of_machine(error: Exception, where: str) -> UserError | None:
-    """The line for an error of the machine; None where it may be one of the code.
+    """User error for an error of the machine; None if it may be a bug of the code.
 
     Args:
-        error: as it came.
-        where: what was read or written, for errors that name no file themselves.
+        error: the original one.
+        where: path being read or written, for errors that name no file.
     """
-    # torch says that a process ended, and only in the error before, by which signal.
+    # torch names the signal that ended a process only in the error before this one.
     for each in (error.__cause__ or error.__context__, error):
         if each is not None and (said := _of_loader(str(each))) is not None:
             return said
     frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
     if any(name.endswith("multiprocessing/resource_sharer.py") for name in frames):
-        return _of_loader("DataLoader worker (pid)")  # ended with a batch that it still had to give
+        return _of_loader("DataLoader worker (pid)")  # It ended with a batch undelivered.
     number, named = getattr(error, "errno", None), getattr(error, "filename", None)
     if number is None and (match := _NUMBER.search(str(error))):
         number = int(match[1] or match[2])
@@ -79,7 +79,7 @@ def of_machine(error: Exception, where: str) -> UserError | None:
 
 
 def _of_loader(text: str) -> UserError | None:
-    """The line for what torch says of a process that loads images."""
+    """User error for torch's message about a process that loads images."""
     last = text.strip().rpartition("\n")[2]
     if "in DataLoader worker process" in text and (said := last.partition("UserError: ")[2]):
         return UserError.of(said)

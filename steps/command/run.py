@@ -1,4 +1,4 @@
-"""Run a step's ``main``, with the options that tasks share: errors in one line."""
+"""Run a step's ``main`` with errors in one line, and the options that tasks share."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from types import FrameType
 from steps.command.errors import UserError
 from steps.command.machine import of_machine
 
-# --- The options that all tasks on a backbone have in common
+# --- Options that all tasks on a backbone share
 
 
 def place(text: str) -> Path:
-    """The path of a result, from the command line.
+    """Path of a result, from the command line.
 
     Raises:
-        UserError: its last part is no name that a file or folder of its own can have.
+        UserError: its last part is not a name of a new file or folder.
     """
     if not text or text.endswith(("/", ".")) or not text.isprintable():
         raise UserError(
@@ -52,7 +52,7 @@ def task_parser(about: str | None, **further: str) -> argparse.ArgumentParser:
     return parser
 
 
-# --- Run a step's ``main``: errors in one line, a signal to end leaves nothing behind
+# --- Run a step's ``main``
 
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -61,14 +61,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 def run_step(main: Callable[[], None]) -> None:
     """Call ``main``; end the process with status 2 and one line on stderr for a user's mistake.
 
-    A disk that is full, or a loading process that died, is said likewise. Any other exception keeps
-    its traceback: it is a bug of ours, and hiding where it came from would help nobody. SIGTERM and
-    SIGHUP end it as an exception does, so that drafts are removed.
+    Errors of the machine, such as a full disk or a dead loading process, also become one line. Any
+    other exception is a bug of this project and keeps its traceback. SIGTERM and SIGHUP end the
+    step as an exception does, so that drafts are removed.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("timm").setLevel(logging.WARNING)  # three lines for each backbone it loads
+    logging.getLogger("timm").setLevel(logging.WARNING)  # It logs three lines per backbone.
     if stat.S_ISREG(os.fstat(2).st_mode):
-        # A log, which has what earlier runs said above.
+        # A log file, which keeps earlier runs' lines above.
         now, command = time.strftime("%Y-%m-%d %H:%M:%S %z"), " ".join(sys.orig_argv)
         print(f"--- {now} {command}", file=sys.stderr)
     for number in _SIGNALS:
@@ -77,7 +77,7 @@ def run_step(main: Callable[[], None]) -> None:
     try:
         main()
     except Exception as error:
-        # torch raises in the handler that it has for the end of a loading process: not once more.
+        # torch's own handler for dead loading processes raises too; do not raise twice.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         said = error if isinstance(error, UserError) else of_machine(error, "the disk")
         if said is None:
@@ -87,7 +87,7 @@ def run_step(main: Callable[[], None]) -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """End by an exception, so that everything is put away; a second signal does not disturb it."""
+    """End by an exception, so that drafts are removed; ignore a second signal."""
     for each in _SIGNALS:
         signal.signal(each, signal.SIG_IGN)
     raise SystemExit(128 + number)

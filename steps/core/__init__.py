@@ -1,1 +1,1 @@
-"""The ground of every other package: seeds, processes, schedules, finite numbers."""
+"""The basis of every other package: seeds, processes, schedules, finite numbers."""

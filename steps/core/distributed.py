@@ -1,4 +1,4 @@
-"""What methods need of the other processes. In a single process each is the identity."""
+"""Communication between training processes. In a single process each function is the identity."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """The number of processes that train together."""
+    """Number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's place among them, from 0."""
+    """Index of this process among them."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is set in some process. All must ask."""
+    """True if a flag is set in any process. All processes must call this."""
     return bool(sum_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 
 @torch.no_grad()
 def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of a tensor over all processes, without gradient."""
+    """Mean of a tensor over all processes, without gradient."""
     if world_size() == 1:
         return value.detach()
     total = value.detach().clone()
@@ -35,19 +35,19 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, (W * N, ...) in the order of ranks, with gradient.
+    """Rows of all processes, (W * N, ...) in the order of ranks, with gradient.
 
-    The gradient that a process gets back is the sum over all processes, so that the mean that DDP
-    takes over processes is the gradient of the mean of their losses.
+    The gradient in each process is the sum over all processes, so that DDP's mean over processes is
+    the gradient of the mean loss.
 
     Args:
-        rows: (N, ...), as many in each process.
+        rows: (N, ...), with equal N in all processes.
     """
     return rows if world_size() == 1 else cast(Tensor, _Gather.apply(rows))
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, with gradient (which is summed likewise)."""
+    """Sum of a tensor over all processes, with gradient, which is summed too."""
     return value if world_size() == 1 else cast(Tensor, _Sum.apply(value))
 
 

@@ -1,4 +1,4 @@
-"""Refusing numbers that are not finite, or no longer squared: in weights, features, scores."""
+"""Refuse numbers that are not finite, or whose squares are not: in weights, features, scores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from steps.command import UserError
 
 LARGEST = 1e15
-"""Of a feature: squares, and sums of them over a batch, stay finite in float32."""
+"""Largest magnitude of a feature whose squares, summed over a batch, stay finite in float32."""
 DIVERGED = "lower the learning rate, or clip gradients"
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Fault of the first tensor that holds NaN or infinity; empty where none does."""
+    """Description of the first tensor that holds NaN or infinity; empty if none does."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and (wrong := int((~tensor.isfinite()).sum())):
             return f"{name}: {wrong} of {tensor.numel()} numbers are not finite"
@@ -23,32 +23,32 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def check_weights(tensors: Iterable[tuple[str, Tensor]], where: str, remedy: str) -> None:
-    """Let finite weights pass.
+    """Check that weights are finite.
 
     Raises:
-        UserError: a tensor that is not, by name.
+        UserError: naming the first tensor that is not.
     """
     if wrong := not_finite(tensors):
         raise UserError(where, wrong, remedy=remedy)
 
 
 def check_rows(rows: Tensor, what: str, first: int = 0, largest: float = LARGEST) -> None:
-    """Let finite features or scores pass.
+    """Check that features or scores are finite.
 
-    Features of 1e20 are finite, and their squares are not: normalised, they are all 0, and any
-    class is as near as another.
+    Features of 1e20 are finite but their squares are not: normalised, all would be 0, and every
+    class would be equally near.
 
     Args:
-        rows: (N, …), a row a sample.
-        what: they are, for the error.
-        first: the index of the first row.
-        largest: magnitude that may pass.
+        rows: (N, …), one row per sample.
+        what: description of the rows for the error.
+        first: index of the first row.
+        largest: allowed magnitude.
 
     Raises:
-        UserError: the first row that is not finite or too large, by its index.
+        UserError: naming the index of the first row that is not finite or too large.
     """
     low, high = rows.flatten(1).aminmax(dim=1)
-    fine = (low >= -largest) & (high <= largest)  # neither holds of NaN
+    fine = (low >= -largest) & (high <= largest)  # Both are False for NaN.
     if not bool(fine.all()):
         wrong = int(torch.nonzero(~fine)[0])
         finite = bool(rows[wrong].isfinite().all())

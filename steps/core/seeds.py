@@ -1,4 +1,4 @@
-"""Every random number comes from a seed and a place: no state to save, none to restore."""
+"""Random numbers from a seed and a key, so that there is no state to save or restore."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 
 def derive(seed: int, *place: int | str) -> int:
-    """A 63-bit seed for a place (an epoch, a step, a sample), independent between places."""
+    """63-bit seed for a key (such as an epoch, a step, a sample), independent between keys."""
     text = "/".join(str(part) for part in (seed, *place))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
 
 
 def generator(seed: int, *place: int | str) -> torch.Generator:
-    """A CPU generator for a place."""
+    """CPU generator for a key."""
     return torch.Generator().manual_seed(derive(seed, *place))
 
 
 @contextmanager
 def seeded(seed: int, *place: int | str) -> Iterator[None]:
-    """Start torch's global generator from a place, and give it back as it was.
+    """Seed torch's global generator for a key, and restore it afterwards.
 
-    For initialisers of torch and timm, which draw from the global generator and take no other.
+    Initialisers of torch and timm draw only from the global generator.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *place))

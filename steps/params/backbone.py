@@ -10,53 +10,55 @@ from pydantic import model_validator
 from steps.params.base import NotNegative, Params, Positive
 from steps.params.names import Label, Name
 
-# --- Params of a BEiT: what it changes about a plain vision transformer
+# --- Params of a BEiT: changes to a plain vision transformer
 
 
 class BEiTBackbone(Params):
-    """How the experiment's backbone becomes a BEiT of the same width, depth and heads."""
+    """Changes that make a BEiT of the experiment's backbone, with the same width, depth and
+    heads."""
 
     layer_scale: NotNegative = 0.1
-    """What the residual branches' learnt factors start at; 0: none."""
+    """Initial value of the learnt factors on residual branches; 0: no such factors."""
     relative_positions: Literal["none", "shared", "block", "both"] = "shared"
-    """Biases on the attention logits by relative position: one table for all blocks (pretraining),
-    one a block (fine-tuning), or the sum of both."""
+    """Attention biases by relative position: one table for all blocks (shared, as in pretraining),
+    one per block (block, as in fine-tuning), or the sum of both."""
     absolute_positions: bool = False
-    """A learnt position table besides."""
+    """Also add learnt absolute positions."""
     init_std: Positive = 0.02
-    """Deviation of the initial weights, the head's too, which are cut at it. Of few channels D it
-    leaves the branches silent: 0.55 / sqrt(D) is to them what the published value is to ViT-B."""
+    """Standard deviation of the initial weights, the head's included, which are truncated at it.
+    The published value is for ViT-B; for few channels D, 0.55 / sqrt(D) is equivalent."""
 
 
 _WEIGHTS = ("pretrained", "checkpoint_path", "cache_dir")
-"""Arguments of timm that read weights, by how their names begin."""
+"""Beginnings of the names of timm's arguments that load weights."""
 
 
 class Backbone(Params):
     """``params/backbones/<backbone>.yaml``."""
 
     scale: Label
-    """How tables print it, such as ViT-B."""
+    """Name in tables, such as ViT-B."""
     architecture: Name
-    """The timm architecture that ``model_args`` vary: a plain vision transformer, or a ResNet.
-    Methods that need another kind (``beit``) say in their recipes what they change about it."""
+    """timm architecture that ``model_args`` modify: a plain vision transformer or a ResNet. Recipes
+    of methods that need another kind, such as ``beit``, have the changes (``method.backbone``)."""
     image_size: Annotated[int, Ge(1)]
+    """Side in pixels that images are resized to."""
     patch_size: Annotated[int, Ge(1)] | None = None
-    """Of a vision transformer; a ResNet has none."""
+    """Side of a patch in pixels; only for vision transformers."""
     model_args: dict[str, Any] = {}
-    """Further arguments of the timm model: embed_dim, depth, num_heads, ... of a transformer,
-    layers, channels, ... of a ResNet."""
+    """Further arguments of the timm model, such as embed_dim, depth and num_heads of a transformer,
+    or layers and channels of a ResNet."""
 
     @property
     def patches(self) -> int:
-        """How many patches an image has; a ResNet has none."""
+        """Number of patches per image; 0 for a ResNet."""
         if self.patch_size is None:
             return 0
         return (self.image_size // self.patch_size) ** 2
 
     @property
     def depth(self) -> int | None:
-        """How many blocks it has, where ``model_args`` say."""
+        """Number of blocks, if ``model_args`` say."""
         return self.model_args.get("depth")
 
     @model_validator(mode="after")
@@ -69,24 +71,24 @@ class Backbone(Params):
         for key in self.model_args:
             if key.startswith(_WEIGHTS):
                 raise ValueError(
-                    f"model_args.{key}: an architecture has no weights; an experiment's methods "
-                    "take those of others (imported: ...)"
+                    f"model_args.{key} would load weights: remove it; an experiment's methods take "
+                    "official weights (imported: ...)"
                 )
         return self
 
     @property
     def is_resnet(self) -> bool:
-        """Whether it gives one vector an image and no tokens."""
+        """True if it gives one vector per image instead of tokens."""
         return self.architecture.startswith("resnet")
 
     @model_validator(mode="after")
     def _divides(self) -> Backbone:
         if self.is_resnet:
             if self.patch_size is not None:
-                raise ValueError(f"patch_size: {self.architecture} has no patches, remove the key")
+                raise ValueError(f"patch_size: {self.architecture} has no patches: remove the key")
             return self
         if self.patch_size is None:
-            raise ValueError(f"patch_size: {self.architecture} needs it")
+            raise ValueError(f"patch_size: {self.architecture} needs this key")
         if self.image_size % self.patch_size:
             raise ValueError(
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"

@@ -1,4 +1,4 @@
-"""Params of a budget: how much compute, or how many images, each row of an experiment may use."""
+"""Params of a budget: the compute, or number of images, of each row of an experiment."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from steps.command import UserError
 from steps.params.base import LARGEST, Count, Params
 
 BEHIND = 1 / 3
-"""Share of a budget that goes to what stands behind a row, where nothing else is said."""
+"""Default share of a budget for the tokenizer and teacher behind a row."""
 
 
 LEAST, MOST = 1e-6, 1e12
-"""TFLOPs that a budget may have."""
+"""Smallest and largest TFLOPs of a budget."""
 
 
 class Budget(Params):
-    """What a row may use: compute or images, one of the two.
+    """Compute or images of a row, one of the two.
 
-    A recipe's epochs follow from it, and its schedules scale with them. A tokenizer or a teacher
-    behind the row is trained within its share, and what stands behind that one within the same
-    share of the share. What is not trained here uses nothing.
+    A recipe's epochs follow from it, and its schedules scale with them. A tokenizer or teacher
+    behind the row is trained within its share, and the teacher of a tokenizer within the same share
+    of that share. Networks that are not trained here use nothing.
     """
 
     tflops: Annotated[float, Ge(LEAST), Le(MOST)] | None = None
-    """Of pretraining, 10^12 floating-point operations; a multiply-add counts as two."""
+    """10^12 floating-point operations of pretraining; a multiply-add counts as two."""
     images: Count | None = None
-    """Seen in pretraining, repeats included."""
+    """Images seen in pretraining, repeats included."""
     behind: Annotated[float, Gt(0), Lt(1)] = BEHIND
-    """Share of a row that stands on a tokenizer or a teacher which is trained here: what these take
-    together."""
+    """Share of the budget for the row's tokenizer and teacher together, if they are trained
+    here."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Budget:
@@ -42,7 +42,7 @@ class Budget(Params):
             raise ValueError("one of the keys 'tflops' and 'images' is needed, not both")
         for value in (self.tflops, None if self.behind == BEHIND else self.behind):
             if value is not None and float(f"{value:g}") != value:
-                raise ValueError(f"{value!r}: at most six digits, which are part of a row's name")
+                raise ValueError(f"{value!r}: at most six digits are allowed in a row's name")
         return self
 
     @property
@@ -52,18 +52,18 @@ class Budget(Params):
 
     @property
     def unit(self) -> str:
-        """Its unit in words."""
+        """Unit in words."""
         return "TFLOPs" if self.images is None else "images"
 
     @property
     def name(self) -> str:
-        """Its part of a row's name: 36tflops; another share behind is named too, 36tflops-b50."""
+        """Part of a row's name: 36tflops, or 36tflops-b50 with another share than the default."""
         share = "" if self.behind == BEHIND else f"-b{100 * self.behind:g}"
         return f"{self._digits}{self.unit.lower()}{share}"
 
     @property
     def options(self) -> list[str]:
-        """The options of ``steps.pretrain`` and ``steps.tokenizer`` that say so."""
+        """Options of ``steps.pretrain`` and ``steps.tokenizer``."""
         share = [] if self.behind == BEHIND else ["--behind", f"{self.behind:g}"]
         return [f"--budget-{self.unit.lower()}", self._digits, *share]
 
@@ -75,7 +75,7 @@ class Budget(Params):
         return f"{self._digits} {self.unit}"
 
     def times(self, factor: float) -> Budget:
-        """A multiple of it, of six digits.
+        """The budget times a factor, rounded to six digits.
 
         Raises:
             ValueError: it is out of range.
@@ -92,12 +92,12 @@ class Budget(Params):
 
     @property
     def of_inputs(self) -> Budget:
-        """The budget of what stands right behind a row."""
+        """Budget of the network directly behind a row."""
         return self.times(self.behind)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a step that trains within a budget."""
+    """Add the options of a step that trains within a budget."""
     parser.add_argument(
         "--budget-tflops", type=float, help="TFLOPs of the run with its teacher and tokenizer"
     )
@@ -106,10 +106,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def asked_for(arguments: argparse.Namespace) -> Budget | None:
-    """The budget that the options give, if they give one.
+    """The budget in the options, if any.
 
     Raises:
-        UserError: an option is out of its range, or there are both.
+        UserError: an option is out of range, or both kinds are given.
     """
     given = {
         "tflops": arguments.budget_tflops,

@@ -137,13 +137,21 @@ def _check_tokens_read(plan: Plan) -> None:
 
 
 def _check_classes(plan: Plan) -> None:
-    """Tasks and methods that decide between classes need two, where params list the classes."""
+    """Tasks and methods that decide between classes need labels, and two classes where params list
+    them."""
     dataset = plan.experiment.dataset
     classes = getattr(plan.datasets[dataset], "classes", None)
     deciding = [task.name for task in _needing(plan, "classes")]
     for name, recipe in plan.recipes.items():
         if recipe.method.name == "supervised":
             deciding.append(f"recipe {name}")
+    if deciding and not plan.datasets[dataset].has_labels:
+        raise UserError(
+            f"{plan.file}: dataset",
+            f"{dataset} has no labels, which {deciding[0]} needs",
+            allowed="a classification set",
+            remedy=f"use a set with labels, or leave {deciding[0]} out",
+        )
     if classes is not None and len(classes) < 2 and deciding:
         raise UserError(
             f"{plan.file}: dataset",

@@ -1,4 +1,4 @@
-"""Params of a dataset: where its images lie or how they are drawn, and what is done to bad ones."""
+"""Params of a dataset: where its images are or how they are drawn, and how bad ones are handled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from steps.params.names import Place
 
 GROUND = (255, 255, 255)
 MAX_PIXELS = 178_956_970
-"""About half a GB of RGB."""
+"""Default of ``max_pixels``: about half a GB as RGB."""
 
 
 Count = Annotated[int, Ge(1)]
@@ -50,10 +50,10 @@ class HeldOut(Params):
 
 
 class Limit(Params):
-    """How many images of each split to take; null: all.
+    """Number of images to take of each split; null: all.
 
-    Of labelled images an equal share of every class, evenly spaced within it; of the others the
-    first, by id where they have a number.
+    Labelled images are taken in equal shares per class, evenly spaced within it. Of other images
+    the first are taken, by id if they have numbers.
     """
 
     train: Count | None = None
@@ -64,13 +64,18 @@ class _Dataset(Params):
     limit: Limit = Limit()
     on_bad: Literal["fail", "skip"] = "fail"
     """fail: a bad image, label, box or caption stops the step, and nothing is written. skip: it is
-    left out, and named in the manifest."""
+    left out and listed in the manifest."""
     max_bad_share: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """With skip: the share of bad items of a split above which the step fails all the same."""
+    """With skip: share of bad items of a split above which the step still fails."""
+
+    @property
+    def has_labels(self) -> bool:
+        """True if each image has a class."""
+        return False
 
     @property
     def has_captions(self) -> bool:
-        """Whether each image comes with captions."""
+        """True if each image has captions."""
         return False
 
     @property
@@ -86,43 +91,47 @@ class _Dataset(Params):
     @model_validator(mode="after")
     def _tolerance(self) -> _Dataset:
         if self.on_bad == "skip" and self.max_bad_share == 0:
-            raise ValueError("on_bad is skip, so max_bad_share has to be above 0")
+            raise ValueError("on_bad is skip, so max_bad_share must be above 0")
         if self.on_bad == "fail" and self.max_bad_share > 0:
             raise ValueError("on_bad is fail, so max_bad_share has no effect: remove it")
         return self
 
 
 class FromFiles(_Dataset):
-    """Params of all sets that are read from image files."""
+    """Params of all datasets that are read from image files."""
 
     ground: Annotated[list[Annotated[int, Ge(0), Le(255)]], Len(3, 3)] = [*GROUND]
-    """Red, green and blue that transparent pixels are put on, 0 to 255; white by default. An image
-    of which nothing is seen on it is bad."""
+    """Red, green and blue, 0 to 255, behind transparent pixels; white by default. An image of which
+    nothing is visible on it is bad."""
     max_pixels: Count = MAX_PIXELS
-    """Width times height above which an image is bad: decoding it takes 4 bytes a pixel."""
+    """Width times height above which an image is bad. Decoding takes 4 bytes per pixel."""
     max_in_both: Annotated[int, Ge(0)] | None = None
-    """Images of val that may also be in train, pixel for pixel; more stop the step. null: any
-    number. They are named and counted in any case."""
+    """Number of val images that may also be in train, pixel for pixel; more stop the step. null:
+    any number. They are counted and listed in any case."""
 
 
 class _Files(FromFiles):
     resize_short_side: Count | None = None
-    """Shrink images whose short side is above this many pixels (JPEG of quality 95; a PNG stays
-    one, and sides that JPEG cannot hold make one); null: keep each file's own bytes, but for images
-    that are turned upright or put on the ground, which become PNGs."""
+    """Short side in pixels to which larger images are shrunk, as JPEG of quality 95; PNGs stay
+    PNGs, and images too large for JPEG become PNGs. null: keep each file's bytes, except that
+    images that are turned upright or put on ``ground`` become PNGs."""
 
 
 class FolderDataset(_Files):
-    """One folder a class: ``<train>/<class>/**/*.jpg``; classes are numbered in sorted order."""
+    """One folder per class, ``<train>/<class>/**/*.jpg``. Classes are numbered in sorted order."""
 
     format: Literal["folder"]
     train: Place
-    """Folder of the split, under the data root."""
+    """Folder of the split, below the data root."""
     val: Place | HeldOut
     """Folder of the split, or the part of ``train`` that it is."""
     class_names: Place | None = None
-    """File under the data root with a line a class: its folder, a space, and its name in words, as
-    prompts use it. null: the folders' names are the classes'."""
+    """File below the data root with one line per class: its folder, a space, and its name in words
+    for prompts. null: the folders' names."""
+
+    @property
+    def has_labels(self) -> bool:
+        return True
 
 
 class ImagesDataset(_Files):
@@ -153,21 +162,29 @@ class CsvDataset(_Files):
     classes: Annotated[list[Text], Len(1)] | None = None
     """Labels in the order of their numbers; null: those of ``train``, sorted."""
 
+    @property
+    def has_labels(self) -> bool:
+        return True
+
 
 class ParquetDataset(_Files):
-    """Parquet files as Hugging Face writes them: a column of images, one of labels, or captions."""
+    """Parquet files as Hugging Face writes them: a column of images, and labels or captions."""
 
     format: Literal["parquet"]
     train: Place
-    """Glob of the split's files, under the data root."""
+    """Glob of the split's files, below the data root."""
     val: Place | HeldOut
     """Glob of the split's files, or the part of ``train`` that it is."""
     image_column: Text = "image"
     label_column: Text | None = "label"
     caption_column: Text | None = None
     classes: Annotated[list[Text], Len(1)] | None = None
-    """Names in the order of the labels; null: those in the files' Hugging Face metadata, else the
+    """Names in the order of the labels. null: those in the files' Hugging Face metadata, or the
     labels themselves."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label_column is not None
 
     @property
     def has_captions(self) -> bool:
@@ -176,29 +193,32 @@ class ParquetDataset(_Files):
     @model_validator(mode="after")
     def _target(self) -> ParquetDataset:
         if self.label_column is None and self.caption_column is None:
-            raise ValueError("one of label_column and caption_column has to name a column")
+            raise ValueError("at least one of label_column and caption_column must name a column")
         return self
 
 
 class WebDatasetDataset(_Files):
-    """Tar shards, read in order: members that share a key are an image with its label or caption.
-
-    The image is a .jpg, .jpeg, .png or .webp member.
+    """Tar shards, read in order. Members that share a key are an image (.jpg, .jpeg, .png, .webp)
+    with its label or caption.
     """
 
     format: Literal["webdataset"]
     train: Place
-    """Glob of the split's tar files, under the data root."""
+    """Glob of the split's tar files, below the data root."""
     val: Place | HeldOut
     """Glob of the split's tar files, or the part of ``train`` that it is."""
     label: Literal["cls"] | None = "cls"
-    """Extension of the member that holds the label, a decimal number."""
+    """Extension of the member with the label, a decimal number; null: no labels."""
     caption: Literal["txt", "json"] | None = None
-    """Extension of the member that holds the caption."""
+    """Extension of the member with the caption; null: no captions."""
     caption_key: Text = "caption"
-    """The key of the caption in a json member."""
+    """Key of the caption in a json member."""
     classes: Annotated[list[Text], Len(1)] | None = None
     """Names in the order of the labels; null: the labels themselves."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.label is not None
 
     @property
     def has_captions(self) -> bool:
@@ -207,7 +227,7 @@ class WebDatasetDataset(_Files):
     @model_validator(mode="after")
     def _target(self) -> WebDatasetDataset:
         if self.label is None and self.caption is None:
-            raise ValueError("one of label and caption has to name a member's extension")
+            raise ValueError("at least one of label and caption must name a member's extension")
         return self
 
 
@@ -215,20 +235,20 @@ class AnnotatedFolder(Params):
     """A split in COCO's layout."""
 
     images: Place
-    """Folder under the data root."""
+    """Folder below the data root."""
     annotations: Place
-    """JSON file under the data root."""
+    """JSON file below the data root."""
 
 
 class CocoDataset(FromFiles):
-    """Boxes and masks in COCO's instances format (detection)."""
+    """Boxes and masks in COCO's instances format, for detection."""
 
     format: Literal["coco"]
     train: AnnotatedFolder
     val: AnnotatedFolder | HeldOut
     """Files of the split, or the part of ``train`` that it is."""
     masks: bool = True
-    """Every annotation has a mask. false: boxes alone; masks in the files are left out."""
+    """true: every annotation has a mask. false: only boxes are read, even if files have masks."""
 
     @property
     def has_boxes(self) -> bool:
@@ -240,7 +260,7 @@ class CocoDataset(FromFiles):
 
 
 class CocoCaptionsDataset(_Files):
-    """Captions in COCO's captions format: several for each image."""
+    """Captions in COCO's captions format, several per image."""
 
     format: Literal["coco_captions"]
     train: AnnotatedFolder
@@ -253,36 +273,37 @@ class CocoCaptionsDataset(_Files):
 
 
 class Finish(Params):
-    """How a named colour varies where it is painted; a texture is of two shades of it."""
+    """Variation of a named colour when it is painted. A texture has two shades of it."""
 
     saturation: Annotated[float, Gt(0), Le(1)]
-    """Factor on the colour's own saturation."""
+    """Factor on the colour's saturation."""
     value: Annotated[list[Annotated[float, Gt(0)]], Len(2, 2)]
-    """[low, high] of the factor on its value (brightness)."""
+    """[low, high] of the factor on the colour's value (brightness)."""
     contrast: Annotated[float, Ge(0), Le(1)]
-    """How much darker or paler the texture's second shade is."""
+    """Difference of the texture's second shade, which is darker or paler."""
 
 
 class Cues(Params):
     """Probabilities with which an image shows its class by more than its outline.
 
-    Else the factor is drawn freely, as it is without cues. What belongs to a class is a table
-    (``steps/data/sources/shapes/reader.py``).
+    Otherwise the factor is drawn freely, as without cues. A table in
+    ``steps/data/sources/shapes/reader.py`` has the colours and textures of each class.
     """
 
     colour: Probability = 0.0
-    """That a shape has its class's colour."""
+    """Probability that a shape has its class's colour."""
     texture: Probability = 0.0
-    """That a shape has its class's texture."""
+    """Probability that a shape has its class's texture."""
     ground_colour: Probability = 0.0
-    """That the background has the colour of its shape's class; ``ground_texture`` likewise. Not of
-    kind detection, where a background is behind shapes of several classes."""
+    """Probability that the background has the colour of its shape's class. Not for kind detection,
+    in which one background is behind shapes of several classes."""
     ground_texture: Probability = 0.0
+    """Probability that the background has the texture of its shape's class; only as above."""
 
 
 class ShapesDataset(_Dataset):
-    """Drawn, not read: textured shapes over cluttered backgrounds. The outline is always the
-    class's own; every other factor is independent of it, but for ``cues``."""
+    """Drawn images of textured shapes over cluttered backgrounds. The outline always shows the
+    class; every other factor is independent of the class unless ``cues`` says otherwise."""
 
     format: Literal["shapes"]
     kind: Literal["classification", "detection"]
@@ -291,33 +312,41 @@ class ShapesDataset(_Dataset):
     train: Count
     val: Count
     objects: Annotated[list[Count], Len(2, 2)]
-    """Fewest and most shapes in an image."""
+    """[fewest, most] shapes in an image."""
     radii: Annotated[list[Annotated[list[Pixels], Len(2, 2)]], Len(1)]
-    """Intervals [low, high] in pixels, each as likely: the radius of a disc of the shape's area."""
+    """Intervals [low, high] in pixels, equally likely, of the radius of a disc with the shape's
+    area."""
     spread: Annotated[float, Ge(0), Le(0.5)] = 0.5
-    """How far from the image's middle a shape's centre may lie on each axis, as a share of the
-    image's side; 0.5: anywhere."""
+    """Largest distance of a shape's centre from the image's centre along each axis, as a share of
+    the image's side; 0.5: anywhere."""
     rotation: Annotated[float, Ge(0), Le(180)] = 180.0
-    """Degrees: a shape's rotation is uniform within plus and minus this."""
+    """Largest rotation of a shape in degrees; it is uniform between minus and plus this."""
     stretch: Annotated[float, Ge(1)] = 1.2
-    """Largest ratio by which a shape is longer along one axis than along the other."""
+    """Largest ratio of a shape's length along one axis to that along the other."""
     foreground: Finish
-    """Of the shapes. The more it differs from ``background``, the easier they are to see."""
+    """Colours of the shapes. The more they differ from ``background``, the easier the shapes are to
+    see."""
     background: Finish
+    """Colours of the background."""
     clutter: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
-    """Fewest and most lines, arcs and specks behind the shapes."""
+    """[fewest, most] lines, arcs and specks behind the shapes."""
     strokes: Annotated[list[Annotated[int, Ge(0)]], Len(2, 2)]
-    """Fewest and most thin lines across the shapes."""
+    """[fewest, most] thin lines across the shapes."""
     noise: Annotated[float, Ge(0), Le(1)] = 0.06
-    """Largest standard deviation of the pixel noise, of a range of 1."""
+    """Largest standard deviation of the pixel noise, for pixel values in [0, 1]."""
     min_visible: Annotated[float, Gt(0), Le(1)] = 0.6
-    """Least share of a shape that is inside the image and not covered by another."""
+    """Smallest share of a shape that is inside the image and not covered by another shape."""
     cues: Cues | None = None
-    """How often colour, texture and ground tell the class too. With it, all 0 as well, the prepared
-    set holds the factors of each image of kind classification."""
+    """Frequency with which colour, texture and background also show the class. With this key, even
+    with all probabilities 0, a prepared set of kind classification stores each image's factors."""
     conflicts: bool = False
-    """true: in train all cues are of the image's class; in val the outline is of one class and
-    texture, colour or ground, in turn, of another, and other cues of neither (steps.bias)."""
+    """true: in train all cues are of the image's class. In val the outline is of one class,
+    texture, colour or background (in turn) of another, and the other cues of neither
+    (``steps.bias``)."""
+
+    @property
+    def has_labels(self) -> bool:
+        return self.kind == "classification"
 
     @property
     def has_captions(self) -> bool:
@@ -325,12 +354,12 @@ class ShapesDataset(_Dataset):
 
     @property
     def has_factors(self) -> bool:
-        """True if the prepared set says what was drawn in each image."""
+        """True if the prepared set stores the factors of each image."""
         return self.kind == "classification" and (self.cues is not None or self.conflicts)
 
     @property
     def is_independent(self) -> bool:
-        """True if it has factors, and none tells anything about another."""
+        """True if it has factors, all independent of each other."""
         return self.has_factors and self.cues == Cues()
 
     @property
@@ -358,21 +387,21 @@ class ShapesDataset(_Dataset):
         if largest > self.image_size / 2:
             raise ValueError(f"radii: {largest} is above half the image_size {self.image_size}")
         if self.kind == "classification" and self.objects != [1, 1]:
-            raise ValueError("kind classification has one shape an image: objects is [1, 1]")
+            raise ValueError("kind classification has one shape per image: set objects to [1, 1]")
         self._check_cues()
         return self
 
     def _check_cues(self) -> None:
         if self.conflicts and self.kind != "classification":
-            raise ValueError("conflicts: images of kind classification conflict, not scenes")
+            raise ValueError("conflicts is only for kind classification")
         if self.conflicts and self.cues is not None:
-            raise ValueError("conflicts decides on every cue: remove the key 'cues'")
+            raise ValueError("conflicts sets every cue: remove the key 'cues'")
         if self.cues is not None and self.kind == "detection":
             for key in ("ground_colour", "ground_texture"):
                 if getattr(self.cues, key) > 0:
                     raise ValueError(
-                        f"cues.{key} is above 0, but a scene of several classes has one "
-                        "background: remove the key"
+                        f"cues.{key} is above 0, but the shapes of a scene share one background: "
+                        "remove the key"
                     )
 
 
@@ -387,4 +416,4 @@ Dataset = Annotated[
     | ShapesDataset,
     Field(discriminator="format"),
 ]
-"""``params/datasets/<dataset>.yaml``. Its file name is the dataset's name in the tables."""
+"""``params/datasets/<dataset>.yaml``. The file's name is the dataset's name in tables."""

@@ -1,4 +1,4 @@
-"""Params of a row whose backbone is an official checkpoint, and no pretraining of ours."""
+"""Params of a row whose backbone is an official checkpoint."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ from steps.params.base import Epochs, Params
 from steps.params.names import Below, Label, Name
 
 Format = Literal["mae", "mocov3", "dino", "ibot", "dinov2", "beit", "beit2", "droppos", "clip"]
-"""Official files that ``steps.import`` makes a backbone of."""
+"""Kinds of official files that ``steps.import`` converts to a backbone."""
 
 
 class Imported(Params):
-    """What ``steps.import`` is told."""
+    """Arguments of ``steps.import``."""
 
     name: Name
-    """How tables call the row; its folder in the results."""
+    """Name of the row in tables and of its folder in the results."""
     format: Format
-    """The method whose official file it is."""
+    """Method that published the file."""
     checkpoint: Below
-    """The file, below the data root."""
+    """Path of the file below the data root."""
     backbone: Name
-    """``params/backbones/<backbone>.yaml``: what the file must hold; positions are resized to its
-    image size as the method does it."""
+    """``params/backbones/<backbone>.yaml``, which the file must match. Position embeddings are
+    resized to its image size as the method does."""
     network: Name | None = None
-    """Of a file with two: teacher or student, base or momentum; null: what evaluations take."""
+    """Network of a file with two (teacher, student, base, momentum); null: the one for
+    evaluation."""
     epochs: Epochs | None = None
-    """Of its training, for the tables; null: not known."""
+    """Epochs of its training, for tables; null: not known."""
     trained_on: Label | None = None
-    """The data set of its training, for the tables; null: that of the method's publication."""
+    """Dataset of its training, for tables; null: that of the publication."""
     normalise: Literal["imagenet", "inception", "clip"] | None = None
-    """What images are given by; null: as the method's code does."""
+    """Normalisation of input images; null: that of the method's code."""
     source: Label | None = None
-    """Where the file is to be had, for the message where it is missing."""
+    """Where to download the file, for the error if it is missing."""
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Options that decide what the row is, as the artifact's facts have them."""
+        """Options that define the row, as in the artifact's facts."""
         return {
             "format": self.format,
             "official": self.checkpoint,
@@ -50,7 +51,7 @@ class Imported(Params):
 
     @property
     def options(self) -> list[str]:
-        """The options of ``steps.import`` that say the same, less name and backbone."""
+        """Options of ``steps.import``, without name and backbone."""
         given = {
             "format": self.format,
             "official": self.checkpoint,
@@ -65,13 +66,13 @@ class Imported(Params):
 
 
 class ImportedMethod(Params):
-    """A row of an experiment's ``methods`` that is no recipe."""
+    """An entry of an experiment's ``methods`` that is not a recipe."""
 
     imported: Imported
 
 
 def _kind(value: object) -> str:
-    """A word is a recipe, anything else should be ``imported: {...}``."""
+    """Tag of an entry: a word is a recipe, anything else should be ``imported: {...}``."""
     return "a recipe" if isinstance(value, str) else "a checkpoint"
 
 

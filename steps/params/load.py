@@ -1,4 +1,4 @@
-"""Read a YAML file into a params model, and say in one line what is wrong with it."""
+"""Read a YAML file into a params model, with errors of one line."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from steps.command import UserError
 from steps.params.base import LARGEST
 from steps.params.names import unprintable
 
-# --- YAML as params take it: plain values, each key once, of a size that a person writes
+# --- YAML for params: plain values, unique keys, limited size
 
 
 DEEPEST = 50
-"""Levels of lists and mappings in each other."""
+"""Most levels of nested lists and mappings."""
 MOST = 100_000
-"""Values of a file, those of aliases counted wherever they stand."""
+"""Most values of a file, with those of aliases counted at every use."""
 
 
 class Loader(yaml.SafeLoader):
-    """Safe YAML with two changes: ``1e-4`` is a number (as in YAML 1.2), a key may stand once.
+    """Safe YAML with two changes: ``1e-4`` is a number (as in YAML 1.2), and keys are unique.
 
-    What is nested too deeply, or grows without bound by its aliases, is an error before it is
-    built.
+    Content that is nested too deeply, or that aliases multiply without bound, is refused before it
+    is built.
     """
 
     def __init__(self, stream: str) -> None:
@@ -41,13 +41,13 @@ class Loader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node, counted."""
+        """Compose a node and count its values."""
         self._depth += 1
         if self._depth > DEEPEST:
             raise self._refuse(f"nested deeper than {DEEPEST} levels")
         node = super().compose_node(parent, index)
         self._depth -= 1
-        # An alias gives the node that it names, which has its size already.
+        # An alias returns the node that it names, which is counted already.
         if id(node) not in self._sizes:
             self._sizes[id(node)] = 1 + sum(self._sizes.get(id(each), 1) for each in _parts(node))
         if self._sizes[id(node)] > MOST:
@@ -58,17 +58,17 @@ class Loader(yaml.SafeLoader):
         return yaml.composer.ComposerError(None, None, why, self.get_mark())
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """The value of a node; a scalar that is none of its tag's is an error of the file."""
+        """Construct a node's value; a scalar that does not match its tag is an error."""
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError) as error:
             tag = str(node.tag).rpartition(":")[2]
-            why = f"found what is no {tag}"
+            why = f"found a value that is not of type {tag}"
             raise yaml.constructor.ConstructorError(None, None, why, node.start_mark) from error
 
 
 def _parts(node: Any) -> list[Any]:
-    """The nodes right below one."""
+    """Child nodes."""
     if isinstance(node, yaml.MappingNode):
         return [each for pair in node.value for each in pair]
     return list(node.value) if isinstance(node, yaml.SequenceNode) else []
@@ -86,7 +86,7 @@ def _construct_once(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     twice = sorted({str(key) for key in keys if keys.count(key) > 1})
     if twice:
         raise yaml.constructor.ConstructorError(
-            None, None, f"key '{twice[0]}' stands twice", node.start_mark
+            None, None, f"key '{twice[0]}' appears twice", node.start_mark
         )
     loader.flatten_mapping(node)
     return dict(yaml.SafeLoader.construct_mapping(loader, node, deep=True))
@@ -95,21 +95,21 @@ def _construct_once(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 Loader.add_constructor("tag:yaml.org,2002:map", _construct_once)
 
 
-# --- Read a YAML file into a params model, and say in one line what is wrong with it
+# --- From a file to a params model
 
 
 T = TypeVar("T")
 
 
 LARGEST_FILE = 1_000_000
-"""Bytes of a params file."""
+"""Most bytes of a params file."""
 
 
 def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        UserError: the file is absent, no file of text, or not YAML.
+        UserError: the file is absent, not a text file, or not YAML.
     """
     try:
         text = _text(path)
@@ -135,13 +135,13 @@ def _text(path: Path) -> str:
 
     Raises:
         FileNotFoundError: it is absent.
-        UserError: it is something else than a file of text of a params file's size.
+        UserError: it is not a text file of at most ``LARGEST_FILE`` bytes.
     """
     remedy = "name the YAML file of the params"
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            kind = "a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
             raise UserError(str(path), kind, allowed="a YAML file", remedy=remedy)
         if found.st_size > LARGEST_FILE:
             raise UserError(
@@ -177,7 +177,7 @@ def load(path: Path, model: type[T]) -> T:
 
 
 def option(kind: Any) -> Callable[[str], Any]:
-    """The ``type`` of a command's option: its word is held to what params of this kind may be."""
+    """``type`` of a command's option, which checks its word as params of this kind are checked."""
     adapter: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
 
     def read(text: str) -> Any:
@@ -221,7 +221,7 @@ def validate(content: object, model: type[T], where: str) -> T:
 
 
 def _unusable(value: object, key: str) -> Iterator[tuple[str, str, str]]:
-    """First value that no params may hold: its key, what was found and what is allowed."""
+    """Values that params may not hold, each with its key, what was found and what is allowed."""
     if isinstance(value, Mapping):
         for name, each in value.items():
             below = f"{key}.{name}" if key else str(name)
@@ -241,7 +241,7 @@ def _unusable(value: object, key: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _key(detail: ErrorDetails, content: object) -> str:
-    """The dotted path of the key at fault, without the union tags that pydantic puts into it."""
+    """Dotted path of the faulty key, without pydantic's union tags."""
     shown: list[str] = []
     value: Any = content
     for part in detail["loc"]:
@@ -263,17 +263,17 @@ def _explain(detail: ErrorDetails, content: object) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'"
     found, message = detail["input"], shortened(detail["msg"].removeprefix("Value error, "), 500)
-    if isinstance(found, Mapping):  # of several keys together, which the message names
+    if isinstance(found, Mapping):  # An error of several keys, which the message names.
         return message
     return f"'{key}' is {shortened(repr(found))} ({type(found).__name__}), but: {message}"
 
 
 def shortened(text: str, most: int = 120) -> str:
-    """Text for an error, cut where it is too long for a line."""
+    """Text for an error, cut if it is too long for a line."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` most likely meant, if any is near."""
+    """Known word closest to ``word``, if any is close."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None

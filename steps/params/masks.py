@@ -16,19 +16,19 @@ Incompatibility = tuple[str, str, str]
 
 
 def hides_none(key: str, share: float, patches: int) -> Incompatibility:
-    """A share of patches that is not one of them."""
+    """Incompatibility of a share that is less than one of ``patches``."""
     return key, f"{share:g}, of {patches} patches not one", f"{_up(1 / patches)} or more"
 
 
 def _up(share: float) -> str:
-    """A share in four digits, rounded up: the number printed is enough."""
+    """A share in four digits, rounded up so that the printed number suffices."""
     return f"{math.ceil(share * 1e4) / 1e4:g}"
 
 
 def drops_none(key: str, share: float, count: int, what: str) -> Incompatibility | None:
-    """Incompatibility of a share above 0 of ``count`` that is none of them, or leaves none.
+    """Incompatibility of a share above 0 of ``count`` that drops none, or keeps none.
 
-    What stays is the integer part of the product (``steps.models.masks``).
+    The number kept is rounded down (``steps.models.masks``).
     """
     stay = int(count * (1 - share))
     if share > 0 and stay == count:
@@ -39,7 +39,7 @@ def drops_none(key: str, share: float, count: int, what: str) -> Incompatibility
 
 
 def masks_none(key: str, share: float, crops: int, what: str) -> Incompatibility | None:
-    """Incompatibility of a share above 0 of a batch's crops that is not one of them."""
+    """Incompatibility of a share above 0 that is less than one of a batch's crops."""
     if share == 0 or int(crops * share) > 0:
         return None
     return key, f"{share:g}, of {crops} {what} not one", f"0, or {_up(1 / crops)} and more"
@@ -49,14 +49,14 @@ def lays_block(side: int, least: float, most: float, min_aspect: float) -> bool:
     """True if blocks can be laid over a grid as ``steps.models.masks`` proposes them.
 
     Args:
-        side: of the grid, which a block is smaller than.
-        least: what a block aims at, in patches.
-        most: what it may hide; areas are drawn between the two, whichever is larger.
+        side: of the grid; blocks are smaller.
+        least: smallest area drawn, in patches.
+        most: patches that a block may hide; areas are drawn between the two, whichever is larger.
         min_aspect: height over width is between this and its inverse.
     """
     low, high = sorted((least, most))
     for height, width in product(range(1, side), repeat=2):
-        # What rounds to these sides.
+        # Intervals that round to these sides.
         (a, b), (c, d) = (height - 0.5, height + 0.5), (width - 0.5, width + 0.5)
         area, aspect = (
             a * c <= high and low <= b * d,
@@ -71,11 +71,11 @@ class BlockMasks(Params):
     """Block-wise masking (BEiT, arXiv:2106.08254, algorithm 1)."""
 
     ratio: Annotated[float, Gt(0), Lt(1)]
-    """Share of the patches to hide, rounded down to whole patches: 75 of 196 as published."""
+    """Share of the patches to hide, rounded down to whole patches (published: 75 of 196)."""
     min_block: Count = 16
-    """The least patches that a block aims at, though the last ones may be smaller."""
+    """Smallest block in patches; the last ones may be smaller."""
     max_block: Count | None = None
-    """The most patches that a block adds; null: as many as are left to hide."""
+    """Largest block in patches; null: all that remain to be hidden."""
     min_aspect: Annotated[float, Gt(0), Lt(1)] = 0.3
     """Height over width is log-uniform between this and its inverse."""
 
@@ -99,18 +99,18 @@ class RatioMasks(Params):
     """Masks whose share of the patches is drawn for each crop (iBOT, arXiv:2111.07832, 3.1)."""
 
     shape: Literal["block", "random"]
-    """Blocks of patches as in BEiT, or patches one by one."""
+    """block: blocks of patches as in BEiT. random: single patches."""
     ratios: Annotated[list[Probability], Len(1)]
-    """One of these shares is drawn for each crop."""
+    """Shares of the patches, one of which is drawn per crop."""
     variances: Annotated[list[Probability], Len(1)]
-    """To each ratio: the share is uniform within so much of it, on both sides."""
+    """Half-width per ratio: the share is uniform within this distance of the ratio."""
     min_aspect: Annotated[float, Gt(0), Lt(1)] = 0.3
-    """Of a block: height over width is log-uniform between this and its inverse."""
+    """Height over width of a block is log-uniform between this and its inverse."""
     start_epoch: Whole = 0
-    """Before this epoch nothing is masked."""
+    """First epoch with masks."""
 
     def incompatibility(self, patches: int) -> Incompatibility | None:
-        """Incompatibility of ratios of which none hides anything."""
+        """Incompatibility of ratios that hide nothing."""
         highest = max(map(sum, zip(self.ratios, self.variances, strict=True)))
         side = math.isqrt(patches)
         block = self.shape == "random" or lays_block(
@@ -123,8 +123,8 @@ class RatioMasks(Params):
     @model_validator(mode="after")
     def _within(self) -> RatioMasks:
         if len(self.ratios) != len(self.variances):
-            raise ValueError(f"{len(self.variances)} variances to {len(self.ratios)} ratios")
+            raise ValueError(f"{len(self.variances)} variances for {len(self.ratios)} ratios")
         for ratio, variance in zip(self.ratios, self.variances, strict=True):
             if variance > min(ratio, 1 - ratio):
-                raise ValueError(f"{ratio} +- {variance} leaves 0 to 1")
+                raise ValueError(f"{ratio} +- {variance} is outside [0, 1]")
         return self

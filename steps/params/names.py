@@ -1,4 +1,4 @@
-"""Kinds of text that params take: data for paths, commands and pages, never part of any of them."""
+"""Kinds of text in params. They are data in paths, commands and pages, and never change these."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from pydantic import AfterValidator
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 NAME_RULE = (
-    "a name is of letters a to z and A to Z, digits, _, - and ., begins with a letter or digit, "
+    "a name has only letters a to z and A to Z, digits, _, - and ., begins with a letter or digit, "
     "has at most 64 characters, and does not end in .json"
 )
 """Rule for names, in words."""
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that turn the direction of the text after them: a page would show another text."""
+"""Marks that change the direction of text, so that a page would show other text."""
 
 
 def is_name(text: str) -> bool:
-    """True of what may name a file of params, a row, a folder of results."""
+    """True if the text may name a params file, a row or a folder of results."""
     # Records end in .json, and folders do not.
     return _NAME.fullmatch(text) is not None and not text.endswith(".json")
 
 
 def unprintable(text: str) -> str | None:
-    """The first character that no terminal and no page shows as itself, by its number.
+    """Number of the first character that terminals and pages do not show as itself, if any.
 
-    These are control characters but line ends and tabs, halves of surrogate pairs, and marks that
-    turn the direction of text.
+    These are control characters except line ends and tabs, halves of surrogate pairs, and marks
+    that change the direction of text.
     """
     for character in text:
         control = unicodedata.category(character) in ("Cc", "Cs") and character not in "\n\t"
@@ -40,7 +40,7 @@ def unprintable(text: str) -> str | None:
 
 
 def leads_out(path: str) -> bool:
-    """True of a path that leaves the folder which it is joined to; its links are not looked at."""
+    """True if a path leaves the folder that it is joined to; links are not followed."""
     return PurePosixPath(path).is_absolute() or _climbs(path)
 
 
@@ -71,22 +71,24 @@ def _below(text: str) -> str:
 
 def _place(text: str) -> str:
     if _climbs(text):
-        raise ValueError("a path of data has no '..': give one below the data root, or absolute")
+        raise ValueError(
+            "a data path must not contain '..': give one below the data root, or absolute"
+        )
     return text
 
 
 def _no_option(text: str) -> str:
-    """A command would take it for an option."""
+    """Refuse text that a command would take for an option."""
     if text.startswith("-"):
         raise ValueError("text that does not begin with -")
     return text
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""Name of a params file, a row, an architecture: it stands in paths and commands."""
+"""Name of a params file, a row or an architecture, as used in paths and commands."""
 Label = Annotated[str, Len(1, 200), AfterValidator(_line)]
-"""A line of text that tables and pages print."""
+"""One line of text for tables and pages."""
 Below = Annotated[str, Len(1), AfterValidator(_below)]
-"""A path of a file below the data root."""
+"""Path of a file below the data root."""
 Place = Annotated[str, Len(1), AfterValidator(_place)]
-"""A path or a glob below the data root, or an absolute one; links on the way are followed."""
+"""Path or glob below the data root, or absolute. Links are followed."""

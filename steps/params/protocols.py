@@ -1,4 +1,4 @@
-"""Params of the downstream protocols on classification sets and on sets with captions."""
+"""Params of the tasks' protocols, all but those of detection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.params.recipe import Schedule, Training
 from steps.params.text import Prompts
 from steps.params.views import View
 
-# --- Params of linear classification of a frozen backbone: three kinds of protocol, by ``kind``
+# --- Linear classification of a frozen backbone: three kinds of protocol
 
 
 Pooling = Literal["cls", "mean"]
@@ -32,9 +32,10 @@ class Linear(Params):
     epochs: Annotated[int, Ge(1)]
     batch_size: Annotated[int, Ge(1)]
     lr: Annotated[list[Positive], Len(1)]
-    """Learning rates for a batch of 256; where several, the one that is best on ``held_out`` of
-    the training set is trained again on all of it."""
+    """Learning rates for a batch of 256. Of several, the best on ``held_out`` of the training set
+    is trained again on all of it."""
     held_out: HeldOut = 0.1
+    """Share of the training set on which a learning rate is chosen."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     weight_decay: NotNegative = 0.0
 
@@ -46,51 +47,51 @@ class LogReg(Params):
     poolings: Poolings
     """Concatenated in this order."""
     c: Annotated[list[Positive], Len(1)]
-    """Inverse strengths of regularisation: the loss is c * sum of cross entropies + |w|^2 / 2.
-    Where several, the one that is best on ``held_out`` of the training set is fitted again on all
-    of it."""
+    """Inverse strengths of regularisation: the loss is c * sum of cross entropies + |w|^2 / 2. Of
+    several, the best on ``held_out`` of the training set is fitted again on all of it."""
     held_out: HeldOut = 0.1
     max_iterations: Count
     tolerance: Positive
-    """The solver ends where the loss of a sample, or its largest gradient, changes by less."""
+    """The solver stops when the loss per sample, or its largest gradient, changes by less."""
 
 
 class Probe(Params):
     """Linear classifiers trained on augmented images through the frozen backbone, in one pass.
 
-    Every combination of ``blocks``, ``poolings`` and ``lr`` is a classifier of its own. Where there
-    are several, ``held_out`` of the training set is kept from training, and the one that is best
+    There is one classifier per combination of ``blocks``, ``poolings`` and ``lr``. If there are
+    several, ``held_out`` of the training set is kept from training, and the classifier that is best
     there is measured on the validation set.
     """
 
     kind: Literal["augmented"]
     blocks: Annotated[list[Count], Len(1)]
-    """How many of the last blocks' class tokens a classifier reads."""
+    """Numbers of last blocks whose class tokens a classifier reads."""
     poolings: Annotated[list[ProbePooling], Len(1)]
-    """cls: those alone; cls_mean: the last block's mean patch token behind them (DINOv2);
-    cls_mean_interleaved: both, of one block, element by element (DINO)."""
+    """cls: only class tokens. cls_mean: the last block's mean patch token after them (DINOv2).
+    cls_mean_interleaved: both of one block, element by element (DINO)."""
     lr: Annotated[list[Positive], Len(1)]
     """Peak learning rates for a batch of 256."""
     batch_norm: bool = False
-    """Normalise the features by those of the global batch, without affine (MAE)."""
+    """Normalise features over the global batch, without affine (MAE)."""
     init: Literal["normal", "truncated"] = "normal"
-    """Weights of deviation 0.01, bias zero; or the bias as torch's layer has it (MAE)."""
+    """normal: weights with standard deviation 0.01, bias zero (DINO, DINOv2). truncated: the same
+    weights, truncated, and the bias of torch's linear layer (MAE)."""
     optimizer: Literal["sgd", "lars"] = "sgd"
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     weight_decay: NotNegative = 0.0
     trust_coefficient: Positive = 0.001
-    """Of lars."""
+    """For lars."""
     epochs: Count
     epoch_length: Count | None = None
-    """Steps that count as an epoch; null: one pass over the training images."""
+    """Steps per epoch; null: one pass over the training images."""
     schedule: Schedule
     rate_changes: Literal["step", "epoch"] = "step"
-    """Whether the learning rate moves at every step, or once an epoch (DINO)."""
+    """Interval of learning rate updates: every step, or every epoch (DINO)."""
     batch_size: Count
-    """Global: devices and what they take at a time derive from it."""
+    """Images per step over all devices."""
     max_batch_per_device: Count
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the backbone's pass; classifiers are trained in fp32."""
+    """Precision of the backbone's pass; classifiers are trained in fp32."""
     view: View
     crop_fraction: CropFraction
     """Centre crop of the held-out and validation images."""
@@ -107,49 +108,51 @@ class Probe(Params):
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} names a value twice: {values}")
         if "cls_mean_interleaved" in self.poolings and self.blocks != [1]:
-            raise ValueError(f"cls_mean_interleaved is of one block, but blocks is {self.blocks}")
+            raise ValueError(f"cls_mean_interleaved needs blocks: [1], but blocks is {self.blocks}")
         if self.view.count > 1 or self.view.second is not None:
-            raise ValueError("view: a probe takes one view of an image, without a second image")
+            raise ValueError("view: a probe takes one view per image, without a second image")
         if self.batch_norm and self.batch_size < 2:
             raise ValueError("batch_norm: a batch of one has no statistics; batch_size 2 or more")
         if self.schedule.min_lr > 0 and len(self.lr) > 1:
-            raise ValueError("schedule.min_lr is of one learning rate, but lr has several")
+            raise ValueError("schedule.min_lr needs a single learning rate, but lr has several")
         if self.schedule.warmup_epochs > self.epochs:
             raise ValueError(f"schedule.warmup_epochs is above epochs {self.epochs}")
         return self
 
 
 LinearProtocol = Annotated[Linear | LogReg | Probe, Field(discriminator="kind")]
-"""What ``steps.linear`` takes."""
+"""A protocol of ``steps.linear``, by ``kind``."""
 
 
-# --- Params of semantic segmentation with a linear head on frozen patch tokens
+# --- Semantic segmentation with a linear head on frozen patch tokens
 
 
 class Segment(Params):
     """``params/protocols/<protocol>.yaml`` of the task segment.
 
-    Batch norm and a 1x1 convolution on the patch tokens, their logits enlarged (bilinear), as in
-    the linear protocol of DINOv2 (arXiv:2304.07193, section 7.4).
+    The head is batch norm and a 1x1 convolution on the patch tokens; logits are enlarged bilinearly
+    (the linear protocol of DINOv2, arXiv:2304.07193, section 7.4).
     """
 
     image_size: Count | None = None
-    """Side of the square that images are cropped to; null: that of pretraining."""
+    """Side in pixels of the square crop of images; null: that of pretraining."""
     blocks: Count = 1
-    """Patch tokens of so many last blocks, through the final norm, side by side."""
+    """Number of last blocks whose patch tokens are concatenated, after the final norm."""
     epochs: Count
     batch_size: Count
     lr: Positive
-    """Peak of AdamW's learning rate, for ``batch_size`` as it is."""
+    """Peak learning rate of AdamW, not scaled with ``batch_size``."""
     betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2)] = [0.9, 0.999]
     weight_decay: NotNegative
     warmup_iterations: Annotated[int, Ge(0)] = 0
-    """Linear from almost 0; then the learning rate falls linearly to 0."""
+    """Iterations of linear warm-up from almost 0; the learning rate then falls linearly to 0."""
     flip: Probability = 0.5
     scale: Annotated[list[Annotated[float, Ge(1)]], Len(2, 2)] = [1.0, 1.0]
-    """[low, high]: a training image's short side over the crop's, which is anywhere in it."""
+    """[low, high] of a training image's short side over the crop's side; the crop is placed at
+    random."""
     crop_fraction: CropFraction = 1.0
-    """Centre crop of the validation images; their pixels are those that count."""
+    """Centre crop of the validation images, as a share of their short side. Only pixels in the crop
+    are scored."""
     eval_batch_size: Count = 64
     workers: Annotated[int, Ge(0)] = 0
     checkpoint_seconds: Positive = 60.0
@@ -161,20 +164,20 @@ class Segment(Params):
         return self
 
 
-# --- Params of the downstream protocols on classification sets and on sets with captions
+# --- The other tasks
 
 
 Share = Annotated[float, Gt(0), Le(1)]
 
 
 class Features(Params):
-    """Frozen features: each pooling of the last block, extracted once."""
+    """Frozen features of the last block, extracted once for several tasks."""
 
     poolings: Poolings
-    """cls: the class token after the final norm; mean: the mean of the normed patch tokens. Of a
+    """cls: the class token after the final norm. mean: the mean of the patch tokens after it. For a
     ResNet both are the global average."""
     crop_fraction: CropFraction
-    """Centre crop: its side over the resized image's short side."""
+    """Side of the centre crop over the image's short side."""
     batch_size: Annotated[int, Ge(1)] = 256
 
 
@@ -182,39 +185,39 @@ class KNN(Params):
     """Weighted k-NN classification (Wu et al., arXiv:1805.01978; as used by DINO and DINOv2)."""
 
     k: Annotated[list[Count], Len(1)]
-    """Above the number of training images it counts as that number."""
+    """Numbers of neighbours; at most the number of training images is used."""
     headline_k: Count
-    """The one whose accuracy a table shows: metrics top1, balanced (the mean over classes of each
-    one's recall) and, of more than ten classes, top5."""
+    """The k of the metrics top1, balanced (mean recall over classes) and, with more than ten
+    classes, top5."""
     temperature: Positive
     pooling: Pooling
     more_poolings: Annotated[list[Pooling], Len(0, 1)] = []
-    """Measured besides, their metrics named by them, such as top1_mean."""
+    """Further poolings to measure; their metrics end in the pooling, such as top1_mean."""
     votes: Literal["exp", "softmax"] = "exp"
-    """exp(similarity / temperature) as DINO, or its softmax over the largest k as DINOv2, before
-    smaller ones are cut from it. Both predict the same."""
+    """Weight of a neighbour. exp: exp(similarity / temperature) (DINO). softmax: its softmax over
+    the largest k, from which smaller k are cut (DINOv2). Both predict the same."""
     per_class: bool = False
-    """Record the balanced accuracy of every k and every few-shot set (balanced_k10), not only of
-    the headline."""
+    """Record the balanced accuracy of every k and few-shot set (balanced_k10), not only of
+    ``headline_k``."""
     samples_per_class: list[Count] = []
-    """Few-shot training sets besides the whole one: so many images of each class. There k is each
-    of ``k`` that is not above that number, and the number itself (DINOv2)."""
+    """Images per class of further, few-shot training sets. Their k are the values of ``k`` up to
+    this number, and the number itself (DINOv2)."""
     tries: Count = 1
-    """Few-shot sets drawn of each size; the recorded accuracy is their mean."""
+    """Few-shot sets drawn per size; the record is their mean accuracy."""
     chunk: Count = 1024
-    """Queries a block. In memory is a block of similarities, chunk x bank_chunk; the result does
-    not depend on either."""
+    """Queries per block. Memory holds a block of chunk x bank_chunk similarities; the result
+    depends on neither."""
     bank_chunk: Count = 16384
-    """Training images a block."""
+    """Training images per block."""
 
     @model_validator(mode="after")
     def _consistent(self) -> KNN:
         if self.headline_k not in self.k:
             raise ValueError(f"headline_k {self.headline_k} is not among k {self.k}")
         if self.pooling in self.more_poolings:
-            raise ValueError(f"more_poolings names {self.pooling}, which is pooling itself")
+            raise ValueError(f"more_poolings repeats {self.pooling}, the value of pooling")
         if self.tries > 1 and not self.samples_per_class:
-            raise ValueError("tries needs samples_per_class: only few-shot sets are drawn")
+            raise ValueError("tries above 1 needs samples_per_class: only few-shot sets are drawn")
         return self
 
 
@@ -225,8 +228,8 @@ class Finetune(Params):
     training: Training
     """An epoch is one pass over the labelled images."""
     label_share: Share = 1.0
-    """How much of each class's training images has labels: 0.01 and 0.1 for few-label tables. The
-    seed of the backbone draws them."""
+    """Share of each class's training images that have labels, such as 0.1 or 0.01. The seed of the
+    backbone draws them."""
     crop_fraction: CropFraction
     eval_batch_size: Annotated[int, Ge(1)] = 256
 
@@ -238,21 +241,21 @@ class Finetune(Params):
 
 
 class ZeroShot(Params):
-    """Classification by the names of the classes alone (CLIP, arXiv:2103.00020, section 3.1)."""
+    """Classification by class names only (CLIP, arXiv:2103.00020, section 3.1)."""
 
     prompts: Prompts
-    """A class is the mean of what the text tower makes of these."""
+    """Prompts of a class, which is represented by the mean of their text embeddings."""
     crop_fraction: CropFraction
     batch_size: Count = 256
 
 
 class Retrieval(Params):
-    """Captions by image and images by caption, within the validation set."""
+    """Retrieval of captions by image and images by caption in the validation set."""
 
     k: Annotated[list[Count], Len(1)]
-    """A query is right if what it belongs with is among the first so many."""
+    """Ranks up to which a match counts as found (R@k)."""
     captions: Count | None = None
-    """How many of each image's captions are taken, the first ones (5 on COCO); null: all."""
+    """Number of first captions per image to use (5 on COCO); null: all."""
     crop_fraction: CropFraction
     batch_size: Count = 256
 
@@ -261,14 +264,14 @@ class Layout(Params):
     """The class token's attention against instance masks (DINO, arXiv:2104.14294, figure 4)."""
 
     mass: Share
-    """A head's mask is the fewest patches that hold this share of its attention."""
+    """Share of a head's attention that its mask holds, in the fewest patches."""
     image_size: Count | None = None
-    """Side in pixels to look at; null: what the backbone was trained at. Positions are resized to
-    it. (DINO draws at 480 px what was trained at 224.)"""
+    """Side of the images in pixels; null: that of pretraining. Position embeddings are resized.
+    (DINO trains at 224 px and draws at 480.)"""
     crop_fraction: CropFraction
     batch_size: Count = 64
     shown: Count = 8
-    """Images on the sheet."""
+    """Number of images in the picture."""
 
 
 class Geometry(Params):
@@ -276,40 +279,44 @@ class Geometry(Params):
 
     pooling: Pooling
     view: View
-    """Of two such views of each validation image alignment is measured."""
+    """Alignment is measured between two such views of each validation image."""
     alpha: Positive = 2.0
-    """The power of the distance in the alignment."""
+    """Exponent of the distance in the alignment."""
     t: Positive = 2.0
-    """Of the potential exp(-t d^2) in the uniformity."""
+    """Factor t of the potential exp(-t d^2) in the uniformity."""
     crop_fraction: CropFraction
-    """Of the whole images, whose effective rank and uniformity are measured."""
+    """Centre crop of the images that effective rank and uniformity are measured on."""
     batch_size: Count = 256
 
     @model_validator(mode="after")
     def _one_view(self) -> Geometry:
         if self.view.count != 1:
-            raise ValueError(f"view.count {self.view.count}: two views are made of this one")
+            raise ValueError(
+                f"view.count {self.view.count}: must be 1; two views are drawn from it"
+            )
         if self.view.second is not None:
-            raise ValueError("view.second: there is no tokenizer here to look at it")
+            raise ValueError("view.second: this task has no tokenizer; remove the key")
         if self.view.size is not None:
-            raise ValueError("view.size: views have the backbone's size, as the whole images do")
+            raise ValueError("view.size: views have the backbone's image size; remove the key")
         return self
 
 
 class Decode(Params):
-    """Linear probes of the factors of drawn images, a probe a factor, on frozen features."""
+    """Linear probes on frozen features, one per factor of drawn images."""
 
     probe: Linear
     crop_fraction: CropFraction
     batch_size: Count = 256
-    """Images at a time through the backbone."""
+    """Images per forward pass of the backbone."""
 
 
 class Bias(Decode):
-    """Which cue decides where cues conflict (after Geirhos et al., arXiv:1811.12231), by a linear
-    probe and by weighted k-NN, both of training images whose cues agree."""
+    """Cue that decides when cues conflict (after Geirhos et al., arXiv:1811.12231), by a linear
+    probe and by weighted k-NN, both trained on images whose cues agree."""
 
     k: Count
+    """Neighbours of k-NN."""
     temperature: Positive
+    """Temperature of k-NN."""
     pooling: Pooling
-    """Of k-NN; likewise ``k`` and ``temperature``."""
+    """Features of k-NN."""

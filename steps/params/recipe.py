@@ -1,4 +1,4 @@
-"""A recipe: a method with its hyper-parameters, how it is trained, and what it stands on."""
+"""Params of a recipe: a method, its training, and the networks that it learns from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from steps.params.methods.method import Need
 from steps.params.names import Name
 from steps.params.views import Normalise, View, sides
 
-# --- What a recipe may stand on: another backbone of the same experiment, or a tokenizer
+# --- Networks that a recipe may learn from: a teacher, or a tokenizer
 
 
 class Teacher(Params):
-    """A pretraining of the same regime, on the same data set, from the same seed."""
+    """A backbone pretrained in the same regime, on the same dataset, from the same seed."""
 
     recipe: Name
     """``params/recipes/<regime>/<recipe>.yaml``."""
@@ -32,12 +32,13 @@ class Teacher(Params):
 
 
 def check_needs(what: str, needs: Mapping[str, Need], given: Mapping[str, object]) -> None:
-    """Raise ValueError if a key is missing that ``what`` needs, or there that it does not take.
+    """Raise ValueError if a key that ``what`` needs is missing, or one that it does not take is
+    given.
 
     Args:
-        what: whose keys they are, such as "method mae".
+        what: owner of the keys, such as "method mae".
         needs: by key.
-        given: the value of each key, None where it is absent.
+        given: value of each key, None if it is absent.
     """
     for key, need in needs.items():
         if need == "required" and given[key] is None:
@@ -53,15 +54,15 @@ Share = Annotated[float, Gt(0), Le(1)]
 
 
 class Scaling(Params):
-    """A grid: every method named, at every length, on every share; the other axis of scale is
-    the experiment's ``backbones``."""
+    """A grid of rows: each method at each length on each share of the images. The experiment's
+    ``backbones`` are the third axis."""
 
     methods: Annotated[list[Name], Len(1)]
-    """Those of the experiment's methods that have a row for every point of the grid."""
+    """Methods of the experiment that have a row for every point of the grid."""
     lengths: Annotated[list[Annotated[Positive, Le(1000)]], Len(1)]
     """Factors on the recipe's epochs (``training.length``), or on the experiment's budget."""
     data_shares: Annotated[list[Share], Len(1)] = [1.0]
-    """Of the training images (``data_share``); an epoch goes over these."""
+    """Shares of the training images (``data_share``); an epoch passes over these."""
 
     @model_validator(mode="after")
     def _once(self) -> Scaling:
@@ -70,11 +71,11 @@ class Scaling(Params):
                 raise ValueError(f"{key} names a value twice")
         for value in (*self.lengths, *self.data_shares):
             if float(f"{value:g}") != value:
-                raise ValueError(f"{value!r}: at most six digits, which are part of a row's name")
+                raise ValueError(f"{value!r}: at most six digits are allowed in a row's name")
         return self
 
     def scaled(self, recipe: str, budget: Budget | None = None) -> Iterator[ScaledRecipe]:
-        """The rows of a method, from the shortest to the longest."""
+        """Rows of a recipe, shortest first."""
         for length in self.lengths:
             for share in self.data_shares:
                 if budget is None:
@@ -91,14 +92,14 @@ class ScaledRecipe:
     length: float = 1
     data_share: float = 1
     budget: Budget | None = None
-    """Which the length follows from."""
+    """Budget that sets the length; None: ``length`` does."""
 
     @property
     def name(self) -> str:
-        """Name of the row in tables: mae-x0.5-d25, half as many epochs on 25 % of the images.
+        """Name of the row in tables: mae-x0.5-d25 has half the epochs on 25 % of the images.
 
-        What is as in the recipe is not named: mae-x0.5 is on all images, mae is the recipe, and
-        mae-36tflops is MAE within 36 TFLOPs.
+        The name leaves out what is as in the recipe: mae-x0.5 is on all images, mae is the recipe
+        itself. mae-36tflops is MAE within 36 TFLOPs.
         """
         length = "" if self.length == 1 else f"-x{self.length:g}"
         budget = "" if self.budget is None else f"-{self.budget.name}"
@@ -111,7 +112,7 @@ class ScaledRecipe:
 
     @property
     def options(self) -> list[str]:
-        """The options of ``steps.pretrain`` that say so; ``steps.tokenizer`` has the budget's."""
+        """Options of ``steps.pretrain``; ``steps.tokenizer`` takes those of the budget."""
         length = [] if self.length == 1 else ["--length", f"{self.length:g}"]
         share = [] if self.data_share == 1 else ["--data-share", f"{self.data_share:g}"]
         return length + ([] if self.budget is None else self.budget.options) + share
@@ -121,36 +122,37 @@ class ScaledRecipe:
 
 
 class Optimizer(Params):
-    """The update rule, its learning rate as published and the rule that scales it."""
+    """The update rule, and the learning rate as published with the rule that scales it."""
 
     name: Literal["adamw", "sgd", "lars"]
     lr: Positive
     """Peak learning rate for a batch of ``lr_batch``."""
     lr_batch: Annotated[int, Ge(1)] | None = 256
-    """The batch that ``lr`` is given for; null: ``lr`` holds as it is."""
+    """Batch that ``lr`` is given for; null: ``lr`` is not scaled."""
     lr_scaling: Literal["linear", "sqrt"] = "linear"
+    """Growth of the learning rate with the batch."""
     weight_decay: NotNegative
     weight_decay_end: NotNegative | None = None
-    """Where a cosine takes the weight decay at the end of training; null: constant."""
+    """Weight decay at the end of training, reached by a cosine; null: constant."""
     betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2)] = [0.9, 0.999]
     eps: Positive = 1e-8
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    """Of sgd and lars."""
+    """For sgd and lars."""
     trust_coefficient: Positive = 0.001
-    """Of lars."""
+    """For lars."""
     layer_decay: Annotated[float, Gt(0)] = 1.0
-    """Layer-wise decay of the learning rate, from the head down to the patch embedding."""
+    """Factor on the learning rate from one layer to the one below it, from the head down."""
     patch_embed_scale: Positive = 1.0
-    """What the patch embedding's learning rate is multiplied by besides (DINOv2)."""
+    """Additional factor on the learning rate of the patch embedding (DINOv2)."""
     decay: Literal["matrices", "all"] = "matrices"
-    """What weight decay reaches: no bias and no tensor with one axis (matrices), or every trained
-    parameter (MoCo v3; lars itself passes over tensors with one axis)."""
+    """Parameters with weight decay. matrices: no biases and no tensors with one axis. all: every
+    trained parameter (MoCo v3; lars itself skips tensors with one axis)."""
     undecayed: list[str] = []
-    """Parameters that weight decay skips besides, by the last part of their name; registers go with
-    ``cls_token``."""
+    """Further parameters without weight decay, by the last part of their name; ``cls_token``
+    includes registers."""
 
     def peak_lr(self, batch_size: int) -> float:
-        """The learning rate at the end of warm-up for a global batch."""
+        """Learning rate at the end of warm-up for a global batch."""
         if self.lr_batch is None:
             return self.lr
         share = batch_size / self.lr_batch
@@ -164,87 +166,93 @@ class Schedule(Params):
     warmup_lr: NotNegative = 0.0
     min_lr: NotNegative = 0.0
     ramp: Literal["exclusive", "inclusive", "shifted"] = "exclusive"
-    """Whether the last warm-up step is one short of the peak (MAE) or at it (DINO, BEiT), or the
-    whole ramp is a step early, so that the first rate is not ``warmup_lr`` (CLIP)."""
+    """End of the warm-up. exclusive: the last warm-up step is one short of the peak (MAE).
+    inclusive: it is at the peak (DINO, BEiT). shifted: the whole ramp is one step early, so that
+    the first rate is not ``warmup_lr`` (CLIP)."""
 
 
 class ClipGrad(Params):
-    """Gradient clipping by 2-norm: of each tensor by itself (DINO), of each of the method's
-    submodules (DINOv2: backbone and heads), or of all together."""
+    """Gradient clipping by 2-norm."""
 
     max_norm: Positive
     scope: Literal["tensor", "submodule", "global"]
+    """tensor: each by itself (DINO). submodule: each of the method's submodules, such as backbone
+    and heads (DINOv2). global: all together."""
 
 
 class OnlineKNN(Params):
-    """Weighted k-NN on the class token while training goes on: how the features grow.
+    """Weighted k-NN on the class token during training.
 
-    It costs time (a forward pass over ``train`` + ``val`` images each time) but changes nothing of
-    the run; the protocol ``knn`` is what the tables take.
+    It takes time (a forward pass over ``train`` + ``val`` images each) but does not change the run.
+    Tables show the protocol ``knn`` instead.
     """
 
     every_epochs: Positive
     train: Count = 5000
-    """Images of the training split to compare with, evenly spread over it."""
+    """Number of training images to compare with, evenly spaced."""
     val: Count = 1000
     k: Count = 20
     temperature: Positive = 0.07
 
 
 class FinalPhase(Params):
-    """A short run from where the main one ended, on other views: higher resolution.
+    """A short run after the main one on other views, such as larger ones.
 
-    The optimiser starts afresh, and all schedules run once more, compressed to these epochs
-    (DINOv2, arXiv:2304.07193, appendix B.2).
+    The optimiser is reset, and all schedules run again, compressed to these epochs (DINOv2,
+    arXiv:2304.07193, appendix B.2).
     """
 
     epochs: Epochs
-    """Besides those of the main phase."""
+    """In addition to those of the main phase."""
     lr_scale: Positive = 1.0
-    """What the peak learning rate is multiplied by."""
+    """Factor on the peak learning rate."""
     max_batch_per_device: Count | None = None
     """null: as in the main phase."""
     views: Annotated[list[View], Len(1)]
 
 
 class Training(Params):
-    """A training run. ``batch_size`` is global: devices and accumulation derive from it."""
+    """A training run."""
 
     epochs: Epochs
     length: Annotated[Positive, Le(1000)] = 1.0
-    """Factor on ``epochs``, all schedules stretched with them: what is given in epochs, such as
-    warm-up, keeps its part of the run."""
+    """Factor on ``epochs`` and on everything else given in epochs, such as warm-up."""
     batch_size: Annotated[int, Ge(1)]
+    """Images per step over all devices; each device's part and accumulation follow from it."""
     max_batch_per_device: Annotated[int, Ge(1)]
-    """The most images that go through a device at a time; gradients accumulate over the rest."""
+    """Most images that a device processes at a time; gradients accumulate over the rest."""
     precision: Literal["fp32", "bf16"] = "fp32"
     strategy: Literal["ddp", "fsdp"] = "ddp"
-    """How several devices share a network: each has all of it (ddp), or its rows of every weight,
-    gradient and optimiser state (fsdp), for what is too large for one. The losses are the same."""
+    """Division of the network over devices. ddp: each has all of it. fsdp: each has its rows of
+    every weight, gradient and optimiser state, for networks too large for one device. Losses are
+    the same."""
     optimizer: Optimizer
     schedule: Schedule
     clip_grad: ClipGrad | None = None
     views: Annotated[list[View], Len(1)]
     final_phase: FinalPhase | None = None
     normalise: Normalise | None = None
-    """Of what the method sees, and of what its backbone expects ever after; null: by the data
-    set's own mean and deviation. Mean 0 and std 1 leave values in 0 to 1 (SimCLR)."""
+    """Normalisation of the method's inputs, which the exported backbone then expects too. null: the
+    dataset's mean and standard deviation. Mean 0 and std 1 keep values in [0, 1] (SimCLR)."""
     log_every: Annotated[int, Ge(1)] = 10
-    """Steps between two lines of metrics.jsonl, each the mean over the steps since the last."""
+    """Steps per line of metrics.jsonl, which has means over these steps."""
     knn: OnlineKNN | None = None
-    """Log a k-NN accuracy along the way, on a set with labels."""
+    """k-NN accuracy during training, on a dataset with labels; null: none."""
     checkpoint_seconds: Positive = 60.0
+    """Seconds between checkpoints."""
     workers: Annotated[int, Ge(0)] = 1
-    """Processes that load images for each device; they do not change what is loaded."""
+    """Processes that load images, per device. The number does not change the images."""
     deterministic: bool = True
+    """Use only deterministic operations, so that a repeated run has the same bits."""
 
     def check_final_phase(self, what: str, *, allowed: bool) -> None:
-        """Raise ValueError where there is a final phase that ``what`` cannot have."""
+        """Raise ValueError if there is a final phase but ``what`` cannot have one."""
         if self.final_phase is not None and not allowed:
             raise ValueError(f"{what} has no final phase: remove training.final_phase")
 
     def check_second_images(self, what: str, wanted: bool) -> None:
-        """Raise ValueError where a view lacks the second image that ``what`` takes, or has one."""
+        """Raise ValueError if a view lacks the second image that ``what`` takes, or has an extra
+        one."""
         for index, view in enumerate(self.views):
             if wanted and view.second is None:
                 raise ValueError(
@@ -268,26 +276,26 @@ class Training(Params):
 
 
 class Recipe(Params):
-    """``params/recipes/<regime>/<recipe>.yaml``. Its file name is the row's name in the tables."""
+    """``params/recipes/<regime>/<recipe>.yaml``. The file's name is the row's name in tables."""
 
     method: MethodParams
     teacher: Teacher | None = None
-    """The frozen network that the method learns from; trained first, if it is not there."""
+    """Frozen network that the method learns from; it is trained first if it does not exist."""
     tokenizer: Name | None = None
-    """``params/tokenizers/<regime>/<tokenizer>.yaml``, whose tokens the method predicts."""
+    """``params/tokenizers/<regime>/<tokenizer>.yaml``; the method predicts its tokens."""
     training: Training | None = None
     data_share: Share = 1.0
-    """Of the training images, drawn without a look at labels, by the seed: the same ones for all
-    methods, those of a smaller share among those of a larger."""
+    """Share of the training images, drawn by the seed without regard to labels. All methods get the
+    same images, and a larger share contains a smaller one."""
 
     def scaled(self, length: float, data_share: float) -> Recipe:
-        """The same at another length, on another share of the images.
+        """The recipe at another length, on another share of the images.
 
         Raises:
-            ValueError: nothing is trained by it.
+            ValueError: the recipe trains nothing.
         """
         if self.training is None:
-            raise ValueError(f"method {self.method.name} is initialisation only: no run to grow")
+            raise ValueError(f"method {self.method.name} is initialisation only: no run to scale")
         training = self.training.model_copy(update={"length": length})
         return self.model_copy(update={"training": training, "data_share": data_share})
 

@@ -1,4 +1,4 @@
-"""Params of text: its vocabulary, its transformer, and prompts for sets that have class names."""
+"""Params of text: vocabulary, transformer, and prompts for datasets with class names."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Vocabulary(Params):
     """Byte-pair encoding: learnt from the training captions, or read from a file."""
 
     size: Annotated[int, Ge(258)] | None = None
-    """The most tokens to learn: 256 bytes, two that mark start and end, and merges."""
+    """Largest number of tokens to learn: 256 bytes, start and end, and merges."""
     file: Below | None = None
-    """A ``tokenizer.json`` of the library tokenizers, under the data root."""
+    """``tokenizer.json`` of the library tokenizers, below the data root."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Vocabulary:
@@ -34,14 +34,14 @@ class TextTransformer(Params):
     """The text tower of an image-text method."""
 
     context_length: Annotated[int, Ge(3)] = 77
-    """Tokens of a caption, start and end among them; longer captions are cut."""
+    """Tokens per caption, with start and end; longer captions are cut."""
     width: Count
     depth: Count
     num_heads: Count
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     """quick_gelu: x * sigmoid(1.702 x), as in CLIP's published weights."""
     causal: bool = True
-    """Whether a token attends to itself and those before it alone (CLIP), or to all (SigLIP)."""
+    """true: a token attends only to itself and earlier ones (CLIP). false: to all (SigLIP)."""
 
     @model_validator(mode="after")
     def _divides(self) -> TextTransformer:

@@ -1,4 +1,4 @@
-"""Params of tokenizers, the discrete VAE of DALL-E and VQ-KD, and how each is made."""
+"""Params of tokenizers: the discrete VAE of DALL-E, VQ-KD, and the training of either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from steps.params.recipe import Teacher, Training, check_needs
 
 __all__ = ["DalleParams", "TokenizerParams", "VQKDParams"]
 
-# --- What the params of all tokenizers have in common
+# --- Params that all tokenizers share
 
 
 class Tokenizer(Params):
@@ -21,28 +21,28 @@ class Tokenizer(Params):
 
     takes_teacher: ClassVar[Need] = "none"
     official_files: ClassVar[tuple[str, ...]]
-    """The files of official weights, by the part of the network that each holds."""
+    """Parts of the network that official files hold, one file per part."""
     name: str
     image_size: Count
-    """The side in pixels of the images that it is trained on."""
+    """Side in pixels of the training images."""
 
     @property
     def token_pixels(self) -> int:
-        """The side in pixels of what a token stands for."""
+        """Side in pixels of the patch that a token represents."""
         raise NotImplementedError
 
     def check_batch(self, batch: int) -> None:
-        """Raise ValueError if a batch of so many images is too small to start from."""
+        """Raise ValueError if a batch of this many images is too small to initialise from."""
 
     def check_trained(self, trained: bool) -> None:
-        """Raise ValueError if the params do not fit a tokenizer that is, or is not, trained."""
+        """Raise ValueError if the params do not fit a tokenizer that is trained, or not."""
 
 
 # --- Params of the discrete VAE of DALL-E
 
 
 class Anneal(Params):
-    """A value that a half cosine takes from ``start`` to ``end``, where it stays."""
+    """A value that goes from ``start`` to ``end`` in a half cosine and stays there."""
 
     start: NotNegative
     end: NotNegative
@@ -50,22 +50,22 @@ class Anneal(Params):
 
 
 class DalleTraining(Params):
-    """How a discrete VAE is trained (arXiv:2102.12092, appendix A.2)."""
+    """Training of a discrete VAE (arXiv:2102.12092, appendix A.2)."""
 
     temperature: Anneal
-    """Of the Gumbel-softmax relaxation."""
+    """Temperature of the Gumbel-softmax relaxation."""
     kl_weight: Anneal
-    """Beta, the weight of KL(q || uniform) summed over tokens, against the negative log likelihood
-    summed over pixels and channels."""
+    """Beta: weight of KL(q || uniform), summed over tokens, relative to the negative log
+    likelihood, summed over pixels and channels."""
     momentum: Momentum = 0.999
-    """Of the moving average of the weights, which is what is kept."""
+    """Momentum of the moving average of the weights, which the artifact keeps."""
 
 
 class DalleNetwork(Params):
     """Widths of the encoder or the decoder: four groups of residual blocks."""
 
     hidden: Count
-    """Width of the group next to the image; the others are 2, 4 and 8 times as wide."""
+    """Width of the group next to the image; the others have 2, 4 and 8 times this width."""
     blocks_per_group: Count
 
     @model_validator(mode="after")
@@ -83,7 +83,7 @@ class DalleDecoder(DalleNetwork):
 
 
 class DalleParams(Tokenizer):
-    """The discrete VAE of DALL-E (arXiv:2102.12092), a token for 8 x 8 pixels."""
+    """The discrete VAE of DALL-E (arXiv:2102.12092), with one token per 8 x 8 pixels."""
 
     official_files = ("encoder", "decoder")
     name: Literal["dalle"]
@@ -96,11 +96,11 @@ class DalleParams(Tokenizer):
 
     @property
     def token_pixels(self) -> int:
-        """Three of the four groups halve the image."""
+        """8: three of the four groups halve the image."""
         return 8
 
     def check_trained(self, trained: bool) -> None:
-        """Annealing belongs to training."""
+        """Raise ValueError unless annealing is given exactly for training."""
         if trained and self.learning is None:
             raise ValueError("tokenizer dalle is trained by the key 'tokenizer.learning': add it")
         if not trained and self.learning is not None:
@@ -111,7 +111,7 @@ class DalleParams(Tokenizer):
 
 
 class Transformer(Params):
-    """A plain vision transformer with a learnt position table."""
+    """A plain vision transformer with learnt positions."""
 
     embed_dim: Count
     depth: Count
@@ -126,7 +126,7 @@ class Transformer(Params):
 
 
 class VQKDParams(Tokenizer):
-    """The tokenizer of BEiT v2 (arXiv:2208.06366), a token for each patch."""
+    """The tokenizer of BEiT v2 (arXiv:2208.06366), with one token per patch."""
 
     takes_teacher = "required"
     official_files = ("model",)
@@ -137,25 +137,25 @@ class VQKDParams(Tokenizer):
     codes: Count
     code_dim: Count
     projected: bool = False
-    """Take the teacher's patch features after its projection into the space that it shares with
-    text (clip alone has one), as BEiT v2 does."""
+    """Take the teacher's patch features after its projection into the space shared with text, as
+    BEiT v2 does. Only clip has such a projection."""
     ema_decay: Momentum = 0.99
-    """Of the codebook."""
+    """Momentum of the codebook's moving average."""
     kmeans_init: bool = True
-    """Start the codebook from clusters of the first batch."""
+    """Initialise the codebook from clusters of the first batch."""
     commitment: NotNegative = 1.0
-    """Beta, the weight of the distance between features and codes."""
+    """Beta: weight of the distance between features and codes."""
     rec_loss_type: Literal["cosine"] = "cosine"
     process_type: Literal["default", "imagenet_norm"] = "default"
-    """default: pixels from -1 to 1; imagenet_norm: mean and deviation of ImageNet taken out."""
+    """default: pixels in [-1, 1]. imagenet_norm: normalised by ImageNet's mean and std."""
 
     @property
     def token_pixels(self) -> int:
-        """A patch."""
+        """Side of a patch."""
         return self.patch_size
 
     def check_batch(self, batch: int) -> None:
-        """k-means finds a code in the first batch for each that it starts."""
+        """Raise ValueError if the first batch has fewer patches than k-means needs."""
         features = batch * (self.image_size // self.patch_size) ** 2
         if self.kmeans_init and features < self.codes:
             raise ValueError(
@@ -173,13 +173,13 @@ class VQKDParams(Tokenizer):
         return self
 
 
-# --- Params of tokenizers: one file a kind, all of them in the union that a tokenizer's file takes
+# --- The union of both
 
 
 TokenizerParams = Annotated[DalleParams | VQKDParams, Field(discriminator="name")]
 
 
-# --- A tokenizer with how it is made: trained, or read from official weights
+# --- A tokenizer's file: training, or official weights
 
 
 class TokenizerRecipe(Params):
@@ -187,8 +187,8 @@ class TokenizerRecipe(Params):
 
     tokenizer: TokenizerParams
     official: dict[str, Below] | None = None
-    """Files of official weights below the data root, by the part that each holds: they are read
-    instead of training."""
+    """Files of official weights below the data root, by part of the network, in place of
+    training."""
     teacher: Teacher | None = None
     training: Training | None = None
 
@@ -213,7 +213,7 @@ class TokenizerRecipe(Params):
             params.check_batch(self.training.batch_size)
             views = sum(view.count for view in self.training.views)
             if views != 1:
-                raise ValueError(f"training.views gives {views} views an image; it takes one")
+                raise ValueError(f"training.views gives {views} views per image; it takes one")
             self.training.check_second_images(f"tokenizer {params.name}", wanted=False)
             self.training.check_final_phase(f"tokenizer {params.name}", allowed=False)
             if self.training.normalise is not None:

@@ -1,4 +1,4 @@
-"""Params of views: how one image becomes the crops that a method sees."""
+"""Params of views: the crops of an image that a method sees."""
 
 from __future__ import annotations
 
@@ -32,61 +32,64 @@ class Blur(Params):
     probability: Probability
     sigma: Interval = [0.1, 2.0]
     kernel: Count | Literal["tenth"] | None = None
-    """null: Pillow's blur, without a bound on its reach (MoCo v3, DINO, iBOT). An odd number: so
-    many taps, the edge mirrored (DINOv2: 9). tenth: a tenth of the side, made odd, black beyond
-    the edge (SimCLR)."""
+    """null: Pillow's blur, whose reach is unbounded (MoCo v3, DINO, iBOT). An odd number: number of
+    taps, with mirrored edges (DINOv2: 9). tenth: a tenth of the side, made odd, with black beyond
+    the edges (SimCLR)."""
 
     @model_validator(mode="after")
     def _odd(self) -> Blur:
         if isinstance(self.kernel, int) and self.kernel % 2 == 0:
-            raise ValueError(f"kernel {self.kernel} is even: a kernel has a middle")
+            raise ValueError(f"kernel {self.kernel} is even; it must be odd")
         return self
 
 
 class Normalise(Params):
-    """What is taken out of each channel, in shares of the full range of values."""
+    """Mean and standard deviation per channel, for pixel values in [0, 1]."""
 
     mean: Annotated[list[float], Len(3, 3)]
     std: Annotated[list[Positive], Len(3, 3)]
 
 
 class SecondImage(Params):
-    """The view's crop once more, for a tokenizer: of a size and an interpolation of its own."""
+    """A second image of the view's crop, for a tokenizer, with its own size and interpolation."""
 
     size: Count | None = None
-    """Side in pixels; that of the view where absent."""
+    """Side in pixels; null: the view's."""
     interpolation: Interpolation = "bicubic"
 
 
 class View(Params):
-    """A random resized crop and what is done to it."""
+    """A random resized crop and its augmentation."""
 
     count: Annotated[int, Ge(1)] = 1
-    """How many such views of an image."""
+    """Number of such views per image."""
     size: Annotated[int, Ge(1)] | None = None
-    """Side in pixels; the backbone's image size where absent."""
+    """Side in pixels; null: the backbone's image size."""
     area: Interval
-    """Share of the image's area that the crop covers."""
+    """[low, high] of the crop's share of the image's area."""
     aspect: Interval = [3 / 4, 4 / 3]
+    """[low, high] of the crop's width over its height."""
     interpolation: Interpolation = "bicubic"
     second: SecondImage | None = None
     """A second image of the same crop, which the method gets right after the first."""
     engine: Engine = "pillow"
-    """What computes the pixels. pillow: the references' own numbers. tensor: the same operations on
-    tensors, faster, with pixels that differ by a few of 255; benchmarks/data.py measures both."""
+    """Library that computes the pixels. pillow: the references' numbers. tensor: the same
+    operations on tensors, faster, with pixels that differ by a few of 255
+    (``benchmarks/data.py``)."""
     flip: Probability = 0.5
+    """Probability of a horizontal flip."""
     rand_augment: Annotated[str, StringConstraints(pattern=_RAND_AUGMENT)] | None = None
-    """timm's notation of RandAugment, such as rand-m9-mstd0.5-inc1."""
+    """RandAugment in timm's notation, such as rand-m9-mstd0.5-inc1."""
     jitter: Jitter | None = None
     grayscale: Probability = 0.0
     blur: Blur | None = None
     solarize: Probability = 0.0
-    """Probability of inverting all values of ``solarize_threshold`` and above."""
+    """Probability of inverting all values from ``solarize_threshold`` up."""
     solarize_threshold: Annotated[int, Ge(0), Le(256)] = 128
     order: list[Operation] = [
         "crop", "flip", "rand_augment", "jitter", "grayscale", "blur", "solarize"
     ]  # fmt: skip
-    """What is done when. Operations that this view is without may be left out."""
+    """Order of the operations. Those that this view does not use may be left out."""
 
     @model_validator(mode="after")
     def _in_order(self) -> View:
@@ -101,14 +104,14 @@ class View(Params):
         }
         twice = sorted({name for name in self.order if self.order.count(name) > 1})
         if twice:
-            raise ValueError(f"order: {twice[0]} stands twice")
+            raise ValueError(f"order: {twice[0]} is listed twice")
         missing = [name for name, used in on.items() if used and name not in self.order]
         if missing:
-            raise ValueError(f"order: {', '.join(missing)} is missing, but this view has it")
+            raise ValueError(f"order: {', '.join(missing)} is missing, but this view uses it")
         if self.second is not None and self.order[-1] != "crop":
             raise ValueError(
-                f"order ends with {self.order[-1]}: it has to end with crop where a second image "
-                "is made, such as [jitter, flip, crop]"
+                f"order ends with {self.order[-1]}: a view with a second image must end with crop, "
+                "such as [jitter, flip, crop]"
             )
         return self
 
@@ -122,7 +125,7 @@ class View(Params):
             ("interpolation: lanczos", self.interpolation == "lanczos"),
         ):
             if used:
-                raise ValueError(f"engine: tensor has no {name}; take pillow")
+                raise ValueError(f"engine: tensor has no {name}; set engine: pillow")
         return self
 
     @model_validator(mode="after")

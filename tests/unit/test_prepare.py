@@ -131,10 +131,10 @@ def test_bad_data_leave_nothing_behind(tmp_path: Path, root: Path) -> None:
         ({"radius": 3}, "unknown key 'radius'"),
         ({"seed": "0"}, "'seed' is '0'"),
         ({"format": "zip"}, "format"),
-        ({"objects": [1, 2]}, r"objects is \[1, 1\]"),
+        ({"objects": [1, 2]}, r"set objects to \[1, 1\]"),
         ({"radii": [[5.0, 20.0]]}, "above half the image_size"),
         ({"clutter": [3, 1]}, "clutter: 3 is above 1"),
-        ({"on_bad": "skip"}, "max_bad_share has to be above 0"),
+        ({"on_bad": "skip"}, "max_bad_share must be above 0"),
         ({"max_bad_share": 0.1}, "remove it"),
     ],
 )

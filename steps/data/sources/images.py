@@ -158,7 +158,7 @@ def _in_list(path: Path) -> list[_Found]:
 
 
 def missing(path: Path) -> str | None:
-    """What is wrong with a path at which an image file is named."""
+    """Fault of a path that should be an image file; None: it is one."""
     kind = kind_of(path)
     if kind == FILE:
         return None

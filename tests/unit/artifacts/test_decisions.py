@@ -119,7 +119,7 @@ def test_a_record_names_its_decisions(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"decisions of the digest .* was made of"):
         read_decisions(path, manifest.facts["decisions"])
     path.unlink()
-    with pytest.raises(UserError, match=r"missing: the decisions behind a record .* again"):
+    with pytest.raises(UserError, match=r"missing, but its record needs it .* again"):
         read_decisions(path, manifest.facts["decisions"])
 
 

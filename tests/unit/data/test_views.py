@@ -107,7 +107,7 @@ def test_an_operation_that_the_order_forgets_is_an_error() -> None:
         View(**_WHOLE, blur=Blur(probability=0.5), order=["crop"])
     with pytest.raises(ValidationError, match="order: crop is missing"):
         View(**_WHOLE, order=["solarize"])
-    with pytest.raises(ValidationError, match="order: crop stands twice"):
+    with pytest.raises(ValidationError, match="order: crop is listed twice"):
         View(**_WHOLE, order=["crop", "crop"])
 
 

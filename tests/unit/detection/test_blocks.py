@@ -88,9 +88,9 @@ def test_the_detector_s_maps_are_the_backbone_s_features(
 @pytest.mark.parametrize(
     ("pyramid", "message"),
     [
-        ({"kind": "simple", "blocks": [1, 2, 3]}, "are for kind blocks"),
-        ({"kind": "blocks", "blocks": [1, 2]}, "one for each of strides"),
-        ({"kind": "blocks", "blocks": [2, 1, 3]}, "after the one before"),
+        ({"kind": "simple", "blocks": [1, 2, 3]}, "need kind: blocks"),
+        ({"kind": "blocks", "blocks": [1, 2]}, "one per stride of"),
+        ({"kind": "blocks", "blocks": [2, 1, 3]}, "above the one before"),
     ],
 )
 def test_pyramids_that_cannot_be(

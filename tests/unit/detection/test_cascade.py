@@ -138,5 +138,5 @@ def test_images_without_detections_have_no_masks(
 
 
 def test_a_value_for_each_stage(cascade: Small) -> None:
-    with pytest.raises(UserError, match=r"cascade.*one value a stage each"):
+    with pytest.raises(UserError, match=r"cascade.*each needs one value per stage"):
         cascade(positive_ious=[0.5, 0.6])

@@ -80,8 +80,8 @@ def test_pairs_are_two_views_of_each_image_and_of_the_seed_alone(scenery: Scener
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"count": 2}, "two views are made of this one"),
-        ({"size": 32}, "the backbone's size"),
+        ({"count": 2}, "two views are drawn from it"),
+        ({"size": 32}, "the backbone's image size"),
         ({"second": {}, "order": ["flip", "crop"]}, "no tokenizer"),
     ],
 )

@@ -99,8 +99,8 @@ def test_block_masks_have_the_share_or_a_little_less_in_blocks() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"ratios": [0.1], "variances": [0.2]}, "leaves 0 to 1"),
-        ({"ratios": [0.1, 0.2], "variances": [0.1]}, "1 variances to 2 ratios"),
+        ({"ratios": [0.1], "variances": [0.2]}, r"is outside \[0, 1\]"),
+        ({"ratios": [0.1, 0.2], "variances": [0.1]}, "1 variances for 2 ratios"),
     ],
 )
 def test_ratios_that_cannot_be_drawn_are_refused(params: dict[str, object], message: str) -> None:

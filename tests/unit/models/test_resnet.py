@@ -136,7 +136,7 @@ def test_a_patch_size_is_a_vision_transformers_alone(scenery: Scenery) -> None:
     path = scenery.write(
         "backbones/b.yaml", {"scale": "x", "architecture": "vit_tiny_patch16_224", "image_size": 32}
     )
-    with pytest.raises(UserError, match="vit_tiny_patch16_224 needs it"):
+    with pytest.raises(UserError, match="vit_tiny_patch16_224 needs this key"):
         load(path, Backbone)
 
 

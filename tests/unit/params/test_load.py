@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import yaml
 
 from steps.command import UserError
 from steps.official.formats import LAYOUTS
@@ -83,7 +84,7 @@ def test_warmup_longer_than_training(scenery: Scenery) -> None:
 def test_a_key_twice(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("epochs: 1\nepochs: 2\n")
-    with pytest.raises(UserError, match="key 'epochs' stands twice"):
+    with pytest.raises(UserError, match="key 'epochs' appears twice"):
         read_yaml(path)
 
 
@@ -123,6 +124,20 @@ _EXPERIMENT = {
     "seeds": [0],
     "tasks": {"knn": ["knn"]},
 }
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({}, "knn"), ({"methods": ["supervised"], "tasks": {"geometry": ["geometry"]}}, "supervised")],
+)
+def test_a_set_without_labels_is_for_methods_and_tasks_without_them(
+    scenery: Scenery, changes: dict[str, Any], what: str
+) -> None:
+    scenery.write("datasets/plain.yaml", {"format": "images", "train": "t", "val": {"share": 0.5}})
+    geometry = (REPOSITORY / "params/protocols/geometry.yaml").read_text(encoding="utf-8")
+    scenery.write("protocols/geometry.yaml", yaml.safe_load(geometry))
+    with pytest.raises(UserError, match=f"plain has no labels, which (recipe )?{what} needs"):
+        _experiment(scenery, dataset="plain", **changes)
 
 
 def test_plan_of_an_experiment(scenery: Scenery) -> None:
@@ -213,7 +228,9 @@ def test_a_view_with_too_few_or_too_many_images(scenery: Scenery) -> None:
     assert "method mae takes no second image" in _error(path, Recipe)
     views = [{"area": [0.2, 1.0], "second": {}}]
     path = scenery.write("recipes/test/c.yaml", _changed(RECIPES["beit"], "training", views=views))
-    assert "order ends with solarize: it has to end with crop" in _error(path, Recipe)
+    assert "order ends with solarize: a view with a second image must end with crop" in _error(
+        path, Recipe
+    )
 
 
 def test_tokens_that_do_not_match_the_patches(scenery: Scenery) -> None:

@@ -62,7 +62,7 @@ def test_every_point_is_a_row(scenery: Scenery, experiment: dict[str, Any]) -> N
     ("scaling", "message"),
     [
         ({**GRID, "methods": ["dino"]}, r"scaling\.methods names dino, which is no recipe among"),
-        ({**GRID, "methods": ["random"]}, r"scaling\.methods: random: .*no run to grow"),
+        ({**GRID, "methods": ["random"]}, r"scaling\.methods: random: .*no run to scale"),
         ({**GRID, "lengths": [1, 1.0]}, r"lengths names a value twice"),
         ({**GRID, "data_shares": [1.5]}, r"scaling\.data_shares\[0\].*1\.5"),
         ({**GRID, "lengths": [1 / 3]}, r"scaling.*at most six digits"),
