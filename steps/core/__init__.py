@@ -1,1 +1,1 @@
-"""The ground of every other package: seeds, processes, schedules, finite numbers."""
+"""Seeds, processes, schedules and finite numbers, which every other package uses."""

@@ -1,4 +1,4 @@
-"""What methods need of the other processes. In a single process each is the identity."""
+"""Collective operations of methods; in a single process each is the identity."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's place among them, from 0."""
+    """Index of this process among them."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def any_process(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is set in some process. All must ask."""
+    """True if a flag is set in any process. All processes must ask."""
     return bool(sum_over_processes(torch.tensor(float(flag), device=device)) > 0)
 
 
@@ -35,19 +35,19 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """The rows of all processes, (W * N, ...) in the order of ranks, with gradient.
+    """The rows of all processes, (W * N, ...) in rank order, with gradient.
 
-    The gradient that a process gets back is the sum over all processes, so that the mean that DDP
-    takes over processes is the gradient of the mean of their losses.
+    The gradient of a process's rows is the sum over all processes, so that the mean that DDP takes
+    over processes is the gradient of the mean of their losses.
 
     Args:
-        rows: (N, ...), as many in each process.
+        rows: (N, ...), with the same N in each process.
     """
     return rows if world_size() == 1 else cast(Tensor, _Gather.apply(rows))
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, with gradient (which is summed likewise)."""
+    """The sum of a tensor over all processes, with gradient; the gradient is summed too."""
     return value if world_size() == 1 else cast(Tensor, _Sum.apply(value))
 
 

@@ -1,4 +1,4 @@
-"""Refusing numbers that are not finite, or no longer squared: in weights, features, scores."""
+"""Refuse numbers that are not finite, or whose squares are not: in weights, features, scores."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 from steps.command import UserError
 
 LARGEST = 1e15
-"""Of a feature: squares, and sums of them over a batch, stay finite in float32."""
+"""Largest magnitude of a feature: its squares, summed over a batch, stay finite in float32."""
 DIVERGED = "lower the learning rate, or clip gradients"
 
 
 def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """Fault of the first tensor that holds NaN or infinity; empty where none does."""
+    """Fault of the first tensor that holds NaN or infinity; empty if none does."""
     for name, tensor in tensors:
         if tensor.is_floating_point() and (wrong := int((~tensor.isfinite()).sum())):
             return f"{name}: {wrong} of {tensor.numel()} numbers are not finite"
@@ -23,32 +23,32 @@ def not_finite(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def check_weights(tensors: Iterable[tuple[str, Tensor]], where: str, remedy: str) -> None:
-    """Let finite weights pass.
+    """Check that weights are finite.
 
     Raises:
-        UserError: a tensor that is not, by name.
+        UserError: naming the first tensor that is not.
     """
     if wrong := not_finite(tensors):
         raise UserError(where, wrong, remedy=remedy)
 
 
 def check_rows(rows: Tensor, what: str, first: int = 0, largest: float = LARGEST) -> None:
-    """Let finite features or scores pass.
+    """Check that features or scores are finite.
 
-    Features of 1e20 are finite, and their squares are not: normalised, they are all 0, and any
-    class is as near as another.
+    Features of 1e20 are finite, but their squares are not: normalised, they are all 0, and every
+    class is equally near.
 
     Args:
-        rows: (N, …), a row a sample.
-        what: they are, for the error.
-        first: the index of the first row.
-        largest: magnitude that may pass.
+        rows: (N, …), one row per sample.
+        what: name of the rows in the error.
+        first: index of the first row.
+        largest: greatest magnitude allowed.
 
     Raises:
-        UserError: the first row that is not finite or too large, by its index.
+        UserError: naming the first row that is not finite or too large, by its index.
     """
     low, high = rows.flatten(1).aminmax(dim=1)
-    fine = (low >= -largest) & (high <= largest)  # neither holds of NaN
+    fine = (low >= -largest) & (high <= largest)  # both are false for NaN
     if not bool(fine.all()):
         wrong = int(torch.nonzero(~fine)[0])
         finite = bool(rows[wrong].isfinite().all())
@@ -56,5 +56,5 @@ def check_rows(rows: Tensor, what: str, first: int = 0, largest: float = LARGEST
         raise UserError(
             what,
             f"row {first + wrong} {found} ({int((~fine).sum())} of {len(rows)} rows looked at)",
-            remedy="the weights behind it have diverged: train them anew at a lower learning rate",
+            remedy="the weights behind it have diverged: train them again at a lower learning rate",
         )

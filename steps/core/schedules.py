@@ -10,21 +10,21 @@ from steps.params.recipe import Schedule
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a training run stands before the update number ``step`` (from 0)."""
+    """Position of a training run before update ``step`` (from 0)."""
 
     step: int
     steps_per_epoch: float
-    """Not whole where a schedule is compressed (``steps.engine.loop``)."""
+    """Fractional if a schedule is compressed (``steps.engine.loop``)."""
     total_steps: int
 
     @property
     def epoch(self) -> int:
-        """The epoch that the step belongs to, from 0."""
+        """Epoch of the step, from 0."""
         return int(self.step // self.steps_per_epoch)
 
 
 def cosine(progress: Progress, start: float, end: float) -> float:
-    """A cosine from ``start`` at step 0 to ``end`` at step ``total_steps``, which never comes."""
+    """A cosine from ``start`` at step 0 to ``end`` at step ``total_steps`` (exclusive)."""
     return _cosine(start, end, progress.step / progress.total_steps)
 
 
@@ -38,9 +38,9 @@ def ramp_by_epoch(
 ) -> float:
     """Constant within an epoch: ``epochs`` evenly spaced values from start to end, then ``end``.
 
-    The first value is ``start`` and the last of the ramp is ``end``, as in DINO's teacher
-    temperature. The ramp begins with epoch ``first``; before it is ``start``, as in iBOT's
-    temperature of patches.
+    The first value of the ramp is ``start`` and the last is ``end``, as in DINO's teacher
+    temperature. The ramp begins at epoch ``first``; the value before it is ``start``, as in iBOT's
+    patch temperature.
     """
     if progress.epoch < first:
         return start
@@ -52,7 +52,7 @@ def ramp_by_epoch(
 def ramp_by_step(progress: Progress, start: float, end: float, epochs: float) -> float:
     """Linear over the steps of the first ``epochs``, from start to end, then ``end``.
 
-    The first step has ``start`` and the last of the ramp ``end``, as in DINOv2's temperature.
+    The first step of the ramp has ``start`` and the last ``end``, as in DINOv2's temperature.
     """
     steps = int(epochs * progress.steps_per_epoch)
     if progress.step >= steps:
@@ -63,9 +63,9 @@ def ramp_by_step(progress: Progress, start: float, end: float, epochs: float) ->
 def learning_rate(progress: Progress, schedule: Schedule, peak: float) -> float:
     """Linear warm-up from ``warmup_lr`` to ``peak``, then a cosine down to ``min_lr``.
 
-    With ramp "exclusive" the warm-up's W steps have lr peak * i / W (MAE's fractional epochs);
-    with "inclusive" lr peak * i / (W - 1), so that the peak comes twice (DINO, BEiT); with
-    "shifted" lr peak * (i + 1) / W, so that the first step is not lost (CLIP).
+    Step i of a warm-up of W steps has lr peak * i / W with ramp "exclusive" (MAE's fractional
+    epochs); peak * i / (W - 1) with "inclusive", so that two steps have the peak (DINO, BEiT);
+    peak * (i + 1) / W with "shifted", so that the first step is not lost (CLIP).
     """
     warmup = schedule.warmup_epochs * progress.steps_per_epoch
     if schedule.ramp != "exclusive":

@@ -1,4 +1,4 @@
-"""Every random number comes from a seed and a place: no state to save, none to restore."""
+"""Every random number comes from a seed and a place, so that there is no state to save."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def generator(seed: int, *place: int | str) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, *place: int | str) -> Iterator[None]:
-    """Start torch's global generator from a place, and give it back as it was.
+    """Seed torch's global generator for a place, and restore its state afterwards.
 
-    For initialisers of torch and timm, which draw from the global generator and take no other.
+    For initialisers of torch and timm, which only draw from the global generator.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *place))
