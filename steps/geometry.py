@@ -18,7 +18,8 @@ from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.data.views import normalise
 from steps.engine.devices import claim_gpu
-from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
+from steps.engine.watch import effective_rank
+from steps.evaluation.geometry import Pairs, alignment, uniformity
 from steps.models.backbones import image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
 from steps.params.load import load
