@@ -3,11 +3,11 @@
     python -m steps.pretrain --recipe params/recipes/small/mae.yaml \\
         --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
 
-``--budget-tflops 36`` gives the length of the run in the place of the recipe's epochs: as long as
-it takes 36 TFLOPs, teacher and tokenizer included.
+``--budget-tflops 36`` replaces the recipe's epochs: the run takes 36 TFLOPs, teacher and tokenizer
+included.
 
-Under torchrun it trains on all processes, at the same global batch. A killed run goes on where it
-was when the same command is given again. The result is a folder that
+Under torchrun it trains on all processes, at the same global batch. Given the same command again, a
+killed run continues. The result is a folder that
 ``timm.create_model("local-dir:DIR", pretrained=True)`` loads.
 """
 
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
-    """Teacher and tokenizer are those that the recipe names, within the budget."""
+    """Check that teacher and tokenizer are those that the recipe names, within the budget."""
     where: Path = arguments.recipe
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
@@ -129,7 +129,7 @@ def method_context(
 
 
 def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions | None:
-    """The captions that the method takes, if it takes any; ``where`` names its file in errors."""
+    """Captions for a method that takes them, else None; ``where`` names the recipe in errors."""
     params = recipe.method
     if not isinstance(params, CLIPParams):
         return None

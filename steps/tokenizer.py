@@ -3,9 +3,9 @@
     python -m steps.tokenizer --tokenizer params/tokenizers/small/dalle.yaml \\
         --data results/data/shapes --seed 0 --out DIR
 
-``--budget-tflops 12`` gives its length, as in pretraining.
+``--budget-tflops 12`` gives the length of the run, as in pretraining.
 
-Like pretraining it runs under torchrun too, and a killed run goes on where it was. The result is a
+As in pretraining, torchrun trains on all processes, and a killed run continues. The result is a
 folder that ``steps.tokenizers.load_tokenizer`` reads.
 """
 
