@@ -52,8 +52,8 @@ def main() -> None:
     )
     parser.add_argument("--out", type=place, required=True, help="the folder to write")
     arguments = parser.parse_args()
-    check_artifact(arguments.backbone)
     check_places(arguments, "export")
+    check_artifact(arguments.backbone)
     if arguments.size is not None and arguments.to in ("timm", "transformers"):
         raise UserError(
             f"--size {arguments.size}",

@@ -251,13 +251,21 @@ class _Views(Dataset[tuple[Tensor | None, str]]):
             return None, _first_line(error)
 
 
-Batch = tuple[list[int], Tensor]
+Batch = tuple[Tensor | None, list[str]]
+"""Views (b, 3, S, S) of the images that could be read, and for each image why not, or nothing."""
 
 
-def _batches(views: _Views, batch_size: int, workers: int) -> Iterator[list[Any]]:
-    batches = iter(
+def batches(
+    items: Sequence[Item],
+    view: Callable[[Image.Image], Image.Image],
+    *,
+    batch_size: int,
+    workers: int,
+) -> Iterator[Batch]:
+    """Views of images in order; ``workers`` processes decode, or this one if 0."""
+    found = iter(
         DataLoader(
-            views,
+            _Views(items, view),
             batch_size,
             num_workers=workers,
             collate_fn=_together,
@@ -266,13 +274,12 @@ def _batches(views: _Views, batch_size: int, workers: int) -> Iterator[list[Any]
             pin_memory=torch.cuda.is_available(),
         )
     )
-    return heard(batches) if workers else batches
+    return heard(found) if workers else found
 
 
-def _together(found: list[tuple[Tensor | None, str]]) -> list[Any]:
-    """The images of a batch that could be read in one tensor, and the reasons of all."""
+def _together(found: list[tuple[Tensor | None, str]]) -> Batch:
     whole = [view for view, _ in found if view is not None]
-    return [torch.stack(whole) if whole else None, [why for _, why in found]]
+    return (torch.stack(whole) if whole else None), [why for _, why in found]
 
 
 # --- Write them
@@ -319,7 +326,9 @@ def write_embeddings(
     left_out = done = 0
     started = said = time.monotonic()
     with pq.ParquetWriter(path, schema) as writer:
-        for images, reasons in _batches(_Views(items, embedder.view), batch_size, workers):
+        for images, reasons in batches(
+            items, embedder.view, batch_size=batch_size, workers=workers
+        ):
             here = []
             for index, why in enumerate(reasons, start=done):
                 if not why:

@@ -22,8 +22,12 @@ from steps.artifacts import Record, read_manifest, write_records
 from steps.command import UserError
 from steps.exporting import write as writing
 from steps.exporting.graph import axis
+from steps.exporting.transformers import write_transformers
+from steps.models.backbones import create_backbone
+from steps.models.dinov2_vit import as_dinov2
 from steps.models.positions import Resizing, resize_map
-from steps.params.backbone import BEiTBackbone
+from steps.params.backbone import Backbone, BEiTBackbone
+from steps.params.methods.dinov2 import DINOv2Backbone
 from tests.scenery import Scenery
 from tests.unit.detection.conftest import make_backbone, seal
 
@@ -242,9 +246,35 @@ def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not out.exists()
 
 
+@pytest.mark.parametrize("registers", [0, 2])
+@torch.inference_mode()
+def test_transformers_holds_gated_mlps(registers: int, tmp_path: Path) -> None:
+    plain = Backbone(
+        scale="ViT-Test",
+        architecture="vit_tiny_patch16_224",
+        image_size=32,
+        patch_size=8,
+        model_args={"embed_dim": 24, "depth": 2, "num_heads": 2},
+    )
+    added = DINOv2Backbone(layer_scale=0.5, registers=registers, ffn="swiglu")
+    model = create_backbone(as_dinov2(plain, added)).eval()
+    draw = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        weight += 0.2 * torch.randn(weight.shape, generator=draw)
+    options: dict[str, Any] = {"mean": [0.5] * 3, "std": [0.5] * 3, "crop_fraction": 1.0}
+    tokens = write_transformers(model, tmp_path, **options, where="here")
+    images = torch.randn(10, 3, 32, 32, generator=draw)
+    torch.testing.assert_close(tokens(images), model.forward_features(images), atol=BOUND, rtol=0)
+
+
 @pytest.mark.parametrize(
     "arguments",
-    [{"pre_norm": True}, {"qk_norm": True}, {"reg_tokens": 2}, {"init_values": 1, "mlp_ratio": 3.5}],
+    [
+        {"pre_norm": True},
+        {"qk_norm": True},
+        {"reg_tokens": 2},
+        {"init_values": 1, "mlp_ratio": 3.5},
+    ],
 )
 def test_other_vision_transformers_are_refused_by_transformers(
     arguments: dict[str, Any], tmp_path: Path

@@ -10,10 +10,14 @@ import pytest
 from tests.processes import REPOSITORY, environment
 
 HEAVY = ("pycocotools", "mmdet", "mmengine", "mmcv", "polars", "snakemake", "dvc", "hypothesis")
-NODES = ("prepare", "pretrain", "tokenizer", "features", "knn", "linear", "finetune", "geometry")
+NODES = (
+    *("prepare", "pretrain", "tokenizer", "import", "embed", "export"),
+    *("features", "knn", "linear", "finetune", "geometry", "zeroshot", "retrieval"),
+    *("decode", "bias"),
+)
 
 
-@pytest.mark.parametrize("node", [*NODES, "import", "zeroshot", "retrieval", "decode", "bias"])
+@pytest.mark.parametrize("node", NODES)
 def test_a_step_imports_little(node: str) -> None:
     blocked = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r}))"
     code = f"{blocked}; import importlib; importlib.import_module('steps.{node}')"
