@@ -109,7 +109,10 @@ STANDS: dict[str, tuple[Callable[[Path], object], str]] = {
         "an artifact of pretrain",
     ),
     "an artifact with a user's file": (_artifact_and_more, "with a foreign file: notes.txt"),
-    "an artifact with a user's folder": (_artifact_and_a_folder, "with a foreign file: sub/precious"),
+    "an artifact with a user's folder": (
+        _artifact_and_a_folder,
+        "with a foreign file: sub/precious",
+    ),
     "a file": (lambda out: out.write_text("mine", encoding="utf-8"), "a file"),
     "an empty file": (lambda out: out.touch(), "a file"),
     "a record": (record, "a file"),
