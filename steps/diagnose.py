@@ -3,10 +3,10 @@
     python -m steps.diagnose --backbone .../backbone --data results/data/shapes --out DIR
     python -m steps.diagnose --tokenizer .../dalle --data results/data/shapes --out DIR
 
-mae: ``reconstructions.png``, a row an image: itself, what the encoder saw, the reconstruction.
+mae: ``reconstructions.png``, one row per image: image, what the encoder saw, reconstruction.
 droppos, mp3: ``position_error.png``, how far off each place of the image is told, and
 ``positions.png``, the errors on some images. beit, beit2 (with ``--tokenizer`` besides):
-``tokens.png``, a row an image: itself, what the encoder saw, its tokens, those predicted.
+``tokens.png``, one row per image: the image, what the encoder saw, its tokens, those predicted.
 A tokenizer: ``codebook.png``, how often each code is used, ``codes.png``, what the commonest stand
 for, and ``reconstructions.png`` of one that decodes. The manifest's facts have it in numbers.
 """

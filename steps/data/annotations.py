@@ -49,7 +49,7 @@ def has_masks(folder: Path) -> bool:
 
 
 def need_masks(folder: Path, task: str) -> None:
-    """Stop before any work of a task that a dataset of boxes alone cannot serve.
+    """Stop a task before any work where a dataset has only boxes.
 
     Raises:
         UserError: the dataset has no masks.

@@ -22,7 +22,7 @@ class InBoth:
     """Finds the images of val that are also in train, by the digests of their pixels.
 
     A digest has 64 bits: among the 1.3 million and 50,000 images of ImageNet-1k, two that differ
-    share one with a probability of 4e-9. It takes 8 bytes an image.
+    share one with a probability of 4e-9. It takes 8 bytes per image.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ NO_USE_SHARE = 0.05
 
 _log = logging.getLogger(__name__)
 _SHARE_OF_ONE = 1.001
-"""The largest number of boxes that are shares of their image's sides, with room for rounding."""
+"""The largest number of boxes that are shares of their image's sides, plus rounding."""
 _COMPARED = 8.0
 """Pixels of a box's shorter side from which on it is compared with its mask, as all are rounded."""
 _AREA_BY_MASK = "area missing or not above 0: counted from the mask"
@@ -63,7 +63,7 @@ def check_annotation(
 
     Args:
         annotation: COCO's object; ``bbox`` is [x, y, width, height] in pixels.
-        width: of its image, in pixels; likewise ``height``.
+        width, height: of its image, in pixels.
         categories: the numbers that ``category_id`` may be.
         masks: decode the mask where there is one; else it is left out.
 

@@ -173,7 +173,7 @@ def _proposals(proposals: Proposals, before: int, after: int) -> Config:
 def dataloaders(
     params: Detection, data: Path, seed: int, processes: int, masks: bool
 ) -> tuple[Config, Config]:
-    """The loaders of training and of evaluation, for one of so many processes."""
+    """The loaders of training and of evaluation, for one of several processes."""
     train = {
         "batch_size": params.batch_size // processes,
         "num_workers": params.workers,

@@ -176,7 +176,7 @@ class Targets:
         labels: (N,).
         crowds: (N,).
         size: height and width of the image.
-        masks: None: boxes alone.
+        masks: None: only boxes.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class Targets:
     def cropped(self, top: int, left: int, bottom: int, right: int) -> Targets:
         """For a part of the image: boxes become those of what is seen of the masks.
 
-        Boxes alone are cut at its edges; what is outside has no area.
+        Boxes without masks are cut at its edges; what is outside has no area.
         """
         size = (bottom - top, right - left)
         if self.masks is None:

@@ -118,7 +118,7 @@ def _write(
     name: str,
     paper: tuple[int, int, int],
 ) -> None:
-    """A name on its class's colour, above the corner of its box where there is room."""
+    """A name on its class's colour, above the corner of its box where it fits."""
     font = ImageFont.load_default(_LETTERS)
     _, top, right, bottom = font.getbbox(name)
     width, height = right + 6, bottom - top + 6

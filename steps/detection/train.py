@@ -247,7 +247,7 @@ def with_masks(params: Detection, data: Path) -> bool:
     """True if a detector of this dataset has a mask head.
 
     Raises:
-        UserError: the protocol wants one, and the dataset has boxes alone.
+        UserError: the protocol wants one, and the dataset has only boxes.
     """
     there = has_masks(data)
     if params.masks is True and not there:

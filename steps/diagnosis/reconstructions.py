@@ -18,7 +18,7 @@ _HIDDEN = 0.5
 
 @torch.inference_mode()
 def draw(method: MAE, batches: Batches, look: Denormaliser) -> Drawing:
-    """A row an image: itself, what the encoder saw, the reconstruction.
+    """One row per image: the image, what the encoder saw, the reconstruction.
 
     The numbers are the mean squared error of removed pixels, in units of 0 to 1, and what it would
     be with each patch's true mean colour in its place.

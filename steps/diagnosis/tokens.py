@@ -27,7 +27,7 @@ _GOLDEN = 0.618034
 def draw(
     method: BEiT | BEiT2, batches: Batches, token_images: Iterable[Tensor], look: Denormaliser
 ) -> Drawing:
-    """A row an image: itself, what the encoder saw, the tokens, and those told of hidden patches.
+    """One row per image: image, what the encoder saw, tokens, and tokens told of hidden patches.
 
     A token has a colour, the same wherever it stands; which one is arbitrary.
 

@@ -48,7 +48,7 @@ class Run:
 
     @property
     def given(self) -> dict[str, Path]:
-        """The inputs that there are."""
+        """The inputs given."""
         return {role: path for role, path in self.inputs.items() if path is not None}
 
     def identity(self, subject: str, **more: Any) -> Identity:

@@ -33,7 +33,7 @@ _EPS = 1e-12
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What lies near what, by the cosine of class tokens. Images are rows of the embeddings."""
+    """Nearest images, by the cosine of class tokens. Images are rows of the embeddings."""
 
     queries: list[int]
     nearest: list[list[tuple[float, int]]]
@@ -53,7 +53,7 @@ def find_neighbours(path: Path, names: Sequence[str], neighbours: int, queries: 
         path: the Parquet file.
         names: of its rows.
         neighbours: to find of each query.
-        queries: so many images, evenly spaced; fewer where there are fewer.
+        queries: number of images, evenly spaced; fewer where there are fewer.
     """
     total = len(names)
     chosen = torch.linspace(0, total - 1, min(queries, total)).round().long().unique()
@@ -175,7 +175,7 @@ def page(
 
 
 def duplicates_said(found: Neighbours) -> str:
-    """How many near-duplicates there are, among which pairs, and how many are named."""
+    """Near-duplicates: their number, the pairs, and the number named."""
     among = "all pairs" if found.every_pair else "pairs with a query"
     said = f"{found.count} near-duplicates among {among} (cosine above {DUPLICATE})"
     listed = len(found.duplicates)

@@ -163,7 +163,7 @@ def resampled(
     """AP in percent on resamples of the images.
 
     Images are matched once. In a resample an image counts as often as it was drawn, as though the
-    set held so many copies of it; a category without an object there does not count.
+    set held that number of copies; a category without an object there does not count.
 
     Args:
         truth: the ground truth.

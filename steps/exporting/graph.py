@@ -26,7 +26,7 @@ from steps.models.backbones import BackboneModel, own_resizing
 from steps.models.positions import Resizing, resize_table
 
 OPSET = 18
-"""Of ONNX; the first whose Resize has an antialias, which other tools than ours may want."""
+"""Opset of ONNX: the first whose Resize has an antialias, which other tools than ours may want."""
 OUTPUTS = ("class_token", "mean_token")
 Size = int | Literal["free"]
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]

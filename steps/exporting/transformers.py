@@ -193,7 +193,7 @@ def _described(model: BackboneModel, where: str) -> tuple[str, dict[str, Any], R
 
 
 def _beit(model: Beit, where: str) -> dict[str, Any]:
-    """What a BEiT adds to the config."""
+    """Keys that a BEiT adds to the config."""
     first = model.blocks[0]
     if type(first.mlp) is not Mlp or not isinstance(first.mlp.norm, nn.Identity):
         raise _cannot_hold(where, "MLPs that are gated or have a norm")

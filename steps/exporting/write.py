@@ -66,7 +66,7 @@ class Exportable:
         return cls(artifact, model, config["mean"], config["std"], config["crop_pct"])
 
     def said(self, size: int) -> str:
-        """How images are to be given, in words."""
+        """The form in which images are to be given, in words."""
         short = round(size / self.crop_fraction)
         return (
             f"RGB in 0 to 1, resized (bicubic) to a short side of {short} px, the centre of "

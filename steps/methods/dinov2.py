@@ -44,7 +44,7 @@ from steps.models.teacher import FixedNetwork
 from steps.params.methods.dinov2 import DINOv2Params
 
 _GLOBAL = 2
-"""Global crops of an image: the first so many views."""
+"""Global crops of an image: the first ones among the views."""
 
 
 class DINOv2(BatchCoupledMethod):

@@ -171,7 +171,7 @@ PRECISION = 1e-6
 
 
 def grid_of(rows: int) -> int:
-    """Patches a side of the grid that a table with so many rows belongs to.
+    """Patches per side of the grid that a table of this size belongs to.
 
     Raises:
         ValueError: no square grid has such a table.

@@ -13,11 +13,11 @@ from steps.params.text import TextTransformer
 
 
 class TextTower(nn.Module):
-    """Token ids to one feature a caption, read where the caption ends.
+    """Token ids to one feature per caption, read where the caption ends.
 
     Args:
         params: its sizes.
-        vocabulary: tokens that there are; the last one marks the end.
+        vocabulary: number of tokens; the last one marks the end.
     """
 
     def __init__(self, params: TextTransformer, vocabulary: int) -> None:

@@ -1,7 +1,7 @@
 """Open a file of an official implementation as data, and never as code.
 
 Of torch's format only tensors and plain values are read. Some official files hold other objects
-besides: the arguments of the training, whole modules (DALL-E), a TorchScript program (CLIP). None
+too: the arguments of the training, whole modules (DALL-E), a TorchScript program (CLIP). None
 of their classes is imported or run: each becomes a shell that holds what the object held, where
 its name is known; anything else in a file is refused.
 """

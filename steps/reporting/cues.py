@@ -44,7 +44,7 @@ _MOST = 100.0
 
 
 def cues_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
-    """One panel per factor, then one per cue, with one bar per row that has room. PNG."""
+    """One panel per factor, then one per cue, with one bar per row that fits. PNG."""
     order = figure_rows(summary, heading)
     panels_of = [_panels(summary, each.task, each) for each in evaluations(heading)]
     with styled():

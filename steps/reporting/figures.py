@@ -126,7 +126,7 @@ def ranking_figure(
     heading: ReportSpec,
     known: Mapping[Evaluation, Confidence] = MappingProxyType({}),
 ) -> bytes:
-    """One panel per protocol with the headline metric of each row that has room, best of the
+    """One panel per protocol with the headline metric of each row that fits, best of the
     ranking on top. PNG.
 
     Args:

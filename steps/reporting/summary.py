@@ -151,14 +151,14 @@ def row_name(row: dict[str, Any], heading: ReportSpec) -> str:
 
 
 def figure_rows(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
-    """The rows that the ranking's figure has room for, best first."""
+    """The rows that fit into the ranking's figure, best first."""
     # Two rows of panels have room for all table rows; more share the same height.
     lines = max(2, -(-len(heading.evaluations()) // PANELS))
     return ranked(summary, heading).head(max(MOST_ROWS // 5, 2 * MOST_ROWS // lines))
 
 
 def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """The methods of the best rows, whose training curves a figure has room for, in the
+    """The methods of the best rows, whose training curves fit into a figure, in the
     experiment's order."""
     best = dict.fromkeys(name for name in ranked(summary, heading)["recipe"] if name in trained)
     chosen = set(list(best)[:MOST_CURVES])

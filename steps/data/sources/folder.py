@@ -1,4 +1,4 @@
-"""Image folders: one folder a class."""
+"""Image folders: one folder per class."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from steps.params.dataset import Finish, ShapesDataset
 Points = npt.NDArray[np.float64]
 
 SUPERSAMPLING = 4
-"""Each pixel of a mask is the mean of so many squared."""
+"""Each pixel of a mask is the mean of this many samples, squared."""
 
 
 def _arc(radius: float, start: float, end: float, centre: float = 0.0, count: int = 48) -> Points:
@@ -126,7 +126,7 @@ def draw_mask(
 
 
 EDGE = 1.25
-"""A shape's centre keeps so many radii from the image's edges, where there is room."""
+"""Radii that a shape's centre keeps from the image's edges, where the image is large enough."""
 
 _TRIES = 50
 Mask = npt.NDArray[np.uint8]
@@ -174,7 +174,7 @@ def sample_scene(dataset: ShapesDataset, name: str | None, generator: np.random.
         generator: the only source of chance.
 
     Raises:
-        UserError: so many shapes of this size do not fit.
+        UserError: the shapes drawn do not fit at this size.
     """
     colours = generator.permutation(list(COLOURS))
     colour = str(colours[0])
