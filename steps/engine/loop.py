@@ -47,7 +47,7 @@ from steps.engine.watch import CollapseWatch, DataWaits, Monitor, flops_per_imag
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
 from steps.models.backbones import BackboneModel
 from steps.models.hooked import run_hooked
-from steps.params.recipe import Training
+from steps.params.recipe import ClipGrad, Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -316,10 +316,8 @@ def fit(
                     reduce_the_rest(trained)
 
                 # --- update
-                if (clip := training.clip_grad) is not None:
-                    apart = trained.submodules() if clip.scope == "submodule" else [trained]
-                    for part in apart:
-                        clip_gradients(part.parameters(), clip)
+                if training.clip_grad is not None:
+                    _clip(trained, training.clip_grad)
                 # Dropped after clipping, whose norm the references take with them.
                 for parameter in trained.without_gradient(progress):
                     parameter.grad = None
@@ -368,11 +366,13 @@ def fit(
                 if any_process(due or terminated, fabric.device):
                     _check_weights(fabric, trained, optimizer, state.step, where, scratch)
                     kept = {"state": dataclasses.asdict(state), "metrics": monitor.metrics}
-                    tensors = tensors_of(trained, optimizer)
+                    # Unnamed, so that the tensors of one phase do not stay in memory in the next.
                     if sharded:
-                        scratch.save_shards(kept, tensors, state.step)
+                        scratch.save_shards(kept, tensors_of(trained, optimizer), state.step)
                     elif rank == 0:
-                        scratch.save({**kept, "tensors": tensors}, state.step)
+                        scratch.save(
+                            {**kept, "tensors": tensors_of(trained, optimizer)}, state.step
+                        )
                     saved = time.monotonic()
                 if terminated:
                     raise SystemExit(128 + signal.SIGTERM)
@@ -468,6 +468,12 @@ def _count_flops(
     chosen = {name: draw[few] for name, draw in draws.items()}
     with fabric.autocast():
         return flops_per_image(method, part, chosen, progress)
+
+
+def _clip(method: Method, clip: ClipGrad) -> None:
+    """Clip the gradients of a method, or of each of its submodules by itself."""
+    for part in method.submodules() if clip.scope == "submodule" else [method]:
+        clip_gradients(part.parameters(), clip)
 
 
 def _add(window: dict[str, Tensor], losses: Losses, share: float) -> None:
