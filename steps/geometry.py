@@ -12,8 +12,9 @@ from torch import Tensor
 from steps.command import run_step
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
+from steps.engine.watch import effective_rank
 from steps.evaluation.frozen import FrozenBackbone
-from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
+from steps.evaluation.geometry import Pairs, alignment, uniformity
 from steps.evaluation.task import TaskStep
 from steps.models.features import frozen_features
 from steps.params.protocols import Geometry

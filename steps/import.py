@@ -48,33 +48,41 @@ def main() -> None:
         "--checkpoint",
         type=Path,
         nargs="+",
-        help="the official file; of dalle the encoder's and the decoder's",
+        help="the official file; for dalle the encoder's and the decoder's",
     )
-    files.add_argument("--official", help="the file below the data root ($PRETEXT_DATA, else data)")
-    parser.add_argument("--source", help="where the file is to be had, if it is missing")
-    parser.add_argument(
-        "--backbone", type=Path, help="params that it must fit; positions are resized to their size"
+    files.add_argument(
+        "--official", help="path of the file below the data root ($PRETEXT_DATA, else data)"
     )
+    parser.add_argument("--source", help="where to download the file (shown if it is missing)")
     parser.add_argument(
-        "--network", help="teacher or student, base or momentum, of a file with both"
-    )
-    parser.add_argument(
-        "--heads", type=option(Size), help="attention heads, where the width does not say"
+        "--backbone",
+        type=Path,
+        help="params that it must match; positions are resized to their size",
     )
     parser.add_argument(
-        "--image-size", type=option(Size), help="resize the positions to it, as the method does"
-    )
-    parser.add_argument("--normalise", choices=list(NORMALISE), help="what images are given by")
-    parser.add_argument(
-        "--name", type=option(Name), help="how tables call it; <format>_official if not given"
+        "--network", help="network of a file with two: teacher or student, base or momentum"
     )
     parser.add_argument(
-        "--trained-on", type=option(Label), help="the data set of its training, for the tables"
+        "--heads", type=option(Size), help="attention heads, if the width does not determine them"
     )
     parser.add_argument(
-        "--epochs", type=option(NotNegative), default=0.0, help="of its training, for the tables"
+        "--image-size",
+        type=option(Size),
+        help="resize positions to this image size, as the method does",
     )
-    parser.add_argument("--seed", type=option(Seed), default=0, help="of what later steps draw")
+    parser.add_argument(
+        "--normalise", choices=list(NORMALISE), help="normalisation of input images"
+    )
+    parser.add_argument(
+        "--name", type=option(Name), help="name in tables; default: <format>_official"
+    )
+    parser.add_argument(
+        "--trained-on", type=option(Label), help="dataset of its training, for tables"
+    )
+    parser.add_argument(
+        "--epochs", type=option(NotNegative), default=0.0, help="epochs of its training, for tables"
+    )
+    parser.add_argument("--seed", type=option(Seed), default=0, help="seed of later steps")
     parser.add_argument("--out", type=place, required=True)
     arguments = parser.parse_args()
     check_places(arguments, "tokenizer" if arguments.format == DALLE else "pretrain")

@@ -3,45 +3,35 @@
     python -m steps.pretrain --recipe params/recipes/small/mae.yaml \\
         --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
 
-``--budget-tflops 36`` gives the length of the run in the place of the recipe's epochs: as long as
-it takes 36 TFLOPs, teacher and tokenizer included.
+``--budget-tflops 36`` replaces the recipe's epochs: the run takes 36 TFLOPs, teacher and tokenizer
+included.
 
-Under torchrun it trains on all processes, at the same global batch. A killed run goes on where it
-was when the same command is given again. The result is a folder that
+Under torchrun it trains on all processes, at the same global batch. Given the same command again, a
+killed run continues. The result is a folder that
 ``timm.create_model("local-dir:DIR", pretrained=True)`` loads.
 """
 
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from steps.artifacts import identify, publish
 from steps.artifacts.identity import subject
 from steps.artifacts.manifest import check_named
 from steps.artifacts.publish import check_places
-from steps.command import UserError, place, run_step
+from steps.command import place, run_step
 from steps.core.seeds import seeded
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
 from steps.data.shards import training_rows
 from steps.data.text import TOKENIZER, Captions
-from steps.engine.budget import (
-    check_length,
-    facts_within,
-    named_teacher,
-    named_within,
-    own_share,
-    within_budget,
-)
-from steps.engine.checkpoint import scratch
+from steps.engine.budget import named_teacher, named_within, scaled
 from steps.engine.devices import launch
-from steps.engine.loop import Outcome, fit
-from steps.engine.watch import METRICS, TIMING
+from steps.engine.loop import Outcome
+from steps.engine.run import Run
+from steps.engine.watch import METRICS
 from steps.evaluation.online import KNNWatch
 from steps.methods import MethodContext, backbone_for, build_method, initialise_untrained
 from steps.models.backbones import create_backbone, depth, save_backbone
@@ -51,7 +41,7 @@ from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.load import load, option
 from steps.params.methods.clip import CLIPParams
-from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Training, check_backbone
+from steps.params.recipe import Recipe, Training, check_backbone
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 
@@ -77,48 +67,38 @@ def main() -> None:
     check_backbone(arguments.recipe, recipe, backbone, arguments.backbone.stem)
     budget = asked_for(arguments)
     check_inputs(recipe, budget, arguments)
-    recipe, name = scaled(recipe, budget, arguments)
+    recipe, name = scaled(arguments.recipe, recipe, budget, arguments.length, arguments.data_share)
     supervised = recipe.method.name == "supervised"
     facts = dataset_facts(arguments.data, labels=supervised)
     if supervised:
         check_two_classes(arguments.data, facts.num_classes)
-    pretrain(recipe, name, backbone, facts, budget, arguments, started)
-
-
-def scaled(
-    recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace
-) -> tuple[Recipe, str]:
-    """The recipe as the options change it, and how tables call the row.
-
-    Raises:
-        UserError: it trains nothing, or an option is out of its range.
-    """
-    given, name = (arguments.length, arguments.data_share), str(arguments.recipe.stem)
-    if given == (None, None) and budget is None:
-        return recipe, name
-    training = recipe.training
-    if budget is not None:
-        check_length(arguments.recipe, training, arguments.length)
-    own = (1.0 if training is None else training.length, recipe.data_share)
-    length, share = (
-        default if value is None else value for value, default in zip(given, own, strict=True)
+    params: dict[str, Params] = {"recipe": recipe, "backbone": backbone}
+    run = Run(
+        "pretrain",
+        params=params if budget is None else {**params, "budget": budget},
+        files={"recipe": arguments.recipe, "backbone": arguments.backbone},
+        inputs={role: getattr(arguments, role) for role in ("data", "teacher", "tokenizer")},
+        seed=arguments.seed,
+        out=arguments.out,
+        started=started,
     )
-    try:
-        # Checked as the same two keys of a recipe are.
-        Scaling(methods=[name], lengths=[length], data_shares=[share])
-        return recipe.scaled(length, share), ScaledRecipe(name, length, share, budget).name
-    except ValidationError as error:
-        raise UserError(
-            "--length, --data-share",
-            f"{length:g} and {share:g}",
-            allowed="a length above 0, a share above 0 and at most 1, of at most six digits",
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{arguments.recipe}: training", str(error)) from error
+    about = {
+        "method": recipe.method.name,
+        "recipe": name,
+        "kind": recipe.method.kind,
+        "backbone": arguments.backbone.stem,
+        "scale": backbone.scale,
+        "pretrain_dataset": facts.name,
+    }
+    backbone = backbone_for(recipe.method, backbone)
+    if recipe.training is None:
+        initialise(run, recipe, backbone, facts, about)
+    else:
+        pretrain(run, recipe, recipe.training, backbone, facts, about, budget, arguments)
 
 
 def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
-    """Teacher and tokenizer are those that the recipe names, within the budget."""
+    """Check that teacher and tokenizer are those that the recipe names, within the budget."""
     where: Path = arguments.recipe
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
@@ -135,7 +115,7 @@ def method_context(
     arguments: argparse.Namespace,
     captions: Captions | None = None,
 ) -> MethodContext:
-    """What the method may need besides its params and its backbone."""
+    """Context that a method is built with, next to its params and its backbone."""
     seen = {"mean": facts.mean, "std": facts.std}
     return MethodContext(
         views=sum(view.count for view in training.views),
@@ -148,7 +128,7 @@ def method_context(
 
 
 def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions | None:
-    """The captions that the method takes, if it takes any; ``where`` names its file in errors."""
+    """Captions for a method that takes them, else None; ``where`` names the recipe in errors."""
     params = recipe.method
     if not isinstance(params, CLIPParams):
         return None
@@ -157,133 +137,77 @@ def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions 
 
 
 def pretrain(
+    run: Run,
     recipe: Recipe,
-    name: str,
+    training: Training,
     backbone: Backbone,
     facts: DatasetFacts,
+    about: Mapping[str, Any],
     budget: Budget | None,
     arguments: argparse.Namespace,
-    started: float,
 ) -> None:
-    """Train (or only initialise) and publish from the first process. ``name``: of the row."""
-    asked: dict[str, Params] = {"recipe": recipe, "backbone": backbone}
-    if budget is not None:
-        asked["budget"] = budget
-    params = {role: each.resolved() for role, each in asked.items()}
-    about: dict[str, Any] = {
-        "method": recipe.method.name,
-        "recipe": name,
-        "kind": recipe.method.kind,
-        "backbone": arguments.backbone.stem,
-        "scale": backbone.scale,
-        "pretrain_dataset": facts.name,
-    }
-    training = recipe.training
-    if training is not None and training.normalise is not None:
+    """Train, and publish from the first process; ``about`` are facts for the manifest."""
+    if training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
-    backbone = backbone_for(recipe.method, backbone)
-    captions = captions_for(recipe, arguments.data, arguments.seed, str(arguments.recipe))
-    size, context = backbone.image_size, None
-    if training is not None:
-        context = method_context(training, size, facts, arguments, captions)
-    with seeded(arguments.seed, "init"):
+    size, seed = backbone.image_size, run.seed
+    captions = captions_for(recipe, arguments.data, seed, run.where)
+    context = method_context(training, size, facts, arguments, captions)
+    with seeded(seed, "init"):
         model = create_backbone(backbone)
-        method = None if context is None else build_method(recipe.method, model, context)
-        if method is None:
-            initialise_untrained(recipe.method, model)
-    outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
-    if method is None or training is None:
-        with _publishing(params, arguments) as draft:
-            draft.seconds_before = time.monotonic() - started
-            save_backbone(model, backbone, draft.path, mean=facts.mean, std=facts.std)
-            (draft.path / METRICS).touch()
-            draft.facts.update(about, **vars(outcome))
-        return
-    views = TrainingViews(arguments.data, training.views, size, arguments.seed, captions)
+        method = build_method(recipe.method, model, context)
+    views = TrainingViews(arguments.data, training.views, size, seed, captions)
     if recipe.data_share < 1:
-        views = views.only(training_rows(len(views), recipe.data_share, arguments.seed))
-    facts, flops, length = facts.of(len(views)), None, training.length
-    if budget is not None:
-        behind = _behind(arguments)
-        own = own_share(budget, behind)
-        where = str(arguments.recipe)
-        training, flops = within_budget(training, budget, own, method, views, facts, where)
-        about |= facts_within(training, behind.values())
+        views = views.only(training_rows(len(views), recipe.data_share, seed))
+    facts = facts.of(len(views))
+    length, share = training.length, recipe.data_share
+    training, flops, spent = run.within(budget, training, method, views, facts)
     fabric = launch(training.precision, training.deterministic, training.strategy)
     is_scaled = (arguments.length, arguments.data_share) != (None, None)
-    identity = identify(
-        "pretrain",
-        subject(about, arguments.seed),
-        params=asked,
-        files={"recipe": arguments.recipe, "backbone": arguments.backbone},
-        inputs=_inputs(arguments),
-        seed=arguments.seed,
-        out=arguments.out,
+    identity = run.identity(
+        subject(about, seed),
         # A vocabulary's params may name a file, which can change.
         further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
-        options={"length": length, "data_share": recipe.data_share} if is_scaled else {},
+        options={"length": length, "data_share": share} if is_scaled else {},
     )
-    watch = None
+    knn = None
     if training.knn is not None:
-        watch = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
-    with scratch(identity, started, owner=fabric.global_rank == 0) as place:
-        fabric.barrier()
-        resume = place.load(arguments.checkpoint)
-        outcome = fit(
-            fabric,
-            method,
-            views,
-            facts,
-            training,
-            depth=depth(model),
-            seed=arguments.seed,
-            scratch=place,
-            where=str(arguments.recipe),
-            title=f"{name} {arguments.backbone.stem} seed {arguments.seed}",
-            knn=watch,
-            flops=flops,
-            resume=resume,
-        )
-        if fabric.global_rank == 0:
-            with _publishing(params, arguments) as draft:
-                draft.seconds_before = place.seconds
-                trained = method.export_backbone().cpu()
-                save_backbone(
-                    trained,
-                    backbone,
-                    draft.path,
-                    mean=facts.mean,
-                    std=facts.std,
-                    heads=method.heads(),
-                )
-                if captions is not None:
-                    captions.tokenizer.save(draft.path / TOKENIZER)
-                for log in (METRICS, TIMING):
-                    shutil.copyfile(place.folder / log, draft.path / log)
-                draft.logs.add(TIMING)
-                draft.facts.update(about, **vars(outcome), **place.taken_up)
+        knn = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
+    with run.train(
+        fabric,
+        method,
+        views,
+        facts,
+        training,
+        identity,
+        depth=depth(model),
+        title=f"{about['recipe']} {arguments.backbone.stem} seed {seed}",
+        checkpoint=arguments.checkpoint,
+        about={**about, **spent},
+        knn=knn,
+        flops=flops,
+    ) as draft:
+        if draft is not None:
+            trained, heads = method.export_backbone().cpu(), method.heads()
+            save_backbone(
+                trained, backbone, draft.path, mean=facts.mean, std=facts.std, heads=heads
+            )
+            if captions is not None:
+                captions.tokenizer.save(draft.path / TOKENIZER)
 
 
-def _inputs(arguments: argparse.Namespace) -> dict[str, Path]:
-    """The input artifacts by role."""
-    return {"data": arguments.data, **_behind(arguments)}
-
-
-def _behind(arguments: argparse.Namespace) -> dict[str, Path]:
-    """The teacher and the tokenizer, those that there are, by role."""
-    paths = {"teacher": arguments.teacher, "tokenizer": arguments.tokenizer}
-    return {role: path for role, path in paths.items() if path is not None}
-
-
-def _publishing(params: dict[str, Any], arguments: argparse.Namespace) -> Any:
-    return publish(
-        arguments.out,
-        node="pretrain",
-        params=params,
-        inputs=_inputs(arguments),
-        sources={"recipe": arguments.recipe, "backbone": arguments.backbone},
-        seed=arguments.seed,
-    )
+def initialise(
+    run: Run, recipe: Recipe, backbone: Backbone, facts: DatasetFacts, about: Mapping[str, Any]
+) -> None:
+    """Publish a backbone that is not trained."""
+    with seeded(run.seed, "init"):
+        model = create_backbone(backbone)
+        initialise_untrained(recipe.method, model)
+    outcome = Outcome(epochs=0, images_seen=0, flops=0, device_seconds=0)
+    with run.publish() as draft:
+        draft.seconds_before = time.monotonic() - run.started
+        save_backbone(model, backbone, draft.path, mean=facts.mean, std=facts.std)
+        (draft.path / METRICS).touch()
+        draft.facts.update(about, **vars(outcome))
 
 
 if __name__ == "__main__":

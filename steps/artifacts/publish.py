@@ -198,7 +198,7 @@ def check_artifact(out: Path, node: str, read: Iterable[Path] = ()) -> None:
             if _mark(out) == before:
                 raise
             # Another process replaced it meanwhile, so the content read may mix both.
-    raise _refusal(out, "a place that other processes replace without end", "one step at a time")
+    raise _refusal(out, "a path that other processes keep replacing", "one step at a time")
 
 
 def _check_what_stands(out: Path, node: str) -> None:
@@ -209,14 +209,14 @@ def _check_what_stands(out: Path, node: str) -> None:
     if not any(out.iterdir()):
         return
     if not (out / MANIFEST).is_file():
-        raise _refusal(out, "a folder that is no artifact", ALLOWED.format(node))
+        raise _refusal(out, "a folder that is not an artifact", ALLOWED.format(node))
     manifest = read_manifest(out)
     if manifest.node != node:
         raise _refusal(out, f"an artifact of {manifest.node}", f"one of {node}")
     own = {MANIFEST, *manifest.files, *manifest.logs, *_OF_ENGINES}
     found = (path.relative_to(out) for path in sorted(out.rglob("*")) if not _is_folder(path))
     if stray := next((path for path in found if str(path) not in own), None):
-        raise _refusal(out, f"an artifact with a file that is not its own: {stray}", "one without")
+        raise _refusal(out, f"an artifact with a foreign file: {stray}", "one without")
 
 
 def check_record(out: Path, read: Iterable[Path] = ()) -> None:
@@ -229,7 +229,7 @@ def check_record(out: Path, read: Iterable[Path] = ()) -> None:
     if out.is_dir():
         raise _refusal(out, "a folder", "a record file (.json), or nothing")
     if out.exists() and not (out.is_file() and _is_record(out)):
-        raise _refusal(out, "a file that is no record file", "a record file, or nothing")
+        raise _refusal(out, "a file that is not a record file", "a record file, or nothing")
 
 
 def check_decisions(record: Path, read: Iterable[Path] = ()) -> None:
@@ -256,25 +256,25 @@ def _check_way(out: Path, read: Iterable[Path]) -> None:
     """Refuse links, parents or children of paths in use, and paths that cannot be written."""
     if out.is_symlink():
         raise _refusal(
-            out, f"a link to {out.resolve()}", "a place of its own", "give what it names"
+            out, f"a link to {out.resolve()}", "a path that is not a link", "give its target"
         )
     place, here = out.resolve(), Path.cwd()
     if place == here or place in here.parents:
-        raise _refusal(out, "the working folder, or one that it is in", "a folder of its own")
+        raise _refusal(out, "the working folder, or one that contains it", "another folder")
     scratch = SCRATCH.resolve()
     if place == scratch or scratch in place.parents:
-        raise _refusal(out, "in the scratch folder, which is cleared", "a place outside it")
+        raise _refusal(out, "in the scratch folder, which is cleared", "a path outside it")
     for path in read:
         other = path.resolve()
         if place == other or place in other.parents:
-            raise _refusal(out, f"is or holds {path}, which this step reads", "another place")
+            raise _refusal(out, f"is or contains {path}, which this step reads", "another path")
         if other in place.parents:
-            raise _refusal(out, f"in {path}, which this step reads", "a place outside it")
+            raise _refusal(out, f"in {path}, which this step reads", "a path outside it")
     above = next(path for path in place.parents if os.path.lexists(path))
     if not above.is_dir():
-        raise _refusal(out, f"below {above}, which is a file", "a place in a folder")
+        raise _refusal(out, f"below {above}, which is a file", "a path in a folder")
     if not os.access(above, os.W_OK | os.X_OK):
-        raise _refusal(out, f"below {above}, which cannot be written to", "a place that can")
+        raise _refusal(out, f"below {above}, which cannot be written to", "a writable path")
 
 
 def _mark(out: Path) -> tuple[int, int] | None:
@@ -300,7 +300,7 @@ def _is_folder(path: Path) -> bool:
 
 def _refusal(out: Path, found: str, allowed: str, remedy: str = "") -> UserError:
     """Error for a refused path, before anything is changed."""
-    remedy = remedy or "give another --out, or remove what stands there if it is of no use"
+    remedy = remedy or "give another --out, or remove what is there if you do not need it"
     return UserError(str(out), found, allowed=allowed, remedy=remedy)
 
 

@@ -1,4 +1,4 @@
-"""From a budget to the length of a run: FLOPs of an image are counted before training starts."""
+"""From a budget to the length of a run, by FLOPs per image that are counted before training."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from steps.artifacts import read_manifest
 from steps.command import UserError
@@ -17,21 +19,21 @@ from steps.engine.loop import Phase, plan_phases
 from steps.engine.watch import flops_per_image
 from steps.methods.method import Batch, Method
 from steps.params.budget import Budget
-from steps.params.recipe import ScaledRecipe, Teacher, Training
+from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Teacher, Training
 
 TOLERANCE = 0.02
 """Share of a budget by which a whole number of steps may miss it."""
 LONGEST = 1000.0
-"""Largest factor on a recipe's epochs, as of ``training.length``."""
+"""Largest factor on a recipe's epochs, the same as the limit of ``training.length``."""
 _COUNTED, _AT_ONCE = 32, 8
 """Images whose random choices are counted, since masks and dropped layers differ between images,
-and how many of them at a time."""
+and images per forward pass."""
 _TERA = 1e12
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Compute, images and time of all pretraining behind a run."""
+    """Compute, images and time of all pretraining that the inputs of a run took."""
 
     flops: float = 0.0
     images_seen: int = 0
@@ -39,7 +41,7 @@ class Spent:
 
     @classmethod
     def on(cls, artifacts: Iterable[Path]) -> Spent:
-        """The sum over teachers and tokenizers, with what stands behind those."""
+        """The sum over teachers and tokenizers, with their own inputs."""
         total = cls()
         for path in artifacts:
             facts = read_manifest(path).facts
@@ -48,11 +50,11 @@ class Spent:
         return total
 
     def plus(self, other: Mapping[str, Any]) -> Spent:
-        """The sum with what a manifest says."""
+        """The sum with facts of a manifest."""
         return Spent(**{name: value + other.get(name, 0) for name, value in asdict(self).items()})
 
     def of(self, budget: Budget) -> float:
-        """In the unit of a budget."""
+        """The amount in the unit of a budget."""
         return self.flops / _TERA if budget.images is None else float(self.images_seen)
 
 
@@ -72,12 +74,12 @@ def facts_within(training: Training, behind: Iterable[Path]) -> dict[str, Any]:
 
 
 def named_within(stem: str, artifact: Path | None, budget: Budget | None) -> str:
-    """The name that a teacher or tokenizer must have behind a run.
+    """The name that a teacher or tokenizer of a run must have.
 
     Args:
         stem: as params name it.
-        artifact: what is given; one that was trained within a budget is named by it.
-        budget: of the run; without one nothing behind it has one.
+        artifact: the one that is given; a budget that it was trained within is part of its name.
+        budget: the run's; without one its inputs have none.
     """
     if budget is None or artifact is None:
         return stem
@@ -88,7 +90,7 @@ def named_within(stem: str, artifact: Path | None, budget: Budget | None) -> str
 def named_teacher(
     teacher: Teacher | None, artifact: Path | None, budget: Budget | None
 ) -> dict[str, str] | None:
-    """Recipe and backbone that a run's teacher must have; None where params name none."""
+    """Recipe and backbone that a run's teacher must have; None if params name no teacher."""
     if teacher is None:
         return None
     recipe = named_within(teacher.recipe, artifact, budget)
@@ -96,15 +98,15 @@ def named_teacher(
 
 
 def check_length(where: Path, training: Training | None, length: float | None) -> None:
-    """Refuse another length than the one that a budget gives.
+    """Refuse a length other than the budget's.
 
     Args:
         where: the params file that errors name.
         training: its training params.
-        length: as an option gives it.
+        length: the option.
 
     Raises:
-        UserError: there is one.
+        UserError: the option or the params give one.
     """
     if length is not None:
         raise UserError(
@@ -121,18 +123,56 @@ def check_length(where: Path, training: Training | None, length: float | None) -
         )
 
 
-def own_share(budget: Budget, behind: Mapping[str, Path]) -> float:
-    """What is left of a budget for the run itself, in its unit.
+def scaled(
+    where: Path, recipe: Recipe, budget: Budget | None, length: float | None, share: float | None
+) -> tuple[Recipe, str]:
+    """The recipe at the length and data share of the options, and the name of its row in tables.
 
     Args:
-        budget: of the run and of what stands behind it.
+        where: the recipe's file.
+        recipe: as the file has it.
+        budget: gives the length of the run, if there is one.
+        length, share: the options; None: as in the recipe.
+
+    Raises:
+        UserError: it trains nothing, or an option is out of its range.
+    """
+    if (length, share) == (None, None) and budget is None:
+        return recipe, where.stem
+    training = recipe.training
+    if budget is not None:
+        check_length(where, training, length)
+    if length is None:
+        length = 1.0 if training is None else training.length
+    if share is None:
+        share = recipe.data_share
+    try:
+        # Checked as the same two keys of a recipe are.
+        Scaling(methods=[where.stem], lengths=[length], data_shares=[share])
+        changed = recipe.scaled(length, share)
+        return changed, ScaledRecipe(where.stem, length, share, budget).name
+    except ValidationError as error:
+        raise UserError(
+            "--length, --data-share",
+            f"{length:g} and {share:g}",
+            allowed="a length above 0, a share above 0 and at most 1, of at most six digits",
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{where}: training", str(error)) from error
+
+
+def own_share(budget: Budget, behind: Mapping[str, Path]) -> float:
+    """The part of a budget that is left for the run itself, in the budget's unit.
+
+    Args:
+        budget: budget of the run and its inputs.
         behind: the teacher or the tokenizer by role, if there is one.
 
     Raises:
-        UserError: what stands behind the run took another share than its own.
+        UserError: the inputs took another share than the budget gives them.
     """
     took = Spent.on(behind.values()).of(budget)
-    if took == 0:  # nothing, an untrained network, or weights taken from elsewhere
+    if took == 0:  # no inputs, an untrained network, or weights from elsewhere
         return budget.amount
     share = budget.of_inputs.amount
     if abs(took - share) > TOLERANCE * share:
@@ -156,21 +196,21 @@ def within_budget(
 ) -> tuple[Training, list[float]]:
     """The training at the length that a budget gives it, and FLOPs of an image in each phase.
 
-    The length is the same for every seed and any number of devices, since the random choices that
-    are counted are of a seed of their own, before processes meet.
+    The length is the same for every seed and number of devices: FLOPs are counted before processes
+    meet, with random choices of a fixed seed.
 
     Args:
-        training: of the recipe, at length 1.
-        budget: of the run and of what stands behind it.
-        own: what is left of it for the run itself, in its unit.
+        training: the recipe's, at length 1.
+        budget: budget of the run and its inputs.
+        own: the part that is left for the run itself, in the budget's unit.
         method: on the CPU, as it was built.
         views: the training images.
-        facts: of their set.
+        facts: facts of their set.
         where: the params file that errors name.
 
     Raises:
-        UserError: the budget is below the recipe's warm-up, or a step; or no whole number of steps
-            is near it; or it is more than ``LONGEST`` times what the recipe takes.
+        UserError: the budget is below the recipe's warm-up, or one step; or no whole number of
+            steps is near it; or it is more than ``LONGEST`` times the recipe's cost.
     """
     steps_per_epoch = max(facts.train_images // training.batch_size, 1)
 
@@ -230,7 +270,7 @@ def _check_length(
 
 
 def _flops(method: Method, phases: list[Phase], facts: DatasetFacts) -> list[float]:
-    """FLOPs of an image in the middle of each phase, the mean over ``_COUNTED`` images' draws."""
+    """FLOPs per image in the middle of each phase, the mean over ``_COUNTED`` draws."""
     counted = []
     for index, phase in enumerate(phases):
         trial = method

@@ -1,8 +1,8 @@
-"""Checkpoints of a running step: in a scratch folder that its identity names.
+"""Checkpoints of a running step, in a scratch folder that its identity names.
 
-One process writes a whole checkpoint into a file; those of a sharded training write one together,
-each its own shards (torch's distributed checkpoints, as safetensors). Either can be read in any
-layout.
+One process writes a whole checkpoint into a file. The processes of a sharded run write one
+together, each its own shards (torch's distributed checkpoints, as safetensors). A run in any layout
+reads both.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 FILE = "checkpoint.pt"
 SHARDS = "shards-"
-"""How the name of a sharded checkpoint's folder begins; the time follows, so that none is alike."""
+"""Prefix of the folder of a sharded checkpoint; the time follows, so that names are unique."""
 REMEDY = "remove it and run again: the run starts from the beginning"
 _FACTS, _DIGESTS = "checkpoint.json", "digests"
 
@@ -55,14 +55,14 @@ class Tensors(Protocol):
     """The tensors of a checkpoint by name."""
 
     def kinds(self) -> dict[str, Kind]:
-        """Size and type of each."""
+        """Size and type of each tensor."""
 
     def fill(self, targets: dict[str, Tensor]) -> None:
-        """Copy each into its target, of which a process may hold some rows only."""
+        """Copy each into its target, of which a process may hold only some rows."""
 
 
 class WholeTensors:
-    """Tensors of a file that one process wrote."""
+    """Tensors from a file that one process wrote."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
@@ -75,7 +75,7 @@ class WholeTensors:
         for name, target in targets.items():
             whole = self._tensors[name]
             if isinstance(target, DTensor):
-                # Every process has read the file, and takes its rows without asking the others.
+                # Every process has read the file, so that none has to send rows to others.
                 whole = distribute_tensor(
                     whole.to(target.device),
                     target.device_mesh,
@@ -86,7 +86,7 @@ class WholeTensors:
 
 
 class ShardedTensors:
-    """Tensors of a folder that several processes wrote."""
+    """Tensors from a folder that several processes wrote."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -103,7 +103,7 @@ class ShardedTensors:
         load(dict(targets), storage_reader=self._reader(), no_dist=not dist.is_initialized())
 
     def _reader(self) -> HuggingFaceStorageReader:
-        # Not torch's own format: that has pickled objects, which run code when they are read.
+        # Torch's own format holds pickled objects, which run code when they are read.
         return HuggingFaceStorageReader(str(self._folder))
 
 
@@ -112,9 +112,9 @@ class Scratch(ScratchFolder):
 
     @property
     def checkpoint(self) -> Path | None:
-        """The last good checkpoint, a file or a folder, if there is one."""
+        """The last good checkpoint, a file or a folder; None if there is none."""
         found = [path for path in (self.folder / FILE, *self._folders()) if path.exists()]
-        # There are two of them only after a kill between writing one and removing another.
+        # There are two only after a kill between writing one and removing the other.
         return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def save(self, state: dict[str, Any], step: int) -> None:
@@ -126,12 +126,12 @@ class Scratch(ScratchFolder):
         self.mark(step)
 
     def save_shards(self, facts: dict[str, Any], tensors: dict[str, Tensor], step: int) -> None:
-        """Write a checkpoint from all processes, each its own rows; whole or absent likewise.
+        """Write a checkpoint from all processes, each its own rows; it too is whole or absent.
 
         Args:
-            facts: of JSON; the first process's count.
-            tensors: of any layout, the same names in all processes.
-            step: how many steps were made.
+            facts: JSON values; those of the first process are written.
+            tensors: in any layout, with the same names in all processes.
+            step: steps made.
         """
         draft = self.folder / "shards.new"
         with writing(draft):
@@ -154,11 +154,11 @@ class Scratch(ScratchFolder):
     def load(self, path: Path | None = None) -> dict[str, Any] | None:
         """The last checkpoint, or None; ``path`` names another one to continue from.
 
-        Its "tensors", where it has some, are ``Tensors``.
+        Its "tensors", if it has any, are ``Tensors``.
 
         Raises:
             UserError: it is unreadable or damaged, or belongs to another recipe, data set or code;
-                or, when it is asked for, something that is not in it.
+                or, on access, it lacks a key.
         """
         source = path or self.checkpoint
         if source is None:
@@ -171,10 +171,10 @@ class Scratch(ScratchFolder):
         return {"identity": None if self.identity is None else self.identity.model_dump()}
 
     def _check(self, source: Path, state: dict[str, Any], *, given: bool) -> None:
-        """Hold a checkpoint to the identity of this run.
+        """Check that a checkpoint is of this run.
 
-        In the run's own folder, which its identity names, the code may be what it was before the
-        folder was taken up; that of a checkpoint that the user gives may not.
+        In the run's own folder, which its identity names, the checkpoint may be of older code, if
+        the folder was taken up. A checkpoint that the user gives must be of the same code.
         """
         if self.identity is None:
             return
@@ -219,13 +219,13 @@ def read_checkpoint(source: Path) -> Required:
     """The content of a checkpoint, on the CPU.
 
     Raises:
-        UserError: it is unreadable or damaged; or, when it is asked for, something is not in it.
+        UserError: it is unreadable or damaged; or, on access, it lacks a key.
     """
     try:
         return Required(_read(source), str(source), REMEDY)
     except UserError:
         raise
-    except Exception as error:  # torch raises a dozen kinds for a file that is not its own
+    except Exception as error:  # torch raises a dozen kinds on a file of another format
         found = f"not a readable checkpoint: {archives.reason(error)}"
         raise UserError(str(source), found, remedy=REMEDY) from error
 
@@ -247,10 +247,10 @@ def _read(source: Path) -> dict[str, Any]:
 
 
 def _save_shards(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """Write each process's rows; the digest of each file, in all processes."""
+    """Write each process's rows; return the digest of each file, in all processes."""
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
-        # Returns when all processes have written theirs to the disk.
+        # Returns when all processes have written their files to the disk.
         save(dict(tensors), storage_writer=writer)
     except CheckpointException as error:
         for failed, _ in error.failures.values():
@@ -266,15 +266,15 @@ def _save_shards(folder: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
 
 @contextmanager
 def scratch(identity: Identity, started: float, *, owner: bool = True) -> Iterator[Scratch]:
-    """The scratch folder of a run; removed when the step ends well, kept when it does not.
+    """The scratch folder of a run, which is removed if the step ends well and kept if it fails.
 
     Args:
-        identity: of the run.
+        identity: identity of the run.
         started: ``time.monotonic()`` when the step began.
-        owner: False on all processes but the first.
+        owner: True in the first process only.
 
     Raises:
-        UserError: another process is at the same step.
+        UserError: another process runs the same step.
     """
     if not owner:
         yield Scratch(folder_of(identity), identity, started)
@@ -283,17 +283,17 @@ def scratch(identity: Identity, started: float, *, owner: bool = True) -> Iterat
         yield Scratch(folder, identity, started)
 
 
-# --- What a checkpoint holds of weights and optimiser: tensors by name, in any layout the same
+# --- Weights and moments as named tensors, with the same names in every layout
 
 
 _METHOD, _OPTIMIZER = "method.", "optimizer."
 
 
 def tensors_of(method: Method, optimizer: TorchOptimizer) -> dict[str, Tensor]:
-    """``method.<name>`` of its state dict, and ``optimizer.<parameter>.<name>`` of its moments.
+    """Tensors ``method.<name>`` of the state dict and ``optimizer.<parameter>.<name>`` of moments.
 
-    They are the live tensors, not copies. Moments go by the parameters' names, not by their order,
-    and rates are not kept: they are set at every step.
+    They are the live tensors, not copies. Moments are named by parameter rather than numbered.
+    Rates are left out, because they are set at every step.
     """
     tensors = {f"{_METHOD}{name}": tensor for name, tensor in method.state_dict().items()}
     names: dict[Tensor, str] = {tensor: name for name, tensor in method.named_parameters()}
@@ -304,7 +304,7 @@ def tensors_of(method: Method, optimizer: TorchOptimizer) -> dict[str, Tensor]:
 
 
 def restore(method: Method, optimizer: TorchOptimizer, saved: Tensors) -> None:
-    """Put saved tensors back into a method and a fresh optimiser, whatever their layout."""
+    """Load saved tensors, of any layout, into a method and a fresh optimiser."""
     targets = {f"{_METHOD}{name}": tensor for name, tensor in method.state_dict().items()}
     parameters = dict(method.named_parameters())
     for key, (size, dtype) in saved.kinds().items():

@@ -1,4 +1,4 @@
-"""Which devices a step runs on."""
+"""The devices of a step: memory, one GPU per process, and Fabric for training."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# --- What the C library does with the memory of tensors that are freed
+# --- Memory of freed tensors in the C library
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Of ``mallopt`` (glibc's malloc.h)."""
+"""Options of ``mallopt`` (glibc's malloc.h)."""
 _LARGEST = 2**30
-"""Bytes of a tensor that is still taken from the heap."""
+"""Bytes of the largest tensor that is taken from the heap."""
 
 
 def keep_freed_memory() -> bool:
-    """Let freed tensors' memory stay with the process, for the next tensors of their size.
+    """Keep the memory of freed tensors in the process, for the next tensors of their size.
 
-    By default glibc hands memory back to the system whenever enough of it lies free, and takes
-    tensors of 32 MiB and more from the system each time anew. The system clears every page that it
-    gives. A training step takes the same tensors again and again: on a CPU that cost a ViT-S/16 at
-    96 px 3 % of a step (SimCLR) to 25 % (DINOv2, masked patches against 65,536 prototypes).
+    By default glibc returns free memory to the system, and takes each tensor of 32 MiB or more from
+    the system. The system clears every page that it gives. A training step allocates the same
+    tensors again and again: on a CPU this took 3 % (SimCLR) to 25 % (DINOv2, masked patches against
+    65,536 prototypes) of a step of ViT-S/16 at 96 px.
 
     Returns:
-        Whether the C library did so; another than glibc is left alone.
+        True if the C library did so; libraries other than glibc are not changed.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -59,9 +59,9 @@ _claimed: list[int] = []
 def claim_gpu() -> None:
     """Take a free GPU for this process and hide the others.
 
-    Engines count GPUs but do not say which one a job may have. A lock a GPU, held until the
-    process ends, settles it. Nothing happens where CUDA_VISIBLE_DEVICES or torchrun has settled
-    it already, where there is no GPU, or where all are taken (then they are shared).
+    Workflow engines count GPUs but do not say which one a job may use. One lock per GPU, held until
+    the process ends, decides it. Nothing happens if CUDA_VISIBLE_DEVICES or torchrun has decided
+    already, if there is no GPU, or if all are taken (then they are shared).
     """
     # Without it torch asks CUDA for GPUs, which then no process forked from this one can use.
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
@@ -72,7 +72,7 @@ def claim_gpu() -> None:
             lock = _lock(f"pretext-gpu-{index}.lock")
         except OSError as error:
             if error.errno != errno.EWOULDBLOCK:
-                log.warning("GPU %d is shared: no lock of its own (%s)", index, error)
+                log.warning("GPU %d is shared: it cannot be locked (%s)", index, error)
             continue
         _claimed.append(lock)
         os.environ["CUDA_VISIBLE_DEVICES"] = str(index)
@@ -80,19 +80,19 @@ def claim_gpu() -> None:
 
 
 def _lock(name: str) -> int:
-    """Take a lock that all users of the machine share, by a file that any of them may have made.
+    """Take a lock that all users of the machine share, on a file that any of them may have made.
 
     Raises:
-        OSError: EWOULDBLOCK where another process has it; another error where there is no lock.
+        OSError: EWOULDBLOCK if another process holds it; another error if the file cannot be used.
     """
     path = Path(tempfile.gettempdir()) / name
     try:
-        # A lock needs no right to write. Nor may a file of another user be opened to be made, in a
-        # folder that all may write to.
+        # Read-only is enough for a lock. O_CREAT comes second, because in a folder that all may
+        # write to the system refuses it on another user's file.
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except FileNotFoundError:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CREAT, 0o644)
-        os.fchmod(file, 0o644)  # whatever the umask, so that others can open it
+        os.fchmod(file, 0o644)  # whatever the umask is, others must open it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -108,10 +108,10 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     """A launched Fabric: one device, or those that torchrun gave (nccl or gloo).
 
     Args:
-        precision: "fp32", of all products, on a GPU too; or "bf16", mixed: weights stay in float32,
-            and what autocast leaves in float32 may multiply in TF32.
+        precision: "fp32": all products in float32, on a GPU too; "bf16": mixed, with weights in
+            float32, where products that autocast leaves in float32 may use TF32.
         deterministic: refuse operations whose result varies between runs.
-        strategy: "ddp" or "fsdp", of several devices; one has nothing to share.
+        strategy: "ddp" or "fsdp", for several devices; one device needs neither.
     """
     # Lightning takes seconds to import, and a step that only evaluates needs none of it.
     from lightning.fabric import Fabric
@@ -122,15 +122,14 @@ def launch(precision: str, deterministic: bool, strategy: str = "ddp") -> Fabric
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     claim_gpu()
     torch.use_deterministic_algorithms(deterministic)
-    # In deterministic mode torch fills every new tensor with NaN, to show reads of what was never
-    # written: a kernel for each.
+    # In deterministic mode torch would fill every new tensor with NaN, one kernel per tensor.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not deterministic
     torch.set_float32_matmul_precision("highest" if precision == "fp32" else "high")
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     if not torch.cuda.is_available():
         keep_freed_memory()
-    # Processes are torchrun's, also where Slurm's commands are installed.
+    # torchrun starts the processes, also where Slurm's commands are installed.
     warnings.filterwarnings("ignore", message="The `srun` command is available")
     accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     world = int(os.environ.get("WORLD_SIZE", "1"))
@@ -168,6 +167,6 @@ def _strategy(name: str, world: int) -> Strategy | str:
         return sharding.strategy(world)
     from lightning.fabric.strategies.ddp import DDPStrategy
 
-    # Buffers are equal on all processes by construction; what a method accumulates between two
-    # updates must not be overwritten by the first process's.
+    # Buffers are equal in all processes by construction, and the first process must not overwrite
+    # what a method accumulates in them between two updates.
     return DDPStrategy(broadcast_buffers=False)

@@ -1,13 +1,13 @@
 """Gradient caching: the whole batch's gradient at the memory of one chunk (arXiv:2101.06983).
 
-A loss that couples all samples is a function of what the network makes of each: L(e_1, …, e_n)
-with e_i = encode(x_i). Its gradient by the network's weights is a sum over samples,
+A loss that couples all samples is a function of their encodings: L(e_1, …, e_n) with
+e_i = encode(x_i). Its gradient with respect to the network's weights is a sum over samples,
 
     dL/dw = sum_i dL/de_i de_i/dw,
 
-so the cheap part, L and dL/de of all samples, can come first, without the graph of any encoding,
-and the dear part, de_i/dw, a chunk at a time. The price is that each chunk is encoded twice. Draws
-are inputs, so both passes see the same masks and drop paths.
+so the cheap part, L and dL/de of all samples, comes first, without the graph of any encoding, and
+the expensive part, de_i/dw, follows one chunk at a time. Each chunk is encoded twice. Draws are
+inputs, so both passes see the same masks and drop paths.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 Chunk = tuple[Batch, Draws]
-"""A part of a process's batch, with the draws of its samples."""
+"""Part of a process's batch, with the draws of its samples."""
 
 
 def cached_backward(
@@ -41,15 +41,14 @@ def cached_backward(
 ) -> Losses:
     """Give ``method``'s parameters the gradient of the loss of all chunks together.
 
-    The same as one forward and one backward pass over the whole batch; with several processes the
-    mean over them, as DDP leaves it. DDP itself is not asked: it reduces a gradient once, at the
-    first backward pass that reaches it, and here they come in parts. FSDP sums such parts up.
+    It equals that of one forward and one backward pass over the whole batch, averaged over
+    processes as DDP does.
 
     Args:
         fabric: for its precision.
-        method: on the device, not wrapped, without gradients.
+        method: on the device, not wrapped by DDP, without gradients.
         chunks: this process's batch, in order.
-        progress: of the step.
+        progress: position of the step.
         where: the params file that errors name.
 
     Returns:
@@ -76,17 +75,18 @@ def cached_backward(
         rows = slice(first, first + size)
         with fabric.autocast():
             again = run_hooked(method, type(method).encode, batch, draws, progress)
-        # What momentum networks made carries no gradient on, though the loss has one for it.
+        # The loss has a gradient for momentum networks' encodings, but they pass none on.
         names = [name for name in wanted if again[name].requires_grad]
         torch.autograd.backward(
             [again[name] for name in names], [wanted[name][rows] for name in names]
         )
         first = rows.stop
+    # DDP would reduce each gradient on its first backward pass; here each takes several.
     reduce_the_rest(method)
     return {name: value.detach() for name, value in losses.items()}
 
 
 def _leaf(parts: list[Tensor]) -> Tensor:
-    """The chunks' rows together, collecting a gradient where that means something."""
+    """The rows of all chunks, which collect a gradient if they are floats."""
     whole = torch.cat(parts)
     return whole.requires_grad_(whole.is_floating_point())

@@ -1,9 +1,10 @@
 """The training loop: plain, visible, and resumable to the bit.
 
-Order of a step, as in the reference implementations: rates are set, the method moves what comes
-before the losses (MoCo's keys), gradients accumulate over the micro-batches (of a method whose loss
-couples them: by gradient caching), are clipped, those of frozen parameters are dropped, the
-optimiser updates, and the method moves what it moves itself (teacher, centre).
+``fit`` reads from top to bottom in the order of the work. A step keeps the order of the reference
+implementations: rates are set; the method moves what comes before the losses (MoCo's keys);
+gradients accumulate over micro-batches, by gradient caching where the loss couples samples; they
+are clipped, and some are dropped; the optimiser updates; the method moves the rest (teacher,
+centre).
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer as TorchOptimizer
 
 from steps.command import UserError
 from steps.core.distributed import any_process, mean_over_processes
@@ -41,40 +42,41 @@ from steps.data.views import normalise
 from steps.engine.checkpoint import Scratch, restore, tensors_of
 from steps.engine.gradient_cache import Chunk, cached_backward
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
-from steps.engine.sharding import Placement, local, reduce_the_rest
+from steps.engine.sharding import empty, gather, is_sharded, local, reduce_the_rest, twin
 from steps.engine.watch import CollapseWatch, DataWaits, Monitor, flops_per_image
-from steps.evaluation.online import KNNWatch
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
+from steps.models.backbones import BackboneModel
 from steps.models.hooked import run_hooked
 from steps.params.recipe import Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from lightning.fabric.wrappers import _FabricModule
 
-# --- The phases of a run: the main one, and where a recipe has it, a short one on other views
+# --- The phases of a run: the main one, and in some recipes a short one on other views
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of steps with views, batches, and schedules of its own."""
+    """A stretch of steps with its own views, batches and schedules."""
 
     first: int
-    """The step of the run that it begins with."""
+    """First step of the run that belongs to it."""
     steps: int
     views: TrainingViews
     plan: BatchPlan
     peak_lr: float
     schedule_epoch: float
-    """Steps in an epoch of the schedules: a shorter phase, or a run of another length, has the same
-    epochs in other steps."""
+    """Steps per epoch of the schedules: a shorter phase, or a run of another length, spreads the
+    same epochs over another number of steps."""
 
     @property
     def stop(self) -> int:
-        """The step of the run that it does not reach."""
+        """First step of the run after this phase."""
         return self.first + self.steps
 
     def progress(self, step: int) -> Progress:
-        """Where its schedules stand at a step of the run."""
+        """Position of its schedules at a step of the run."""
         return Progress(step - self.first, self.schedule_epoch, self.steps)
 
 
@@ -125,27 +127,41 @@ def plan_phases(
     ]
 
 
+# --- Training
+
+
+class OnlineAccuracy(Protocol):
+    """Measures a backbone while it trains, as ``steps.evaluation.online`` does by k-NN."""
+
+    def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
+        """True if it measures after ``step`` updates."""
+
+    def measure(self, backbone: BackboneModel) -> float:
+        """Top-1 accuracy in percent."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished run did."""
+    """Length, cost and health of a finished run."""
 
     epochs: float
     images_seen: int
     flops: float
     device_seconds: float
     collapsed: bool = False
-    """Whether the embeddings were collapsed at the last step (``steps.engine.watch``)."""
+    """True if the embeddings were collapsed at the last step (``steps.engine.watch``)."""
 
 
 @dataclass
-class _State:
-    """What changes from step to step besides weights: saved with every checkpoint."""
+class State:
+    """Counts of a run, which a checkpoint holds with its tensors and metrics."""
 
     step: int = 0
+    """Updates made."""
     seconds: float = 0.0
     flops: float = 0.0
     flops_per_image: float = 0.0
-    """In the phase of the last step."""
+    """In the phase of the last step; 0 before the first step of a phase."""
 
 
 def fit(
@@ -160,7 +176,7 @@ def fit(
     scratch: Scratch,
     where: str,
     title: str,
-    knn: KNNWatch | None = None,
+    knn: OnlineAccuracy | None = None,
     flops: Sequence[float] | None = None,
     resume: dict[str, Any] | None = None,
 ) -> Outcome:
@@ -170,360 +186,322 @@ def fit(
         fabric: launched.
         method: the module, initialised equally in all processes.
         views: the training images.
-        facts: of their set.
+        facts: facts of their set.
         training: the recipe's training params.
         depth: blocks of the backbone, for layer-wise decay.
-        seed: of order, views and draws.
+        seed: seed of order, views and draws.
         scratch: where checkpoints and metrics go.
         where: the params file that errors name.
-        title: for the progress display.
-        knn: measures the backbone along the way.
-        flops: an image, in each phase, where they were counted already.
-        resume: a checkpoint as ``scratch.load`` gives it.
+        title: title of the progress display.
+        knn: measures the backbone during training.
+        flops: FLOPs per image in each phase, if they are counted already.
+        resume: a checkpoint from ``scratch.load``.
 
     Raises:
-        UserError: the batch does not divide, the set is smaller than a batch, or the loss is not
-            finite.
+        UserError: the devices cannot divide the batch, the set is smaller than a batch, or losses
+            or weights are not finite.
     """
-    run = _Run(
-        fabric, method, views, facts, training, depth, seed, scratch, where, title, knn, flops
-    )
-    return run.train(resume)
-
-
-class _Run:
-    def __init__(
-        self,
-        fabric: Fabric,
-        method: Method,
-        views: TrainingViews,
-        facts: DatasetFacts,
-        training: Training,
-        depth: int,
-        seed: int,
-        scratch: Scratch,
-        where: str,
-        title: str,
-        knn: KNNWatch | None,
-        flops: Sequence[float] | None,
-    ) -> None:
-        self.fabric, self.facts = fabric, facts
-        self.training, self.seed, self.scratch, self.where = training, seed, scratch, where
-        self.knn, self.flops = knn, flops
-        self.steps_per_epoch = facts.train_images // training.batch_size
-        if self.steps_per_epoch == 0:
-            raise UserError(
-                f"{where}: training.batch_size",
-                f"{training.batch_size} is more than the {facts.train_images} training images",
-                allowed=f"at most {facts.train_images}",
-            )
-        self.phases = plan_phases(
-            training,
-            views,
-            self.steps_per_epoch,
-            rank=fabric.global_rank,
-            world=fabric.world_size,
-            where=where,
+    # --- length
+    batch_size, steps_per_epoch = training.batch_size, facts.train_images // training.batch_size
+    if steps_per_epoch == 0:
+        raise UserError(
+            f"{where}: training.batch_size",
+            f"{batch_size} is more than the {facts.train_images} training images",
+            allowed=f"at most {facts.train_images}",
         )
-        self.total_steps = self.phases[-1].stop
-        self.depth = depth
-        self.phase = self.phases[0]
-        self.placed = Placement(fabric, method)
-        self._set_up()
-        self.monitor = Monitor(
-            scratch.folder, title, self.total_steps, quiet=fabric.global_rank > 0
-        )
-        self.watch = CollapseWatch(title, self.total_steps, quiet=fabric.global_rank > 0)
-        self.state = _State()
-        self.window: dict[str, Tensor] = {}
-        self.window_start = 0
-        self.waits = DataWaits(fabric.device)
-        self.terminated = False
+    rank, world = fabric.global_rank, fabric.world_size
+    phases = plan_phases(training, views, steps_per_epoch, rank=rank, world=world, where=where)
+    total_steps = phases[-1].stop
 
-    def train(self, resume: dict[str, Any] | None) -> Outcome:
-        metrics = self._restore(resume) if resume is not None else ""
-        self.monitor.start(self.state.step, metrics)
-        previous = signal.signal(signal.SIGTERM, self._terminate)
-        try:
-            self._steps()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-            self.monitor.stop()
-        self._check_weights()
-        self.placed.finish()
-        images = self.total_steps * self.training.batch_size
-        return Outcome(
-            epochs=images / self.facts.train_images,
-            images_seen=images,
-            flops=self.state.flops,
-            device_seconds=round(self.state.seconds * self.fabric.world_size, 3),
-            collapsed=self.watch.collapsed,
-        )
+    # --- method and optimizer on the devices, at the phase of the first step to make
+    state = State() if resume is None else State(**resume["state"])
+    sharded, trained = is_sharded(fabric), method
+    for phase in phases:
+        # A checkpoint at a phase's first step was written at the end of the phase before.
+        if phase.first == 0 or state.step > phase.first:
+            trained, module, optimizer = _begin(fabric, method, trained, phase, training, depth)
 
-    def _set_up(self) -> None:
-        """A fresh optimiser at the phase's learning rate, over the parameters as they are now."""
-        self.method, self.module = self.placed.set_up()
-        self.optimizer = build_optimizer(
-            self.method, self.training.optimizer, self.depth, self.phase.peak_lr
-        )
+    # --- resume
+    metrics: str | int = ""
+    if resume is not None:
+        restore(trained, optimizer, resume["tensors"])
+        # Checkpoints of earlier versions hold the number of bytes of metrics.jsonl.
+        metrics = resume["metrics_bytes" if "metrics_bytes" in resume else "metrics"]
 
-    def _enter(self, phase: Phase) -> None:
-        """Go over to the next phase, in which parameters may have other shapes."""
-        self.phase = phase
-        self.placed.gather(everywhere=True).enter_final_phase(phase.views.sides)
-        self._set_up()
-        self.state.flops_per_image = 0.0
+    # --- logs
+    monitor = Monitor(scratch.folder, title, total_steps, quiet=rank > 0)
+    watch = CollapseWatch(title, total_steps, quiet=rank > 0)
+    waits = DataWaits(fabric.device)
+    window: dict[str, Tensor] = {}
+    window_start = state.step
+    monitor.start(state.step, metrics)
 
-    def _steps(self) -> None:
-        if self.state.step == 0:
-            run_hooked(self.method, type(self.method).start, self._first_parts())
-        for phase in self.phases:
-            if self.state.step >= phase.stop:
-                continue
-            if phase is not self.phase:
-                self._enter(phase)
-            self._phase_steps()
-
-    def _phase_steps(self) -> None:
-        state, phase = self.state, self.phase
-        batches = training_batches(
+    def batches_of(phase: Phase, start: int, stop: int, workers: int) -> Iterator[Samples]:
+        return training_batches(
             phase.views,
             phase.plan,
-            seed=self.seed,
-            start=state.step,
-            stop=phase.stop,
-            workers=self.training.workers,
-            paired=self.method.paired,
+            seed=seed,
+            start=start,
+            stop=stop,
+            workers=workers,
+            paired=method.paired,
         )
-        saved = time.monotonic()
-        while state.step < phase.stop:
-            started = time.monotonic()
-            values = self._step(batches, phase.progress(state.step))
-            state.step += 1
-            if self._logs(state.step) and self.fabric.device.type == "cuda":
-                # The host runs ahead: what it has asked for is not done.
-                torch.cuda.synchronize(self.fabric.device)
-            state.seconds += time.monotonic() - started
-            state.flops += state.flops_per_image * self.training.batch_size
-            self.monitor.stepped(self.training.batch_size)
-            last = state.step == self.total_steps
-            if not self._logs(state.step):
+
+    with closing(monitor), _sigterm() as received:
+        # --- before step 0, on the micro-batches that it will see
+        if state.step == 0:
+            draws = trained.sample(batch_size, generator(seed, "draws", 0))
+            batches = batches_of(phases[0], 0, 1, workers=0)
+            chunks = _chunks(fabric, trained, facts, phases[0].plan, batches, draws, waits)
+            run_hooked(trained, type(trained).start, chunks)
+            del batches, chunks
+
+        # --- the loop
+        for phase in phases:
+            if state.step >= phase.stop:
                 continue
-            self._log(values)
-            if last:
-                continue
-            # Clocks and signals differ between processes, and a sharded checkpoint needs all.
-            terminated = any_process(self.terminated, self.fabric.device)
-            due = time.monotonic() - saved > self.training.checkpoint_seconds
-            if any_process(due or terminated, self.fabric.device):
-                self._save()
-                saved = time.monotonic()
-            if terminated:
-                raise SystemExit(128 + signal.SIGTERM)
+            if state.step == phase.first > 0:
+                trained, module, optimizer = _begin(fabric, method, trained, phase, training, depth)
+                state.flops_per_image = 0.0
+            if flops is not None:
+                state.flops_per_image = flops[phases.index(phase)]
+            batches = batches_of(phase, state.step, phase.stop, training.workers)
+            saved = time.monotonic()
+            while state.step < phase.stop:
+                started = time.monotonic()
+                progress = phase.progress(state.step)
+                last = state.step + 1 == total_steps
+                measured = knn is not None and knn.due(state.step + 1, steps_per_epoch, total_steps)
+                logged = last or measured or (state.step + 1) % training.log_every == 0
 
-    def _first_parts(self) -> Iterator[Chunk]:
-        """The micro-batches of step 0 with their draws, just as that step will see them."""
-        draws = self._draws(0)
-        batches = training_batches(
-            self.phase.views,
-            self.phase.plan,
-            seed=self.seed,
-            start=0,
-            stop=1,
-            workers=0,
-            paired=self.method.paired,
-        )
-        return self._chunks(batches, draws)
+                # --- rates
+                lr = learning_rate(progress, training.schedule, phase.peak_lr)
+                decay = training.optimizer.weight_decay
+                if training.optimizer.weight_decay_end is not None:
+                    decay = cosine(progress, decay, training.optimizer.weight_decay_end)
+                set_rates(optimizer, lr, decay, trained.with_zero_lr(progress))
 
-    def _draws(self, step: int) -> Draws:
-        """The random choices of a step of the run, for the global batch."""
-        return self.method.sample(self.training.batch_size, generator(self.seed, "draws", step))
+                # --- forward and backward, a micro-batch at a time
+                trained.before_step(progress)
+                draws = trained.sample(batch_size, generator(seed, "draws", state.step))
+                chunks = _chunks(fabric, trained, facts, phase.plan, batches, draws, waits)
+                size, count = phase.plan.micro_batch, phase.plan.accumulation
+                coupled = _batch_coupled(trained) if count > 1 else None
+                whole: list[Chunk] = []
+                for index, (batch, rows) in enumerate(chunks):
+                    if state.flops_per_image == 0:
+                        state.flops_per_image = _count_flops(fabric, trained, batch, rows, progress)
+                    if logged:
+                        with fabric.autocast():
+                            watch.see(trained, batch)
+                    if coupled is not None:
+                        whole.append((batch, rows))
+                        continue
+                    # DDP: all-reduce once, after the last micro-batch. FSDP: reduce-scatter after
+                    # each, because a device has no room for whole gradients.
+                    wait = index + 1 < count and not sharded
+                    with (
+                        refusing_batch_norm(trained, size, size * count, where),
+                        fabric.no_backward_sync(module, enabled=wait),
+                    ):
+                        losses = module(batch, rows, progress)
+                        fabric.backward(losses["loss"] / count)
+                    _add(window, losses, 1 / count)
+                    # A logged value may hold a graph of its own, and with it activations.
+                    del batch, rows, losses
+                if coupled is not None:
+                    _add(window, cached_backward(fabric, coupled, whole, progress, where=where), 1)
+                    del batch, rows, whole
+                elif sharded:
+                    reduce_the_rest(trained)
 
-    def _logs(self, step: int) -> bool:
-        """Whether a line of metrics.jsonl is written after so many steps."""
-        last = step == self.total_steps
-        return last or step % self.training.log_every == 0 or self._measures(step)
+                # --- update
+                if (clip := training.clip_grad) is not None:
+                    apart = trained.submodules() if clip.scope == "submodule" else [trained]
+                    for part in apart:
+                        clip_gradients(part.parameters(), clip)
+                # Dropped after clipping, whose norm the references take with them.
+                for parameter in trained.without_gradient(progress):
+                    parameter.grad = None
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                rates = {"lr": lr, "weight_decay": decay, **trained.after_step(progress)}
 
-    def _measures(self, step: int) -> bool:
-        """Whether that line has a k-NN accuracy."""
-        return self.knn is not None and self.knn.due(step, self.steps_per_epoch, self.total_steps)
+                # --- counts
+                state.step += 1
+                if logged and fabric.device.type == "cuda":
+                    # The host runs ahead: without a wait its clock would not see the device's work.
+                    torch.cuda.synchronize(fabric.device)
+                state.seconds += time.monotonic() - started
+                state.flops += state.flops_per_image * batch_size
+                monitor.stepped(batch_size)
+                if not logged:
+                    continue
 
-    def _step(self, batches: Any, progress: Progress) -> dict[str, float | Tensor]:
-        optimizer_params = self.training.optimizer
-        lr = learning_rate(progress, self.training.schedule, self.phase.peak_lr)
-        decay = optimizer_params.weight_decay
-        if optimizer_params.weight_decay_end is not None:
-            decay = cosine(progress, decay, optimizer_params.weight_decay_end)
-        set_rates(self.optimizer, lr, decay, self.method.with_zero_lr(progress))
-        self.method.before_step(progress)
-        chunks = self._chunks(batches, self._draws(self.state.step))
-        if self.flops is not None:
-            self.state.flops_per_image = self.flops[self.phases.index(self.phase)]
-        elif self.state.flops_per_image == 0:
-            first = next(chunks)
-            self.state.flops_per_image = self._count_flops(*first, progress)
-            chunks = chain([first], chunks)
-        if self._logs(self.state.step + 1):
-            chunks = self._watched(chunks)
-        method = self.method
-        if (
-            isinstance(method, BatchCoupledMethod)
-            and method.is_batch_coupled
-            and self.phase.plan.accumulation > 1
-        ):
-            whole = list(chunks)
-            self._remember(
-                cached_backward(self.fabric, method, whole, progress, where=self.where), 1.0
-            )
-        else:
-            self._accumulate(chunks, progress)
-        if (clip := self.training.clip_grad) is not None:
-            apart = self.method.submodules() if clip.scope == "submodule" else [self.method]
-            for module in apart:
-                clip_gradients(module.parameters(), clip)
-        for parameter in self.method.without_gradient(progress):
-            parameter.grad = None
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        values = self.method.after_step(progress)
-        return {"lr": lr, "weight_decay": decay, **values}
+                # --- log
+                means = _means(window, state.step - window_start)
+                if not all(math.isfinite(value) for value in means.values()):
+                    shown = ", ".join(f"{name} {value}" for name, value in means.items())
+                    steps = f"steps {window_start} to {state.step}"
+                    raise _diverged(f"the loss is not finite in {steps}: {shown}", where, scratch)
+                values = {"epoch": state.step / steps_per_epoch, **means}
+                values |= {name: float(value) for name, value in rates.items()}
+                values |= watch.judge(state.step, means)
+                if measured and knn is not None:
+                    _check_weights(fabric, trained, optimizer, state.step, where, scratch)
+                    gather(fabric, trained, method)
+                    if rank == 0:
+                        backbone = method.export_backbone().to(fabric.device)
+                        values["knn_top1"] = knn.measure(backbone)
+                        del backbone
+                    if sharded:
+                        empty(method)
+                monitor.write(state.step, values, waits.take())
+                window, window_start = {}, state.step
+                if last:
+                    break
 
-    def _chunks(self, batches: Any, draws: Draws) -> Iterator[Chunk]:
-        """This process's micro-batches on the device, each with its rows of the draws."""
-        for part in self.phase.plan.micro_batches():
-            with self.waits.waiting():
-                samples = next(batches)
-            yield self._batch(samples), self._chosen(draws, part)
+                # --- checkpoint: between two windows, so that a mean never spans a resume
+                # Clocks and signals differ between processes, and a sharded checkpoint needs all.
+                terminated = any_process(bool(received), fabric.device)
+                due = time.monotonic() - saved > training.checkpoint_seconds
+                if any_process(due or terminated, fabric.device):
+                    _check_weights(fabric, trained, optimizer, state.step, where, scratch)
+                    kept = {"state": dataclasses.asdict(state), "metrics": monitor.metrics}
+                    tensors = tensors_of(trained, optimizer)
+                    if sharded:
+                        scratch.save_shards(kept, tensors, state.step)
+                    elif rank == 0:
+                        scratch.save({**kept, "tensors": tensors}, state.step)
+                    saved = time.monotonic()
+                if terminated:
+                    raise SystemExit(128 + signal.SIGTERM)
+            del batches  # ends the loading processes
 
-    def _watched(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        """The same chunks, each shown to the collapse watch first."""
-        for batch, draws in chunks:
-            with self.fabric.autocast():
-                self.watch.see(self.method, batch)
-            yield batch, draws
+    # --- the trained method, in the first process
+    _check_weights(fabric, trained, optimizer, state.step, where, scratch)
+    gather(fabric, trained, method)
+    if sharded and rank == 0:
+        method.to(fabric.device)
+    return Outcome(
+        epochs=total_steps * batch_size / facts.train_images,
+        images_seen=total_steps * batch_size,
+        flops=state.flops,
+        device_seconds=round(state.seconds * world, 3),
+        collapsed=watch.collapsed,
+    )
 
-    def _accumulate(self, chunks: Iterator[Chunk], progress: Progress) -> None:
-        """The gradient of the mean of the micro-batches' losses."""
-        size, count = self.phase.plan.micro_batch, self.phase.plan.accumulation
-        with refusing_batch_norm(self.method, size, size * count, self.where):
-            for index, (batch, draws) in enumerate(chunks):
-                # Gradients that wait are whole; those of shards are summed up as shards.
-                wait = index + 1 < count and not self.placed.sharded
-                with self.fabric.no_backward_sync(self.module, enabled=wait):
-                    losses = self.module(batch, draws, progress)
-                    self.fabric.backward(losses["loss"] / count)
-                self._remember(losses, 1 / count)
-        if self.placed.sharded:
-            reduce_the_rest(self.method)
 
-    def _batch(self, samples: Samples) -> Batch:
-        views = [
-            normalise(self.fabric.to_device(view), self.facts.mean, self.facts.std)
-            for view in samples.views
-        ]
-        text = None if samples.text is None else self.fabric.to_device(samples.text)
-        return Batch(views, self.fabric.to_device(samples.labels), text)
+# --- Parts of the loop
 
-    def _chosen(self, draws: Draws, part: slice) -> Draws:
-        """The rows of a micro-batch among the draws, on the device."""
-        rows = part
-        if self.method.paired and part != (rows := with_partners(part, self.training.batch_size)):
-            own = torch.zeros(self.training.batch_size, dtype=torch.bool)
+
+def _begin(
+    fabric: Fabric, method: Method, trained: Method, phase: Phase, training: Training, depth: int
+) -> tuple[Method, _FabricModule, TorchOptimizer]:
+    """Put a method on the devices for a phase, with a fresh optimiser over its parameters.
+
+    Returns:
+        The method that trains; the module to call for a forward pass whose gradients are averaged
+        over processes; the optimiser.
+    """
+    if phase.first > 0:
+        gather(fabric, trained, method, everywhere=True)
+        method.enter_final_phase(phase.views.sides)
+    trained = twin(method) if is_sharded(fabric) else method
+    module = fabric.setup_module(trained)
+    return trained, module, build_optimizer(trained, training.optimizer, depth, phase.peak_lr)
+
+
+@contextmanager
+def _sigterm() -> Iterator[list[int]]:
+    """Collect SIGTERM (a scheduler's time limit): the loop ends at its next checkpoint."""
+    received: list[int] = []
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _batch_coupled(method: Method) -> BatchCoupledMethod | None:
+    """The method, if its loss couples the samples of a batch."""
+    return method if isinstance(method, BatchCoupledMethod) and method.is_batch_coupled else None
+
+
+def _chunks(
+    fabric: Fabric,
+    method: Method,
+    facts: DatasetFacts,
+    plan: BatchPlan,
+    batches: Iterator[Samples],
+    draws: Draws,
+    waits: DataWaits,
+) -> Iterator[Chunk]:
+    """This process's micro-batches of one step on the device, each with its rows of the draws."""
+    for part in plan.micro_batches():
+        with waits.waiting():
+            samples = next(batches)
+        views = [normalise(fabric.to_device(view), facts.mean, facts.std) for view in samples.views]
+        text = None if samples.text is None else fabric.to_device(samples.text)
+        batch = Batch(views, fabric.to_device(samples.labels), text)
+        rows, chosen = part, draws
+        if method.paired and part != (rows := with_partners(part, plan.global_batch)):
+            # The method must know which samples are only partners: they belong to another part.
+            own = torch.zeros(plan.global_batch, dtype=torch.bool)
             own[part] = True
-            draws = {**draws, "own": own}
-        return {
-            name: self.fabric.to_device(draw[rows].contiguous()) for name, draw in draws.items()
-        }
-
-    def _count_flops(self, batch: Batch, draws: Draws, progress: Progress) -> float:
-        # A batch norm has no statistics of one image: it is counted twice, and halved.
-        alone = len(batch.labels) == 1 and batch_norms(self.method)
-        few = [0, 0] if alone else slice(0, 2)
-        text = None if batch.text is None else batch.text[few]
-        part = Batch([view[few] for view in batch.views], batch.labels[few], text)
-        chosen = {name: draw[few] for name, draw in draws.items()}
-        with self.fabric.autocast():
-            return flops_per_image(self.method, part, chosen, progress)
-
-    def _remember(self, losses: Losses, share: float) -> None:
-        """Add the losses of a share of the step's batch to the window, without a wait for them."""
-        for name, value in losses.items():
-            part = value.detach().double() * share
-            self.window[name] = self.window[name] + part if name in self.window else part
-
-    def _log(self, rates: Mapping[str, float | Tensor]) -> None:
-        """Write the window's mean losses, over all processes, and the rates of its last step."""
-        steps = self.state.step - self.window_start
-        means = {
-            name: float(mean_over_processes(total)) / steps for name, total in self.window.items()
-        }
-        if not all(math.isfinite(value) for value in means.values()):
-            shown = ", ".join(f"{name} {value}" for name, value in means.items())
-            raise self._diverged(
-                f"the loss is not finite in steps {self.window_start} to {self.state.step}: {shown}"
-            )
-        numbers = {name: float(value) for name, value in rates.items()}
-        values = {"epoch": self.state.step / self.steps_per_epoch, **means, **numbers}
-        values.update(self.watch.judge(self.state.step, means))
-        if self.knn is not None and self._measures(self.state.step):
-            self._check_weights()
-            backbone = self.placed.gather().export_backbone()
-            if not self.monitor.quiet:
-                values["knn_top1"] = self.knn.measure(backbone.to(self.fabric.device))
-            self.placed.release()
-        self.monitor.write(self.state.step, values, self.waits.take())
-        self.window, self.window_start = {}, self.state.step
-
-    def _diverged(self, found: str) -> UserError:
-        last = self.scratch.checkpoint
-        return UserError(
-            self.where,
-            found,
-            remedy=f"{DIVERGED}; the last good checkpoint is "
-            + (str(last) if last else "none yet, the run was too young"),
+            chosen = {**draws, "own": own}
+        yield (
+            batch,
+            {name: fabric.to_device(draw[rows].contiguous()) for name, draw in chosen.items()},
         )
 
-    def _check_weights(self) -> None:
-        """Let weights and moments pass that are finite after the last update, in all processes.
 
-        Raises:
-            UserError: naming the first tensor that is not, and the step.
-        """
-        tensors = tensors_of(self.method, self.optimizer).items()
-        wrong = not_finite((name, local(tensor)) for name, tensor in tensors)
-        if any_process(bool(wrong), self.fabric.device):
-            found = wrong or "a tensor in another process is not finite"
-            raise self._diverged(f"after step {self.state.step}, {found}")
+def _count_flops(
+    fabric: Fabric, method: Method, batch: Batch, draws: Draws, progress: Progress
+) -> float:
+    """FLOPs per image, counted on the first images of a micro-batch."""
+    # A batch norm has no statistics of one image: it is counted twice, and halved.
+    single = len(batch.labels) == 1 and batch_norms(method)
+    few = [0, 0] if single else slice(0, 2)
+    text = None if batch.text is None else batch.text[few]
+    part = Batch([view[few] for view in batch.views], batch.labels[few], text)
+    chosen = {name: draw[few] for name, draw in draws.items()}
+    with fabric.autocast():
+        return flops_per_image(method, part, chosen, progress)
 
-    def _save(self) -> None:
-        """Write a checkpoint, between two windows so that none is torn."""
-        self._check_weights()
-        facts = {
-            "state": dataclasses.asdict(self.state),
-            "metrics": self.monitor.metrics,
-        }
-        if self.placed.sharded:
-            self.scratch.save_shards(
-                facts, tensors_of(self.method, self.optimizer), self.state.step
-            )
-        elif self.fabric.global_rank == 0:
-            tensors = tensors_of(self.method, self.optimizer)
-            self.scratch.save({**facts, "tensors": tensors}, self.state.step)
 
-    def _restore(self, checkpoint: dict[str, Any]) -> str | int:
-        """Go on from a checkpoint; the metrics that belong to it."""
-        state = _State(**checkpoint["state"])
-        # A checkpoint at a phase's first step is that of the phase before, at its end.
-        for phase in self.phases[1:]:
-            if state.step > phase.first:
-                self._enter(phase)
-        self.state, self.window_start = state, state.step
-        restore(self.method, self.optimizer, checkpoint["tensors"])
-        # Earlier versions kept their number of bytes.
-        older = "metrics_bytes" in checkpoint
-        metrics: str | int = checkpoint["metrics_bytes" if older else "metrics"]
-        return metrics
+def _add(window: dict[str, Tensor], losses: Losses, share: float) -> None:
+    """Add losses of a share of a step's batch to a window, without waiting for the device."""
+    for name, value in losses.items():
+        part = value.detach().double() * share
+        window[name] = window[name] + part if name in window else part
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
-        """On SIGTERM (a scheduler's time limit): checkpoint at the next chance, then end."""
-        self.terminated = True
+
+def _means(window: Mapping[str, Tensor], steps: int) -> dict[str, float]:
+    """Mean losses of a window of ``steps`` steps, over all processes."""
+    return {name: float(mean_over_processes(total)) / steps for name, total in window.items()}
+
+
+def _check_weights(
+    fabric: Fabric,
+    method: Method,
+    optimizer: TorchOptimizer,
+    step: int,
+    where: str,
+    scratch: Scratch,
+) -> None:
+    """Check that weights and moments are finite after the last update, in all processes.
+
+    Raises:
+        UserError: naming the first tensor that is not, and the step.
+    """
+    tensors = tensors_of(method, optimizer).items()
+    wrong = not_finite((name, local(tensor)) for name, tensor in tensors)
+    if any_process(bool(wrong), fabric.device):
+        found = wrong or "a tensor in another process is not finite"
+        raise _diverged(f"after step {step}, {found}", where, scratch)
+
+
+def _diverged(found: str, where: str, scratch: Scratch) -> UserError:
+    last = scratch.checkpoint or "none yet, the run was too young"
+    return UserError(where, found, remedy=f"{DIVERGED}; the last good checkpoint is {last}")

@@ -14,7 +14,7 @@ from steps.params.recipe import ClipGrad, Optimizer
 
 Group = dict[str, object]
 _AS = {"reg_token": "cls_token"}
-"""Registers are learnt tokens: they are decayed where class tokens are."""
+"""Registers are learnt tokens: they are decayed if class tokens are."""
 
 
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
@@ -24,11 +24,11 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
     the names in ``params.undecayed``. Each group carries
     ``lr_scale`` = layer_decay^(depth + 1 - layer), for the patch embedding times
     ``params.patch_embed_scale``, and ``decayed``. Last layers of heads are in groups of their own,
-    so that they can be held still.
+    so that their rate can be set to 0.
 
     Args:
-        module: whose parameters that take gradients are grouped.
-        params: the optimiser's.
+        module: parameters that take no gradient are left out.
+        params: params of the optimiser.
         depth: blocks of the backbone.
     """
     groups: dict[tuple[bool, float, bool], list[nn.Parameter]] = {}
@@ -58,7 +58,7 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
 def layer_of(name: str, depth: int) -> int:
     """The layer of a parameter: 0 for embeddings, i + 1 for block i, depth + 1 for the rest.
 
-    Of a ResNet: 0 for the stem, i for stage i, which is ``layer<i>``.
+    In a ResNet: 0 for the stem, i for stage ``layer<i>``.
     """
     if stage := re.search(r"(?:^|\.)backbone\.layer(\d)\.", name):
         return int(stage.group(1))
@@ -87,12 +87,13 @@ def set_rates(
     weight_decay: float,
     held: Iterable[nn.Parameter] = (),
 ) -> None:
-    """Set a step's learning rate and weight decay, each group's by its own scale.
+    """Set a step's learning rate and weight decay, scaled for each group.
 
     Args:
         optimizer: over ``parameter_groups``.
-        lr, weight_decay: of the step.
-        held: whole groups whose rate is 0 in this step, last layers of heads; their moments go on.
+        lr, weight_decay: values of the step.
+        held: last layers of heads, in groups of their own, whose rate is 0 in this step; their
+            moments are still updated.
     """
     still = {id(parameter) for parameter in held}
     for group in optimizer.param_groups:
@@ -136,7 +137,7 @@ class LARS(TorchOptimizer):
 def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     """Scale gradients whose 2-norm is above ``max_norm``: coefficient max_norm / (norm + 1e-6).
 
-    The norm is each tensor's with scope "tensor", else that of all ``parameters`` together.
+    The norm is taken per tensor with scope "tensor", else over all ``parameters`` together.
     """
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
@@ -147,7 +148,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     factors = (clip.max_norm / (sizes + 1e-6)).clamp(max=1.0)
     scaled = list(zip(gradients, factors.unbind(), strict=True))
     if gradients[0].device.type == "cpu":
-        # Most factors are 1. Elsewhere the host would wait for the device to learn which.
+        # Most factors are 1. On a GPU the host would have to wait to know which.
         scaled = [(gradient, factor) for gradient, factor in scaled if factor != 1]
     if scaled:
         torch._foreach_mul_(

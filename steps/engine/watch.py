@@ -1,4 +1,4 @@
-"""The watch over a training run: FLOPs, collapse, metrics and timing for the reader."""
+"""Measures of a training run: FLOPs, collapse, metrics and timing."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ from steps.models.hooked import run_hooked
 def flops_per_image(method: Method, batch: Batch, draws: Draws, progress: Progress) -> float:
     """FLOPs of a forward and a backward pass, divided by the images of ``batch``.
 
-    Counted on a copy, so that nothing of the run changes; a method in shards cannot be copied, and
-    gets its buffers back. Attention runs as plain matrix
-    products here, because fused kernels hide theirs; a multiply-add counts as two. What gradient
-    caching computes a second time is not counted, so that a number does not depend on the device.
+    Counted on a copy, so that the run does not change; a sharded method cannot be copied, so that
+    its buffers are restored. Attention runs as plain matrix products, because fused kernels hide
+    theirs. A multiply-add counts as two. The second encoding of gradient caching is not counted, so
+    that a number does not depend on the device.
     """
     sharded = any(isinstance(parameter, DTensor) for parameter in method.parameters())
     trial = method if sharded else copy.deepcopy(method)
@@ -52,7 +52,7 @@ def flops_per_image(method: Method, batch: Batch, draws: Draws, progress: Progre
     return float(counter.get_total_flops()) / len(batch.labels)
 
 
-# --- The collapse watch: is what a method learns still different from image to image?
+# --- The collapse watch: do embeddings still differ from image to image?
 # A method that pulls views together can end with one embedding for every image, or with embeddings
 # in a few directions. Two numbers of the embeddings z of a global batch tell:
 #
@@ -72,7 +72,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limit:
-    """A logged value, and how low it may fall."""
+    """Lower limit of a logged value."""
 
     value: str
     least: float
@@ -101,26 +101,36 @@ LIMITS = (
         "the prototypes: lower teacher_temp",
     ),
 )
-"""What counts as collapse. Measured: untrained vision transformers have a std of 0.3 to 0.6 and a
-rank of 5 to 13, untrained ResNets 0.05 and 2.5. DINO on ``shapes`` has a kl of 0.01 to 0.03 while
-its teacher flips between one prototype and all, and one of 0.4 and more once it tells images apart;
-a run of it that ended with kl 0.02 and rank 1.7 had a linear probe below random initialisation's.
+"""Limits below which a run counts as collapsed.
+
+Measured: untrained vision transformers have a std of 0.3 to 0.6 and a rank of 5 to 13, untrained
+ResNets 0.05 and 2.5. DINO on ``shapes`` has a kl of 0.01 to 0.03 while its teacher flips between
+one prototype and all, and of 0.4 or more once it tells images apart. A linear probe of a run that
+ended with kl 0.02 and rank 1.7 was worse than one of a random initialisation.
 """
 GRACE = 0.1
-"""The share of a run that is not judged: an untrained network tells images apart but little."""
+"""Share of a run that is not judged, because an untrained network hardly tells images apart."""
+
+
+def effective_rank(features_ND: Tensor, epsilon: float = 1e-7) -> float:
+    """RankMe (arXiv:2210.02885, equation 1), at most the smaller of N and D, in float64.
+
+    exp(-sum_k p_k log p_k) with p_k = s_k / sum(s) + ``epsilon``, of the singular values s.
+    """
+    features = features_ND.double()
+    rows, dim = features.shape
+    # The singular values are the roots of the eigenvalues of the smaller of the two products.
+    product = features.T @ features if dim <= rows else features @ features.T
+    singular = torch.linalg.eigvalsh(product.cpu()).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=epsilon or 1e-300) + epsilon
+    return torch.exp(-torch.xlogy(share, share).sum()).item()
 
 
 def embedding_statistics(embeddings_BD: Tensor) -> dict[str, float]:
     """``embedding_std`` and ``effective_rank`` of embeddings (B, D), computed in float64."""
     unit = F.normalize(embeddings_BD.double(), dim=1)
-    rows, dim = unit.shape
-    std = unit.std(dim=0, correction=0).mean() * dim**0.5
-    # The singular values are the roots of the eigenvalues of the smaller of the two products.
-    product = unit.T @ unit if dim <= rows else unit @ unit.T
-    singular = torch.linalg.eigvalsh(product.cpu()).clamp(min=0).sqrt()
-    share = singular / singular.sum().clamp(min=1e-300)
-    rank = torch.exp(-torch.xlogy(share, share).sum())
-    return {"embedding_std": std.item(), "effective_rank": rank.item()}
+    std = unit.std(dim=0, correction=0).mean() * unit.shape[1] ** 0.5
+    return {"embedding_std": std.item(), "effective_rank": effective_rank(unit, epsilon=0)}
 
 
 class CollapseWatch:
@@ -131,17 +141,17 @@ class CollapseWatch:
         self.judged_from = GRACE * total_steps
         self.quiet = quiet
         self.signs: set[str] = set()
-        """The values below their limits at the last logged step that was judged."""
+        """Values below their limits at the last judged step."""
         self._seen: list[Tensor] = []
 
     @property
     def collapsed(self) -> bool:
-        """Whether there was a sign of collapse at the last logged step."""
+        """True if there was a sign of collapse at the last logged step."""
         return bool(self.signs)
 
     @torch.no_grad()
     def see(self, method: Method, batch: Batch) -> None:
-        """Take in a micro-batch. Nothing of the run changes: no draw, no gradient, no buffer."""
+        """Keep embeddings of a micro-batch. Draws, gradients and buffers do not change."""
         with _evaluating(method):
             embeddings = run_hooked(method, type(method).embeddings, batch)
         if embeddings is not None:
@@ -149,14 +159,14 @@ class CollapseWatch:
 
     @torch.no_grad()
     def judge(self, step: int, losses: Mapping[str, float]) -> dict[str, float]:
-        """Measure what was seen, in all processes; warn of each value that falls below its limit.
+        """Measure the kept embeddings, in all processes; warn of each value below its limit.
 
         Args:
             step: updates so far.
-            losses: the means that the step is logged with.
+            losses: the mean losses that are logged.
 
         Returns:
-            the statistics, to be logged; none for a method that is not watched.
+            The statistics to log; none for a method that is not watched.
         """
         if not self._seen:
             return {}
@@ -186,7 +196,7 @@ class CollapseWatch:
 
 @contextmanager
 def _evaluating(method: Method) -> Iterator[None]:
-    """Evaluation mode, so that batch norm neither couples the images nor moves; then as it was."""
+    """Evaluation mode, so that batch norm neither couples images nor updates its statistics."""
     modes = [(module, module.training) for module in method.modules()]
     method.eval()
     try:
@@ -196,7 +206,7 @@ def _evaluating(method: Method) -> Iterator[None]:
             module.training = training
 
 
-# --- What a training run says while it runs: metrics, timing, and a bar or lines for the reader
+# --- Metrics, timing, and progress for the reader
 
 
 METRICS = "metrics.jsonl"
@@ -224,10 +234,10 @@ class Monitor:
         """Begin at a step.
 
         Args:
-            step: how many steps were made before.
-            metrics: the lines of metrics.jsonl up to there. What a killed run wrote after its
-                checkpoint goes, what was lost of the file comes back. Of a checkpoint of an earlier
-                version, the number of their bytes.
+            step: steps made before.
+            metrics: the lines of metrics.jsonl up to there, which replace the file: a killed run
+                may have written more after its checkpoint. A checkpoint of an earlier version
+                holds the number of their bytes instead.
 
         Raises:
             UserError: the file has fewer bytes than that.
@@ -257,7 +267,7 @@ class Monitor:
         return "" if self.quiet else self.metrics_path.read_text(encoding="utf-8")
 
     def stepped(self, images: int) -> None:
-        """Count a step of so many images, those of the global batch."""
+        """Count a step and the images of its global batch."""
         self._images += images
         if self._bar is not None:
             self._bar.advance(self._task)
@@ -266,9 +276,9 @@ class Monitor:
         """Log a window that ends with ``step``: its mean losses, rates, and its speed.
 
         Args:
-            step: the last of the window.
-            values: of metrics.jsonl.
-            waited: seconds that the device stood still for want of data.
+            step: last step of the window.
+            values: values for metrics.jsonl.
+            waited: seconds that the device waited for data.
         """
         if self.quiet:
             return
@@ -296,7 +306,7 @@ class Monitor:
         self._since, self._images = now, 0
 
     def _first(self, size: int) -> str:
-        """So many bytes of metrics.jsonl."""
+        """The first ``size`` bytes of metrics.jsonl."""
         content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
         if len(content) < size:
             raise UserError(
@@ -307,8 +317,8 @@ class Monitor:
             )
         return content[:size].decode()
 
-    def stop(self) -> None:
-        """Give the terminal back."""
+    def close(self) -> None:
+        """Release the terminal."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -327,9 +337,9 @@ def _peak_memory_mib() -> float:
 class DataWaits:
     """Adds up the waits for data between two logs.
 
-    On a CPU a wait is the time that the host waits. A GPU computes meanwhile what it was given
-    before: it stands still only from the end of that to the arrival of the data, as two events of
-    its own clock tell.
+    On a CPU the wait of the host counts. A GPU still computes its earlier work meanwhile, and is
+    idle only between the end of that work and the arrival of the data, which two events of its own
+    clock measure.
     """
 
     def __init__(self, device: torch.device) -> None:

@@ -7,11 +7,8 @@ features f:
     alignment  = mean over images of |f(x) - f(y)|^alpha,  x and y two random views of an image
     uniformity = log mean over pairs of images of exp(-t |f(x) - f(y)|^2)
 
-Both are better the lower they are, and neither says much by itself: features that are all the same
-are perfectly aligned. The effective rank is RankMe's (arXiv:2210.02885, equation 1), of
-features as they are, with singular values s:
-
-    effective rank = exp(-sum_k p_k log p_k),  p_k = s_k / sum(s) + 1e-7
+Both are better the lower they are, and neither says much alone: features that are all the same
+are perfectly aligned. The step also measures their effective rank (``steps.engine.watch``).
 """
 
 from __future__ import annotations
@@ -29,9 +26,6 @@ from steps.data.shards import Images
 from steps.data.views import make_views
 from steps.params.views import View
 
-_EPSILON = 1e-7
-"""That of RankMe."""
-
 
 class Pairs(Dataset[tuple[Tensor, int]]):
     """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its index."""
@@ -47,17 +41,6 @@ class Pairs(Dataset[tuple[Tensor, int]]):
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "geometry", index)))
         views = make_views(self.images.image(index), [self.view, self.view], self.size, rng)
         return torch.stack(views), index
-
-
-def effective_rank(features_ND: Tensor) -> float:
-    """RankMe, at most the smaller of N and D. Computed in float64."""
-    features = features_ND.double()
-    rows, dim = features.shape
-    # The singular values are the roots of the eigenvalues of the smaller of the two products.
-    product = features.T @ features if dim <= rows else features @ features.T
-    singular = torch.linalg.eigvalsh(product.cpu()).clamp(min=0).sqrt()
-    share = singular / singular.sum().clamp(min=_EPSILON) + _EPSILON
-    return torch.exp(-(share * share.log()).sum()).item()
 
 
 def alignment(first_ND: Tensor, second_ND: Tensor, alpha: float = 2.0) -> float:

@@ -1,6 +1,6 @@
-"""Records to tables to figures: what ``python -m steps.report`` is made of.
+"""Records to tables, figures and pages: the work of ``python -m steps.report``.
 
 ``collect`` reads record files into a :class:`~steps.reporting.source.Source`; ``render`` turns a
-source into a page and is a pure function of it; ``check`` renders a committed source again and
-compares; ``explain`` prints what stands behind one cell.
+source into a page and is a pure function of it; ``check`` renders a committed source again, to
+compare or to update its page; ``explain`` prints the origin of one cell.
 """

@@ -1,6 +1,4 @@
-"""Read the record files, decisions and backbone manifests of an experiment into the source of its
-report.
-"""
+"""Collect an experiment's record files, decisions and backbone manifests into a report's source."""
 
 from __future__ import annotations
 
@@ -31,7 +29,7 @@ from steps.reporting.source import (
     make_source,
 )
 
-# --- Training curves: what a backbone artifact logged, thinned to what a figure shows
+# --- Training curves: logged by a backbone artifact, thinned to the points of a figure
 
 
 METRICS = "metrics.jsonl"
@@ -41,13 +39,13 @@ MOST_POINTS = 200
 def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
     """At most 200 points of the losses in an artifact's ``metrics.jsonl``, first and last kept.
 
-    Lines with a k-NN accuracy are kept besides; ``knn_top1`` is null in the others.
+    Lines with a k-NN accuracy are also kept; ``knn_top1`` is null in the others.
 
     Returns:
-        a frame with the columns of ``CURVES_SCHEMA``; none for what was not trained here.
+        a frame with the columns of ``CURVES_SCHEMA``; without rows if nothing was trained here.
 
     Raises:
-        UserError: the file is missing, is not the one that was published, or holds no loss.
+        UserError: the file is missing, differs from the published one, or holds no loss.
     """
     path = artifact / METRICS
     facts = manifest.facts
@@ -119,10 +117,10 @@ class _Cell:
 
 
 def collect(heading: ReportSpec, paths: Paths) -> Source:
-    """Every record that the experiment calls for, with what made it.
+    """Every record that the experiment needs, with its provenance.
 
     Args:
-        heading: what the experiment names: methods, backbones, seeds, tasks, protocols.
+        heading: names of methods, backbones, seeds, tasks and protocols.
         paths: where its results lie.
 
     Raises:

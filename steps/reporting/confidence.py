@@ -1,4 +1,4 @@
-"""How sure an evaluation's headline scores are, from its decisions: intervals, ranks, rivals."""
+"""Uncertainty of an evaluation's headline scores, from its decisions: intervals and ranks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from steps.command import UserError
+from steps.params.tasks import TASKS
 from steps.reporting.decided import DECISIONS
 from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.statistics.differences import (
@@ -24,19 +25,15 @@ from steps.reporting.statistics.differences import (
 )
 from steps.reporting.statistics.scores import Scores, of_decisions, of_draws, scores
 from steps.reporting.statistics.spread import Bools, Floats
-from steps.reporting.summary import BALANCED, UNTRAINED, cells_of, headline
+from steps.reporting.summary import BALANCED, UNTRAINED, Row, cells_of, headline
 
-WITHOUT = ("geometry",)
-"""Tasks that decide nothing about single images."""
 TOLERANCE = 0.01
-"""Points by which a record may differ from its decisions: float32 sums."""
-Row = tuple[str, str]
-"""Recipe and backbone."""
+"""Points by which a record may differ from its decisions, which are summed in float32."""
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """How sure an evaluation's headline scores are. Rows stand in the experiment's order."""
+    """Uncertainty of an evaluation's headline scores. Rows are in the experiment's order."""
 
     evaluation: Evaluation
     metric: str
@@ -49,19 +46,19 @@ class Confidence:
     family: Family
     """All pairs of rows, by index."""
     against: Family
-    """Rows and the untrained rows that they start from, by index."""
+    """Pairs of a row and the untrained row that it starts from, by index."""
     seeds: int
     digests: dict[tuple[Row, int], str]
-    """Of the decisions of a row and seed."""
+    """Digest of the decisions of each row and seed."""
 
     @cached_property
     def above(self) -> Bools:
-        """Whether a row is resolved to be better than another: [better, worse]."""
+        """True at [i, j] where row i is resolved as better than row j."""
         return better(self.family, len(self.rows))
 
     @cached_property
     def ranks(self) -> tuple[Indices, Indices]:
-        """First and last rank that each row may have."""
+        """First and last possible rank of each row."""
         return ranks(self.above)
 
     @cached_property
@@ -75,7 +72,7 @@ class Confidence:
         return {row: index for index, row in enumerate(self.rows)}
 
     def pair(self, one: Row, other: Row) -> tuple[float, float, float, bool]:
-        """Score of one row less another's: difference, simultaneous interval, whether apart."""
+        """Difference of two rows' scores, its simultaneous interval, and if that excludes 0."""
         first, second = self.place[one], self.place[other]
         sign = 1 if first < second else -1
         small, large = sorted((first, second))
@@ -95,18 +92,18 @@ class Confidence:
 
     @property
     def tells(self) -> bool:
-        """Whether any row is apart from its untrained one, where there are such rows."""
+        """True if any row differs from its untrained one, or no row has one."""
         return not len(self.against.pairs) or bool(self.against.apart.any())
 
     @property
     def unstable(self) -> list[Row]:
-        """Rows whose seeds spread beyond those of the others."""
+        """Rows whose seeds spread more than those of the others."""
         return [self.rows[index] for index in np.flatnonzero(self.table.unstable).tolist()]
 
 
 @dataclass(frozen=True)
 class Confidences:
-    """What is known of an experiment's evaluations."""
+    """Confidence of an experiment's evaluations."""
 
     known: dict[Evaluation, Confidence]
     missing: dict[Evaluation, list[Row]]
@@ -114,10 +111,10 @@ class Confidences:
 
 
 def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
-    """How sure the headline scores of each evaluation are.
+    """Confidence of the headline scores of each evaluation.
 
-    An evaluation of which some row or seed lacks decisions has no intervals at all: rows could not
-    be told apart from one that has none.
+    An evaluation has no intervals if any row or seed lacks decisions: no other row could be
+    compared with that one.
 
     Args:
         source: of the report.
@@ -137,7 +134,7 @@ def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
     known: dict[Evaluation, Confidence] = {}
     missing: dict[Evaluation, list[Row]] = {}
     for evaluation in source.heading.evaluations():
-        if evaluation.task in WITHOUT:
+        if not TASKS[evaluation.task].decides:
             continue
         metric = headline(summary, evaluation)
         cells = cells_of(summary, evaluation, metric=metric)
@@ -245,8 +242,10 @@ def _check_scores(
 
 
 def _starts(source: Source) -> dict[Row, Row]:
-    """The untrained row that each trained one starts from: the same backbone with the same kind of
-    position embeddings, for BEiT's differ; or else the first untrained row of the backbone."""
+    """The untrained row that each trained row starts from.
+
+    It has the same backbone and, if possible, the same kind of position embeddings: BEiT's differ.
+    """
     shapes: dict[Row, tuple[bool, str]] = {}
     for item in source.traced:
         record = item.records[0]

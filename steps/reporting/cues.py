@@ -12,10 +12,28 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from steps.params.methods import FAMILIES, Family
-from steps.reporting.figures import COLOURS, GRID, INK, OTHER, SOFT, TITLE, WIDTH, png, styled
+from steps.reporting.figures import (
+    COLOURS,
+    INK,
+    OTHER,
+    SOFT,
+    TITLE,
+    WIDTH,
+    finish_bars,
+    png,
+    styled,
+)
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.summary import cells_of, figure_rows, model_name, ranked, row_name
+from steps.reporting.summary import (
+    Row,
+    by_row,
+    cells_of,
+    figure_rows,
+    model_name,
+    ranked,
+    row_name,
+)
 from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import code, drawn, plain
 
@@ -26,7 +44,7 @@ _MOST = 100.0
 
 
 def cues_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
-    """A panel a factor, then a panel a cue, with a bar a row that there is room for. PNG."""
+    """One panel per factor, then one per cue, with one bar per row that has room. PNG."""
     order = figure_rows(summary, heading)
     panels_of = [_panels(summary, each.task, each) for each in evaluations(heading)]
     with styled():
@@ -51,7 +69,7 @@ def cues_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
 def _panels(
     summary: pl.DataFrame, task: str, evaluation: Evaluation
 ) -> dict[str, Mapping[Row, float | None]]:
-    """What each panel of a task shows, by its title."""
+    """Values of each panel of a task, by its title."""
     if task == "bias":
         return {
             f"against {cue}": {
@@ -59,13 +77,7 @@ def _panels(
             }
             for cue in CUES
         }
-    return {
-        name: {
-            (cell["recipe"], cell["backbone"]): cell["mean"]
-            for cell in cells_of(summary, evaluation, metric=factor).iter_rows(named=True)
-        }
-        for factor, name in FACTORS.items()
-    }
+    return {name: _means(summary, evaluation, factor) for factor, name in FACTORS.items()}
 
 
 def _bars(panel: Axes, order: pl.DataFrame, values: Mapping[Row, float | None]) -> None:
@@ -85,17 +97,14 @@ def _bars(panel: Axes, order: pl.DataFrame, values: Mapping[Row, float | None]) 
         )
     panel.set_xlim(0, _MOST * 1.18)
     panel.set_xticks([0, 50, 100])
-    panel.grid(axis="x", color=GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=0)
-    panel.spines["bottom"].set_visible(False)
+    finish_bars(panel)
 
 
 # --- What features see in words: the bias table, and two sentences on families of methods
 
 
 FILE = f"{FOLDER}/cues.png"
-"""Below the report's folder: in the folder of pictures, which engines are promised as a whole."""
+"""Path in the report: in the folder of pictures, which is one output of the engines' rule."""
 FACTORS = {
     "outline": "outline",
     "texture": "texture",
@@ -103,22 +112,19 @@ FACTORS = {
     "ground_colour": "ground's colour",
     "ground_texture": "ground's texture",
 }
-"""The metrics of decode, with their names in words."""
+"""The metrics of decode, with names for readers."""
 CUES = ("texture", "colour", "ground")
-"""What contradicts the outline."""
+"""Cues that contradict the outline."""
 BY = {"": "linear", "_knn": "k-NN"}
-"""The classifiers of bias by the ends of their metrics."""
+"""The classifiers of bias by the suffixes of their metrics."""
 DECIDED = 50.0
-"""Least share of images in percent that are given to either class, for a bias to be told."""
+"""Smallest percentage of images given to either class for which a bias is stated."""
 _ANSWERED: dict[Family, str] = {
     "contrastive": "contrastive methods",
     "masked": "masked methods",
     "position": "position methods",
     "untrained": "random weights",
 }
-
-Row = tuple[str, str]
-"""A recipe and a backbone."""
 
 
 def evaluations(heading: ReportSpec) -> list[Evaluation]:
@@ -131,7 +137,7 @@ def evaluations(heading: ReportSpec) -> list[Evaluation]:
 
 
 def shape_bias(outline: float, other: float) -> float | None:
-    """Share in percent of decisions for the outline; None where too few images are decided.
+    """Percentage of decisions for the outline; None if too few images are decided.
 
     Args:
         outline, other: percent of all images that are given to the class of the outline, and to a
@@ -144,7 +150,7 @@ def shape_bias(outline: float, other: float) -> float | None:
 def biases(
     summary: pl.DataFrame, evaluation: Evaluation, cue: str, end: str = ""
 ) -> dict[Row, tuple[float | None, float]]:
-    """The shape bias against a cue, and the percent of images decided, of each row.
+    """The shape bias of each row against a cue, and its percentage of decided images.
 
     Args:
         summary: a report's.
@@ -160,7 +166,7 @@ def biases(
 
 
 def bias_table(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> Table:
-    """A row a method and backbone in the ranking's order, a column a cue and classifier."""
+    """One row per method and backbone in the ranking's order, one column per cue and classifier."""
     columns = [(cue, end) for end in BY for cue in CUES]
     found = {each: biases(summary, evaluation, *each) for each in columns}
     rows = []
@@ -181,7 +187,7 @@ BIAS_CAPTION = (
 
 
 def cues_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """What features see, with its figure; nothing where no task asks it."""
+    """The section and its figure; nothing if the experiment has neither task."""
     if not evaluations(heading):
         return []
     said = [*_told(summary, heading), *_followed(summary, heading)]
@@ -195,7 +201,7 @@ def cues_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
 
 
 def _told(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """Which factors each family tells."""
+    """Factors that each family recognises."""
     if "decode" not in heading.tasks:
         return []
     evaluation = Evaluation("decode", heading.tasks["decode"][0])
@@ -216,7 +222,7 @@ def _told(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
 
 
 def _followed(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """How far each family decides by the outline."""
+    """Share of decisions for the outline, per family."""
     if "bias" not in heading.tasks:
         return []
     evaluation = Evaluation("bias", heading.tasks["bias"][0])
@@ -241,13 +247,10 @@ def _followed(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
 def _families(
     summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation
 ) -> dict[Family, list[Row]]:
-    """The rows of each family that sentences are about, collapsed ones left out."""
+    """The rows of each family in the sentences, without collapsed ones."""
     found: dict[Family, list[Row]] = {}
     ordered = ranked(summary, heading).select("recipe", "backbone")
-    mine = {
-        (cell["recipe"], cell["backbone"]): cell
-        for cell in cells_of(summary, evaluation).iter_rows(named=True)
-    }
+    mine = by_row(cells_of(summary, evaluation))
     for family in _ANSWERED:
         rows = [
             row
@@ -271,5 +274,5 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 def _means(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> dict[Row, float]:
-    cells = cells_of(summary, evaluation, metric=metric)
-    return {(c["recipe"], c["backbone"]): c["mean"] for c in cells.iter_rows(named=True)}
+    cells = by_row(cells_of(summary, evaluation, metric=metric))
+    return {row: cell["mean"] for row, cell in cells.items()}

@@ -1,4 +1,4 @@
-"""Decisions of an experiment's evaluations: as its report keeps them, for the intervals it prints.
+"""Decisions of an experiment's evaluations, as its report keeps them for its intervals.
 
 An accuracy is kept as one bit per image. Any other metric is kept as its value on ``RESAMPLES``
 draws of as many images with replacement; rows that measured the same number of images share the
@@ -23,12 +23,13 @@ from steps.artifacts import Record, verify
 from steps.artifacts.decisions import Decisions, read_decisions
 from steps.artifacts.manifest import digest_value
 from steps.command import UserError
+from steps.params.tasks import TASKS
 
 DECISIONS, IMAGES = "decisions.parquet", "images.parquet"
 RESAMPLES = 1000
 _SEED = 20_240_607
 MOST_BYTES = 2_000_000
-"""Of both files of an experiment: they are committed."""
+"""Most bytes of both files of an experiment, since they are committed."""
 DECISIONS_SCHEMA = pl.Schema(
     {
         "task": pl.String(),
@@ -51,13 +52,6 @@ IMAGES_SCHEMA = pl.Schema(
 )
 """A row per digest of images: their labels in order, none where a task has none, and the names of
 the classes."""
-_METRICS = {
-    "layout": ("jaccard",),
-    "retrieval": ("text_R@1", "image_R@1"),
-    "segment": ("miou",),
-    "detect": ("box_AP", "mask_AP"),
-}
-"""Metrics that are drawn, of what a task records; its first one where it has none of these."""
 Weights = npt.NDArray[np.int32]
 
 
@@ -70,7 +64,7 @@ class Decided(NamedTuple):
 
 @dataclass(frozen=True)
 class Measured:
-    """A record file, and what its decisions are read with."""
+    """A record file, and everything needed to read its decisions."""
 
     file: str
     """The record file, for errors."""
@@ -79,7 +73,7 @@ class Measured:
     digest: str
     classes: tuple[str, ...]
     data: Path
-    """The dataset that was measured on, with the ground truth of detections."""
+    """The dataset of the evaluation, with the ground truth of detections."""
     data_digest: str
 
 
@@ -128,7 +122,7 @@ def decide(measured: Sequence[Measured]) -> Decided:
 
 
 class _Kept(NamedTuple):
-    """What the report keeps of a metric."""
+    """The decisions of a metric that the report keeps."""
 
     digest: str
     n: int
@@ -148,8 +142,7 @@ def _kept(item: Measured, decided: Decisions) -> Iterator[tuple[str, _Kept]]:
         yield "top1", _Kept(digest, len(labels), labels, correct=packed)
         return
     there = [record.metric for record in item.records]
-    wanted = [name for name in _METRICS.get(item.records[0].task, ()) if name in there]
-    wanted = wanted or there[:1]
+    wanted = [name for name in TASKS[item.records[0].task].metrics if name in there] or there[:1]
     if decided.kind == "detections":
         yield from _detected(item, decided, wanted)
         return
@@ -193,7 +186,7 @@ def _detected(
 
 
 def resamples(images: int) -> Weights:
-    """How often each image is in each draw: (RESAMPLES, images), the same for the same number."""
+    """Count of each image in each draw (RESAMPLES, images), a function of the number of images."""
     rng = np.random.default_rng(_SEED)
     draws = (rng.integers(images, size=images) for _ in range(RESAMPLES))
     return np.stack([np.bincount(draw, minlength=images) for draw in draws]).astype(np.int32)
@@ -202,7 +195,7 @@ def resamples(images: int) -> Weights:
 def _means(
     values: npt.NDArray[np.float32], owner: npt.NDArray[np.int64], weights: Weights
 ) -> npt.NDArray[np.float32]:
-    """Mean over the rows (of captions, several per image) of the images drawn; NaN is no row."""
+    """Mean over the rows of the images drawn (captions: several per image), without NaN."""
     known = ~np.isnan(values)
     images = weights.shape[1]
     sums = np.bincount(owner[known], weights=values[known], minlength=images)
@@ -265,7 +258,7 @@ def decided_files(decided: Decided) -> dict[str, bytes]:
 
 
 def read_decided(folder: Path) -> Decided:
-    """Read the files of a report; nothing where there are none, as in reports of before.
+    """Read the files of a report; empty frames for older reports, which lack them.
 
     Raises:
         UserError: a file is not what a report holds.

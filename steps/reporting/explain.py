@@ -1,4 +1,4 @@
-"""What stands behind one cell of a report, as text for a terminal."""
+"""The origin of one cell of a report, as text for a terminal."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def explain(cell: Path) -> str:
 def _certainty(
     sure: Confidences, item: TracedRecord, records: list[Record], heading: ReportSpec
 ) -> list[str]:
-    """Interval, rank, rivals and decisions of a headline score; why there are none."""
+    """Interval, rank, rivals and decisions of a headline score, or why there are none."""
     record = records[0]
     row = (record.recipe, record.backbone)
     if item.evaluation in sure.missing:
@@ -108,7 +108,7 @@ def _cell(record: Record) -> str:
 
 
 def _ends(record: Record) -> tuple[str, str, str]:
-    """What narrows a cell down, after its task."""
+    """Path parts after the task that narrow a cell down."""
     return record.protocol, record.metric, f"seed{record.seed}"
 
 
@@ -118,7 +118,7 @@ def _matches(record: Record, parts: tuple[str, ...]) -> bool:
 
 
 def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
-    """The error that lists the cells there are, or what a known cell can be narrowed down to."""
+    """Error that lists the known cells, or the parts that narrow a known cell down."""
     records = [record for item in source.traced for record in item.records]
     key = "/".join(parts[:3])
     ends = dict.fromkeys(
@@ -196,7 +196,7 @@ def file_text(
 
 
 def _behind(item: TracedRecord) -> list[str]:
-    """What teacher and tokenizer took within a budget."""
+    """Cost of teacher and tokenizer within a budget."""
     if not item.behind.get("flops"):
         return []
     divisor, unit = flops_unit(item.behind["flops"])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -22,10 +23,10 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from steps.reporting.confidence import Confidence, Row
+from steps.reporting.confidence import Confidence
 from steps.reporting.pictures import FOLDER
 from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.summary import PANELS, cells_of, figure_rows, headline, row_name
+from steps.reporting.summary import PANELS, Row, by_row, cells_of, figure_rows, headline, row_name
 from steps.reporting.text import drawn, measured
 
 # --- How figures look, and their bytes: the same figure and the same matplotlib give the same ones
@@ -42,7 +43,7 @@ COLOURS = {
     "Supervised": "#009E73",
     "Random": "#7A7A7A",
 }
-"""Of a method's type."""
+"""Colour of a method's type."""
 OTHER = "#CC79A7"
 INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
 WIDTH = 9.0
@@ -67,7 +68,7 @@ _STYLE: dict[Any, Any] = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Matplotlib's defaults and ours over them: a user's own matplotlibrc changes nothing."""
+    """Set matplotlib's defaults and this style, whatever a user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -75,16 +76,16 @@ def styled() -> Iterator[None]:
 
 
 def legend(
-    figure: Figure, marks: Sequence[Line2D], where: str = "lower right", **spacing: float
+    figure: Figure, marks: Sequence[Artist], where: str = "lower right", **options: Any
 ) -> None:
-    """The marks in a row outside the panels; ``spacing`` as matplotlib calls it."""
+    """The marks in a row outside the panels; ``options`` of matplotlib's legends."""
     figure.legend(
         handles=marks,
         loc=f"outside {where}",
         ncols=max(len(marks), 1),
         frameon=False,
         fontsize=8.5,
-        **spacing,
+        **options,
     )
 
 
@@ -96,8 +97,21 @@ def finish(panel: Axes) -> None:
     panel.spines[["left", "bottom"]].set_color(GRID)
 
 
+def finish_bars(panel: Axes) -> None:
+    """Pale vertical lines behind rows of bars, no ticks, no axis below."""
+    panel.grid(axis="x", color=GRID, linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.tick_params(length=0)
+    panel.spines["bottom"].set_visible(False)
+
+
+def mark(label: str, **style: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=drawn(label), **style)
+
+
 def png(figure: Figure) -> bytes:
-    """The figure at 200 dots an inch, with the name of what drew it."""
+    """The figure as a PNG at 200 dpi, with the name of the program that drew it."""
     file = BytesIO()
     metadata = {"Software": None, DRAWN_WITH: f"matplotlib {mpl.__version__}"}
     figure.savefig(file, format="png", dpi=200, facecolor="white", metadata=metadata)
@@ -112,14 +126,14 @@ def ranking_figure(
     heading: ReportSpec,
     known: Mapping[Evaluation, Confidence] = MappingProxyType({}),
 ) -> bytes:
-    """A panel a protocol with the headline metric of each row that there is room for, best of the
+    """One panel per protocol with the headline metric of each row that has room, best of the
     ranking on top. PNG.
 
     Args:
         summary: of the records.
         heading: the experiment.
-        known: how sure the scores of evaluations are; a panel that tells nothing apart from random
-            weights is grey.
+        known: confidence of evaluations; a panel without a difference from random weights is
+            grey.
     """
     order = figure_rows(summary, heading)
     names = [drawn(row_name(row, heading)) for row in order.iter_rows(named=True)]
@@ -153,7 +167,7 @@ def ranking_figure(
 def _score_panel(
     panel: Axes, order: pl.DataFrame, cells: pl.DataFrame, confidence: Confidence | None
 ) -> None:
-    found = {(row["recipe"], row["backbone"]): row for row in cells.iter_rows(named=True)}
+    found = by_row(cells)
     unit = cells["unit"][0]
     ends = {row: _ends(cell, confidence) for row, cell in found.items()}
     reach = max(high for _, high in ends.values()) or 1.0
@@ -187,12 +201,9 @@ def _score_panel(
             color=SOFT if grey else INK,
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
-    # A third of the panel beyond the longest row is for the number beside it.
+    # Leave a third of the panel beyond the longest row for its number.
     panel.set_xlim(0, reach * 1.36)
-    panel.grid(axis="x", color=GRID, linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.tick_params(length=0)
-    panel.spines["bottom"].set_visible(False)
+    finish_bars(panel)
 
 
 def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, float]:
@@ -205,19 +216,17 @@ def _ends(cell: dict[str, Any], confidence: Confidence | None) -> tuple[float, f
 
 
 def _type_legend(figure: Figure, kinds: Sequence[str]) -> None:
-    marks = [
-        Line2D([], [], marker="o", linestyle="", color=COLOURS.get(kind, OTHER), label=drawn(kind))
-        for kind in kinds
-    ]
+    style = {"marker": "o", "linestyle": ""}
+    marks = [mark(kind, color=COLOURS.get(kind, OTHER), **style) for kind in kinds]
     legend(figure, marks, handletextpad=0.2)
 
 
 def curves_figure(
     curves: pl.DataFrame, kinds: dict[str, str], heading: ReportSpec, trained: Sequence[str]
 ) -> bytes:
-    """A panel of training loss a method, a line a seed and backbone; then one of k-NN. PNG.
+    """One panel of training loss per method, one line per seed and backbone. PNG.
 
-    The last panel is there where a recipe measures k-NN along the way.
+    If a recipe measures k-NN during training, a last panel shows it.
 
     Args:
         curves: frame with the columns of ``CURVES_SCHEMA``.
@@ -226,7 +235,7 @@ def curves_figure(
         trained: the methods to show, which have curves.
 
     Returns:
-        a picture that says so where nothing was trained: engines expect the file.
+        a picture that says so if nothing was trained: engines expect the file.
     """
     if not trained:
         return _nothing_trained()
@@ -289,7 +298,7 @@ def _knn_panel(
     heading: ReportSpec,
     trained: Sequence[str],
 ) -> None:
-    """k-NN accuracy over the epochs, a line a method, seed and backbone, named at its end."""
+    """k-NN accuracy over epochs, one line per method, seed and backbone, named at its end."""
     for recipe, backbone, seed in itertools.product(trained, heading.backbones, heading.seeds):
         line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
         if line.is_empty():
@@ -321,13 +330,13 @@ def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
 
 def _backbone_legend(figure: Figure, heading: ReportSpec) -> None:
     marks = [
-        Line2D([], [], color=SOFT, linestyle=LINE_STYLES[number % 4], label=drawn(backbone))
+        mark(backbone, color=SOFT, linestyle=LINE_STYLES[number % 4])
         for number, backbone in enumerate(heading.backbones)
     ]
     legend(figure, marks)
 
 
-# --- The figure of who beats whom: a matrix an evaluation, from simultaneous intervals
+# --- Pairwise comparisons: one matrix per evaluation, from simultaneous intervals
 
 
 FILE = f"{FOLDER}/apart.png"
@@ -386,21 +395,11 @@ def apart_figure(
         for panel in panels[len(shown) :]:
             panel.set_visible(False)
         marks = [
-            Patch(color=colour, label=label)
-            for colour, label in (
-                (BETTER, "row is better than column"),
-                (WORSE, "row is worse"),
-                (SAME, "cannot be told apart"),
-            )
+            Patch(color=BETTER, label="row is better than column"),
+            Patch(color=WORSE, label="row is worse"),
+            Patch(color=SAME, label="cannot be told apart"),
         ]
-        figure.legend(
-            handles=marks,
-            loc="outside lower right",
-            ncols=3,
-            frameon=False,
-            fontsize=8.5,
-            labelcolor=SOFT,
-        )
+        legend(figure, marks, labelcolor=SOFT)
         return png(figure)
 
 

@@ -1,4 +1,4 @@
-"""The page: ranking, a table a protocol, the figures, and how to read them."""
+"""The page: ranking, one table per protocol, figures, and how to read them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from steps.reporting.tables import ABSENT, Table, evaluation_table, ranking_tabl
 from steps.reporting.text import code, paragraphs, plain, plural, target, word
 from steps.reporting.verdict import verdict
 
-# --- The note of a page on its budget: what each row may use, and what rows used
+# --- The note on the budget of a page: the limit of each row, and the use
 
 
 def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
@@ -76,7 +76,7 @@ def _about(budget: Budget) -> str:
 
 
 def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
-    """How near rows came, where all have one budget."""
+    """Largest distance of a row from the budget, if all share one."""
     rows = ranked(summary, source.heading).filter(~pl.col("imported"), pl.col("flops") > 0)
     if source.heading.scaling or rows.is_empty():
         return ""
@@ -86,7 +86,7 @@ def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
 
 
 MOST_CLASSES = 12
-"""Classes whose images are told one by one."""
+"""Most classes whose images are listed one by one."""
 
 
 _ABOUT_CURVES = (
@@ -178,7 +178,7 @@ def _tables(
 
 
 def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> list[str]:
-    """How many images each class has, and what stands for accuracy where they are unequal."""
+    """Class sizes, and a note on balanced accuracy if they differ much."""
     if not counts:
         return []
     most, least = max(counts.values()), min(counts.values())
@@ -213,7 +213,7 @@ def _about_ranking(summary: pl.DataFrame, heading: ReportSpec, sure: Confidences
 
 
 def _best_rows(summary: pl.DataFrame, heading: ReportSpec) -> str:
-    """How many rows a figure shows, where it does not show all."""
+    """Number of rows in a figure that does not show all."""
     every, shown = ranked(summary, heading).height, figure_rows(summary, heading).height
     return f" Only the best {shown} of {every:,} rows are shown." if shown < every else ""
 
@@ -248,7 +248,7 @@ def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence
 
 
 def _about_intervals(confidence: Confidence, seeds: int) -> str:
-    """How to read scores and ranks that have intervals."""
+    """Note on scores and ranks with intervals."""
     chance = f"images and {plural(seeds, 'seed')}" if seeds > 1 else "images, with one seed,"
     resolved = plural(len(confidence.levels), "level")
     return (
@@ -260,7 +260,7 @@ def _about_intervals(confidence: Confidence, seeds: int) -> str:
 
 
 def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
-    """The footnote to the scores that are marked; nothing where none is."""
+    """Footnote to the scores marked as unstable; nothing if there is none."""
     rows = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
     if not rows:
         return []
@@ -273,7 +273,7 @@ def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
 
 
 def _imported_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """The footnote to the rows that are official checkpoints; nothing where none is."""
+    """Footnote to official checkpoints; nothing if there is none."""
     rows = ranked(summary, heading).filter("imported").iter_rows(named=True)
     names = [model_name(row["recipe"], row["backbone"], heading) for row in rows]
     if not names:
@@ -286,7 +286,7 @@ def _imported_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
 
 
 def _collapsed_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """The footnote to the rows that are marked; nothing where none is."""
+    """Footnote to the rows marked as collapsed; nothing if there is none."""
     names = [
         model_name(row["recipe"], row["backbone"], heading)
         + (f" ({_seeds(row['collapsed'])})" if len(heading.seeds) > 1 else "")
@@ -410,7 +410,7 @@ def _provenances(source: Source) -> list[Provenance]:
 
 
 def _origins(source: Source) -> Table:
-    """A row a code version and device: the steps that ran so, and how many records they touch."""
+    """One row per code version and device: its steps, and the number of their records."""
     origins: dict[tuple[str, str, str], tuple[dict[str, None], dict[str, int]]] = {}
     for item in source.traced:
         for each in (item.pretrained, item.measured):
@@ -435,7 +435,7 @@ def code_name(provenance: Provenance) -> str:
 
 
 def _params_notes(source: Source) -> list[str]:
-    """Rows of one table measured under different params are not comparable: say so."""
+    """Notes on tables whose rows were measured under different params."""
     notes = []
     for evaluation in source.heading.evaluations():
         params = [item.measured.params for item in source.traced if item.evaluation == evaluation]
@@ -453,7 +453,7 @@ def _params_notes(source: Source) -> list[str]:
 
 
 def _section(heading: ReportSpec, evaluation: Evaluation) -> str:
-    """The task in words, with its protocol where it has several."""
+    """The task in words, with its protocol if it has several."""
     task = TASKS.get(evaluation.task)
     title = plain(task.title if task else evaluation.task)
     alone = len(heading.tasks[evaluation.task]) == 1

@@ -1,4 +1,4 @@
-"""Pictures on a page: what tasks drew of chosen methods, made small, with what drew them."""
+"""Pictures on a page: drawn by tasks for chosen methods, reduced, with their provenance."""
 
 from __future__ import annotations
 
@@ -27,43 +27,43 @@ from steps.reporting.text import Markup, beginning, code, plain, significant, ta
 
 PICTURES, FOLDER = "pictures.json", "pictures"
 LIMIT = 150_000
-"""Bytes of a picture at most: a repository keeps every version of it."""
+"""Most bytes of a picture: a repository keeps every version of it."""
 _COLOURS = 256
 _QUALITIES = (90, 80, 70, 60)
 _SCALES = (1.0, 0.7, 0.5, 0.35)
 
 
 class Picture(BaseModel):
-    """A picture of one method or tokenizer, and what drew it."""
+    """A picture of one method or tokenizer, with its provenance."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     file: str
-    """Below ``pictures/``."""
+    """Path below ``pictures/``."""
     sha256: str
-    """Of the file."""
+    """Digest of the file."""
     name: str
-    """As its step calls it, such as layout.png."""
+    """Name that its step gives it, such as layout.png."""
     protocol: str | None
-    """Of a task that has one."""
+    """Protocol of its task; null where the task has none."""
     recipe: str
-    """The method's, or the tokenizer's name."""
+    """Name of the method or tokenizer."""
     backbone: str | None
-    """None: of a tokenizer."""
+    """Null for a tokenizer."""
     seed: int
     facts: dict[str, Any]
-    """What the step says of it in numbers."""
+    """Numbers that the step states about it."""
     made: Provenance
 
     @property
     def kind(self) -> tuple[str, str]:
-        """The step, or tokenizer for a tokenizer's, and the name: equal kinds show the same."""
+        """The step (or "tokenizer") and the name: pictures of equal kinds show the same thing."""
         return ("tokenizer" if self.backbone is None else self.made.node, self.name)
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A folder of pictures below the results, and the artifact that they are to be of."""
+    """A folder of pictures below the results, and the artifact that they must show."""
 
     folder: Path
     role: str
@@ -213,7 +213,7 @@ def check_pictures(folder: Path, pictures: Sequence[Picture], figures: Iterable[
     Raises:
         UserError: naming the first that is not.
     """
-    remedy = "make the report anew with the commands at the end of its page"
+    remedy = "make the report again with the commands at the end of its page"
     listed = {picture.file: picture.sha256 for picture in pictures}
     # Snakemake marks a folder that a rule makes.
     there = {path.name for path in (folder / FOLDER).glob("*")} - {".snakemake_timestamp"}
@@ -232,7 +232,7 @@ def check_pictures(folder: Path, pictures: Sequence[Picture], figures: Iterable[
 
 
 COLUMNS = 3
-"""Pictures side by side."""
+"""Number of pictures side by side."""
 KINDS = {
     ("layout", "layout.png"): (
         "Where the class token looks",
@@ -283,7 +283,7 @@ KINDS = {
 }
 """Title and caption of each kind of picture, in the order in which a page shows them."""
 _UNSAID = ("head", "size")
-"""Facts that are of no use beside a picture."""
+"""Facts that say nothing beside a picture."""
 
 
 def gallery(pictures: Sequence[Picture]) -> list[str]:
@@ -315,7 +315,7 @@ def _rows(pictures: Sequence[Picture], title: str) -> Iterable[str]:
 
 
 def _name(picture: Picture, among: Sequence[Picture]) -> str:
-    """The method, and what else tells a picture from the others of its kind."""
+    """The method, and the backbone or protocol where pictures of its kind differ in it."""
     telling = [
         str(getattr(picture, key))
         for key in ("backbone", "protocol")
@@ -325,7 +325,7 @@ def _name(picture: Picture, among: Sequence[Picture]) -> str:
 
 
 def _facts(pictures: Sequence[Picture], told: set[str]) -> list[str]:
-    """What the steps say in numbers, a line a picture, once for all pictures of a folder."""
+    """The steps' numbers, one line per picture, once for all pictures of a folder."""
     lines = [
         f"- {beginning(_name(picture, pictures))}: {said}."
         for picture in pictures

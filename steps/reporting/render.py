@@ -1,4 +1,4 @@
-"""A source to the files of its page, and those files into a folder."""
+"""Render a source to the files of its page, and write them into a folder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PAGE, RESULTS, RANKING_FIGURE, CURVES_FIGURE = (
 
 
 def check_folder(out: Path) -> None:
-    """Refuse a folder in which a page, pictures or anything else of the user's would be lost.
+    """Refuse a folder in which the user's own files would be lost.
 
     Raises:
-        UserError: it holds what no report does.
+        UserError: it holds a file that no report has.
     """
     if not out.exists() or is_report(out):
         return
@@ -42,7 +42,7 @@ def check_folder(out: Path) -> None:
     remedy = "give another --out"
     if not out.is_dir():
         raise UserError(str(out), "a file", allowed=allowed, remedy=remedy)
-    # An engine removes the page, and what else it was promised, before it has them made again.
+    # Before a rule runs again, engines remove its outputs, such as the page.
     ours = {RESULTS, RECORDS, CURVES, PICTURES, RANKING_FIGURE, CURVES_FIGURE, DECISIONS, IMAGES}
     for path in sorted(out.iterdir()):
         empty = path.name == FOLDER and path.is_dir() and not any(path.iterdir())
@@ -69,7 +69,7 @@ def render_tables(
     Args:
         source: the records and decisions.
         pictures: the list.
-        sure: what is known from ``source`` already.
+        sure: confidences of ``source``, if known already.
     """
     summary = summarize(source.records())
     sure = confidences(source, summary) if sure is None else sure
@@ -82,7 +82,7 @@ def render_figures(source: Source, sure: Confidences | None = None) -> dict[str,
 
     Args:
         source: the records and decisions.
-        sure: what is known from ``source`` already.
+        sure: confidences of ``source``, if known already.
     """
     summary = summarize(source.records())
     sure = confidences(source, summary) if sure is None else sure
@@ -105,7 +105,7 @@ def write_report(
     pictures: Sequence[Picture] = (),
     drawn: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Render a source into ``out``, each file whole or as it was; older pictures go.
+    """Render a source into ``out``, each file whole or unchanged; remove older pictures.
 
     Args:
         source: the records.
@@ -114,7 +114,7 @@ def write_report(
         drawn: their files' content by name.
 
     Raises:
-        UserError: the folder holds what no report does, or the disk does not take it.
+        UserError: the folder holds a file that no report has, or the disk refuses the write.
     """
     check_folder(out)
     drawn = drawn or {}
@@ -130,7 +130,7 @@ def write_report(
         with writing(out / name):
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             write_whole(out / name, content)
-    # Engines are promised the folder, be there pictures or not.
+    # The folder is an output of the engines' rule, with or without pictures.
     (out / FOLDER).mkdir(exist_ok=True)
     for old in (out / FOLDER).iterdir():
         if f"{FOLDER}/{old.name}" not in files:

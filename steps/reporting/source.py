@@ -1,5 +1,5 @@
-"""The source of a report: heading, traced record files, curves, decisions. Rendering reads no
-more."""
+"""The source of a report: spec, traced record files, curves, decisions. Rendering reads nothing
+else."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADING, RECORDS, CURVES = "report.json", "records.jsonl", "curves.csv"
 OFFICIAL = "official"
 """The key in a backbone's params that names the file which ``steps.import`` read."""
 UNEQUAL = 3
-"""Times the smallest class's images that the largest has, from where classes are unequal."""
+"""Factor between the largest and the smallest class from which class sizes count as unequal."""
 CURVES_SCHEMA = pl.Schema(
     {
         "recipe": pl.String,
@@ -50,7 +50,7 @@ CURVES_SCHEMA = pl.Schema(
 
 
 class Evaluation(NamedTuple):
-    """A task by a protocol: what has a table of its own."""
+    """A task by a protocol, which has its own table."""
 
     task: str
     protocol: str
@@ -83,13 +83,13 @@ class ReportSpec(BaseModel):
     tasks: dict[str, tuple[str, ...]]
     """Each task's protocols, in the order of the tables."""
     only: dict[str, tuple[str, ...]] = {}
-    """Tasks that apply to some of the methods alone, with these."""
+    """Tasks that apply only to some methods, with those methods."""
     imported: dict[str, str] = {}
-    """Official checkpoints among the methods, with the backbone that each is."""
+    """Official checkpoints among the methods, with the backbone of each."""
     scaling: dict[str, ScaledRow] = {}
-    """Rows of a study of scale: which method each is, how long, on how much."""
+    """Rows of a study of scale by name."""
     budget: Budget | None = None
-    """What each row that was trained here may have used; of a study of scale, at length 1."""
+    """Budget of each row trained here; in a study of scale, of length 1."""
     experiment: str
     """The params file. This path and the next two are as commands print them."""
     results: str
@@ -121,7 +121,7 @@ class ReportSpec(BaseModel):
         )
 
     def evaluations(self) -> list[Evaluation]:
-        """Every task by every protocol of it, in the order of the tables."""
+        """Every task by each of its protocols, in the order of the tables."""
         return [
             Evaluation(task, protocol)
             for task, protocols in self.tasks.items()
@@ -129,18 +129,18 @@ class ReportSpec(BaseModel):
         ]
 
     def shown(self, method: str) -> str:
-        """A method's name in tables and figures: without the budget where all have the same one."""
+        """A method's name in tables and figures: without the budget if all rows share one."""
         if self.budget is None or self.scaling:
             return method
         return method.removesuffix(f"-{self.budget.name}")
 
     def label(self, evaluation: Evaluation) -> str:
-        """A short name: the task, or the protocol where the task has several."""
+        """A short name: the task, or the protocol if the task has several."""
         alone = len(self.tasks[evaluation.task]) == 1
         return evaluation.task if alone else evaluation.protocol
 
     def has_row(self, method: str, backbone: str) -> bool:
-        """Whether a method has a row on a backbone: an official checkpoint has its own alone."""
+        """True if a method has a row on a backbone: an official checkpoint has only its own."""
         return self.imported.get(method, backbone) == backbone
 
     def methods_of(self, task: str) -> tuple[str, ...]:
@@ -163,7 +163,7 @@ def _scaled_rows(experiment: Experiment) -> dict[str, ScaledRow]:
 
 
 class Provenance(BaseModel):
-    """The manifest of a step less its files: params, inputs, code, libraries, device."""
+    """A step's manifest without its files: params, inputs, code, libraries, device."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -185,7 +185,7 @@ class Provenance(BaseModel):
 
 
 class TracedRecord(BaseModel):
-    """One record file, its path below the results, and what made both ends of its records."""
+    """One record file, its path below the results, and the provenance of its records."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -194,37 +194,36 @@ class TracedRecord(BaseModel):
     measured: Provenance
     pretrained: Provenance
     collapsed: bool = False
-    """Whether pretraining ended with collapsed embeddings (``steps.engine.watch``)."""
-
+    """True if pretraining ended with collapsed embeddings (``steps.engine.watch``)."""
     behind: dict[str, FiniteFloat] = {}
-    """What teachers and tokenizers took within a budget: FLOPs, images seen, device seconds."""
+    """Cost of teachers and tokenizers within a budget: FLOPs, images seen, device seconds."""
     elsewhere: tuple[str, ...] = ()
-    """Those of them that are others' weights, whose training counts nothing."""
+    """Teachers and tokenizers with external weights, whose training is not counted."""
     code_changed: tuple[dict[str, Any], ...] = ()
-    """Steps of pretraining at which a checkpoint of other code was taken up, with what changed."""
+    """Steps at which pretraining resumed a checkpoint of other code, with the changes."""
 
     @property
     def imported(self) -> bool:
-        """Whether the authors' weights were measured, and not a pretraining of ours."""
+        """True if the authors' weights were measured instead of a pretraining run here."""
         return OFFICIAL in self.pretrained.params
 
     @property
     def evaluation(self) -> Evaluation:
-        """What was measured."""
+        """The task and protocol."""
         return Evaluation(self.records[0].task, self.records[0].protocol)
 
 
 @dataclass(frozen=True)
 class Source:
-    """All that a page is rendered from. ``curves`` has the columns of ``CURVES_SCHEMA``."""
+    """Everything that a page is rendered from. ``curves`` has the columns of ``CURVES_SCHEMA``."""
 
     heading: ReportSpec
     traced: tuple[TracedRecord, ...]
     curves: pl.DataFrame
     decisions: pl.DataFrame = field(default_factory=DECISIONS_SCHEMA.to_frame)
-    """Columns of ``DECISIONS_SCHEMA``; no rows of evaluations from before they were kept."""
+    """Columns of ``DECISIONS_SCHEMA``; older evaluations have no rows."""
     images: pl.DataFrame = field(default_factory=IMAGES_SCHEMA.to_frame)
-    """Columns of ``IMAGES_SCHEMA``: labels of the images that decisions are over."""
+    """Columns of ``IMAGES_SCHEMA``: labels of the decided images."""
 
     @property
     def trained(self) -> list[str]:
@@ -233,7 +232,7 @@ class Source:
         return [recipe for recipe in self.heading.methods if recipe in known]
 
     def class_counts(self) -> dict[Evaluation, dict[str, int]]:
-        """Images of each class, most first, of evaluations whose labels are known."""
+        """Images per class, largest class first, of evaluations whose labels are known."""
         labels = {
             images: dict(zip(classes, np.bincount(found, minlength=len(classes)), strict=True))
             for images, found, classes in self.images.select("images", "labels", "classes").rows()
@@ -250,9 +249,9 @@ class Source:
         }
 
     def records(self) -> pl.DataFrame:
-        """A row a record, in order: the fields of :class:`~steps.artifacts.Record`, whether its
-        backbone is collapsed or imported, whether the classes are of unequal size, and the images
-        that teacher and tokenizer saw within a budget. FLOPs and device seconds hold theirs too."""
+        """One row per record, in order: its fields, ``collapsed``, ``imported``, ``unequal`` (class
+        sizes), and ``images_behind``, seen by teacher and tokenizer within a budget. FLOPs and
+        device seconds include theirs."""
         unequal = {
             evaluation
             for evaluation, counts in self.class_counts().items()
@@ -280,8 +279,8 @@ def make_source(
     """A source in the experiment's order: task, protocol, method, backbone, seed.
 
     Raises:
-        UserError: a record stands twice, does not belong to the experiment, or its numbers are
-            not those that its step wrote.
+        UserError: a record appears twice or does not belong to the experiment, or its numbers
+            are not those that its step wrote.
     """
     seen: dict[str, str] = {}
     orders = _orders(heading)
@@ -303,8 +302,8 @@ def make_source(
     for evaluation in set(heading.evaluations()) - {item.evaluation for item in traced}:
         raise UserError(
             HEADING,
-            f"names {evaluation}, of which there is no record",
-            remedy="make the report anew with the commands at the end of its page",
+            f"names {evaluation}, which has no record",
+            remedy="make the report again with the commands at the end of its page",
         )
     placed.sort(key=lambda pair: pair[0])
     return Source(heading, tuple(item for _, item in placed), curves)
@@ -342,7 +341,7 @@ def _place(orders: Orders, source: str, record: Record) -> list[int]:
 
 
 def _check_digest(item: TracedRecord) -> None:
-    """The digest in a record file's manifest covers its records: an edited number shows."""
+    """Compare the records with the digest in their manifest, so that an edited number shows."""
     for record in item.records:
         for name in ("value", "epochs", "flops", "device_seconds"):
             if not math.isfinite(found := getattr(record, name)):
@@ -380,10 +379,10 @@ def source_files(source: Source) -> dict[str, bytes]:
 
 
 def read_source(folder: Path) -> Source:
-    """The source that stands in a report's folder.
+    """Read the source in a report's folder.
 
     Raises:
-        UserError: a file is absent or not what the report wrote.
+        UserError: a file is missing or not as the report wrote it.
     """
     for name in (HEADING, RECORDS, CURVES):
         if not (folder / name).is_file():

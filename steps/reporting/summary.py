@@ -11,23 +11,25 @@ from steps.command import UserError
 from steps.params.tasks import TASKS
 from steps.reporting.source import Evaluation, ReportSpec
 
+Row = tuple[str, str]
+"""Recipe and backbone."""
 BALANCED = "balanced"
-"""The metric that stands for accuracy where classes are of unequal size."""
+"""The metric that replaces accuracy where classes differ in size."""
 UNTRAINED = "Random"
-"""The type of a row that was not trained."""
+"""The type of an untrained row."""
 HEADLINES = {name: task.metrics[0] for name, task in TASKS.items()}
-"""The metric that stands for a task, in the order in which tasks are taken for the ranking."""
+"""The headline metric of each task, in the order in which tasks are taken for the ranking."""
 SHOWN = {name: task.metrics for name, task in TASKS.items()}
-"""Metrics that a table shows, balanced accuracy aside; others are folded."""
+"""Metrics that a table shows beside balanced accuracy; others are folded."""
 COLLAPSED = "†"
-"""The mark of a row whose embeddings were collapsed."""
+"""Mark of a row with collapsed embeddings."""
 UNSTABLE = "‡"
-"""The mark of a score whose seeds spread beyond those of other rows."""
+"""Mark of a score whose seeds spread more than those of other rows."""
 IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
-"""The mark of a row whose weights are the authors' own."""
+"""Mark of a row with the authors' own weights."""
 DECIMALS = 6
 PANELS = 7
-"""Most rows side by side in the ranking's figure."""
+"""Most panels side by side in the ranking's figure."""
 MOST_ROWS, MOST_CURVES = 60, 40
 """Rows and methods that figures show: nobody reads hundreds, and each costs time."""
 _CELL = ["task", "protocol", "metric", "recipe", "backbone"]
@@ -36,17 +38,17 @@ _CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_se
 
 
 def summarize(records: pl.DataFrame) -> pl.DataFrame:
-    """A row a task, protocol, metric, recipe and backbone: mean and deviation over the seeds.
+    """One row per task, protocol, metric, recipe and backbone: mean and deviation over seeds.
 
     Returns:
-        the columns of a cell, what is constant over its seeds, ``seeds`` (their number), ``mean``,
-        ``std`` (sample; null for one seed), the means of ``flops`` and ``device_seconds``, and
-        ``collapsed`` (the seeds whose embeddings were collapsed after pretraining), ``imported``
-        (whether the weights are their authors') and ``unequal`` (whether classes are).
-        ``images_behind`` are those that teacher and tokenizer saw within a budget.
+        the columns of a cell, the facts that are constant over its seeds, ``seeds`` (their
+        number), ``mean``, ``std`` (sample; null for one seed), the means of ``flops`` and
+        ``device_seconds``, ``collapsed`` (the seeds whose embeddings had collapsed after
+        pretraining), ``imported`` (the authors' weights), ``unequal`` (class sizes) and
+        ``images_behind`` (seen by teacher and tokenizer within a budget).
 
     Raises:
-        UserError: what stands in one cell, or in one column of a table, cannot be compared.
+        UserError: records of one cell, or of one column of a table, cannot be compared.
     """
     grouped = records.group_by(_CELL, maintain_order=True)
     _require_constant(
@@ -86,21 +88,26 @@ def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], w
                 )
 
 
+def by_row(cells: pl.DataFrame) -> dict[Row, dict[str, Any]]:
+    """One cell per recipe and backbone: the cells of a metric, or the last one of each row."""
+    return {(cell["recipe"], cell["backbone"]): cell for cell in cells.iter_rows(named=True)}
+
+
 def ranked_by(heading: ReportSpec) -> Evaluation:
-    """What the ranking is sorted by: the first of HEADLINES that the experiment has, and the
-    first protocol of it."""
+    """The evaluation that the ranking is sorted by: the first task of HEADLINES that the
+    experiment has, by its first protocol."""
     task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
     return Evaluation(task, heading.tasks[task][0])
 
 
 def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.DataFrame:
-    """The summary's rows of an evaluation; ``names`` gives a metric, recipe or backbone besides."""
+    """The summary's rows of an evaluation, and of a metric, recipe or backbone in ``names``."""
     return summary.filter(task=evaluation.task, protocol=evaluation.protocol, **names)
 
 
 def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
-    """The metric that stands for a task; the first one recorded where the task has no custom, and
-    balanced accuracy where the largest class has many times the images of the smallest."""
+    """The headline metric: balanced accuracy where class sizes differ much, otherwise the one of
+    HEADLINES, or the first one recorded."""
     metrics = metrics_of(summary, evaluation)
     if BALANCED in metrics and cells_of(summary, evaluation)["unequal"][0]:
         return BALANCED
@@ -115,7 +122,7 @@ def metrics_of(summary: pl.DataFrame, evaluation: Evaluation) -> list[str]:
 
 
 def shown_metrics(summary: pl.DataFrame, evaluation: Evaluation) -> tuple[list[str], list[str]]:
-    """The metrics that an evaluation's table shows, headline first, and those that are folded."""
+    """The metrics that an evaluation's table shows, headline first, and the folded ones."""
     best = headline(summary, evaluation)
     shown = {best, "top1" if best == BALANCED else BALANCED, *SHOWN.get(evaluation.task, ())}
     metrics = metrics_of(summary, evaluation)
@@ -124,7 +131,7 @@ def shown_metrics(summary: pl.DataFrame, evaluation: Evaluation) -> tuple[list[s
 
 
 def ranked(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
-    """The rows of the ranking's metric, best first; equals keep the experiment's order."""
+    """The rows of the ranking's metric, best first; ties keep the experiment's order."""
     best = ranked_by(heading)
     chosen = cells_of(summary, best, metric=headline(summary, best))
     return chosen.sort("mean", descending=True, maintain_order=True)
@@ -137,7 +144,7 @@ def model_name(recipe: str, backbone: str, heading: ReportSpec) -> str:
 
 
 def row_name(row: dict[str, Any], heading: ReportSpec) -> str:
-    """A row's name, marked where it was imported, or the embeddings of a seed were collapsed."""
+    """A row's name, marked if it was imported or the embeddings of a seed collapsed."""
     name = model_name(row["recipe"], row["backbone"], heading)
     marks = [IMPORTED] * row["imported"] + [COLLAPSED] * bool(row["collapsed"])
     return " ".join([name, *marks])
@@ -145,20 +152,20 @@ def row_name(row: dict[str, Any], heading: ReportSpec) -> str:
 
 def figure_rows(summary: pl.DataFrame, heading: ReportSpec) -> pl.DataFrame:
     """The rows that the ranking's figure has room for, best first."""
-    # Two rows of panels have room for all of them, further ones share it.
+    # Two rows of panels have room for all table rows; more share the same height.
     lines = max(2, -(-len(heading.evaluations()) // PANELS))
     return ranked(summary, heading).head(max(MOST_ROWS // 5, 2 * MOST_ROWS // lines))
 
 
 def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
-    """The methods whose training curves a figure has room for, in the experiment's order: those of
-    the best rows."""
+    """The methods of the best rows, whose training curves a figure has room for, in the
+    experiment's order."""
     best = dict.fromkeys(name for name in ranked(summary, heading)["recipe"] if name in trained)
     chosen = set(list(best)[:MOST_CURVES])
     return [name for name in heading.methods if name in chosen]
 
 
 def results_csv(summary: pl.DataFrame) -> bytes:
-    """The summary as CSV, a row a task, protocol, metric, recipe and backbone."""
+    """The summary as CSV: one row per task, protocol, metric, recipe and backbone."""
     gone = ("collapsed", "imported", "images_behind", "unequal")
     return summary.drop(*gone).write_csv().encode()

@@ -23,13 +23,13 @@ from steps.reporting.summary import (
 from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
 
 ABSENT = "\N{EN DASH}"
-"""In the place of a number that there cannot be."""
+"""Stands where there can be no number."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, or as Markdown where they are :class:`Markup`. ``right`` says which columns
-    are set flush right."""
+    """Cells as text, or as Markdown where they are :class:`Markup`; ``right`` marks the columns
+    that are set flush right."""
 
     columns: list[str]
     right: list[bool]
@@ -62,7 +62,7 @@ def score(row: dict[str, Any]) -> str:
 
 
 def rank(confidence: Confidence, row: dict[str, Any]) -> str:
-    """The ranks that a row may have: ``2`` or ``2–4``; a dash where none is known."""
+    """The possible ranks of a row: ``2`` or ``2–4``; a dash if none is known."""
     place = confidence.place.get((row["recipe"], row["backbone"]))
     if place is None or confidence.table.unstable[place]:
         return ABSENT
@@ -71,7 +71,7 @@ def rank(confidence: Confidence, row: dict[str, Any]) -> str:
 
 
 def sure_score(row: dict[str, Any], confidence: Confidence | None) -> str:
-    """Mean and its interval: ``59.3 [55.1, 63.2]``; or as :func:`score` where there is none."""
+    """Mean and interval: ``59.3 [55.1, 63.2]``; without an interval, as :func:`score`."""
     if confidence is None or row["metric"] != confidence.metric:
         return score(row)
     place = confidence.place[row["recipe"], row["backbone"]]
@@ -137,11 +137,11 @@ def evaluation_table(
     metrics: Sequence[str] | None = None,
     confidence: Confidence | None = None,
 ) -> Table:
-    """A row a method and backbone in the ranking's order, a column a metric.
+    """One row per method and backbone in the ranking's order, one column per metric.
 
-    The best of each column is bold; of the headline, where its confidence is known, every row that
-    is not resolved below another, and none where no row is apart from random weights. A method
-    that the task does not apply to has a row too, without numbers.
+    The best of each column is bold. In the headline column, if its confidence is known, every row
+    that is not resolved below another is bold, or none if no row differs from random weights. A
+    method that the task does not apply to has a row without numbers.
 
     Args:
         summary: of the records.
@@ -193,13 +193,13 @@ def evaluation_table(
 
 
 def _is_first(confidence: Confidence, row: dict[str, Any]) -> bool:
-    """Whether no row is resolved to be better than a stable one."""
+    """True of a stable row if no row is resolved as better."""
     place = confidence.place[row["recipe"], row["backbone"]]
     return not confidence.table.unstable[place] and int(confidence.ranks[0][place]) == 1
 
 
 def _is_grey(confidence: Confidence | None, metric: str) -> bool:
-    """Whether nothing in a column is apart from random weights."""
+    """True if no score in a column differs from random weights."""
     return confidence is not None and confidence.metric == metric and not confidence.tells
 
 
@@ -216,7 +216,7 @@ def measured_mean(row: dict[str, Any]) -> str:
 
 
 def _best(cells: pl.DataFrame) -> str | None:
-    """The best mean as printed; none where all are equal, or where more may not be better."""
+    """The best mean as printed; None if all are equal, or if higher may not be better."""
     printed = [measured_mean(row) for row in cells.iter_rows(named=True)]
     if len(set(printed)) < 2 or cells["unit"][0] != "%":
         return None

@@ -10,38 +10,38 @@ from urllib.parse import quote
 
 # --- Text of records and params inside Markdown, figures and terminals: shown as it is, never
 # obeyed
-# Names that params allow come out unchanged. What else a record or a title holds, such as HTML,
-# links, pipes, line ends or marks that turn the direction of text, is shown as those characters.
+# Names that params allow come out unchanged. Anything else in a record or title, such as HTML,
+# links, pipes, line ends or marks that turn the direction of text, is shown as its characters.
 
 
 _SPECIAL = re.compile(
     r"""[\\`*\[\]|~$]           # code, emphasis, links, columns, strike-through, formulas
     | (?<![^\W_])_ | _(?![^\W_])  # emphasis; within a word it is none
     | (?<=:)/(?=/)              # an address
-    | (?<=\bwww)\.              # likewise
+    | (?<=\bwww)\.              # an address without a scheme
     """,
     re.VERBOSE,
 )
 _BLOCK = re.compile(r"^([#+=-]|\d+(?=[.)]))")
-"""Signs that begin a heading, a list or a rule where they stand first in a line."""
+"""Signs that begin a heading, a list or a rule at the start of a line."""
 _SPACE = re.compile(r"[ \t-\r\x1c-\x1f\x85\u2028\u2029]+")
 """White space that may end a line; a no-break space may not."""
 _PLAIN_CODE = re.compile(r"[\w.@%()+=/ ,:-]+")
 
 
 class Markup(str):
-    """Text that is Markdown already, of our making."""
+    """Text that is already Markdown, made here."""
 
     __slots__ = ()
 
 
 def printable(text: str) -> str:
-    """``text`` in one line, without what no page shows as itself."""
+    """``text`` in one line, with a mark for each character that pages do not show."""
     return visible(_SPACE.sub(" ", text))
 
 
 def visible(text: str) -> str:
-    """``text`` with a mark for each character that is not shown as itself, line ends too."""
+    """``text`` with a mark for each character that is not shown as itself, line ends included."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if _is_hidden(character) else character for character in text
     )
@@ -72,7 +72,7 @@ def beginning(text: str) -> Markup:
 
 
 def _escape_block(found: re.Match[str]) -> str:
-    # Of a number the point behind it is what makes a list.
+    # The point after a number makes it a list.
     return f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}"
 
 
@@ -103,7 +103,7 @@ _FLOPS = ((1e15, "PFLOPs"), (1e12, "TFLOPs"), (1e9, "GFLOPs"))
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """``value`` with so many significant digits, never in exponent form: 0.0123, 12.3, 1,230."""
+    """``value`` with ``digits`` significant digits, never in exponent form: 0.0123, 12.3, 1,230."""
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits - 1}e}")

@@ -1,4 +1,4 @@
-"""The verdict: sentences on top of a page, made from the same numbers as its tables."""
+"""The verdict: sentences at the top of a page, made from the numbers of its tables."""
 
 from __future__ import annotations
 
@@ -9,42 +9,41 @@ from typing import Any
 import polars as pl
 
 from steps.params.methods import FAMILIES
-from steps.reporting.confidence import Confidence, Confidences, Row
+from steps.params.tasks import TASKS
+from steps.reporting.confidence import Confidence, Confidences
 from steps.reporting.source import Evaluation, Source, TracedRecord
-from steps.reporting.summary import UNTRAINED, cells_of, model_name, ranked, ranked_by
+from steps.reporting.summary import (
+    UNTRAINED,
+    Row,
+    by_row,
+    cells_of,
+    model_name,
+    ranked,
+    ranked_by,
+)
 from steps.reporting.text import flops_unit, measured, plain, plural, significant
 
 WITHOUT_LABELS = ("contrastive", "masked", "position", "hybrid")
 """Families of methods without labels or captions."""
 LANGUAGE = "language"
-"""The family of methods that read captions: those name the class, so they are no method without
-labels."""
-NAMES = {
-    "knn": "k-NN",
-    "linear": "linear probe",
-    "finetune": "fine-tuning",
-    "detect": "detection",
-    "segment": "segmentation",
-    "layout": "object layout",
-    "zeroshot": "zero-shot classification",
-    "retrieval": "retrieval",
-}
+"""The family of methods that read captions. Captions name the class, so these methods do not count
+as methods without labels."""
 EQUAL_COMPUTE = 1.05
-"""Times the least compute of a trained row that the most may be."""
+"""Largest ratio of the trained rows' most to least compute that counts as equal."""
 SATURATED = 95.0
-"""% that random weights reach where little is left to tell rows by."""
+"""Percentage reached by random weights from which a task counts as saturated."""
 _LISTED = 6
 
 
 def verdict(
     source: Source, summary: pl.DataFrame, sure: Confidences, section: dict[Evaluation, str]
 ) -> list[str]:
-    """The verdict's paragraphs; of evaluations without intervals, which ones to run again.
+    """The verdict's paragraphs, and the evaluations to run again for lack of intervals.
 
     Args:
         source: of the report.
         summary: of its records.
-        sure: how sure its scores are.
+        sure: confidence of its scores.
         section: each evaluation in words.
     """
     parts = []
@@ -79,10 +78,7 @@ class _Words:
         self.heading = source.heading
         self.summary = summary
         self.family = _families(source)
-        self.rows = {
-            (str(row["recipe"]), str(row["backbone"])): row
-            for row in ranked(summary, source.heading).iter_rows(named=True)
-        }
+        self.rows = by_row(ranked(summary, source.heading))
 
     def name(self, row: Row) -> str:
         return plain(model_name(*row, self.heading))
@@ -104,7 +100,7 @@ class _Words:
         )
 
     def leader(self, confidence: Confidence) -> list[str]:
-        """Who leads the rows without labels, by how much, and where labels and captions stand."""
+        """Leader of the rows without labels, its lead, and the position of labels and captions."""
         by_score = sorted(
             confidence.rows, key=lambda row: -confidence.table.score[confidence.place[row]]
         )
@@ -115,7 +111,7 @@ class _Words:
         first, others = sound[0], sound[1:]
         cells = cells_of(self.summary, confidence.evaluation, metric=confidence.metric)
         where = f"{self.at_compute()}on {plain(cells['dataset'][0])}"
-        how = f"by {NAMES.get(confidence.evaluation.task, confidence.evaluation.task)}"
+        how = f"by {_task(confidence.evaluation)}"
         tied = [row for row in others if not confidence.pair(first, row)[3]]
         score = self.score(confidence, first)
         if not others:
@@ -139,11 +135,11 @@ class _Words:
         return [*said, *([f"{'; '.join(told)}."] if told else [])]
 
     def is_rival(self, confidence: Confidence, row: Row, family: str) -> bool:
-        """True of a row of a family whose score can be believed."""
+        """True of a row of a family whose score can be trusted."""
         return self.family[row] == family and self.is_sound(confidence, row)
 
     def beside(self, confidence: Confidence, rival: Row, first: Row, what: str) -> str:
-        """Where a row trained with labels or captions stands beside the leader."""
+        """Position of a row trained with labels or captions relative to the leader."""
         difference, _, _, apart = confidence.pair(rival, first)
         text = f"{self.name(rival)}, which uses {what},"
         if not apart:
@@ -152,14 +148,14 @@ class _Words:
         return f"{text} is {self.gap(confidence, one, other)} {way} {self.name(first)}"
 
     def gap(self, confidence: Confidence, one: Row, other: Row) -> str:
-        """By how much a row is better than another."""
+        """Lead of a row over another, with its interval."""
         difference, low, high, _ = confidence.pair(one, other)
         noun = " points" if confidence.unit == "%" else ""
         text = measured(difference, confidence.unit)
         return f"{text}{noun} {_interval(low, high, confidence.unit)}"
 
     def baselines(self, sure: Confidences, best: Confidence) -> list[str]:
-        """Who is better than random weights, and where nobody is."""
+        """Methods that beat random weights, and evaluations in which none does."""
         found = best.beats_baseline
         free = self.free(found)
         better = [row for row in free if found[row] > 0]
@@ -172,7 +168,7 @@ class _Words:
             if rest:
                 said.append(f"{self.names(rest)} {'does' if len(rest) == 1 else 'do'} not")
         nobody = dict.fromkeys(
-            NAMES.get(each.evaluation.task, each.evaluation.task)
+            _task(each.evaluation)
             for each in sure.known.values()
             if (rows := self.free(each.beats_baseline))
             and not any(each.beats_baseline[row] > 0 for row in rows)
@@ -184,7 +180,7 @@ class _Words:
         return [f"{text[0].upper()}{text[1:]}."] if text else []
 
     def families(self, confidence: Confidence) -> list[str]:
-        """Medians of families of two methods or more, one of which may be alone."""
+        """Medians of families, if there are several and one has two methods or more."""
         scores: dict[str, list[float]] = {}
         for row in self.free(confidence.rows):
             if self.is_sound(confidence, row):
@@ -200,7 +196,7 @@ class _Words:
         return [f"Median score of each family (number of methods): {', '.join(told)}."]
 
     def weaknesses(self, confidence: Confidence, sure: Confidences) -> list[str]:
-        """What a reader must know before trusting the verdict."""
+        """Caveats to the verdict."""
         said = []
         if confidence.seeds == 1:
             said.append("One seed: intervals cover only the choice of images.")
@@ -248,6 +244,12 @@ class _Words:
             return ""
         divisor, unit = flops_unit(most)
         return f"at {significant(most / divisor)} {unit} "
+
+
+def _task(evaluation: Evaluation) -> str:
+    """A task as part of a sentence."""
+    title = TASKS[evaluation.task].title
+    return title[0].lower() + title[1:]
 
 
 def _families(source: Source) -> dict[Row, str]:

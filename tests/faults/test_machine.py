@@ -454,7 +454,7 @@ def test_a_gpu_that_cannot_be_locked_is_shared(
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     _no_locks(monkeypatch, number)
     devices.claim_gpu()
-    assert "GPU 0 is shared: no lock of its own" in caplog.text
+    assert "GPU 0 is shared: it cannot be locked" in caplog.text
     assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 

@@ -101,15 +101,18 @@ def _dangling(out: Path) -> None:
 
 
 STANDS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a folder with a file": (_folder, "a folder that is no artifact"),
-    "a folder with a folder": (lambda out: (out / "sub").mkdir(parents=True), "no artifact"),
+    "a folder with a file": (_folder, "a folder that is not an artifact"),
+    "a folder with a folder": (lambda out: (out / "sub").mkdir(parents=True), "not an artifact"),
     "a manifest of something else": (_other_manifest, "not a manifest"),
     "an artifact of another step": (
         lambda out: artifact(out, node="pretrain"),
         "an artifact of pretrain",
     ),
-    "an artifact with a user's file": (_artifact_and_more, "not its own: notes.txt"),
-    "an artifact with a user's folder": (_artifact_and_a_folder, "not its own: sub/precious"),
+    "an artifact with a user's file": (_artifact_and_more, "with a foreign file: notes.txt"),
+    "an artifact with a user's folder": (
+        _artifact_and_a_folder,
+        "with a foreign file: sub/precious",
+    ),
     "a file": (lambda out: out.write_text("mine", encoding="utf-8"), "a file"),
     "an empty file": (lambda out: out.touch(), "a file"),
     "a record": (record, "a file"),
@@ -179,9 +182,9 @@ def test_places_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "../here": "the working folder",
         "../../above": "the working folder",
         str(here): "the working folder",
-        "results": "is or holds",
-        "results/data": "is or holds",
-        "results/../results/data": "is or holds",
+        "results": "is or contains",
+        "results/data": "is or contains",
+        "results/../results/data": "is or contains",
         "results/data/out": "which this step reads",
         "file/out": "which is a file",
         ".scratch/out": "the scratch folder",
@@ -220,7 +223,7 @@ def test_what_may_be_replaced(tmp_path: Path) -> None:
 def test_a_place_that_was_taken_while_the_step_worked(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with (
-        pytest.raises(UserError, match="a folder that is no artifact"),
+        pytest.raises(UserError, match="a folder that is not an artifact"),
         publish(out, node="prepare", params={}, inputs={}),
     ):
         _folder(out)

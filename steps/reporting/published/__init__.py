@@ -1,5 +1,5 @@
-"""What others published beside what we measured: ``reports/published/``.
+"""Published figures beside measured ones: ``reports/published/``.
 
-``data`` reads the published figures, ``match`` finds the records that may stand beside them,
-``page`` prints both, ``explain`` says where a cell comes from.
+``data`` reads the figures and matches records to them, ``carries`` compares orders of methods,
+``page`` prints all of it, ``explain`` traces a cell.
 """

@@ -1,4 +1,4 @@
-"""How far a small ranking carries: its order beside the published one of the same methods."""
+"""Agreement of a small experiment's ranking with the published one of the same methods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from steps.reporting.tables import ABSENT, Table
 from steps.reporting.text import Markup, code, plain
 
 RESOLUTION = ("", "224")
-"""Pixels of figures that are compared; many sources do not name the usual ones."""
+"""Resolutions of the figures compared; many sources do not state the usual one."""
 
 
 def carries_section(published: Published, reports: Iterable[Source]) -> list[str]:
@@ -47,7 +47,7 @@ def carries_section(published: Published, reports: Iterable[Source]) -> list[str
 
 
 def _rows(published: Published, source: Source) -> Iterator[list[str]]:
-    """A row of the table for each rule and backbone that have methods enough."""
+    """One row per rule and backbone with enough methods."""
     summary = summarize(source.records())
     sure = confidences(source, summary)
     for rule in published.matching.carries:
@@ -84,8 +84,10 @@ def _rows(published: Published, source: Source) -> Iterator[list[str]]:
 
 
 def _methods(cells: pl.DataFrame, backbone: str, rule: Carried) -> dict[str, float]:
-    """Scores of methods without labels that were trained here, on the family of backbones that the
-    rule is about, and did not collapse."""
+    """Scores of methods without labels that were trained here and did not collapse.
+
+    Only backbones of the rule's family count.
+    """
     family = rule.backbone.partition("-")[0]
     cells = cells.filter(pl.col("scale").str.starts_with(family))
     chosen = cells.filter(pl.col("collapsed").list.len() == 0, backbone=backbone, imported=False)

@@ -1,1 +1,1 @@
-"""How scores grow with scale: the runs of a study, power laws through them, their page."""
+"""Growth of scores with scale: the runs of a study, their power laws, their section."""

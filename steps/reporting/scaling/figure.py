@@ -1,4 +1,4 @@
-"""Error against compute, a panel a score: every run, and each method's power law."""
+"""Error against compute, one panel per score: every run, and each method's power law."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from steps.reporting.figures import COLOURS, OTHER, SOFT, TITLE, WIDTH, finish, legend, png, styled
+from steps.reporting.figures import (
+    COLOURS,
+    OTHER,
+    SOFT,
+    TITLE,
+    WIDTH,
+    finish,
+    legend,
+    mark,
+    png,
+    styled,
+)
 from steps.reporting.pictures import FOLDER
 from steps.reporting.scaling import study
 from steps.reporting.source import ReportSpec
@@ -20,14 +30,14 @@ from steps.reporting.summary import headline
 from steps.reporting.text import drawn, flops_unit, significant
 
 FILE = f"{FOLDER}/scaling.png"
-"""Below the report's folder: in the folder of pictures, which engines are promised as a whole."""
+"""Path in the report: in the folder of pictures, which is one output of the engines' rule."""
 _MARKERS = "os^DvP"
 _SIZES = (4.0, 9.0)
-"""Points, of the smallest and the largest backbone."""
+"""Marker sizes in points of the smallest and the largest backbone."""
 
 
 def scaling_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
-    """A panel a score that has an error. PNG."""
+    """One panel per score that has an error. PNG."""
     chosen = study.evaluations(summary, heading)
     names = study.methods(heading)
     kinds = _kinds(summary, heading)
@@ -104,37 +114,11 @@ def _legend(
     figure: Figure, names: list[str], kinds: Mapping[str, str], heading: ReportSpec
 ) -> None:
     marks = [
-        Line2D(
-            [],
-            [],
-            marker=_MARKERS[place % len(_MARKERS)],
-            color=COLOURS.get(kinds[name], OTHER),
-            label=drawn(name),
-        )
+        mark(name, marker=_MARKERS[place % len(_MARKERS)], color=COLOURS.get(kinds[name], OTHER))
         for place, name in enumerate(names)
     ]
-    marks += [
-        Line2D(
-            [],
-            [],
-            marker="o",
-            linestyle="",
-            color=SOFT,
-            markersize=_size(heading, backbone),
-            label=drawn(backbone),
-        )
-        for backbone in heading.backbones
-    ]
+    point = {"marker": "o", "linestyle": "", "color": SOFT}
+    marks += [mark(each, markersize=_size(heading, each), **point) for each in heading.backbones]
     if any(row.data_share < 1 for row in heading.scaling.values()):
-        marks.append(
-            Line2D(
-                [],
-                [],
-                marker="o",
-                linestyle="",
-                color=SOFT,
-                markerfacecolor="white",
-                label="a share of the images",
-            )
-        )
+        marks.append(mark("a share of the images", markerfacecolor="white", **point))
     legend(figure, marks, "lower center", handletextpad=0.3, columnspacing=1.2)

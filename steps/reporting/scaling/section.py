@@ -1,4 +1,4 @@
-"""The section of a page on scale: figure, fits, what scale buys, who is best at equal compute."""
+"""The section of a page on scale: figure, fits, gain of each axis, best at equal compute."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str
 
 
 def _verdict(label: str, runs: Runs) -> str:
-    """What moves the error more, and where the methods' laws cross."""
+    """The larger cause of error, and the crossings of the methods' laws."""
     said = [f"**{label}.** {_spread(runs)}"]
     for first, second in combinations(runs, 2):
         a, b = _law(runs[first]), _law(runs[second])
@@ -219,7 +219,7 @@ def _law(own: pl.DataFrame) -> Law | None:
 
 
 def _best_within(own: pl.DataFrame, budget: float) -> dict[str, Any]:
-    # The budget's ends are runs' own FLOPs, through a logarithm.
+    # Budgets at the ends equal the FLOPs of runs up to rounding.
     return own.filter(pl.col("flops") <= budget * (1 + 1e-9)).sort("error").row(0, named=True)
 
 

@@ -23,7 +23,7 @@ from steps.reporting.summary import cells_of, headline
 LEAST_RUNS = 3
 """A line through two points fits any two."""
 TOLD_APART = 2.0
-"""Standard errors between two exponents that are held for different."""
+"""Fewest standard errors between two exponents that count as different."""
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Law:
     runs: int
 
     def at(self, *values: float) -> float:
-        """The error that it tells."""
+        """The predicted error."""
         terms = (x**-exponent for x, exponent in zip(values, self.exponents, strict=True))
         return self.scale * math.prod(terms, start=1.0)
 
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where two laws of compute tell the same error."""
+    """Compute at which two laws predict the same error."""
 
     flops: float
     sure: bool
-    """Whether the exponents differ by more than their standard errors allow for."""
+    """True if the exponents differ by more than their standard errors allow."""
 
 
 def fit(errors: Sequence[float], *axes: Sequence[float]) -> Law | None:
@@ -89,7 +89,7 @@ def fit(errors: Sequence[float], *axes: Sequence[float]) -> Law | None:
 
 
 def crossing(first: Law, second: Law) -> Crossing | None:
-    """Where two laws of one axis meet; None where they are parallel."""
+    """Intersection of two laws of one axis; None if they are parallel."""
     (b1,), (b2,) = first.exponents, second.exponents
     if b1 == b2:
         return None
@@ -99,7 +99,7 @@ def crossing(first: Law, second: Law) -> Crossing | None:
 
 
 def budgets(runs: Mapping[str, pl.DataFrame], count: int = 5) -> list[float]:
-    """Amounts of compute that all methods have runs on both sides of, evenly in logarithms.
+    """Amounts of compute between the cheapest and largest runs of all methods, evenly in log.
 
     Args:
         runs: of each method, with a column ``flops``.
@@ -126,11 +126,11 @@ def _deviations(design: npt.NDArray[np.float64], left: float) -> tuple[float, ..
 
 
 WHOLE = 100.0
-"""Percent: what is not right is wrong."""
+"""Percent: the rest is the error."""
 
 
 def evaluations(summary: pl.DataFrame, heading: ReportSpec) -> list[Evaluation]:
-    """Those whose headline metric is a share of what is right, so that it has an error."""
+    """Evaluations whose headline metric is a percentage, so that it has an error."""
     return [
         each
         for each in heading.evaluations()
@@ -139,12 +139,12 @@ def evaluations(summary: pl.DataFrame, heading: ReportSpec) -> list[Evaluation]:
 
 
 def methods(heading: ReportSpec) -> list[str]:
-    """The methods that grow, in the experiment's order."""
+    """The scaled methods, in the experiment's order."""
     return list(dict.fromkeys(row.recipe for row in heading.scaling.values()))
 
 
 def runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> pl.DataFrame:
-    """A row a run, means over its seeds, from the cheapest to the dearest.
+    """One row per run, means over its seeds, from the cheapest to the most expensive.
 
     Returns:
         columns ``method``, ``backbone``, ``row`` (as tables call it), ``data_share``, ``flops``
@@ -172,14 +172,14 @@ def runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> 
 
 
 def floor(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> float | None:
-    """The least error of a row without any pretraining; None where there is no such row."""
+    """The least error of a row without pretraining; None if there is no such row."""
     cells = cells_of(summary, evaluation, metric=headline(summary, evaluation))
     best = cells.filter(pl.col("flops") == 0, ~pl.col("imported"))["mean"].max()
     return None if best is None else WHOLE - float(best)  # type: ignore[arg-type]
 
 
 def frontier(of_a_method: pl.DataFrame) -> pl.DataFrame:
-    """The runs that no cheaper run of the method beats, from the cheapest on."""
+    """The runs that no cheaper run of the method beats, cheapest first."""
     least = of_a_method["error"].cum_min().shift(1)
     return of_a_method.filter(least.is_null() | (of_a_method["error"] < least))
 

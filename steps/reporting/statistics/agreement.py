@@ -10,9 +10,9 @@ import numpy as np
 from steps.reporting.statistics.spread import Floats
 
 LEAST = 6
-"""Methods below which no order says anything: of five, one order in sixty is perfect either way."""
+"""Fewest methods to compare: with five, one order in sixty agrees or disagrees perfectly."""
 ENUMERATED = 8
-"""Most methods of which every order is looked at; 8! are 40,320."""
+"""Most methods for which every order is enumerated: 8! is 40,320."""
 DRAWS, SEED = 20_000, 0
 
 
@@ -22,11 +22,11 @@ class Agreement(NamedTuple):
     tau: float
     low: float
     high: float
-    """Ends of the 95 % interval, by drawing the measured scores again."""
+    """Ends of the 95 % interval, by resampling the measured scores."""
     p: float
-    """Two-sided, of orders that have nothing to do with each other."""
+    """Two-sided p under unrelated orders."""
     exact: bool
-    """Whether ``p`` is of all permutations, and not of so many drawn ones."""
+    """True if ``p`` enumerates all permutations; otherwise they are drawn."""
     methods: int
 
 
@@ -43,11 +43,11 @@ def tau_b(one: Floats, other: Floats) -> Floats:
 def agreement(measured: Floats, covariance: Floats | None, published: Floats) -> Agreement | None:
     """Agreement of a measured order with a published one; None below ``LEAST`` methods.
 
-    The published scores are taken as they stand: nothing is known of their chance.
+    The published scores are taken as exact: their uncertainty is unknown.
 
     Args:
         measured: scores ``(M,)``.
-        covariance: of them ``(M, M)``; without it the interval is tau alone.
+        covariance: of them ``(M, M)``; without it the interval is tau itself.
         published: scores ``(M,)``.
     """
     count = len(measured)

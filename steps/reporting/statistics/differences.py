@@ -31,11 +31,11 @@ class Family:
     low: Floats
     high: Floats
     apart: Bools
-    """Whether the interval excludes 0, and both rows are stable."""
+    """True where the interval excludes 0 and both rows are stable."""
 
 
 def all_pairs(rows: int) -> Indices:
-    """Every pair of so many rows ``(P, 2)``."""
+    """All pairs of ``rows`` rows ``(P, 2)``."""
     return np.stack(np.triu_indices(rows, 1), axis=1)
 
 
@@ -83,7 +83,7 @@ def _errors(table: Scores, pairs: Indices, error: Floats) -> float:
 
 
 def better(family: Family, rows: int) -> Bools:
-    """Whether a row is resolved to be better than another ``(R, R)``: [better, worse]."""
+    """True at [i, j] where row i is resolved as better than row j ``(R, R)``."""
     found = np.zeros((rows, rows), bool)
     one, other = family.pairs.T
     found[one, other] = family.apart & (family.difference > 0)
@@ -92,8 +92,9 @@ def better(family: Family, rows: int) -> Bools:
 
 
 def ranks(above: Bools) -> tuple[Indices, Indices]:
-    """First and last rank that each row may have ``(R,)``: 1 + the rows resolved better, to all
-    rows less those resolved worse.
+    """First and last possible rank of each row ``(R,)``.
+
+    They are 1 + the number of rows resolved as better, and the number not resolved as worse.
 
     Args:
         above: as :func:`better` returns it.

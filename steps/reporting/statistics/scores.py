@@ -21,18 +21,18 @@ LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Images:
-    """The images' part in the scores of ``R`` rows."""
+    """The part of the images in the scores of ``R`` rows."""
 
     score: Floats
-    """Of each row, the mean over its seeds ``(R,)``."""
+    """Mean of each row over its seeds ``(R,)``."""
     covariance: Floats
-    """Of the scores, from drawing other images ``(R, R)``."""
+    """Covariance of the scores over draws of other images ``(R, R)``."""
     interaction: Floats
     """Variance of one seed's score that seeds and images make together ``(R,)``."""
     adjusted: Floats | None
     """The score in %, kept off 0 and 100, where it is a share of images ``(R,)``."""
     n: int
-    """Images."""
+    """Number of images."""
 
 
 def of_decisions(correct: Bools, labels: NDArray[np.int32] | None = None) -> Images:
@@ -116,19 +116,19 @@ class Scores:
     seeds: Spread | None
     """None for one seed: then all chance is that of the images."""
     unit: Floats
-    """What turns variances over seeds into those of scores, as standard deviations ``(R,)``."""
+    """Factors from standard deviations over seeds to those of scores ``(R,)``."""
     common: Floats
     """Standard deviation over seeds that each row shares with the others ``(R,)``, before
     ``unit``."""
 
     @property
     def score(self) -> Floats:
-        """Of each row ``(R,)``."""
+        """Score of each row ``(R,)``."""
         return self.images.score
 
     @property
     def unstable(self) -> Bools:
-        """Rows whose seeds spread beyond those of the others ``(R,)``."""
+        """Rows whose seeds spread more than those of the others ``(R,)``."""
         return np.zeros(len(self.score), bool) if self.seeds is None else self.seeds.unstable
 
     def seeds_part(self, variance: Floats) -> Floats:
@@ -142,7 +142,7 @@ class Scores:
         return np.asarray(self.unit**2 * beyond / self.seeds.seeds)
 
     def covariance(self) -> Floats:
-        """Of the scores, over images and seeds ``(R, R)``."""
+        """Covariance of the scores over images and seeds ``(R, R)``."""
         if self.seeds is None:
             return self.images.covariance
         shared = self.unit * self.common

@@ -25,12 +25,12 @@ Bools = NDArray[np.bool_]
 
 ALPHA = 0.05
 ENOUGH = 3
-"""Trained rows that make a pool."""
+"""Fewest trained rows that make a pool."""
 _DF = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
 """Degrees of freedom of the prior that are weighed, all alike before the data speak. No more: that
 rows are more alike than that, a dozen of them cannot show."""
 _STEPS = np.geomspace(1e-4, 4.0, 48)
-"""Common variances that are weighed likewise, in units of the rows' mean variance."""
+"""Common variances to weigh, also equal at first, in units of the rows' mean variance."""
 PRIOR_DF, _STEP = (grid.ravel() for grid in np.meshgrid(_DF, _STEPS))
 
 
@@ -39,20 +39,20 @@ class Spread:
     """Variances over the seeds of ``R`` rows."""
 
     variance: Floats
-    """Of one seed's score ``(R,)``, at least ``known``."""
+    """Variance of one seed's score ``(R,)``, at least ``known``."""
     known: Floats
     """The part of each variance that images explain ``(R,)``."""
     df: Floats
-    """Degrees of freedom of each ``(R,)``, for one interval."""
+    """Degrees of freedom of each variance ``(R,)``, for one interval."""
     unstable: Bools
-    """Rows whose seeds spread beyond those of the others ``(R,)``."""
+    """Rows whose seeds spread more than those of the others ``(R,)``."""
     own: Floats
     """Sample variances ``(R,)``."""
     seeds: int
     scales: Floats
     """Common variances that are weighed ``(G,)``, each with one of ``PRIOR_DF``."""
     weights: Floats
-    """Of these ``(G,)``; empty where rows do not borrow."""
+    """Weights of the scales ``(G,)``; empty where rows do not borrow."""
 
     def plausible(self, count: int, generator: np.random.Generator) -> Floats:
         """Draws of what the variances may be in truth ``(count, R)``.
@@ -103,7 +103,7 @@ def spread(own: Floats, known: Floats, seeds: int, trained: Bools) -> Spread:
     scale, prior = _prior(weights, scales)
     moderated = (prior * (scale + known) + df * own) / (prior + df)
     unstable = trained & ~pool
-    # A scale that so many degrees of freedom estimated is not worth more than they.
+    # The common scale has no more degrees of freedom than the rows that it was estimated from.
     total = np.minimum(df + prior, df * pool.sum())
     return Spread(
         variance=np.maximum.reduce([np.where(unstable, own, moderated), own, known]),

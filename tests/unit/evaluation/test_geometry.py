@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from steps.artifacts import read_records
-from steps.evaluation.geometry import Pairs, alignment, effective_rank, uniformity
+from steps.engine.watch import effective_rank
+from steps.evaluation.geometry import Pairs, alignment, uniformity
 from steps.geometry import main
 from steps.params.load import load
 from steps.params.protocols import Geometry
