@@ -247,6 +247,7 @@ def test_every_step_refuses_before_it_works(
         "knn": other,
         "linear": other,
         "layout": {**other, "--pictures": "p"},
+        "export": {"--backbone": "b", "--to": "timm"},
     }
     options["layout"].pop("--features")
     without = ("finetune", "geometry", "detect", "segment", "zeroshot", "retrieval")

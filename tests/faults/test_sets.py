@@ -352,7 +352,7 @@ def test_no_path_leads_out_of_the_data_root(place: str, kind: str) -> None:
     if kind == "coco":
         split = {"images": "i", "annotations": "a"}
         params = {"format": kind, "train": {**split, "images": place}, "val": split}
-    with pytest.raises(UserError, match=r"d\.yaml: train.*has no '\.\.'"):
+    with pytest.raises(UserError, match=r"d\.yaml: train.*must not contain '\.\.'"):
         validate(params, Dataset, "d.yaml")  # type: ignore[arg-type]
 
 

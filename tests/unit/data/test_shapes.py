@@ -346,7 +346,7 @@ def test_scenes_take_cues_too() -> None:
         ("shapes", {"cues": {"colour": "often"}}, "cues.colour"),
         ("shapes_scenes", {"cues": {"ground_colour": 0.5}}, "cues.ground_colour is above 0"),
         ("shapes", {"conflicts": True}, "remove the key 'cues'"),
-        ("shapes_scenes", {"conflicts": True}, "not scenes"),
+        ("shapes_scenes", {"conflicts": True}, "only for kind classification"),
     ],
 )
 def test_wrong_cues_are_errors_of_a_line(

@@ -131,7 +131,7 @@ def test_layers_for_layer_wise_decay_are_the_stages() -> None:
 
 def test_a_patch_size_is_a_vision_transformers_alone(scenery: Scenery) -> None:
     path = scenery.write("backbones/a.yaml", {**RESNET, "patch_size": 8})
-    with pytest.raises(UserError, match="resnet18_small_stem has no patches, remove the key"):
+    with pytest.raises(UserError, match="resnet18_small_stem has no patches: remove the key"):
         load(path, Backbone)
     path = scenery.write(
         "backbones/b.yaml", {"scale": "x", "architecture": "vit_tiny_patch16_224", "image_size": 32}
