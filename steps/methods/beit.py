@@ -1,6 +1,6 @@
 """BEiT: BERT pre-training of image transformers (arXiv:2106.08254).
 
-A frozen tokenizer gives each patch one of V visual tokens. Blocks of patches give way to one
+A fixed tokenizer gives each patch one of V visual tokens. Blocks of patches give way to one
 learnt vector, all positions go through the encoder, and it predicts the tokens of the hidden ones:
 
     loss = -sum_p m_p log softmax(W h_p + b)[token_p] / sum_p m_p         (equation 2)

@@ -174,5 +174,6 @@ def check_fit(params: Params, patches: int, depth: int) -> None:
         UserError: naming the key of the method.
     """
     if (incompatibility := params.incompatibility(patches, depth)) is not None:
+        # The plan says the same with the file's name, before any work.
         key, found, allowed = incompatibility
         raise UserError(f"method.{key}", found, allowed=allowed)

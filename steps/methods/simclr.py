@@ -50,6 +50,7 @@ class SimCLR(BatchCoupledMethod):
         )
         for layer in self.projector:
             if isinstance(layer, nn.Linear):
+                # The reference's initial values.
                 nn.init.normal_(layer.weight, std=0.01)
 
     def encode(self, batch: Batch, draws: Draws, progress: Progress) -> Encoded:

@@ -155,6 +155,7 @@ def save_backbone(
             "classifier": "fc" if backbone.is_resnet else "head",
         },
     }
+    # Only what differs from the default is written, so most configs are plain timm.
     if (resizing := own_resizing(model)) != WITH_OFFSET:
         config[RESIZING] = dataclasses.asdict(resizing)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -30,6 +30,7 @@ class _Global(_BatchNorm):
         centred = values - mean.view(shape)
         # Two passes, mean first: E[x^2] - E[x]^2 would cancel.
         variance = sum_over_processes(centred.square().mean(dim=axes)) / world_size()
+        # torch's running variance is unbiased, over the rows of all processes here.
         rows = input.numel() // input.shape[1] * world_size()
         self._remember(mean.detach(), variance.detach(), rows)
         normed = centred * (variance + self.eps).rsqrt().view(shape)

@@ -64,6 +64,7 @@ def separate_tables(backbone: Transformer) -> None:
         attn = block.attn
         table: Tensor = shared.relative_position_bias_table.detach().clone()
         if attn.relative_position_bias_table is not None:
+            # A block may have a table of its own beside the shared one: their sum acts.
             table += attn.relative_position_bias_table.detach()
         # timm builds a block's table only if the block has a window.
         attn.window_size = shared.window_size
@@ -89,6 +90,7 @@ def initialise_backbone(beit: Beit, std: float) -> None:
     cut_normal(beit.cls_token, std)
     if beit.pos_embed is not None:
         cut_normal(beit.pos_embed, std)
+    # After the normal draws, which it scales.
     shrink_branches(beit.blocks)
 
 

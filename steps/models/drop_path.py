@@ -36,6 +36,7 @@ class DropPath(nn.Module):
     def forward(self, branch_BND: Tensor) -> Tensor:
         if self.keep is None or self.rate == 0:
             return branch_BND
+        # Multiplied, not indexed: the device need not wait for the host.
         scale = self.keep.to(branch_BND.dtype) / (1 - self.rate)
         return branch_BND * scale.view(-1, *[1] * (branch_BND.ndim - 1))
 

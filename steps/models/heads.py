@@ -42,6 +42,7 @@ def mlp(
             modules += [BatchNorm1d(widths[index + 1]), nn.ReLU(inplace=True)]
         elif last_norm != "none":
             norm = BatchNorm1d(out_dim, affine=last_norm == "scale")
+            # The reference's last norm learns a scale but no shift.
             if last_norm == "scale":
                 norm.bias.requires_grad_(False)
             modules.append(norm)

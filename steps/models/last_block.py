@@ -145,6 +145,7 @@ def _read(
     for tokens_BND, normed_BND, index, gates_B2 in zip(
         packed.by_group(tokens_TD), normed, chosen, gates_by_group, strict=True
     ):
+        # A class token asks one query, which needs no keys and values.
         if index is None:
             residual.append(tokens_BND[:, 0])
             attended.append(_attend_once(block.attn, normed_BND))
@@ -189,6 +190,7 @@ def _add_kept(
 ) -> Tensor:
     kept = packed.kept(gate_R != 0)
     gate_T = packed.spread(gate_R)
+    # Nothing is dropped: no copy of the tokens.
     if kept == packed:
         output = branch(tokens_TD, packed) * gate_T.unsqueeze(1)
         return tokens_TD + output.to(tokens_TD.dtype)
@@ -247,6 +249,7 @@ def attend(q_THd: Tensor, k_THd: Tensor, v_THd: Tensor, packed: PackedCrops) -> 
     if _has_kernel(v_THd):
         from torch.nn.attention.varlen import varlen_attn
 
+        # Norms of queries and keys give float32 under autocast; the kernel takes one type.
         dtype, starts = v_THd.dtype, packed.starts(v_THd.device)
         longest = max(length for _, length in packed.groups)
         gathered = varlen_attn(
@@ -319,6 +322,7 @@ def encode_read(
         (M, D), sample by sample; (B, D) where class tokens are read.
     """
     plain = is_plain(vit.blocks[-1]) and isinstance(vit, VisionTransformer)
+    # A block of another kind has no parts that could be left out.
     stop = len(vit.blocks) - 1 if plain else len(vit.blocks)
     if gates is None:
         tokens = encode(vit, tokens_BND, keep, stop=stop)
@@ -370,6 +374,7 @@ def normed_crops(vit: Transformer, kinds: Sequence[Crops]) -> list[Tensor]:
             encode_read(vit, crops.tokens, read_BN, crops.keep, crops.gates)
             for crops, read_BN in zip(kinds, reads, strict=True)
         ]
+    # One call for all sizes: the norm treats tokens separately, and its weights get one gradient.
     normed = vit.norm(torch.cat(read)).split([len(part) for part in read])
     return [
         part if read_BN is None else _placed(part, read_BN)

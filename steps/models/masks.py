@@ -65,6 +65,7 @@ def random_masking(noise_BN: Tensor, ratio: float) -> Masking:
         ratio: share of the patches to hide.
     """
     order = noise_BN.argsort(dim=1)
+    # The argsort of a permutation is its inverse.
     return Masking(order[:, : num_visible(noise_BN.shape[1], ratio)], order.argsort(dim=1))
 
 
@@ -262,5 +263,6 @@ def sample_spread_blocks(
         patches = int(side * side * rng.uniform(points[index], points[index + 1]))
         generator = BlockGenerator(side, side, patches, min_block=4, max_block=side // 2 * side)
         masks[index] = generator.draw(rng)
+    # Otherwise the hidden share would rise along the batch.
     rng.shuffle(masks)
     return BlockGenerator(side, side, 0, min_block=4).to_tensor(masks)

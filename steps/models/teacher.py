@@ -180,6 +180,7 @@ def load_teacher(artifact: Path, *, mean: Sequence[float], std: Sequence[float])
     """
     backbone = load_backbone(artifact)
     heads = artifact / HEADS
+    # A teacher may have been trained on other data than the student's.
     own_mean, own_std = normalisation(artifact)
     return Teacher(
         backbone,

@@ -55,6 +55,7 @@ class TextTower(nn.Module):
         width, depth = self.params.width, self.params.depth
         nn.init.normal_(self.token_embed.weight, std=0.02)
         nn.init.normal_(self.pos_embed, std=0.01)
+        # The sum of 2 * depth branches keeps the residual stream's variance.
         branch_end = (2 * depth * width) ** -0.5
         stds = {
             "attn.qkv": width**-0.5,

@@ -2,7 +2,7 @@
 (arXiv:2208.06366), section 2.2.
 
 An encoder gives each patch a feature z of unit norm, the nearest code e_k takes its place, and a
-shallow decoder must tell from the codes what a frozen teacher sees there:
+shallow decoder must tell from the codes what a fixed teacher sees there:
 
     k = argmin_j |z - e_j|^2          z_q = z + sg(e_k - z)
     loss = mean over tokens of (1 - cos(dec(z_q), teacher))

@@ -1,4 +1,4 @@
-"""A frozen network follows its owner's device, and is no part of it otherwise."""
+"""A fixed network follows its owner's device, and is no part of it otherwise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class _Owner(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.own = nn.Linear(2, 2)
-        self.frozen = FixedNetwork(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
+        self.fixed = FixedNetwork(nn.Sequential(nn.Linear(2, 2), nn.Dropout()))
 
 
 def test_neither_parameters_nor_state() -> None:
@@ -26,16 +26,16 @@ def test_neither_parameters_nor_state() -> None:
 
 def test_stays_in_eval_mode_and_without_gradients() -> None:
     owner = _Owner().train()
-    network = owner.frozen.network
+    network = owner.fixed.network
     assert not any(module.training for module in network.modules())
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_follows_its_owner() -> None:
     owner = _Owner().double()
-    assert owner.frozen.network[0].weight.dtype == torch.float64
+    assert owner.fixed.network[0].weight.dtype == torch.float64
     other = copy.deepcopy(owner)
-    assert other.frozen.network is not owner.frozen.network
+    assert other.fixed.network is not owner.fixed.network
 
 
 def test_renormalise() -> None:
