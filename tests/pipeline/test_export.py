@@ -208,9 +208,10 @@ def test_the_card_says_what_is_known(
 def test_refusals_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     artifact, out = backbone(tmp_path / "backbone"), tmp_path / "out"
     beit = backbone(tmp_path / "beit", "beit_shared")
+    (tmp_path / "empty").mkdir()
     for options, said in (
         (["--backbone", tmp_path / "none", "--to", "timm"], "no such folder"),
-        (["--backbone", tmp_path, "--to", "timm"], "no backbone artifact"),
+        (["--backbone", tmp_path / "empty", "--to", "timm"], "no backbone artifact"),
         (["--backbone", artifact, "--to", "timm", "--size", "96"], "resizes positions itself"),
         (["--backbone", artifact, "--to", "onnx", "--size", "97"], "does not divide into the 8 px"),
         (["--backbone", beit, "--to", "onnx", "--size", "free"], "belong to one grid"),
