@@ -1,6 +1,6 @@
 """Embed a folder, against decoding alone and the forward pass alone, one after the other.
 
-    python -m benchmarks.embed [--images 10000] [--backbone vit_tiny] [--workers 2]
+    python -m benchmarks.embed [--images 10000] [--backbone vit_nano] [--workers 2]
 
 Each round embeds the images as ``steps.embed`` does, decodes them with as many processes and no
 forward pass, and passes as many decoded images through the backbone. ``ratio`` is the rate of the
@@ -47,7 +47,7 @@ BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--backbone", default="vit_tiny")
+    parser.add_argument("--backbone", default="vit_nano")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
@@ -60,7 +60,11 @@ def main() -> None:
         times: dict[str, list[float]] = {"command": [], "decode": [], "forward": []}
         for _ in range(ROUNDS):
             times["command"].append(
-                seconds(lambda: write_embeddings(out, embedder, items, **options, on_bad="fail"))
+                seconds(
+                    lambda: write_embeddings(
+                        out, embedder, items, **options, on_bad="fail", where=folder
+                    )
+                )
             )
             times["decode"].append(
                 seconds(lambda: [None for _ in batches(items, embedder.view, **options)])

@@ -83,6 +83,7 @@ def main() -> None:
             batch_size=arguments.batch_size,
             workers=workers,
             on_bad=arguments.on_bad,
+            where=arguments.images,
         )
         if arguments.neighbours is not None:
             shown = [items[index] for index in kept]

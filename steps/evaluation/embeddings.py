@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import glob
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from steps.data.decoding import decode
 from steps.data.loader import STALL_SECONDS, heard
 from steps.data.names import escaped, is_text
 from steps.data.sources.images import ImagesSource
-from steps.data.sources.source import ABSENT, Item, image_names, kind_of
+from steps.data.sources.source import ABSENT, FOLDER, Item, image_names, kind_of
 from steps.data.views import RESAMPLING, centre_crop, normalise, to_tensor
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.models.features import frozen_features, sized
@@ -38,7 +40,6 @@ MARK = b"pretext.backbone"
 """Key of the file's metadata that tells embeddings of ours from any other Parquet file."""
 ROWS = 1024
 """Images in a row group: what is held in memory at a time."""
-_GLOB = "*?["
 _SAY_EVERY = 10.0
 
 
@@ -206,10 +207,12 @@ def images_at(path: str) -> list[Item]:
         UserError: there is none.
     """
     whole = Path(path).absolute()
-    if kind_of(whole) == ABSENT and not any(sign in path for sign in _GLOB):
+    kind = kind_of(whole)
+    absent = kind == ABSENT and not glob.glob(str(whole))
+    if absent or (kind == FOLDER and os.access(whole, os.R_OK) and not os.listdir(whole)):
         raise UserError(
             f"--images {path}",
-            "nothing there",
+            "nothing there" if absent else "an empty folder",
             allowed="a folder of images, a .txt list of image files, or tar files of images; an "
             f"image ends in {image_names()}",
         )
@@ -293,6 +296,7 @@ def write_embeddings(
     batch_size: int,
     workers: int,
     on_bad: Literal["fail", "skip"],
+    where: str,
 ) -> list[int]:
     """Write name, class token and mean token of each image, in the order of the items.
 
@@ -303,6 +307,7 @@ def write_embeddings(
         batch_size: images at a time.
         workers: processes that decode; 0: this one.
         on_bad: a damaged image ends the command, or is named and left out.
+        where: names the place of the images in errors.
 
     Returns:
         Indices of the images written.
@@ -325,17 +330,17 @@ def write_embeddings(
     held: list[tuple[list[str], tuple[Tensor, Tensor]]] = []
     left_out = done = 0
     started = said = time.monotonic()
+    # Before the writer, so that the processes that decode inherit none of its threads' locks.
+    views = batches(items, embedder.view, batch_size=batch_size, workers=workers)
     with pq.ParquetWriter(path, schema) as writer:
-        for images, reasons in batches(
-            items, embedder.view, batch_size=batch_size, workers=workers
-        ):
+        for images, reasons in views:
             here = []
             for index, why in enumerate(reasons, start=done):
                 if not why:
                     here.append(index)
                 elif on_bad == "fail":
                     raise UserError(
-                        escaped(items[index].id),
+                        f"{where}: {escaped(items[index].id)}",
                         why,
                         remedy="remove or repair it, or leave such images out with --on-bad skip",
                     )
@@ -361,7 +366,9 @@ def write_embeddings(
                 said = now
         if not kept:
             raise UserError(
-                escaped(items[0].id), f"none of {len(items)} images can be read", remedy="see above"
+                where,
+                f"none of {len(items)} images can be read",
+                remedy="see the reason of each above",
             )
         if held:
             writer.write_table(_table(held, schema))

@@ -169,8 +169,9 @@ def test_a_damaged_image_is_named(backbone: Path, tmp_path: Path, step: Step) ->
     done = step("embed", *options)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: a1.png: ")
+    assert line.startswith("error: photos: a1.png: ")
     assert line.endswith("remedy: remove or repair it, or leave such images out with --on-bad skip")
+    assert "a3.png" not in line
     assert not list(tmp_path.glob("*.parquet"))
     done = step("embed", *options, "--on-bad", "skip")
     assert done.returncode == 0, done.stderr
@@ -212,13 +213,15 @@ def test_places_and_images_that_are_refused(backbone: Path, tmp_path: Path) -> N
     photos(tmp_path / "photos")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/notes.txt").write_text("")
+    (tmp_path / "bare").mkdir()
     (tmp_path / "broken.txt").write_text("gone.png\n")
     (tmp_path / "taken.parquet").write_bytes(b"PAR1")
     (tmp_path / "new.neighbours.png").write_bytes(b"mine")
     for images, out, said in (
         ("none", "new", "nothing there.*allowed: a folder of images"),
         ("empty", "new", "no image, other files"),
-        ("*.tar", "new", "no file matches"),
+        ("*.tar", "new", "nothing there"),
+        ("bare", "new", "an empty folder"),
         ("broken.txt", "new", "gone.png: no such file"),
         ("photos", "taken", "taken.parquet: stands there already"),
         ("photos", "new", "new.neighbours.png: stands there already"),
