@@ -5,7 +5,7 @@
 
 mae: ``reconstructions.png``, one row per image: image, what the encoder saw, reconstruction.
 droppos, mp3: ``position_error.png``, how far off each place of the image is told, and
-``positions.png``, the errors on some images. beit, beit2 (with ``--tokenizer`` besides):
+``positions.png``, the errors on some images. beit, beit2 (also with ``--tokenizer``):
 ``tokens.png``, one row per image: the image, what the encoder saw, its tokens, those predicted.
 A tokenizer: ``codebook.png``, how often each code is used, ``codes.png``, what the commonest stand
 for, and ``reconstructions.png`` of one that decodes. The manifest's facts have it in numbers.

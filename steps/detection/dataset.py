@@ -43,7 +43,7 @@ class Detections(Dataset[dict[str, Any]]):
         augmentation: of the training split; ``None``: no targets, all images in order.
         keep_empty: keep training images without annotations.
         min_image_size: leave out training images with a shorter side.
-        masks: objects have masks, not boxes alone.
+        masks: objects have masks, not only boxes.
 
     Raises:
         UserError: images and annotations do not belong together, there is no object, or no image
