@@ -155,11 +155,7 @@ def hold_out(
     chosen: set[int] = set()
     for label in {label for label, _ in groups}:
         own = [key for key in groups if key[0] == label]
-        own.sort(
-            key=lambda key: sha256(
-                f"{held_out.seed}/{key[1]}".encode(errors="surrogateescape")
-            ).digest()
-        )
+        own.sort(key=lambda key: _draw(held_out.seed, key[1]))
         images = sum(len(groups[key]) for key in own)
         wanted = max(1, round(held_out.share * images))
         taken = 0
