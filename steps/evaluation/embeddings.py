@@ -27,8 +27,9 @@ from steps.data.names import escaped, is_text
 from steps.data.sources.images import ImagesSource
 from steps.data.sources.source import ABSENT, Item, image_names, kind_of
 from steps.data.views import RESAMPLING, centre_crop, normalise, to_tensor
+from steps.evaluation.frozen import sized
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
-from steps.models.features import frozen_features, sized
+from steps.models.features import frozen_features
 from steps.params.dataset import GROUND, MAX_PIXELS, ImagesDataset
 
 log = logging.getLogger(__name__)

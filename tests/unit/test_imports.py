@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from tests.processes import REPOSITORY
 
 ORDER = (
-    ("reporting", "diagnosis", "detection"),
+    ("reporting", "diagnosis", "detection", "exporting"),
     ("evaluation",),
     ("engine",),
     ("tokenizers",),
