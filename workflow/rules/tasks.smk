@@ -49,5 +49,5 @@ for task in TASKS.values():
             made=made,
             meaning=not_compared(f"{task.title}: {task.meaning}."),
         shell:
-            "python -m steps.{params.step} --protocol {params.file:q} {params.read:u} {params.made:u}"
+            "python -m steps.{params.step:q} --protocol {params.file:q} {params.read:u} {params.made:u}"
             ' 2>> "$(kept {log:q})"'
