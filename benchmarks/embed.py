@@ -110,7 +110,7 @@ def photos(folder: Path, count: int) -> list[Item]:
         image = Image.fromarray(coarse).resize((500, 375), Image.Resampling.BICUBIC)
         image.save(folder / f"{index}.jpg", quality=90)
     lines = [f"{index % FILES}.jpg" for index in range(count)]
-    (folder / "list.txt").write_text("\n".join(lines))
+    (folder / "list.txt").write_text("\n".join(lines), encoding="utf-8")
     return images_at(str(folder / "list.txt"))
 
 

@@ -21,7 +21,7 @@ from steps.data.loader import (
     dataset_facts,
     evaluation_batches,
 )
-from steps.data.shards import labelled_rows
+from steps.data.subsets import labelled_rows
 from steps.data.views import normalise
 from steps.engine.devices import launch
 from steps.engine.loop import fit

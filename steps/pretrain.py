@@ -25,7 +25,7 @@ from steps.artifacts.publish import check_places
 from steps.command import place, run_step
 from steps.core.seeds import seeded
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
-from steps.data.shards import training_rows
+from steps.data.subsets import training_rows
 from steps.data.text import TOKENIZER, Captions
 from steps.engine.budget import named_teacher, named_within, scaled
 from steps.engine.devices import launch

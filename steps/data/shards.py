@@ -26,13 +26,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 from PIL import Image
-from torch import Tensor
 
 from steps.artifacts.manifest import ANEW
 from steps.command import UserError
-from steps.core.seeds import generator
 from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
@@ -288,45 +285,3 @@ def _checksum(whole: Any, batches: Sequence[Any]) -> int:
         found = zlib.crc32(view[position:start], found)
         position = start + images.size
     return zlib.crc32(view[position:], found)
-
-
-# --- Parts of a training set, of its images or its labels: the same ones for every method
-
-
-def labelled_rows(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Rows of a share of each class, at least one, as 1 % and 10 % of ImageNet are drawn.
-
-    They only depend on the labels and the seed. A smaller share's are among a larger one's.
-
-    Args:
-        labels: (N,) int64, the classes.
-        share: of each class's images, above 0 and at most 1.
-        seed: of the draw.
-
-    Returns:
-        (K,) int64, ascending.
-    """
-    draw = generator(seed, "labelled rows")
-    rows = []
-    for label in labels.unique():
-        members = (labels == label).nonzero().flatten()
-        count = max(round(share * len(members)), 1)
-        rows.append(members[torch.randperm(len(members), generator=draw)[:count]])
-    return torch.cat(rows).sort().values
-
-
-def training_rows(images: int, share: float, seed: int) -> Tensor:
-    """Rows of a share of a training set, at least one, drawn without a look at its labels.
-
-    They only depend on the arguments. A smaller share's are among a larger one's.
-
-    Args:
-        images: N, of the whole set.
-        share: of them, above 0 and at most 1.
-        seed: of the draw.
-
-    Returns:
-        (K,) int64, ascending.
-    """
-    order = torch.randperm(images, generator=generator(seed, "training rows"))
-    return order[: max(round(share * images), 1)].sort().values

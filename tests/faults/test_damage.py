@@ -31,7 +31,7 @@ from steps.engine.watch import METRICS, Monitor
 from steps.evaluation.features import features_of, read_features
 from steps.models.backbones import (
     create_backbone,
-    is_resnet,
+    holds_resnet,
     load_backbone,
     normalisation,
     save_backbone,
@@ -106,7 +106,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
-@pytest.mark.parametrize("read", [load_backbone, is_resnet, normalisation])
+@pytest.mark.parametrize("read", [load_backbone, holds_resnet, normalisation])
 def test_a_damaged_backbone_is_named(
     damage: str, name: str, read: Callable[[Path], object], backbone: Path
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 import traceback
 from argparse import Namespace
@@ -16,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from steps.artifacts import Record, publish, read_manifest, read_records, verify, write_records
-from steps.artifacts import publish as drafts_module
 from steps.artifacts.publish import (
     check_artifact,
     check_places,
@@ -450,7 +450,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.Monkey
     def interrupted(path: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(drafts_module, "sync", interrupted)
+    monkeypatch.setattr(sys.modules["steps.artifacts.publish"], "sync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_whole(file, b"new")
     assert file.read_bytes() == b"old"

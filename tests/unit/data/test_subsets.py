@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from steps.data.shards import labelled_rows, training_rows
+from steps.data.subsets import labelled_rows, training_rows
 
 LABELS = torch.tensor([2, 0, 1] * 200 + [0] * 50)
 
