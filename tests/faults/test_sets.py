@@ -430,11 +430,11 @@ def test_a_folder_that_cannot_be_read_is_named(
     refused(tmp_path, params, "train a/closed: unreadable folder (Permission denied)")
 
 
-def test_a_flat_folder_isrefused(root: Path, tmp_path: Path) -> None:
+def test_a_flat_folder_is_refused(root: Path, tmp_path: Path) -> None:
     for split in ("train", "val"):
         put(root / split / "1.png", encoded(noise()))
     params = {"format": "folder", "train": "train", "val": "val"}
-    refused(tmp_path, params, "no class folder, and 1 files; a set without labels is not taken")
+    refused(tmp_path, params, "no class folder, and 1 files", "the format is images")
 
 
 # Splits

@@ -39,6 +39,9 @@ class _Source(Source):
         self._broken = broken
         self.pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 6, 5, 3))
 
+    def names(self, split: str) -> list[str]:
+        return [f"{split}-{index}" for index in range(len(self._labels))]
+
     def labels(self, split: str) -> Sequence[int]:
         return self._labels
 
