@@ -49,7 +49,7 @@ class Task:
     name: str
     title: str
     meaning: str
-    """How it measures, for captions."""
+    """Way of measuring, for captions."""
     protocol: Any
     """Params model of its protocols, or a union of models."""
     metrics: tuple[str, ...]

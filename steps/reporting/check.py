@@ -33,7 +33,7 @@ Pixels = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
 
 
 class _Rendered(NamedTuple):
-    """What a report's records give."""
+    """Files that follow from a report's records."""
 
     tables: dict[str, bytes]
     figures: dict[str, bytes]
