@@ -55,7 +55,7 @@ def _similarities(backbone: Path, images: Images, sentences: list[str]) -> Tenso
     method, rows = towers.method.double(), []
     for index in range(len(images)):
         pixels = to_tensor(images.image(index)).unsqueeze(0)
-        image = normalise(pixels, towers.mean, towers.std).double()
+        image = normalise(pixels, towers.backbone.mean, towers.backbone.std).double()
         texts = [method.text_features(towers.tokenizer([sentence])) for sentence in sentences]
         rows.append(F.cosine_similarity(method.image_features(image), torch.cat(texts)))
     return torch.stack(rows).detach()
