@@ -27,6 +27,7 @@ from steps.data.sources.source import (
     kind_of,
     short_names,
 )
+from steps.data.sources.webdataset import members
 from steps.params.dataset import ImagesDataset
 
 _CONTENT = "a folder of images, a .txt list of image files, or tar files of images"
@@ -119,8 +120,8 @@ class ImagesSource(Source):
 
     def _in_tar(self, split: str, path: Path, name: str) -> Iterator[_Found]:
         try:
-            with tarfile.open(path, mode="r:", encoding="utf-8") as archive:
-                for member in archive:
+            with path.open("rb") as file:
+                for member, _ in members(file):
                     hidden = PurePosixPath(member.name).name.startswith(".")
                     if member.isfile() and not hidden and self._is_image(split, member.name):
                         # A sparse member's size is what its header claims, not what it takes.

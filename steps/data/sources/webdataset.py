@@ -135,7 +135,7 @@ def _samples(shard: Path, *extensions: str) -> Iterator[_Sample]:
     sample: _Sample | None = None
     try:
         with shard.open("rb") as file:
-            for member, archive in _members(file):
+            for member, archive in members(file):
                 if member.isfile() and not PurePosixPath(member.name).name.startswith("."):
                     key, extension = _split_name(member.name)
                     if sample is None or sample.key != key:
@@ -157,7 +157,7 @@ def _samples(shard: Path, *extensions: str) -> Iterator[_Sample]:
         yield sample
 
 
-def _members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
+def members(file: IO[bytes]) -> Iterator[tuple[tarfile.TarInfo, tarfile.TarFile]]:
     """Members of the archives of a file, one behind the other, as ``cat`` joins them.
 
     Raises:

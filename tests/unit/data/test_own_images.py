@@ -81,6 +81,29 @@ def test_images_in_tars(root: Path) -> None:
     assert source.left_out("train") == {".json": 3}
 
 
+def _tar(values: Sequence[int]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for value in values:
+            member = tarfile.TarInfo(f"{value}.png")
+            member.size = len(png(value))
+            archive.addfile(member, io.BytesIO(png(value)))
+    return file.getvalue()
+
+
+def test_tars_joined_to_one_file_are_read_to_their_end(root: Path) -> None:
+    (root / "a.tar").write_bytes(_tar([1, 2]) + _tar([3]))
+    source = open_source(ImagesDataset(format="images", train="a.tar", val="a.tar"))
+    assert [item.read() for item in items(source, "train")] == [png(1), png(2), png(3)]
+
+
+@pytest.mark.parametrize("length", [512 + 100, 1024, 1024 + 512])
+def test_a_tar_that_is_cut_is_refused(root: Path, length: int) -> None:
+    (root / "a.tar").write_bytes(_tar([1, 2])[:length])
+    with pytest.raises(UserError, match=r"a\.tar: not readable as an uncompressed tar file"):
+        open_source(ImagesDataset(format="images", train="a.tar", val=HELD))
+
+
 def test_several_places_keep_their_names_apart(root: Path) -> None:
     put(root, ["one/1.png", "two/1.png"])
     source = open_source(ImagesDataset(format="images", train=["one", "two"], val="one"))
