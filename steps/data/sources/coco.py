@@ -32,7 +32,22 @@ _LONGEST_NAME = 1024
 """Bytes of a file_name: more is a mistake, and would fill every message."""
 
 
-class CocoSource(Source):
+class _FromCoco(Source):
+    """Items in the order of the images' numbers; ids are their file names."""
+
+    _splits: dict[str, AnnotatedImages]
+
+    def names(self, split: str) -> list[str]:
+        return self._splits[split].names
+
+    def labels(self, split: str) -> Sequence[int | None]:
+        return [None] * len(self._splits[split].images)
+
+    def problems(self, split: str) -> list[Problem]:
+        return self._splits[split].problems
+
+
+class CocoSource(_FromCoco):
     """Items in the order of the images' numbers; ids are their file names.
 
     Categories keep the numbers that they have in the training split's file.
@@ -56,19 +71,10 @@ class CocoSource(Source):
         self.categories = categories[0]
         self.classes = [str(category["name"]) for category in self.categories]
 
-    def names(self, split: str) -> list[str]:
-        return self._splits[split].names
-
-    def labels(self, split: str) -> Sequence[int | None]:
-        return [None] * len(self._splits[split].images)
-
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
         annotated = self._splits[split]
         for position in keep:
             yield annotated.item(position, annotations=annotated.of_image(position))
-
-    def problems(self, split: str) -> list[Problem]:
-        return self._splits[split].problems
 
 
 class AnnotatedImages:
@@ -244,7 +250,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # --- COCO's captions format: images in a folder, several sentences for each in one JSON file
 
 
-class CocoCaptionsSource(Source):
+class CocoCaptionsSource(_FromCoco):
     """Items in the order of the images' numbers; ids are their file names."""
 
     kind = "captions"
@@ -257,12 +263,6 @@ class CocoCaptionsSource(Source):
             for split, files in given(dataset).items()
         }
 
-    def names(self, split: str) -> list[str]:
-        return self._splits[split].names
-
-    def labels(self, split: str) -> Sequence[int | None]:
-        return [None] * len(self._splits[split].images)
-
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
         annotated = self._splits[split]
         for position in keep:
@@ -270,6 +270,3 @@ class CocoCaptionsSource(Source):
                 annotation.get("caption") for annotation in annotated.of_image(position)
             )
             yield annotated.item(position, captions=captions)
-
-    def problems(self, split: str) -> list[Problem]:
-        return self._splits[split].problems
