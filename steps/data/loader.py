@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data._utils import signal_handling
 
 from steps.artifacts import verify
 from steps.command import UserError
@@ -330,77 +331,95 @@ def training_batches(
     """
     pairs = _Pairs(len(views), plan, seed, start, stop, paired)
     with writing(SHARED_MEMORY):
-        batches = iter(
-            DataLoader(
+        batches: Iterator[Samples] = iter(
+            Loader(
                 views,
                 batch_sampler=pairs,
                 num_workers=workers,
                 collate_fn=_collate,
                 worker_init_fn=_outlast_sigterm,
-                timeout=STALL_SECONDS if workers else 0,
-                generator=_worker_seeds(),
                 # Only from such memory is a copy to a GPU made while the GPU computes.
                 pin_memory=torch.cuda.is_available(),
             )
         )
     if workers:
         atexit.register(_kill_loaders)  # after, so before, what torch registers
-    return heard(batches) if workers else batches
+    return batches
 
 
 def evaluation_batches(
     views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
-    batches = iter(
-        DataLoader(
-            views,
-            batch_size,
-            num_workers=workers,
-            timeout=STALL_SECONDS if workers else 0,
-            generator=_worker_seeds(),
-        )
-    )
-    return heard(batches) if workers else batches
+    return iter(Loader(views, batch_size, num_workers=workers))
 
 
-def heard(batches: Iterator[T]) -> Iterator[T]:
-    """The batches of loading processes, each waited for as ``waiting`` does."""
-    while True:
-        try:
-            with waiting():
-                batch = next(batches)
-        except StopIteration:
-            return
-        yield batch
+class Loader(DataLoader[T]):
+    """torch's loader, whose processes cannot keep a run: a wait for them ends, and so do they."""
+
+    def __init__(self, dataset: Dataset[T], batch_size: int = 1, **options: Any) -> None:
+        timeout = STALL_SECONDS if options.get("num_workers") else 0
+        super().__init__(dataset, batch_size, timeout=timeout, generator=_worker_seeds(), **options)
+
+    def __iter__(self) -> Any:
+        batches = super().__iter__()
+        return heard(batches) if self.num_workers else batches
 
 
-@contextmanager
-def waiting() -> Iterator[None]:
-    """Wait inside for a batch of loading processes, a little longer than torch's timeout at most.
+def heard(batches: Any) -> Iterator[Any]:
+    """The batches of torch's iterator over loading processes, each waited for a bounded time.
 
-    That one ends a wait for a batch to be announced. Its tensors' file descriptors are then asked
-    for of the process that made them, and waited for without end if it stands still just then.
+    torch's own timeout ends a wait for a batch to be announced. Its tensors' file descriptors are
+    then asked for of the process that made them, and waited for without end if it stands still
+    just then; so an alarm ends the wait a little after torch's.
 
     Raises:
         RuntimeError: as torch says that a loader timed out.
     """
-    set_alarm()
-    try:
-        yield
-    finally:
-        clear_alarm()
+    while True:
+        _set_alarm()
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except BaseException:
+            _abandon(batches)
+            raise
+        finally:
+            _clear_alarm()
+        yield batch
 
 
-def set_alarm() -> None:
-    """Begin such a wait. It ends by :func:`clear_alarm`, or in an error."""
+def _abandon(batches: Any) -> None:
+    """End loading processes of which one may have been killed or may stand still.
+
+    torch would tell them to end through an event, and wait for ever if such a process holds its
+    lock. It does nothing for an iterator that is marked as shut down.
+    """
+    if getattr(batches, "_shutdown", True):
+        return
+    batches._shutdown = True
+    if batches._worker_pids_set:
+        # Otherwise torch's handler of SIGCHLD takes their end for a failure.
+        signal_handling._remove_worker_pids(id(batches))  # type: ignore[attr-defined]
+        batches._worker_pids_set = False
+    if batches._pin_memory:
+        batches._pin_memory_thread_done_event.set()
+    for queue in batches._index_queues:
+        queue.cancel_join_thread()
+    for worker in batches._workers:
+        worker.kill()
+    for worker in batches._workers:
+        worker.join()
+
+
+def _set_alarm() -> None:
     if threading.current_thread() is threading.main_thread():  # who else cannot be interrupted
         signal.signal(signal.SIGALRM, _stalled)
         signal.setitimer(signal.ITIMER_REAL, STALL_SECONDS + 1)
 
 
-def clear_alarm() -> None:
-    """End such a wait."""
+def _clear_alarm() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -24,7 +24,6 @@ from steps.command import UserError
 from steps.command.machine import writing
 from steps.core.finite import not_finite
 from steps.core.seeds import derive
-from steps.data.loader import clear_alarm, set_alarm
 from steps.evaluation.precision import KINDS
 
 log = logging.getLogger("steps.detect")
@@ -47,32 +46,6 @@ class SeedEpoch(Hook):  # type: ignore[misc]
         np.random.seed(seed % 2**32)
         torch.manual_seed(seed)
         runner.train_dataloader.dataset.epoch = runner.epoch
-
-
-class Waiting(Hook):  # type: ignore[misc]
-    """End a wait for images as our own loops do (``steps.data.loader.waiting``)."""
-
-    priority = "VERY_HIGH"
-
-    def _before_epoch(self, runner: Runner, mode: str = "train") -> None:
-        set_alarm()
-
-    def _before_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = "train"
-    ) -> None:
-        clear_alarm()
-
-    def _after_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-        mode: str = "train",
-    ) -> None:
-        loader = runner.train_dataloader if mode == "train" else runner.val_dataloader
-        if batch_idx + 1 < len(loader):
-            set_alarm()
 
 
 class Finite(Hook):  # type: ignore[misc]

@@ -26,6 +26,7 @@ from steps.artifacts.decisions import Decisions
 from steps.command import UserError
 from steps.core.seeds import seeded
 from steps.data.annotations import class_names, has_masks
+from steps.data.loader import Loader
 from steps.detection import config
 from steps.detection.backbone import (
     ResNetMaps,
@@ -35,7 +36,7 @@ from steps.detection.backbone import (
     pretraining_normalisation,
 )
 from steps.detection.heads import Config
-from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch, Waiting
+from steps.detection.hooks import CHECKPOINT, Finite, Progress, SaveEpoch, SeedEpoch
 from steps.detection.optimizer import adamw
 from steps.engine.checkpoint import read_checkpoint
 from steps.evaluation.precision import metrics_of
@@ -87,6 +88,13 @@ class QuietRunner(Runner):  # type: ignore[misc]
             schedule.load_state_dict(state)
         self.train_loop._epoch, self.train_loop._iter = saved["epoch"], saved["iterations"]
         self.message_hub.update_info("epoch_losses", saved["epoch_losses"])
+
+    @staticmethod
+    def build_dataloader(*arguments: Any, **options: Any) -> Loader[Any]:
+        """mmengine's loader, in our class."""
+        loader = Runner.build_dataloader(*arguments, **options)
+        loader.__class__ = Loader
+        return cast(Loader[Any], loader)
 
     def _log_env(self, env_cfg: dict[str, Any]) -> None:
         pass
@@ -210,8 +218,10 @@ def build_runner(
         param_scheduler=schedulers,
         default_hooks={"timer": None, "logger": None, "checkpoint": None},
         custom_hooks=[
-            *([Waiting()] if params.workers else []),
-            *(SeedEpoch(), Finite(), progress, SaveEpoch(mark)),
+            SeedEpoch(),
+            Finite(),
+            progress,
+            SaveEpoch(mark),
         ],
         launcher="pytorch" if processes > 1 else "none",
         cfg={"sync_bn": "torch"},

@@ -18,13 +18,13 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from steps.artifacts.manifest import MANIFEST, read_manifest
 from steps.command import UserError
 from steps.core.finite import check_rows
 from steps.data.decoding import decode
-from steps.data.loader import STALL_SECONDS, heard
+from steps.data.loader import Loader
 from steps.data.names import escaped, is_text
 from steps.data.sources.images import ImagesSource
 from steps.data.sources.source import ABSENT, FOLDER, Item, image_names, kind_of
@@ -267,18 +267,15 @@ def batches(
     workers: int,
 ) -> Iterator[Batch]:
     """Views of images in order; ``workers`` processes decode, or this one if 0."""
-    found = iter(
-        DataLoader(
+    return iter(
+        Loader(
             _Views(items, view),
             batch_size,
             num_workers=workers,
             collate_fn=_together,
-            timeout=STALL_SECONDS if workers else 0,
-            generator=torch.Generator().manual_seed(0),
             pin_memory=torch.cuda.is_available(),
         )
     )
-    return heard(found) if workers else found
 
 
 def _together(found: list[tuple[Tensor | None, str]]) -> Batch:

@@ -23,7 +23,7 @@ from steps.command import UserError
 from steps.core.finite import not_finite
 from steps.core.seeds import derive, generator, seeded
 from steps.data.annotations import IGNORED, SemanticMasks
-from steps.data.loader import STALL_SECONDS, heard
+from steps.data.loader import Loader
 from steps.data.shards import Images
 from steps.data.views import centre_crop, resized_cut, to_tensor
 from steps.engine.checkpoint import Scratch
@@ -153,16 +153,12 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
     batches: Iterator[Any] = iter(
-        DataLoader(
+        Loader(
             scenes,
             batch_sampler=list(_batches(len(scenes), protocol.batch_size, seed, start, total)),
             num_workers=protocol.workers,
-            timeout=STALL_SECONDS if protocol.workers else 0,
-            generator=torch.Generator().manual_seed(0),
         )
     )
-    if protocol.workers:
-        batches = heard(batches)
     saved = time.monotonic()
     for step in range(start, total):
         images, classes = next(batches)

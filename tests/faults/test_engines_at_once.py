@@ -169,7 +169,7 @@ def test_why_a_step_failed_is_said_last_and_logs_are_kept(scenery: Scenery) -> N
     log = project.root / "logs/data/shapes.log"
     for count in (1, 2):
         process = start(project, "results/data/shapes")
-        _, stderr = process.communicate(timeout=120)
+        _, stderr = process.communicate(timeout=600)
         lines = stderr.strip().splitlines()
         assert process.returncode == 1
         assert lines[-2] == "prepare failed; its log: logs/data/shapes.log"
@@ -187,7 +187,7 @@ def test_two_at_once_delete_nothing(scenery: Scenery) -> None:
     out = project.root / "results/data/shapes"
     for _ in range(2):
         both = [start(project, "results/data/shapes") for _ in range(2)]
-        said = [process.communicate(timeout=120)[1] for process in both]
+        said = [process.communicate(timeout=600)[1] for process in both]
         codes = sorted(process.returncode for process in both)
         assert (out / "manifest.json").is_file()
         # The second is refused, or began to plan when the first was done.
@@ -201,7 +201,7 @@ def test_two_at_once_delete_nothing(scenery: Scenery) -> None:
         time.sleep(0.05)
     assert running_one.poll() is None
     planned = start(project, "--dry-run")
-    planned.communicate(timeout=120)
+    planned.communicate(timeout=600)
     assert planned.returncode == 0
     os.killpg(running_one.pid, signal.SIGKILL)
     running_one.communicate()

@@ -154,7 +154,7 @@ def test_sigterm_leaves_a_checkpoint(workers: int, scenery: Scenery) -> None:
         time.sleep(0.01)
     for _ in range(2):  # as Slurm does at a time limit: the loader's processes too
         os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert process.wait(timeout=300) == 128 + signal.SIGTERM
     assert list(scenery.root.glob(".scratch/*/checkpoint.pt"))
 
 
