@@ -8,7 +8,14 @@ from torch import Tensor
 
 from steps.diagnosis.sheet import png, sheet
 from steps.evaluation.frozen import FrozenBackbone
-from steps.evaluation.layout import AttentionMaps, heaviest, principal_colours, to_pixels
+from steps.evaluation.layout import (
+    AttentionMaps,
+    foreground_colours,
+    heaviest,
+    principal_colours,
+    to_pixels,
+)
+from steps.models.features import class_attention
 from steps.models.tokens import embed, encode
 from steps.params.protocols import Layout
 
@@ -34,20 +41,52 @@ def draw(backbone: FrozenBackbone, seen: AttentionMaps, head: int, protocol: Lay
     images = seen.images[chosen]
     side = images.shape[-1]
     attention = seen.attention[chosen, head]
-    vit = backbone.transformer
-    tokens = vit.norm(encode(vit, embed(vit, backbone.inputs(images))))
-    colours = principal_colours(tokens[:, vit.num_prefix_tokens :].float().cpu())
     pixels = images.float() / 255
-    low, high = attention.amin(dim=1, keepdim=True), attention.amax(dim=1, keepdim=True)
-    bright = to_pixels((attention - low) / (high - low).clamp(min=1e-12), side)
     inside = to_pixels(heaviest(attention, protocol.mass), side).unsqueeze(1)
     columns: tuple[Tensor, ...] = (
         pixels,
-        heat(bright),
+        stretched(attention, side),
         torch.where(inside, pixels, pixels * _OUTSIDE),
-        to_pixels(colours.transpose(1, 2), side),
+        to_pixels(principal_colours(_patch_tokens(backbone, images)).transpose(1, 2), side),
     )
     return png(sheet(list(zip(*columns, strict=True))))
+
+
+@torch.inference_mode()
+def draw_any(backbone: FrozenBackbone, images: Tensor, each_head: bool) -> bytes:
+    """A PNG, one row per image: itself, attention, patch tokens as colours, those of objects.
+
+    Args:
+        backbone: a transformer with a class token.
+        images: (B, 3, S, S) uint8.
+        each_head: a column for each head of the last block, instead of their mean.
+    """
+    side = images.shape[-1]
+    attention = class_attention(backbone.transformer, backbone.inputs(images)).float().cpu()
+    heads = attention.unbind(1) if each_head else (attention.mean(dim=1),)
+    tokens = _patch_tokens(backbone, images)
+    columns: tuple[Tensor, ...] = (
+        images.float() / 255,
+        *(stretched(head, side) for head in heads),
+        *(
+            to_pixels(colours(tokens).transpose(1, 2), side)
+            for colours in (principal_colours, foreground_colours)
+        ),
+    )
+    return png(sheet(list(zip(*columns, strict=True))))
+
+
+def stretched(attention: Tensor, side: int) -> Tensor:
+    """Attention (B, N) as colours (B, 3, side, side), from each image's least to its most."""
+    low, high = attention.amin(dim=1, keepdim=True), attention.amax(dim=1, keepdim=True)
+    return heat(to_pixels((attention - low) / (high - low).clamp(min=1e-12), side))
+
+
+def _patch_tokens(backbone: FrozenBackbone, images: Tensor) -> Tensor:
+    """Patch tokens (B, N, D) after the final norm, on the CPU."""
+    vit = backbone.transformer
+    tokens: Tensor = vit.norm(encode(vit, embed(vit, backbone.inputs(images))))
+    return tokens[:, vit.num_prefix_tokens :].float().cpu()
 
 
 def heat(values: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import glob
 import logging
@@ -29,7 +30,7 @@ from steps.data.names import escaped, is_text
 from steps.data.sources.images import ImagesSource
 from steps.data.sources.source import ABSENT, FOLDER, Item, image_names, kind_of
 from steps.data.views import RESAMPLING, centre_crop, normalise, to_tensor
-from steps.evaluation.frozen import sized
+from steps.evaluation.frozen import FrozenBackbone, sized
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
 from steps.params.dataset import GROUND, MAX_PIXELS, ImagesDataset
@@ -100,6 +101,36 @@ def read_embedder(name: str, size: int | None, device: torch.device) -> Embedder
 
     digest = read_manifest(path, "pretrain").digest
     return Embedder(digest, features, side, mean, std, 1.0, Image.Resampling.BICUBIC, device)
+
+
+def read_transformer(name: str, size: int | None, device: torch.device) -> FrozenBackbone:
+    """The vision transformer that ``--backbone`` names, for pictures of what it attends to.
+
+    Args:
+        name, size, device: as for :func:`read_embedder`.
+
+    Raises:
+        UserError: there is no such backbone, it has no class token that attends to patches, or it
+            does not take the size.
+    """
+    if name.startswith(TIMM):
+        model = _pretrained(name, {} if size is None else {"img_size": size}).eval()
+        config = timm.data.resolve_model_data_config(model)
+        own = size or max(config["input_size"][-2:])
+        backbone = FrozenBackbone(model, config["mean"], config["std"], own)
+    else:
+        check_artifact(Path(name))
+        backbone = FrozenBackbone.load(Path(name))
+    if not isinstance(backbone.model, Transformer) or backbone.model.cls_token is None:
+        raise UserError(
+            f"--backbone {name}",
+            f"a {type(backbone.model).__name__} without a class token that attends to patches",
+            allowed="a vision transformer with a class token",
+        )
+    if size is not None and not name.startswith(TIMM):
+        model = sized(backbone.model, Path(name), size, f"--size {size}")
+        backbone = dataclasses.replace(backbone, model=model, size=size)
+    return backbone.to(device)
 
 
 def check_artifact(path: Path) -> None:

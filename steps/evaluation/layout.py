@@ -123,13 +123,46 @@ def principal_colours(tokens_BND: Tensor) -> Tensor:
     Each direction is stretched from its 2nd to its 98th percentile (as DINOv2, arXiv:2304.07193,
     figure 1 shows components as colours).
     """
-    flat = tokens_BND.flatten(0, 1).double()
+    colours: Tensor = _colours(tokens_BND.flatten(0, 1)).unflatten(0, tokens_BND.shape[:2])
+    return colours
+
+
+def foreground_colours(tokens_BND: Tensor) -> Tensor:
+    """The patch tokens of objects as colours, black elsewhere: (B, N, 3) in 0 to 1.
+
+    The first component over all images parts their patches in two; the three main directions of
+    one side alone give its colours (DINOv2, arXiv:2304.07193, figure 1). The sign of a component
+    is arbitrary, so the objects are the side with fewer of the patches at the images' border.
+
+    Args:
+        tokens_BND: of square grids of patches.
+    """
+    flat = tokens_BND.flatten(0, 1)
+    first = _components(flat, 1).squeeze(1) > 0
+    side = math.isqrt(tokens_BND.shape[1])
+    border = torch.ones(side, side, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    at_border = border.flatten().repeat(len(tokens_BND))
+    inside = first if first[at_border].float().mean() < 0.5 else ~first
+    colours = torch.zeros(len(flat), 3)
+    if inside.sum() >= 3:  # fewer have no three directions
+        colours[inside] = _colours(flat[inside])
+    by_image: Tensor = colours.unflatten(0, tokens_BND.shape[:2])
+    return by_image
+
+
+def _components(tokens_ND: Tensor, count: int) -> Tensor:
+    """Centred tokens along their main directions, (N, count), the heavier tail positive."""
+    flat = tokens_ND.double()
     centred = flat - flat.mean(dim=0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    values = centred @ directions[:3].T
+    values = centred @ directions[:count].T
     # The sign of a direction is arbitrary: the heavier tail is the bright one.
-    values = torch.where(values.pow(3).sum(dim=0) < 0, -values, values)
+    return torch.where(values.pow(3).sum(dim=0) < 0, -values, values)
+
+
+def _colours(tokens_ND: Tensor) -> Tensor:
+    values = _components(tokens_ND, 3)
     low, high = values.quantile(torch.tensor([0.02, 0.98], dtype=values.dtype), dim=0)
-    colours = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    by_image: Tensor = colours.unflatten(0, tokens_BND.shape[:2])
-    return by_image.float()
+    colours: Tensor = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    return colours.float()

@@ -244,7 +244,7 @@ def test_places_and_images_that_are_refused(backbone: Path, tmp_path: Path) -> N
     assert not (tmp_path / "new.parquet").exists()
 
 
-@pytest.mark.parametrize("node", ["embed", "export"])
+@pytest.mark.parametrize("node", ["embed", "export", "visualize"])
 def test_help_has_an_example(node: str, step: Step) -> None:
     done = step(node, "--help")
     assert done.returncode == 0

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from steps.evaluation.layout import (
+    foreground_colours,
     heaviest,
     jaccard,
     principal_colours,
@@ -88,3 +89,23 @@ def test_colours_are_the_main_directions() -> None:
     assert 0 <= colours.min() <= colours.max() <= 1
     both = torch.stack([colours[:, :, 0].flatten(), strong.flatten()])
     assert torch.corrcoef(both)[0, 1].abs() > 0.95
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_objects_have_colours_and_the_ground_is_black(sign: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = 0.1 * torch.randn(2, 36, 8, generator=generator)
+    inside = torch.zeros(2, 6, 6, dtype=torch.bool)
+    inside[0, 1:4, 2:5] = True
+    inside[1, 2:5, 0:3] = True  # one that the border cuts
+    tokens[inside.flatten(1)] += 5 * sign
+    tokens[0, inside[0].flatten(), 1] += 2  # another kind of object
+    colours = foreground_colours(tokens)
+    assert torch.equal(colours.amax(dim=-1) > 0, inside.flatten(1))
+    kinds = [colours[image][inside[image].flatten()] for image in (0, 1)]
+    between = (kinds[0].mean(dim=0) - kinds[1].mean(dim=0)).abs().max()
+    assert between > 0.5, "the first direction within the objects tells the two kinds apart"
+
+
+def test_where_no_patch_differs_no_object_is_drawn() -> None:
+    assert not foreground_colours(torch.ones(2, 16, 8)).any()
