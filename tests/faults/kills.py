@@ -136,6 +136,8 @@ class Kills:
         for target in targets():
             self.expected[target.node] = self.found(target)
             self.seconds[target.node] = 3.0
+            for out in target.outs:
+                _copy(self.root / out, self.root / "kept" / out)
 
     def found(self, target: Target) -> dict[str, str]:
         """The digest of each output: of what does not depend on the clock."""
@@ -180,10 +182,13 @@ class Kills:
         ]
 
     def round(self, engine: str, target: Target, kills: int) -> int:
-        """Kill a node so many times, let it end, compare; how many kills struck its step."""
+        """Kill a node so many times, let it end, compare; how many kills struck its step.
+
+        Then the first run's results are put back: a report has the seconds of what it reports on,
+        which no second run repeats.
+        """
         for out in target.outs:
-            path = self.root / out
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _remove(self.root / out)
         command = self.command(engine, target)
         struck = sum(self._kill(command, target.node) for _ in range(kills))
         self._finish(command, target.node)
@@ -194,6 +199,9 @@ class Kills:
         left += self.root.glob("reports/**/.*.????????")
         if left:
             raise SystemExit(f"{engine}, {target.node}: left {left}")
+        for out in target.outs:
+            _remove(self.root / out)
+            _copy(self.root / "kept" / out, self.root / out)
         return struck
 
     def _start(self, command: list[str]) -> subprocess.Popen[bytes]:
@@ -234,6 +242,19 @@ class Kills:
             self.seconds[node] = times[-1] - times[0]
 
 
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _copy(path: Path, to: Path) -> None:
+    """Copy a file or a folder with its times, by which Snakemake tells what is up to date."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        shutil.copytree(path, to)
+    else:
+        shutil.copy2(path, to)
+
+
 def _digest(path: Path) -> str:
     if (path / "manifest.json").is_file():
         return verify(path).digest
@@ -245,7 +266,8 @@ def _digest(path: Path) -> str:
         steady = [each.model_dump(exclude={"device_seconds"}) for each in records]
         return digest_value(steady)
     if path.is_dir():
-        return digest_value({each.name: digest_file(each) for each in sorted(path.iterdir())})
+        files = [each for each in sorted(path.iterdir()) if each.name != ".snakemake_timestamp"]
+        return digest_value({each.name: digest_file(each) for each in files})
     return digest_file(path)
 
 
