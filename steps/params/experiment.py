@@ -65,6 +65,14 @@ class Experiment(Params):
     _untrained: frozenset[str] = PrivateAttr(frozenset())
     """Methods whose recipes train nothing, to which no budget applies."""
 
+    def resolved(self) -> dict[str, Any]:
+        """All values as JSON. Without ``evaluate_on`` there is no such key, so that the pages of
+        experiments from before it are not made again."""
+        values = super().resolved()
+        if self.evaluate_on is None:
+            del values["evaluate_on"]
+        return values
+
     @property
     def recipes(self) -> list[str]:
         """The rows that are pretrained here: methods, or their points in a scaling study."""
