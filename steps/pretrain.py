@@ -22,7 +22,7 @@ from typing import Any
 from steps.artifacts.identity import subject
 from steps.artifacts.manifest import check_named
 from steps.artifacts.publish import check_places
-from steps.command import place, run_step
+from steps.command import UserError, place, run_step
 from steps.core.seeds import seeded
 from steps.data.loader import DatasetFacts, TrainingViews, check_two_classes, dataset_facts
 from steps.data.subsets import training_rows
@@ -52,6 +52,11 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--backbone", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="a prepared dataset")
+    parser.add_argument(
+        "--knn",
+        type=Path,
+        help="labelled set that training.knn measures on; default: --data",
+    )
     parser.add_argument("--teacher", type=Path, help="the backbone that the recipe names, frozen")
     parser.add_argument("--tokenizer", type=Path, help="the tokenizer that the recipe names")
     parser.add_argument("--length", type=float, help="factor on the recipe's epochs")
@@ -77,7 +82,7 @@ def main() -> None:
         "pretrain",
         params=params if budget is None else {**params, "budget": budget},
         files={"recipe": arguments.recipe, "backbone": arguments.backbone},
-        inputs={role: getattr(arguments, role) for role in ("data", "teacher", "tokenizer")},
+        inputs={role: getattr(arguments, role) for role in ("data", "knn", "teacher", "tokenizer")},
         seed=arguments.seed,
         out=arguments.out,
         started=started,
@@ -98,8 +103,15 @@ def main() -> None:
 
 
 def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
-    """Check that teacher and tokenizer are those that the recipe names, within the budget."""
+    """Check that teacher and tokenizer are those that the recipe names, within the budget, and that
+    ``--knn`` has a use."""
     where: Path = arguments.recipe
+    if arguments.knn is not None and (recipe.training is None or recipe.training.knn is None):
+        raise UserError(
+            "--knn",
+            f"{arguments.knn}, but {where} has no training.knn",
+            remedy="leave the option out, or give the recipe training.knn",
+        )
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
     tokenizer = None
@@ -171,7 +183,8 @@ def pretrain(
     )
     knn = None
     if training.knn is not None:
-        knn = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
+        measured_on = arguments.knn or arguments.data
+        knn = KNNWatch(measured_on, training.knn, size, facts.mean, facts.std)
     with run.train(
         fabric,
         method,

@@ -34,7 +34,7 @@ PAGE = (
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
 """Files of a report. Git has them all, so DVC keeps none."""
-_INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
+_INPUTS = ("data", "knn", "backbone", "features", "teacher", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,10 @@ class Stages:
         for network, name, seed in plan.rows():
             if name in experiment.imported:
                 yield self._imported(network, name, seed)
-        if "features" in plan.tasks():
-            for row in plan.rows():
-                yield self._task(self.paths.row(*row), "features", experiment.features)
-        for row, task, protocol in plan.evaluations():
-            yield self._task(self.paths.row(*row), task, protocol)
+        for row, dataset in plan.extractions():
+            yield self._task(self.paths.row(*row), "features", experiment.features, dataset)
+        for row, task, protocol, dataset in plan.evaluations():
+            yield self._task(self.paths.row(*row), task, protocol, dataset)
         drawn = [self._drawn(node) for node in plan.drawn()]
         yield from drawn
         yield self._page([stage.results[0] for stage in drawn])
@@ -143,6 +142,8 @@ class Stages:
             "--backbone": plan.backbone_file(node.backbone),
             "--data": self.data,
         }
+        if (watched := plan.knn_set(node)) is not None:
+            options["--knn"] = data(watched)
         return Stage("pretrain", {**options, **behind, **ends})
 
     def _imported(self, network: str, name: str, seed: int) -> Stage:
@@ -155,10 +156,10 @@ class Stages:
         }
         return Stage("import", options)
 
-    def _task(self, row: str, task: str, protocol: str) -> Stage:
-        made = self.paths.outputs(row, task, protocol)
+    def _task(self, row: str, task: str, protocol: str, dataset: str) -> Stage:
+        made = self.paths.outputs(row, task, protocol, dataset)
         decisions = made.pop("decisions", None)
-        paths = self.paths.inputs(row, task) | made
+        paths = self.paths.inputs(row, task, dataset) | made
         options = {f"--{role}": path for role, path in paths.items()}
         file = self.plan.protocol_file(protocol)
         return Stage(task, {"--protocol": file, **options}, decisions=decisions)
@@ -180,8 +181,8 @@ class Stages:
         plan, folder = self.plan, f"reports/{self.plan.name}"
         records = [
             path
-            for row, task, protocol in plan.evaluations()
-            for role, path in self.paths.outputs(self.paths.row(*row), task, protocol).items()
+            for row, *each in plan.evaluations()
+            for role, path in self.paths.outputs(self.paths.row(*row), *each).items()
             if role != "pictures"
         ]
         backbones = [backbone(self.paths.row(*row)) for row in plan.rows()]

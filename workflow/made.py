@@ -49,10 +49,12 @@ def asked(plan: Plan) -> Iterator[Asked]:
                 "backbone": plan.backbone_file(node.backbone),
             }
             yield Asked(Path(backbone(row)), params, sources)
-    for each in plan.rows() if "features" in plan.tasks() else ():
-        yield _by_protocol(plan, paths.features(paths.row(*each)), plan.experiment.features)
-    for each, task, protocol in plan.evaluations():
-        yield _by_protocol(plan, paths.record(paths.row(*each), task, protocol), protocol)
+    for each, dataset in plan.extractions():
+        features = paths.features(paths.row(*each), dataset)
+        yield _by_protocol(plan, features, plan.experiment.features)
+    for each, task, protocol, dataset in plan.evaluations():
+        record = paths.record(paths.row(*each), task, protocol, dataset)
+        yield _by_protocol(plan, record, protocol)
 
 
 def _within(plan: Plan, node: Node) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from steps.params.recipe import Training
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+SETS = ("data", "knn")
+"""Roles of inputs that are prepared sets: of the training, and of ``training.knn``."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -35,7 +38,7 @@ class Run:
     files: Mapping[str, Path]
     """Params files by role; the first one is named in errors."""
     inputs: Mapping[str, Path | None]
-    """Artifacts by role: the data set, and a teacher or a tokenizer if there is one."""
+    """Artifacts by role: ``SETS``, and a teacher or a tokenizer if there is one."""
     seed: int
     out: Path
     started: float
@@ -96,7 +99,7 @@ class Run:
         """
         if budget is None:
             return training, None, {}
-        behind = {role: path for role, path in self.given.items() if role != "data"}
+        behind = {role: path for role, path in self.given.items() if role not in SETS}
         own = own_share(budget, behind)
         training, flops = within_budget(training, budget, own, method, views, facts, self.where)
         return training, flops, facts_within(training, behind.values())

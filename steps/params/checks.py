@@ -33,6 +33,7 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
     _check_drawn(plan)
     _check_tokens_read(plan)
     _check_classes(plan)
+    _check_watched(plan)
     _check_sizes(plan)
     _check_text(plan)
     return plan
@@ -139,25 +140,58 @@ def _check_tokens_read(plan: Plan) -> None:
 def _check_classes(plan: Plan) -> None:
     """Tasks and methods that decide between classes need labels, and two classes where params list
     them."""
-    dataset = plan.experiment.dataset
-    classes = getattr(plan.datasets[dataset], "classes", None)
-    deciding = [task.name for task in _needing(plan, "classes")]
-    for name, recipe in plan.recipes.items():
-        if recipe.method.name == "supervised":
-            deciding.append(f"recipe {name}")
-    if deciding and not plan.datasets[dataset].has_labels:
-        raise UserError(
-            f"{plan.file}: dataset",
-            f"{dataset} has no labels, which {deciding[0]} needs",
-            allowed="a classification set",
-            remedy=f"use a set with labels, or leave {deciding[0]} out",
-        )
-    if classes is not None and len(classes) < 2 and deciding:
-        raise UserError(
-            f"{plan.file}: dataset",
-            f"{dataset} has one class, and {deciding[0]} decides between classes",
-            remedy=f"use a set with two classes or more, or leave {deciding[0]} out",
-        )
+    deciding = [
+        (_key(plan), dataset, task.name)
+        for task in _needing(plan, "classes")
+        for dataset in plan.experiment.sets_of(task.name)
+    ]
+    deciding += [
+        ("dataset", plan.experiment.dataset, f"recipe {name}")
+        for name, recipe in plan.recipes.items()
+        if recipe.method.name == "supervised"
+    ]
+    for key, dataset, name in deciding:
+        classes = getattr(plan.datasets[dataset], "classes", None)
+        if not plan.datasets[dataset].has_labels:
+            raise UserError(
+                f"{plan.file}: {key}",
+                f"{dataset} has no labels, which {name} needs",
+                allowed="a classification set",
+                remedy=f"{_other(key, dataset, 'labels')}, or leave {name} out",
+            )
+        if classes is not None and len(classes) < 2:
+            raise UserError(
+                f"{plan.file}: {key}",
+                f"{dataset} has one class, and {name} decides between classes",
+                remedy=f"{_other(key, dataset, 'two classes or more')}, or leave {name} out",
+            )
+
+
+def _key(plan: Plan) -> str:
+    """The key that names the sets of tasks which read no set of their own."""
+    return "dataset" if plan.experiment.evaluate_on is None else "evaluate_on"
+
+
+def _other(key: str, dataset: str, wanted: str) -> str:
+    """The remedy for a set that lacks what a task needs."""
+    instead = f"use a set with {wanted}"
+    return instead if key == "dataset" else f"take {dataset} out of evaluate_on, {instead}"
+
+
+def _check_watched(plan: Plan) -> None:
+    """k-NN during pretraining needs labels: of ``dataset``, or of the first of ``evaluate_on``."""
+    for node in plan.needs:
+        if isinstance(node, Tokenizer) or not plan.watches_knn(node):
+            continue
+        dataset = plan.knn_set(node) or plan.experiment.dataset
+        if not plan.datasets[dataset].has_labels:
+            raise UserError(
+                f"{plan.recipe_file(node.recipe)}: training.knn",
+                f"{dataset} has no labels, which k-NN during pretraining needs",
+                allowed="a classification set as dataset, or as the first of evaluate_on",
+                remedy=f"name such a set first in evaluate_on of {plan.file}, or remove "
+                "training.knn from the recipe",
+            )
 
 
 def _check_text(plan: Plan) -> None:
@@ -171,18 +205,25 @@ def _check_text(plan: Plan) -> None:
             remedy="add a method that has one, such as clip, or leave the task out",
         )
     needs = [
-        f"recipe {name}"
+        ("dataset", experiment.dataset, f"recipe {name}")
         for name, recipe in plan.recipes.items()
         if isinstance(recipe.method, CLIPParams) and recipe.method.prompts is None
     ]
-    needs += [task.name for task in _needing(plan, "captions")]
-    if needs and not plan.datasets[experiment.dataset].has_captions:
-        raise UserError(
-            f"{plan.file}: dataset",
-            f"{experiment.dataset} has no captions, which {needs[0]} needs",
-            remedy="use a set with captions; a recipe can also make captions of class names "
-            "(method.prompts)",
-        )
+    needs += [
+        (_key(plan), dataset, task.name)
+        for task in _needing(plan, "captions")
+        for dataset in experiment.sets_of(task.name)
+    ]
+    for key, dataset, name in needs:
+        if not plan.datasets[dataset].has_captions:
+            otherwise = "; a recipe can also make captions of class names (method.prompts)"
+            if key == "evaluate_on":
+                otherwise = f", or leave {name} out"
+            raise UserError(
+                f"{plan.file}: {key}",
+                f"{dataset} has no captions, which {name} needs",
+                remedy=f"{_other(key, dataset, 'captions')}{otherwise}",
+            )
 
 
 # --- Image sizes, patches, blocks and heads fit each other

@@ -33,6 +33,10 @@ class Experiment(Params):
     """The question that the report answers, in a sentence or two."""
     dataset: Name
     """``params/datasets/<dataset>.yaml``: for pretraining, and for tasks that name no other set."""
+    evaluate_on: Names | None = None
+    """Sets that replace ``dataset`` in tasks, each with tables of its own; ``dataset`` may be among
+    them. The ranking stands on the first one, and so does ``training.knn`` where ``dataset`` has no
+    labels. null: tasks read ``dataset``."""
     detection_dataset: Name | None = None
     """Images with boxes and masks: detection, segmentation, object layout."""
     decode_dataset: Name | None = None
@@ -60,6 +64,14 @@ class Experiment(Params):
 
     _untrained: frozenset[str] = PrivateAttr(frozenset())
     """Methods whose recipes train nothing, to which no budget applies."""
+
+    def resolved(self) -> dict[str, Any]:
+        """All values as JSON. Without ``evaluate_on`` there is no such key, so that the pages of
+        experiments from before it are not made again."""
+        values = super().resolved()
+        if self.evaluate_on is None:
+            del values["evaluate_on"]
+        return values
 
     @property
     def recipes(self) -> list[str]:
@@ -108,8 +120,18 @@ class Experiment(Params):
             names += points.get(name, [name])
         return names
 
+    def sets_of(self, task: str) -> list[str]:
+        """The sets that a task, or ``features``, reads: several only with ``evaluate_on``.
+
+        ``dataset`` for a task that is not measured here and whose own key is not given.
+        """
+        key = TASKS[task].reads if task in TASKS else "dataset"
+        if key == "dataset" and self.evaluate_on is not None:
+            return self.evaluate_on
+        return [getattr(self, key) or self.dataset]
+
     def evaluations(self) -> Iterator[tuple[str, str]]:
-        """Every (task, protocol) that is measured on a row."""
+        """Every (task, protocol) that is measured on a row, on each set of the task."""
         for task, protocols in self.tasks.items():
             for protocol in protocols:
                 yield task, protocol
@@ -135,6 +157,7 @@ class Experiment(Params):
             "backbones": self.backbones,
             "seeds": self.seeds,
             "pictures": self.pictures,
+            "evaluate_on": self.evaluate_on or [],
             **{f"tasks.{task}": protocols for task, protocols in self.tasks.items()},
         }
         for task, protocols in self.tasks.items():
@@ -169,6 +192,11 @@ class Experiment(Params):
         for task in self.tasks:
             if getattr(self, key := TASKS[task].reads) is None:
                 raise ValueError(f"tasks has {task}, so the key '{key}' is needed")
+        if self.evaluate_on and all(TASKS[task].reads != "dataset" for task in self.tasks):
+            raise ValueError(
+                f"evaluate_on is given, but no task of {', '.join(self.tasks)} reads its sets: "
+                "remove the key, or add a task such as knn"
+            )
         return self
 
 

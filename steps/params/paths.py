@@ -5,6 +5,7 @@
     results/imported/<backbone>/<name>/seed<k>/backbone/
     results/tokenizers/<dataset>/<regime>/<tokenizer>/seed<k>/tokenizer/
 
+``<dataset>`` is the set that a result is trained or measured on.
 Results made of a backbone stand beside it: ``features/<dataset>/<protocol>/`` and
 ``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, or on frozen features as
 ``<task>/<dataset>/<features>/<protocol>.json``; their decisions beside them as
@@ -47,9 +48,8 @@ class Paths:
         return self.experiment.dataset
 
     def evaluated_on(self, task: str) -> str:
-        """The set that a task reads; ``dataset`` where the experiment names no other."""
-        own: str | None = getattr(self.experiment, TASKS[task].reads) if task in TASKS else None
-        return own or self.dataset
+        """The set that a task, or ``features``, reads; the first one where it reads several."""
+        return self.experiment.sets_of(task)[0]
 
     def pretrained(self, backbone: str, recipe: str, seed: int | str) -> str:
         """The folder of a row whose backbone is pretrained here."""
@@ -71,25 +71,29 @@ class Paths:
             return self.tokenizer(node.name, seed)
         return backbone(self.pretrained(node.backbone, node.recipe, seed))
 
-    def features(self, row: str) -> str:
-        """The frozen features of a row, by the experiment's protocol."""
-        return f"{row}/features/{self.dataset}/{self.experiment.features}"
+    def features(self, row: str, dataset: str = "") -> str:
+        """The frozen features of a row on a set, by the experiment's protocol.
 
-    def record(self, row: str, task: str, protocol: str) -> str:
-        """The record file of a task on a row, by a protocol."""
-        return f"{self._evaluation(row, task)}/{protocol}.json"
+        Here and below, no ``dataset`` is the one of ``evaluated_on``.
+        """
+        dataset = dataset or self.evaluated_on("features")
+        return f"{row}/features/{dataset}/{self.experiment.features}"
 
-    def decisions(self, row: str, task: str, protocol: str) -> str | None:
+    def record(self, row: str, task: str, protocol: str, dataset: str = "") -> str:
+        """The record file of a task on a row, by a protocol on a set."""
+        return f"{self._evaluation(row, task, dataset)}/{protocol}.json"
+
+    def decisions(self, row: str, task: str, protocol: str, dataset: str = "") -> str | None:
         """The decisions behind a record file; None for a task that keeps none."""
         if not TASKS[task].decides:
             return None
-        return f"{self._evaluation(row, task)}/{protocol}.parquet"
+        return f"{self._evaluation(row, task, dataset)}/{protocol}.parquet"
 
-    def pictures(self, row: str, task: str, protocol: str) -> str | None:
+    def pictures(self, row: str, task: str, protocol: str, dataset: str = "") -> str | None:
         """The folder of pictures beside a record file; None for a task that draws none."""
         if not TASKS[task].draws:
             return None
-        return f"{self._evaluation(row, task)}/{protocol}"
+        return f"{self._evaluation(row, task, dataset)}/{protocol}"
 
     def drawn(self, node: Node, seed: int | str) -> str:
         """Pictures of a pretraining or of a tokenizer."""
@@ -97,20 +101,21 @@ class Paths:
             return self.tokenizer_diagnosis(node.name, seed)
         return self.diagnosis(self.pretrained(node.backbone, node.recipe, seed))
 
-    def inputs(self, row: str, task: str) -> dict[str, str]:
+    def inputs(self, row: str, task: str, dataset: str = "") -> dict[str, str]:
         """Artifacts that a task, or ``features``, reads of a row, by the option of its step."""
+        dataset = dataset or self.evaluated_on(task)
         reads_features = task in TASKS and TASKS[task].features
-        features = {"features": self.features(row)} if reads_features else {}
-        return {"backbone": backbone(row), **features, "data": data(self.evaluated_on(task))}
+        features = {"features": self.features(row, dataset)} if reads_features else {}
+        return {"backbone": backbone(row), **features, "data": data(dataset)}
 
-    def outputs(self, row: str, task: str, protocol: str) -> dict[str, str]:
+    def outputs(self, row: str, task: str, protocol: str, dataset: str = "") -> dict[str, str]:
         """Results of a task, or of ``features``, on a row: ``out``, ``decisions``, ``pictures``."""
         if task not in TASKS:
-            return {"out": self.features(row)}
+            return {"out": self.features(row, dataset)}
         paths = {
-            "out": self.record(row, task, protocol),
-            "decisions": self.decisions(row, task, protocol),
-            "pictures": self.pictures(row, task, protocol),
+            "out": self.record(row, task, protocol, dataset),
+            "decisions": self.decisions(row, task, protocol, dataset),
+            "pictures": self.pictures(row, task, protocol, dataset),
         }
         return {role: path for role, path in paths.items() if path is not None}
 
@@ -132,6 +137,6 @@ class Paths:
         """Pictures of a tokenizer."""
         return f"{self.tokenizer_row(name, seed)}/diagnose"
 
-    def _evaluation(self, row: str, task: str) -> str:
-        folder = f"{row}/{task}/{self.evaluated_on(task)}"
+    def _evaluation(self, row: str, task: str, dataset: str) -> str:
+        folder = f"{row}/{task}/{dataset or self.evaluated_on(task)}"
         return f"{folder}/{self.experiment.features}" if TASKS[task].features else folder

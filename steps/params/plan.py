@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,8 +90,8 @@ class Plan:
     def dataset_names(self) -> list[str]:
         """The prepared sets that the experiment reads."""
         experiment = self.experiment
-        own = [getattr(experiment, TASKS[task].reads) for task in TASKS if task in experiment.tasks]
-        return list(dict.fromkeys([experiment.dataset, *own]))
+        own = [experiment.sets_of(task) for task in TASKS if task in experiment.tasks]
+        return list(dict.fromkeys([experiment.dataset, *chain.from_iterable(own)]))
 
     def dataset_file(self, name: str) -> Path:
         return self.root / "datasets" / f"{name}.yaml"
@@ -159,11 +160,32 @@ class Plan:
         behind = (other for row in rows for other in self.needs[row])
         return [*rows, *dict.fromkeys(other for other in behind if isinstance(other, Tokenizer))]
 
-    def evaluations(self) -> Iterator[tuple[tuple[str, str, int], str, str]]:
-        """Every (row, task, protocol) that is measured."""
+    def evaluations(self) -> Iterator[tuple[tuple[str, str, int], str, str, str]]:
+        """Every (row, task, protocol, set) that is measured."""
         for task, protocol in self.experiment.evaluations():
-            for row in self.rows(task):
-                yield row, task, protocol
+            for dataset in self.experiment.sets_of(task):
+                for row in self.rows(task):
+                    yield row, task, protocol, dataset
+
+    def extractions(self) -> Iterator[tuple[tuple[str, str, int], str]]:
+        """Every (row, set) whose frozen features are extracted."""
+        if "features" in self.tasks():
+            for dataset in self.experiment.sets_of("features"):
+                for row in self.rows():
+                    yield row, dataset
+
+    def knn_set(self, node: Node) -> str | None:
+        """The set of ``training.knn`` of a pretraining, if it is not ``dataset``: the first of
+        ``evaluate_on``, where ``dataset`` has no labels."""
+        sets = self.experiment.evaluate_on
+        if sets is None or isinstance(node, Tokenizer) or not self.watches_knn(node):
+            return None
+        return None if self.datasets[self.experiment.dataset].has_labels else sets[0]
+
+    def watches_knn(self, node: Pretraining) -> bool:
+        """True if a pretraining measures k-NN on its way."""
+        training = self.recipes[node.recipe].training
+        return training is not None and training.knn is not None
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of params that an engine compares, by role.

@@ -141,7 +141,7 @@ TASKS: dict[str, Task] = {
             "trained",
             protocol=ZeroShot,
             metrics=("top1",),
-            needs=("text",),
+            needs=("classes", "text"),
         ),
         Task(
             name="retrieval",

@@ -142,7 +142,7 @@ def collect(heading: ReportSpec, paths: Paths) -> Source:
         backbone = read_manifest(artifact, "pretrain")
         curves.append(read_curve(artifact, backbone))
         for evaluation in cell.evaluations(heading):
-            file = Path(paths.record(cell.row(paths), evaluation.task, evaluation.protocol))
+            file = Path(paths.record(cell.row(paths), *evaluation))
             records, manifest = read_records(file)
             if not records:
                 raise UserError(
@@ -161,8 +161,14 @@ def collect(heading: ReportSpec, paths: Paths) -> Source:
                     decisions=decisions_beside(file),
                     digest=manifest.facts["decisions"],
                     classes=tuple(manifest.facts.get("class_counts", ())),
-                    data=Path(data(paths.evaluated_on(evaluation.task), paths.results)),
+                    data=Path(
+                        data(
+                            evaluation.dataset or paths.evaluated_on(evaluation.task),
+                            paths.results,
+                        )
+                    ),
                     data_digest=manifest.inputs.get("data", ""),
+                    evaluate_on=evaluation.dataset,
                 )
             traced.append(
                 TracedRecord(
@@ -188,8 +194,7 @@ def _require_all(heading: ReportSpec, paths: Paths, cells: list[_Cell]) -> None:
         step = "import" if cell.recipe in heading.imported else "pretrain"
         expected.append((step, Path(backbone_of(row), MANIFEST)))
         expected += [
-            (each.task, Path(paths.record(row, each.task, each.protocol)))
-            for each in cell.evaluations(heading)
+            (each.task, Path(paths.record(row, *each))) for each in cell.evaluations(heading)
         ]
     missing = [(step, path) for step, path in expected if not path.is_file()]
     if not missing:
@@ -211,6 +216,7 @@ def _check_belongs(path: Path, record: Record, cell: _Cell, evaluation: Evaluati
         "recipe": cell.recipe,
         "backbone": cell.backbone,
         "seed": cell.seed,
+        **({"dataset": evaluation.dataset} if evaluation.dataset else {}),
     }
     for key, value in expected.items():
         found = getattr(record, key)

@@ -12,7 +12,7 @@ import polars as pl
 
 from steps.command import UserError
 from steps.params.tasks import TASKS
-from steps.reporting.decided import DECISIONS
+from steps.reporting.decided import DECISIONS, TABLE
 from steps.reporting.source import Evaluation, Source, TracedRecord
 from steps.reporting.statistics.differences import (
     Family,
@@ -124,9 +124,9 @@ def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
         UserError: decisions do not give the score that stands in their record.
     """
     by_table = {
-        Evaluation(str(task), str(protocol)): rows
-        for (task, protocol), rows in source.decisions.partition_by(
-            "task", "protocol", as_dict=True, maintain_order=True
+        Evaluation(*map(str, table)): rows
+        for table, rows in source.decisions.partition_by(
+            *TABLE, as_dict=True, maintain_order=True
         ).items()
     }
     labels = dict(source.images.select("images", "labels").iter_rows())
@@ -221,7 +221,7 @@ def _values(
     """Score of each row and seed ``(R, S)``, seeds in ascending order."""
     found: list[dict[int, float]] = [{} for _ in place]
     for item in source.traced:
-        if item.evaluation == evaluation:
+        if source.heading.evaluation_of(item.records[0]) == evaluation:
             for record in item.records:
                 if record.metric == metric:
                     found[place[record.recipe, record.backbone]][record.seed] = record.value

@@ -43,10 +43,14 @@ DECISIONS_SCHEMA = pl.Schema(
         "digest": pl.String(),
         "correct": pl.Binary(),
         "draws": pl.List(pl.Float32),
+        "evaluate_on": pl.String(),
     }
 )
 """A row per record: ``n`` images, the digest of their ids and labels (``images``) and that of the
-step's file; ``correct``, a packed bit per image that is right at top 1, or ``draws``."""
+step's file; ``correct``, a packed bit per image that is right at top 1, or ``draws``; the set, if
+the evaluation is on one of several. The file of an experiment of one set lacks that column."""
+TABLE = ("task", "protocol", "evaluate_on")
+"""Columns that tell evaluations apart, in the order of an ``Evaluation``."""
 IMAGES_SCHEMA = pl.Schema(
     {"images": pl.String(), "labels": pl.List(pl.Int32), "classes": pl.List(pl.String)}
 )
@@ -75,6 +79,8 @@ class Measured:
     data: Path
     """The dataset of the evaluation, with the ground truth of detections."""
     data_digest: str
+    evaluate_on: str = ""
+    """Its name, if the evaluation is on one of several."""
 
 
 def decide(measured: Sequence[Measured]) -> Decided:
@@ -86,12 +92,12 @@ def decide(measured: Sequence[Measured]) -> Decided:
     """
     rows: list[dict[str, Any]] = []
     images: dict[str, dict[str, Any]] = {}
-    first: dict[tuple[str, str, str], tuple[str, str]] = {}
+    first: dict[tuple[str, ...], tuple[str, str]] = {}
     for item in measured:
         decided = read_decisions(item.decisions, item.digest)
         for metric, kept in _kept(item, decided):
             record = next(each for each in item.records if each.metric == metric)
-            key = (record.task, record.protocol, metric)
+            key = (record.task, record.protocol, item.evaluate_on, metric)
             digest, file = first.setdefault(key, (kept.digest, item.file))
             if digest != kept.digest:
                 raise UserError(
@@ -113,6 +119,7 @@ def decide(measured: Sequence[Measured]) -> Decided:
                     "digest": item.digest,
                     "correct": kept.correct,
                     "draws": None if kept.draws is None else kept.draws.tolist(),
+                    "evaluate_on": item.evaluate_on,
                 }
             )
     return Decided(
@@ -243,14 +250,17 @@ def decided_files(decided: Decided) -> dict[str, bytes]:
         UserError: they are larger than a repository should hold.
     """
     files = {}
-    for name, frame in zip((DECISIONS, IMAGES), decided, strict=True):
+    decisions = decided.decisions
+    if not (decisions["evaluate_on"] != "").any():
+        decisions = decisions.drop("evaluate_on")
+    for name, frame in ((DECISIONS, decisions), (IMAGES, decided.images)):
         file = io.BytesIO()
         frame.write_parquet(file, compression="zstd", statistics=False)
         files[name] = file.getvalue()
     if (size := sum(map(len, files.values()))) > MOST_BYTES:
         raise UserError(
             DECISIONS,
-            f"{size / 1e6:.1f} MB of decisions with {IMAGES}, in {decided.decisions.height} rows",
+            f"{size / 1e6:.1f} MB of decisions with {IMAGES}, in {decisions.height} rows",
             allowed=f"at most {MOST_BYTES / 1e6:g} MB an experiment, since both are committed",
             remedy="divide the experiment: fewer rows, seeds or protocols in one report",
         )
@@ -277,6 +287,8 @@ def read_decided(folder: Path) -> Decided:
                 f"not what a report holds ({problem})",
                 remedy="make the report again",
             ) from error
+        if name == DECISIONS and "evaluate_on" not in frame.columns:
+            frame = frame.with_columns(evaluate_on=pl.lit(""))
         if frame.schema != schema:
             raise UserError(
                 str(folder / name),

@@ -23,13 +23,14 @@ from steps.reporting.source import (
 from steps.reporting.summary import model_name, summarize
 from steps.reporting.text import duration, flops_unit, measured, plural, significant, visible
 
-_FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<metric>][/seed<k>]"
+_FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<set>][/<metric>][/seed<k>]"
 
 
 def explain(cell: Path) -> str:
     """The records behind a cell such as ``reports/quickstart/mae/vit_pico/linear/top1/seed0``.
 
-    ``linear/linear_mae`` narrows a task that has several protocols down to one.
+    ``linear/linear_mae`` narrows a task that has several protocols down to one, and
+    ``linear/cifar10`` one that is measured on several sets.
 
     Raises:
         UserError: no report stands there, or it has no such cell.
@@ -65,10 +66,11 @@ def _certainty(
     """Interval, rank, rivals and decisions of a headline score, or why there are none."""
     record = records[0]
     row = (record.recipe, record.backbone)
-    if item.evaluation in sure.missing:
+    evaluation = heading.evaluation_of(record)
+    if evaluation in sure.missing:
         lines = ["interval         none: the decisions of this evaluation were not kept"]
         return [*lines, f"                 run python -m steps.{record.task} and the report again"]
-    confidence = sure.known.get(item.evaluation)
+    confidence = sure.known.get(evaluation)
     if confidence is None or confidence.metric not in [each.metric for each in records]:
         return []
     place = confidence.place[row]
@@ -107,9 +109,9 @@ def _cell(record: Record) -> str:
     return f"{record.recipe}/{record.backbone}/{record.task}"
 
 
-def _ends(record: Record) -> tuple[str, str, str]:
+def _ends(record: Record) -> tuple[str, ...]:
     """Path parts after the task that narrow a cell down."""
-    return record.protocol, record.metric, f"seed{record.seed}"
+    return record.protocol, record.dataset, record.metric, f"seed{record.seed}"
 
 
 def _matches(record: Record, parts: tuple[str, ...]) -> bool:

@@ -151,7 +151,8 @@ def ranking_figure(
             _score_panel(panel, order, cells, known.get(evaluation))
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
-            title = f"{drawn(heading.label(evaluation))}\n{drawn(metric)}"
+            lines = heading.label(evaluation, on="\n").splitlines()
+            title = "\n".join(map(drawn, [*lines, metric]))
             title += f" ({drawn(unit)})" if unit else ""
             panel.set_title(title, **TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=STEPS))

@@ -9,6 +9,7 @@ import polars as pl
 
 from steps.params.budget import BEHIND, Budget
 from steps.params.tasks import TASKS
+from steps.reporting.average import average_ranks
 from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
 from steps.reporting.figures import FILE as APART_FIGURE
@@ -95,7 +96,7 @@ _ABOUT_CURVES = (
 )
 _ABOUT_KNN = (
     " The last panel shows the k-NN accuracy of the class token during pretraining, on a part of "
-    "the images (`training.knn` in the recipes), so it differs from the k-NN table."
+    "the {images} (`training.knn` in the recipes), so it differs from the k-NN table."
 )
 _ABOUT_APART = (
     "Who beats whom: blue where the row's score is resolved above the column's, orange where it is "
@@ -133,6 +134,7 @@ def page(
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
         *_unstable_note(sure, heading),
+        *average_ranks(summary, heading),
     ]
     counts = source.class_counts()
     for evaluation, title in sections.items():
@@ -199,7 +201,10 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
 
 def _about_ranking(summary: pl.DataFrame, heading: ReportSpec, sure: Confidences) -> str:
     """Caption of the ranking figure."""
-    what = "protocol" if len(heading.evaluations()) > len(heading.tasks) else "task"
+    several = any(len(protocols) > 1 for protocols in heading.tasks.values())
+    what = "protocol" if several else "task"
+    if len(heading.evaluate_on) > 1:
+        what += " on each set"
     spread = "; dark lines are ± one standard deviation over seeds"
     if sure.known:
         spread = "; dark lines are 95 % intervals"
@@ -226,7 +231,12 @@ def _about_curves(source: Source, summary: pl.DataFrame) -> str:
     if len(shown) < len(trained):
         about += f" Only the best {len(shown)} of {len(trained):,} methods are shown."
     measured = source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"]
-    return about + (_ABOUT_KNN if measured.is_not_null().any() else "")
+    if measured.is_null().all():
+        return about
+    sets = source.heading.evaluate_on
+    elsewhere = sets and any("knn" in item.pretrained.inputs for item in source.traced)
+    images = f"images of {plain(sets[0])}" if elsewhere else "images"
+    return about + _ABOUT_KNN.format(images=images)
 
 
 def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence | None) -> str:
@@ -241,9 +251,10 @@ def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence
     )
     if confidence is not None:
         spread = _about_intervals(confidence, seeds)
+    first = ", the first set of `evaluate_on`" if best.dataset else ""
     return (
-        f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}; {spread}. "
-        f"Epochs, images, FLOPs and device time refer to pretraining on {datasets}.\n"
+        f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}{first}; "
+        f"{spread}. Epochs, images, FLOPs and device time refer to pretraining on {datasets}.\n"
     )
 
 
@@ -352,6 +363,8 @@ def _tracing(heading: ReportSpec, summary: pl.DataFrame) -> str:
     cell = f"{top['recipe']}/{top['backbone']}/{best.task}"
     if len(heading.tasks[best.task]) > 1:
         cell += f"/{best.protocol}"
+    if best.dataset:
+        cell += f"/{best.dataset}"
     params = target(_relative(heading.experiment, heading.out))
     return f"""\
 Print the origin of a number: the record, its file, and the commit, params and artifact digests
@@ -382,9 +395,10 @@ def _task_line(source: Source, summary: pl.DataFrame, task: str) -> str:
     protocols = source.heading.tasks[task]
     names = f"protocol{'s' if len(protocols) > 1 else ''} "
     names += ", ".join(map(code, protocols))
-    first = cells.unique("protocol", keep="first", maintain_order=True)
+    first = cells.unique(["protocol", "evaluate_on"], keep="first", maintain_order=True)
     counts = " or ".join(f"{n:,}" for n in first["n"].unique(maintain_order=True))
-    known = f"{code(task)}, {names}, {plain(cells['dataset'][0])}, n = {counts}"
+    sets = cells["dataset"].unique(maintain_order=True).to_list()
+    known = f"{code(task)}, {names}, {plain(', '.join(sets))}, n = {counts}"
     return f"- **{plain(title)}** ({known}): {meaning}."
 
 
@@ -438,7 +452,11 @@ def _params_notes(source: Source) -> list[str]:
     """Notes on tables whose rows were measured under different params."""
     notes = []
     for evaluation in source.heading.evaluations():
-        params = [item.measured.params for item in source.traced if item.evaluation == evaluation]
+        params = [
+            item.measured.params
+            for item in source.traced
+            if source.heading.evaluation_of(item.records[0]) == evaluation
+        ]
         keys = dict.fromkeys(key for each in params for key in each)
         differing = [
             key for key in keys if any(each.get(key) != params[0].get(key) for each in params)
@@ -456,8 +474,9 @@ def _section(heading: ReportSpec, evaluation: Evaluation) -> str:
     """The task in words, with its protocol if it has several."""
     task = TASKS.get(evaluation.task)
     title = plain(task.title if task else evaluation.task)
+    on = f" on {plain(evaluation.dataset)}" if evaluation.dataset else ""
     alone = len(heading.tasks[evaluation.task]) == 1
-    return title if alone else f"{title}, protocol {code(evaluation.protocol)}"
+    return f"{title}{on}" if alone else f"{title}{on}, protocol {code(evaluation.protocol)}"
 
 
 def _relative(path: str, folder: str) -> str:

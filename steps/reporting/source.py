@@ -26,6 +26,7 @@ from steps.params.tasks import TASKS
 from steps.reporting.decided import (
     DECISIONS_SCHEMA,
     IMAGES_SCHEMA,
+    TABLE,
     Decided,
     decided_files,
     read_decided,
@@ -50,13 +51,15 @@ CURVES_SCHEMA = pl.Schema(
 
 
 class Evaluation(NamedTuple):
-    """A task by a protocol, which has its own table."""
+    """A task by a protocol, on one of several sets; it has its own table."""
 
     task: str
     protocol: str
+    dataset: str = ""
+    """One of ``evaluate_on``; empty where the experiment names one set for the task."""
 
     def __str__(self) -> str:
-        return f"{self.task}/{self.protocol}"
+        return "/".join(filter(None, self))
 
 
 class ScaledRow(BaseModel):
@@ -82,6 +85,8 @@ class ReportSpec(BaseModel):
     seeds: tuple[int, ...]
     tasks: dict[str, tuple[str, ...]]
     """Each task's protocols, in the order of the tables."""
+    evaluate_on: tuple[str, ...] = ()
+    """Sets of the tasks that read no set of their own, if there may be several."""
     only: dict[str, tuple[str, ...]] = {}
     """Tasks that apply only to some methods, with those methods."""
     imported: dict[str, str] = {}
@@ -110,6 +115,7 @@ class ReportSpec(BaseModel):
         return cls(
             **experiment.model_dump(include=same),
             methods=tuple(experiment.names),
+            evaluate_on=tuple(experiment.evaluate_on or ()),
             only={
                 task: tuple(text_methods)
                 for task in experiment.tasks
@@ -121,12 +127,27 @@ class ReportSpec(BaseModel):
         )
 
     def evaluations(self) -> list[Evaluation]:
-        """Every task by each of its protocols, in the order of the tables."""
+        """Every task by each of its protocols on each of its sets, in the order of the tables."""
         return [
-            Evaluation(task, protocol)
+            Evaluation(task, protocol, dataset)
             for task, protocols in self.tasks.items()
             for protocol in protocols
+            for dataset in self.sets_of(task)
         ]
+
+    def sets_of(self, task: str) -> tuple[str, ...]:
+        """The sets that tell evaluations of a task apart; an empty name where there is one set."""
+        several = task in TASKS and TASKS[task].reads == "dataset"
+        return (several and self.evaluate_on) or ("",)
+
+    def first(self, task: str) -> Evaluation:
+        """The evaluation that represents a task: by its first protocol, on its first set."""
+        return Evaluation(task, self.tasks[task][0], self.sets_of(task)[0])
+
+    def evaluation_of(self, record: Record) -> Evaluation:
+        """The evaluation that a record belongs to."""
+        dataset = record.dataset if any(self.sets_of(record.task)) else ""
+        return Evaluation(record.task, record.protocol, dataset)
 
     def shown(self, method: str) -> str:
         """A method's name in tables and figures: without the budget if all rows share one."""
@@ -134,10 +155,12 @@ class ReportSpec(BaseModel):
             return method
         return method.removesuffix(f"-{self.budget.name}")
 
-    def label(self, evaluation: Evaluation) -> str:
-        """A short name: the task, or the protocol if the task has several."""
+    def label(self, evaluation: Evaluation, on: str = " on ") -> str:
+        """A short name: the task, or the protocol if the task has several; then ``on`` and the set,
+        if there are several."""
         alone = len(self.tasks[evaluation.task]) == 1
-        return evaluation.task if alone else evaluation.protocol
+        name = evaluation.task if alone else evaluation.protocol
+        return f"{name}{on}{evaluation.dataset}" if evaluation.dataset else name
 
     def has_row(self, method: str, backbone: str) -> bool:
         """True if a method has a row on a backbone: an official checkpoint has only its own."""
@@ -207,11 +230,6 @@ class TracedRecord(BaseModel):
         """True if the authors' weights were measured instead of a pretraining run here."""
         return OFFICIAL in self.pretrained.params
 
-    @property
-    def evaluation(self) -> Evaluation:
-        """The task and protocol."""
-        return Evaluation(self.records[0].task, self.records[0].protocol)
-
 
 @dataclass(frozen=True)
 class Source:
@@ -238,20 +256,21 @@ class Source:
             for images, found, classes in self.images.select("images", "labels", "classes").rows()
             if classes
         }
-        tables = self.decisions.select("task", "protocol", "images").unique(maintain_order=True)
+        tables = self.decisions.select(*TABLE, "images").unique(maintain_order=True)
         return {
-            Evaluation(task, protocol): {
+            Evaluation(*table): {
                 name: int(count)
                 for name, count in sorted(labels[images].items(), key=lambda item: -item[1])
             }
-            for task, protocol, images in tables.rows()
+            for *table, images in tables.rows()
             if images in labels
         }
 
     def records(self) -> pl.DataFrame:
         """One row per record, in order: its fields, ``collapsed``, ``imported``, ``unequal`` (class
-        sizes), and ``images_behind``, seen by teacher and tokenizer within a budget. FLOPs and
-        device seconds include theirs."""
+        sizes), ``images_behind``, seen by teacher and tokenizer within a budget, and
+        ``evaluate_on``, the set if the evaluation is on one of several. FLOPs and device seconds
+        include those of teacher and tokenizer."""
         unequal = {
             evaluation
             for evaluation, counts in self.class_counts().items()
@@ -265,7 +284,8 @@ class Source:
                 "images_behind": int(item.behind.get("images_seen", 0)),
                 "collapsed": item.collapsed,
                 "imported": item.imported,
-                "unequal": item.evaluation in unequal,
+                "unequal": self.heading.evaluation_of(record) in unequal,
+                "evaluate_on": self.heading.evaluation_of(record).dataset,
             }
             for item in self.traced
             for record in item.records
@@ -276,7 +296,7 @@ class Source:
 def make_source(
     heading: ReportSpec, traced: Sequence[TracedRecord], curves: pl.DataFrame
 ) -> Source:
-    """A source in the experiment's order: task, protocol, method, backbone, seed.
+    """A source in the experiment's order: task, protocol, set, method, backbone, seed.
 
     Raises:
         UserError: a record appears twice or does not belong to the experiment, or its numbers
@@ -288,7 +308,7 @@ def make_source(
     for item in traced:
         for record in item.records:
             place = _place(orders, item.source, record)
-            cell = f"{record.recipe}/{record.backbone}/{record.task}/{record.protocol}"
+            cell = f"{record.recipe}/{record.backbone}/{heading.evaluation_of(record)}"
             cell += f"/{record.metric}/seed{record.seed}"
             if cell in seen:
                 raise UserError(
@@ -299,7 +319,8 @@ def make_source(
             seen[cell] = item.source
         _check_digest(item)
         placed.append((place, item))
-    for evaluation in set(heading.evaluations()) - {item.evaluation for item in traced}:
+    there = {heading.evaluation_of(item.records[0]) for item in traced}
+    for evaluation in set(heading.evaluations()) - there:
         raise UserError(
             HEADING,
             f"names {evaluation}, which has no record",
@@ -310,13 +331,14 @@ def make_source(
 
 
 Orders = dict[str, dict[str | int, int]]
-"""Rank in the experiment of each value of a record's keys; of protocols by ``task/``."""
+"""Rank in the experiment of each value of a record's keys; of protocols and sets by ``task/``."""
 
 
 def _orders(heading: ReportSpec) -> Orders:
     names: dict[str, Sequence[str | int]] = {
         "task": tuple(heading.tasks),
         **{f"{task}/protocol": protocols for task, protocols in heading.tasks.items()},
+        **{f"{task}/dataset": heading.sets_of(task) for task in heading.tasks},
         "recipe": heading.methods,
         "backbone": heading.backbones,
         "seed": heading.seeds,
@@ -327,8 +349,10 @@ def _orders(heading: ReportSpec) -> Orders:
 def _place(orders: Orders, source: str, record: Record) -> list[int]:
     """Rank of a record in the experiment's order, key by key."""
     place = []
-    for key in ("task", "protocol", "recipe", "backbone", "seed"):
-        known = orders[f"{record.task}/protocol" if key == "protocol" else key]
+    for key in ("task", "protocol", "dataset", "recipe", "backbone", "seed"):
+        known = orders[f"{record.task}/{key}" if key in ("protocol", "dataset") else key]
+        if "" in known:  # the task has one set, whatever its name
+            continue
         found = getattr(record, key)
         if found not in known:
             raise UserError(
@@ -363,7 +387,10 @@ def _check_digest(item: TracedRecord) -> None:
 
 def source_files(source: Source) -> dict[str, bytes]:
     """The files that hold a source, by name; :func:`read_source` reads them back."""
-    heading = json.dumps(source.heading.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    # Experiments of one set have the file that they had before there were several.
+    unsaid = set() if source.heading.evaluate_on else {"evaluate_on"}
+    spec = source.heading.model_dump(mode="json", exclude=unsaid)
+    heading = json.dumps(spec, indent=2, ensure_ascii=False)
     lines = [
         json.dumps(item.model_dump(mode="json"), ensure_ascii=False, allow_nan=False)
         for item in source.traced

@@ -9,6 +9,7 @@ import polars as pl
 
 from steps.command import UserError
 from steps.params.tasks import TASKS
+from steps.reporting.decided import TABLE
 from steps.reporting.source import Evaluation, ReportSpec
 
 Row = tuple[str, str]
@@ -32,13 +33,14 @@ PANELS = 7
 """Most panels side by side in the ranking's figure."""
 MOST_ROWS, MOST_CURVES = 60, 40
 """Rows and methods that figures show: nobody reads hundreds, and each costs time."""
-_CELL = ["task", "protocol", "metric", "recipe", "backbone"]
+_CELL = ["task", "protocol", "metric", "recipe", "backbone", "evaluate_on"]
 _COMPARABLE = ["dataset", "n", "unit"]
 _CONSTANT = ["method", "kind", "scale", "pretrain_dataset", "epochs", "images_seen", *_COMPARABLE]
 
 
 def summarize(records: pl.DataFrame) -> pl.DataFrame:
-    """One row per task, protocol, metric, recipe and backbone: mean and deviation over seeds.
+    """One row per task, protocol, metric, recipe, backbone and set of several (``evaluate_on``):
+    mean and deviation over seeds.
 
     Returns:
         the columns of a cell, the facts that are constant over its seeds, ``seeds`` (their
@@ -54,7 +56,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
     _require_constant(
         grouped.agg(pl.col(_CONSTANT).unique(maintain_order=True)), _CELL, _CONSTANT, "seeds"
     )
-    column = ["task", "protocol", "metric"]
+    column = ["task", "protocol", "metric", "evaluate_on"]
     by_column = records.group_by(column, maintain_order=True)
     _require_constant(
         by_column.agg(pl.col(_COMPARABLE).unique(maintain_order=True)),
@@ -81,7 +83,7 @@ def _require_constant(frame: pl.DataFrame, key: list[str], columns: list[str], w
         for column in columns:
             if len(row[column]) > 1:
                 raise UserError(
-                    "/".join(str(row[name]) for name in key),
+                    "/".join(str(row[name]) for name in key if row[name] != ""),
                     f"{what} differ in {column}: {', '.join(map(str, row[column][:4]))}",
                     allowed="one and the same, or they cannot be compared",
                     remedy="run the steps of the odd ones again",
@@ -95,14 +97,15 @@ def by_row(cells: pl.DataFrame) -> dict[Row, dict[str, Any]]:
 
 def ranked_by(heading: ReportSpec) -> Evaluation:
     """The evaluation that the ranking is sorted by: the first task of HEADLINES that the
-    experiment has, by its first protocol."""
+    experiment has, by its first protocol, on its first set."""
     task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
-    return Evaluation(task, heading.tasks[task][0])
+    return heading.first(task)
 
 
 def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.DataFrame:
     """The summary's rows of an evaluation, and of a metric, recipe or backbone in ``names``."""
-    return summary.filter(task=evaluation.task, protocol=evaluation.protocol, **names)
+    mine = dict(zip(TABLE, evaluation, strict=True))
+    return summary.filter(**mine, **names)
 
 
 def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
@@ -166,6 +169,6 @@ def figure_methods(trained: Sequence[str], summary: pl.DataFrame, heading: Repor
 
 
 def results_csv(summary: pl.DataFrame) -> bytes:
-    """The summary as CSV: one row per task, protocol, metric, recipe and backbone."""
-    gone = ("collapsed", "imported", "images_behind", "unequal")
+    """The summary as CSV: one row per task, protocol, metric, recipe, backbone and set."""
+    gone = ("collapsed", "imported", "images_behind", "unequal", "evaluate_on")
     return summary.drop(*gone).write_csv().encode()

@@ -168,7 +168,7 @@ class _Words:
             if rest:
                 said.append(f"{self.names(rest)} {'does' if len(rest) == 1 else 'do'} not")
         nobody = dict.fromkeys(
-            _task(each.evaluation)
+            _task(each.evaluation) + _on(each.evaluation)
             for each in sure.known.values()
             if (rows := self.free(each.beats_baseline))
             and not any(each.beats_baseline[row] > 0 for row in rows)
@@ -250,6 +250,11 @@ def _task(evaluation: Evaluation) -> str:
     """A task as part of a sentence."""
     title = TASKS[evaluation.task].title
     return title[0].lower() + title[1:]
+
+
+def _on(evaluation: Evaluation) -> str:
+    """The set, where there are several."""
+    return f" on {plain(evaluation.dataset)}" if evaluation.dataset else ""
 
 
 def _families(source: Source) -> dict[Row, str]:

@@ -48,7 +48,33 @@ def _everything(scenery: Scenery) -> None:
     scenery.write("experiments/everything.yaml", experiment)
 
 
-@pytest.fixture(scope="module", params=[*EXPERIMENTS, "everything"])
+def _three_sets(scenery: Scenery) -> None:
+    """An experiment that pretrains on images without labels and measures on three other sets."""
+    photos = {"format": "images", "train": "photos", "val": {"share": 0.1}}
+    scenery.write("datasets/photos.yaml", photos)
+    experiment = {
+        "title": "Three sets",
+        "question": "Does every row meet every set?",
+        "dataset": "photos",
+        "evaluate_on": ["cifar10", "shapes", "cifar10_10k"],
+        "detection_dataset": "shapes_scenes",
+        "regime": "test",
+        "methods": ["random", "mae", "dino"],
+        "backbones": ["vit_test"],
+        "seeds": [0, 1],
+        "tasks": {
+            "knn": ["knn"],
+            "linear": ["linear", "linear_mae_small"],
+            "finetune": ["finetune_small"],
+            "geometry": ["geometry"],
+            "detect": ["mask_rcnn_small"],
+        },
+        "pictures": ["mae"],
+    }
+    scenery.write("experiments/three_sets.yaml", experiment)
+
+
+@pytest.fixture(scope="module", params=[*EXPERIMENTS, "everything", "three_sets"])
 def experiment(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -62,6 +88,8 @@ def folder(experiment: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(REPOSITORY / "params", folder / "params", dirs_exist_ok=True)
     if experiment == "everything":
         _everything(scenery)
+    if experiment == "three_sets":
+        _three_sets(scenery)
     engines.run(folder, sys.executable, "-m", "workflow.dvc", experiment)
     engines.run(folder, "dvc", "init", "--no-scm", "--quiet")
     return folder
@@ -91,6 +119,14 @@ def test_same_commands_and_files(
         # and both tokenizers.
         rows = 2 * (4 + 6) + 2
         assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 2 + 2 + 2) + 2 * 2 + 2 + 1
+    if experiment == "three_sets":
+        # Five prepared sets. Each of six rows is trained, and has a detection; on each of three
+        # sets it has features and five evaluations. One row is drawn, and there is one page.
+        assert len(dvc_nodes) == 5 + 6 * (1 + 1 + 3 * (1 + 5)) + 1 + 1
+        # The recipe of mae has k-NN on its way, which needs labels.
+        watched = [command for command in dvc_nodes if " --knn results/data/cifar10 " in command]
+        assert sorted(re.findall(r"seed\d", " ".join(watched))) == ["seed0", "seed1"]
+        assert all("/test/vit_test/mae/" in command for command in watched)
 
 
 def test_dvc_plans_every_node(folder: Path, dvc_nodes: dict[str, Node]) -> None:

@@ -108,6 +108,12 @@ def test_params_are_valid(block: Block, tmp_path: Path) -> None:
         experiment |= {"backbones": ["vit_b16"], "regime": "imagenet"}
         experiment["tasks"] = {"knn": ["knn"], "linear": ["linear"]}
         del experiment["detection_dataset"]
+    if "evaluate_on" in content:  # a user's own sets
+        unlabelled = {"format": "images", "train": "t", "val": {"share": 0.1}}
+        labelled = {"format": "folder", "train": "t", "val": "v"}
+        own = dict.fromkeys(content["evaluate_on"], labelled)
+        for name, described in {content["dataset"]: unlabelled, **own}.items():
+            (tmp_path / f"params/datasets/{name}.yaml").write_text(yaml.safe_dump(described))
     file.write_text(yaml.safe_dump(experiment))
     load_plan("quickstart", tmp_path / "params")
 

@@ -14,7 +14,9 @@ OFFICIAL = PATHS.imported("{backbone}", "{name}", "{seed}")
 TOKENIZER = PATHS.tokenizer("{tokenizer}", "{seed}")
 TOKENIZER_DRAWN = PATHS.tokenizer_diagnosis("{tokenizer}", "{seed}")
 DATA = data(PATHS.dataset)
-FEATURES = PATHS.features(ROW)
+# The set in the paths of tasks that read no set of their own.
+EVALUATED = PATHS.dataset if PLAN.experiment.evaluate_on is None else "{dataset}"
+FEATURES = PATHS.features(ROW, EVALUATED)
 
 
 def log_of(result):
@@ -30,7 +32,13 @@ def words(options):
 def inputs_of(node, seed):
     """Inputs of a pretraining or a tokenizer, by role."""
     behind = {other.role: PATHS.artifact(other, seed) for other in PLAN.needs[node]}
-    return {"data": DATA, **behind}
+    watched = PLAN.knn_set(node)
+    return {"data": DATA, **({"knn": data(watched)} if watched else {}), **behind}
+
+
+def set_of(task):
+    """The set of a task, as its paths name it."""
+    return EVALUATED if task.reads == "dataset" else PATHS.evaluated_on(task.name)
 
 
 def read(wildcards, input):
@@ -48,7 +56,7 @@ def tokenizer_of(wildcards):
 def results_of(task):
     """Outputs of a task's rule, in the report under the task's title."""
     shown = {"caption": "../report/task.rst", "category": task.title}
-    paths = PATHS.outputs(ROW, task.name, "{protocol}")
+    paths = PATHS.outputs(ROW, task.name, "{protocol}", set_of(task))
     paths["out"] = report(paths["out"], **shown)
     if task.draws:
         pictures = directory(paths["pictures"])

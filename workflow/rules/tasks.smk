@@ -4,7 +4,7 @@
 rule features:
     input:
         backbone=backbone(ROW),
-        data=DATA,
+        data=data(EVALUATED),
     output:
         directory(FEATURES),
     log:
@@ -31,11 +31,11 @@ for task in TASKS.values():
         name:
             task.name
         input:
-            **PATHS.inputs(ROW, task.name),
+            **PATHS.inputs(ROW, task.name, set_of(task)),
         output:
             **results_of(task),
         log:
-            log_of(PATHS.record(ROW, task.name, "{protocol}")),
+            log_of(PATHS.record(ROW, task.name, "{protocol}", set_of(task))),
         conda:
             "../envs/pretext.yaml"
         threads: ASKS.of(task.name).threads

@@ -9,7 +9,7 @@ import polars as pl
 
 from steps.reporting.confidence import confidences
 from steps.reporting.published.data import DOUBTFUL, Carried, Published
-from steps.reporting.source import Evaluation, Source
+from steps.reporting.source import Source
 from steps.reporting.statistics.agreement import LEAST, agreement
 from steps.reporting.summary import cells_of, headline, summarize
 from steps.reporting.tables import ABSENT, Table
@@ -53,7 +53,7 @@ def _rows(published: Published, source: Source) -> Iterator[list[str]]:
     for rule in published.matching.carries:
         if rule.task not in source.heading.tasks:
             continue
-        evaluation = Evaluation(rule.task, source.heading.tasks[rule.task][0])
+        evaluation = source.heading.first(rule.task)
         metric = headline(summary, evaluation)
         confidence = sure.known.get(evaluation)
         known = medians(published, rule)

@@ -40,7 +40,8 @@ def decided(
                 continue
             if rows and record.recipe not in rows:
                 continue
-            found.append(_row(record, difficulty))
+            on = source.heading.evaluation_of(record).dataset
+            found.append(_row(record, difficulty, on))
     images = [
         {
             "images": _digest(n),
@@ -59,7 +60,7 @@ def _digest(n: int) -> str:
     return digest_value(["images", n])
 
 
-def _row(record: Record, difficulty: np.ndarray) -> dict[str, object]:
+def _row(record: Record, difficulty: np.ndarray, on: str) -> dict[str, object]:
     generator = np.random.default_rng([record.seed, len(record.recipe), len(record.backbone)])
     kept: dict[str, object] = {"correct": None, "draws": None}
     if record.metric == "top1":
@@ -74,5 +75,6 @@ def _row(record: Record, difficulty: np.ndarray) -> dict[str, object]:
         "n": record.n,
         "images": _digest(record.n),
         "digest": digest_value([record.recipe, record.task, record.seed]),
+        "evaluate_on": on,
         **kept,
     }

@@ -93,11 +93,11 @@ class Synthetic:
         return record_file(self.row(recipe), task, self.heading.tasks[task][0])
 
 
-def record_file(row: Path, task: str, protocol: str) -> Path:
-    """Where the record of a task by a protocol lies."""
+def record_file(row: Path, task: str, protocol: str, on: str = "") -> Path:
+    """Where the record of a task by a protocol lies; ``on`` is a set of ``evaluate_on``."""
     if task in ("knn", "linear"):
-        return row / task / "shapes/features" / f"{protocol}.json"
-    return row / task / SETS.get(task, "shapes") / f"{protocol}.json"
+        return row / task / (on or "shapes") / "features" / f"{protocol}.json"
+    return row / task / (on or SETS.get(task, "shapes")) / f"{protocol}.json"
 
 
 def build(
@@ -112,13 +112,14 @@ def build(
     protocols: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     imported: Sequence[str] = (),
     scaling: Mapping[str, ScaledRow] = MappingProxyType({}),
+    evaluate_on: Sequence[str] = (),
 ) -> Synthetic:
     """Write an experiment's params, backbone artifacts and record files below ``root``.
 
     ``collapsed`` names the recipes and seeds whose embeddings were so after pretraining,
     ``protocols`` those of tasks that have not the one of PROTOCOLS, ``imported`` the recipes that
     are official checkpoints of the first backbone, ``scaling`` the rows that stand for a method at
-    a length, on a share of the images.
+    a length, on a share of the images, ``evaluate_on`` several sets with the same scores.
     """
     methods = (*methods, *scaling)
     measured = {task: protocols.get(task, (PROTOCOLS[task],)) for task in tasks}
@@ -148,6 +149,7 @@ def build(
         "backbones": list(backbones),
         "seeds": list(seeds),
         "tasks": {task: list(names) for task, names in measured.items()},
+        **({"evaluate_on": list(evaluate_on)} if evaluate_on else {}),
     }
     params.parent.mkdir(parents=True)
     params.write_text(json.dumps(content))  # JSON is YAML
@@ -170,9 +172,10 @@ def build(
         )
         for task, names in measured.items():
             if recipe in only.get(task, methods):
-                for place, name in enumerate(names):
+                several = evaluate_on if TASKS[task].reads == "dataset" else ()
+                for (place, name), on in product(enumerate(names), several or [""]):
                     gain = -place + _grown_by(scaling.get(recipe))
-                    write_task(folder, task, name, gain=gain)
+                    write_task(folder, task, name, gain=gain, on=on)
     heading = ReportSpec.of(
         experiment,
         text_methods,
@@ -248,11 +251,19 @@ def loss(recipe: str, progress: float, seed: int) -> float:
 
 
 def write_task(
-    folder: Path, task: str, name: str | None = None, /, *, gain: float = 0.0, **changed: Any
+    folder: Path,
+    task: str,
+    name: str | None = None,
+    /,
+    *,
+    gain: float = 0.0,
+    on: str = "",
+    **changed: Any,
 ) -> None:
     """The record file of a task beside ``folder``'s backbone; ``changed`` fields as given.
 
-    ``name`` is the protocol's, of PROTOCOLS if there is none; ``gain`` is added to the values.
+    ``name`` is the protocol's, of PROTOCOLS if there is none; ``gain`` is added to the values, and
+    ``on`` is one of several sets.
     """
     name = PROTOCOLS[task] if name is None else name
     backbone = folder / "backbone"
@@ -278,12 +289,12 @@ def write_task(
             ),
             "unit": "%",
             "n": 1000,
-            "dataset": SETS.get(task, "shapes"),
+            "dataset": on or SETS.get(task, "shapes"),
         }
         record = Record.of_backbone(backbone, **measured)
         records.append(record.model_copy(update=changed))
     write_records(
-        record_file(folder, task, name),
+        record_file(folder, task, name, on),
         records,
         node=task,
         params={"protocol": {"name": name, "lr": [0.1, 0.3]}},
