@@ -32,7 +32,7 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome
 from steps.engine.run import Run
 from steps.engine.watch import METRICS
-from steps.evaluation.online import KNNWatch
+from steps.evaluation.online import knn_watch
 from steps.methods import MethodContext, backbone_for, build_method, initialise_untrained
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
@@ -169,9 +169,7 @@ def pretrain(
         further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
         options={"length": length, "data_share": share} if is_scaled else {},
     )
-    knn = None
-    if training.knn is not None:
-        knn = KNNWatch(arguments.data, training.knn, size, facts.mean, facts.std)
+    knn = knn_watch(arguments.data, training.knn, size, facts.mean, facts.std)
     with run.train(
         fabric,
         method,

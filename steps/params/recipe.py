@@ -238,7 +238,8 @@ class Training(Params):
     log_every: Annotated[int, Ge(1)] = 10
     """Steps per line of metrics.jsonl, which has means over these steps."""
     knn: OnlineKNN | None = None
-    """k-NN accuracy during training, on a dataset with labels; null: none."""
+    """k-NN accuracy during training; null: none. Left out on a dataset without labels, with a line
+    in the log."""
     checkpoint_seconds: Positive = 60.0
     """Seconds between checkpoints."""
     workers: Annotated[int, Ge(0)] = 1
