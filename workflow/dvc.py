@@ -34,7 +34,7 @@ PAGE = (
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
 """Files of a report. Git has them all, so DVC keeps none."""
-_INPUTS = ("data", "backbone", "features", "teacher", "tokenizer")
+_INPUTS = ("data", "backbone", "features", "teacher", "tokenizer", "init")
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ class Stages:
             "--backbone": plan.backbone_file(node.backbone),
             "--data": self.data,
         }
+        start = self.paths.init(plan.recipes[node.recipe], node.backbone, seed)
+        behind |= {f"--{role}": path for role, path in start.items()}
         return Stage("pretrain", {**options, **behind, **ends})
 
     def _imported(self, network: str, name: str, seed: int) -> Stage:

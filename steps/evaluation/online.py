@@ -33,6 +33,7 @@ class KNNWatch:
         params: how often, and on how many images.
         size: side in pixels of the images, cut from their centre.
         mean, std: of the input that the backbone expects.
+        at_start: measure before the first step too.
     """
 
     def __init__(
@@ -42,13 +43,18 @@ class KNNWatch:
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
+        at_start: bool = False,
     ) -> None:
-        self.params, self.mean, self.std = params, mean, std
+        self.params, self.mean, self.std, self.at_start = params, mean, std, at_start
         self.train, self.train_labels = _spread(dataset, "train", params.train, size)
         self.val, self.val_labels = _spread(dataset, "val", params.val, size)
 
     def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """True after steps to measure at: once every ``every_epochs``, and at the end."""
+        """True after steps to measure at: once every ``every_epochs``, and at the end. Before the
+        first step, which is step 0, if asked for ``at_start``."""
+        if step == 0:
+            return self.at_start
         every = self.params.every_epochs * steps_per_epoch
         return step == total_steps or step // every > (step - 1) // every
 
@@ -89,6 +95,8 @@ def knn_watch(
     size: int,
     mean: Sequence[float],
     std: Sequence[float],
+    *,
+    at_start: bool = False,
 ) -> KNNWatch | None:
     """The watch that a recipe asks for; None if it asks for none, or the set has no labels.
 
@@ -98,10 +106,12 @@ def knn_watch(
     Args:
         dataset: a prepared set.
         params: ``training.knn`` of the recipe.
-        size, mean, std: as ``KNNWatch`` takes them.
+        size, mean, std, at_start: as ``KNNWatch`` takes them.
     """
-    if params is None or Images(dataset, "train").has_labels:
-        return None if params is None else KNNWatch(dataset, params, size, mean, std)
+    if params is None:
+        return None
+    if Images(dataset, "train").has_labels:
+        return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
     if rank() == 0:
         log.info("%s has no labels: k-NN during training (training.knn) is left out", dataset)
     return None

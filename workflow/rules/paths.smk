@@ -30,6 +30,8 @@ def words(options):
 def inputs_of(node, seed):
     """Inputs of a pretraining or a tokenizer, by role."""
     behind = {other.role: PATHS.artifact(other, seed) for other in PLAN.needs[node]}
+    if isinstance(node, Pretraining):
+        behind |= PATHS.init(PLAN.recipes[node.recipe], node.backbone, seed)
     return {"data": DATA, **behind}
 
 
