@@ -4,7 +4,7 @@
         --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
 
 ``--init PATH`` gives a recipe of continued pretraining the weights to start from: a backbone
-artifact, or a file of a timm model.
+artifact, a file of a timm model, or a folder of transformers.
 
 ``--budget-tflops 36`` replaces the recipe's epochs: the run takes 36 TFLOPs, teacher and tokenizer
 included.
@@ -239,7 +239,7 @@ def started(
         logging.info("starts from %s (sha256 %s)", source, digest[:12])
         said = [*init.changes, f"new: {', '.join(new) or 'nothing'}"]
         if init.weights.normalisation is None:
-            said.append("normalised by the recipe or the dataset, since a file does not say")
+            said.append("normalised by the recipe or the dataset, since they do not say")
         logging.info("of these weights: %s", "; ".join(said))
     elsewhere = [*spent.get("elsewhere", ()), init.weights.name]
     return {"init": {**init.facts, "new": list(new)}, "elsewhere": elsewhere}

@@ -1,4 +1,4 @@
-"""Weights that a pretraining starts from: an artifact, a file of a timm model, or its hub name.
+"""Weights that a pretraining starts from: an artifact, a timm model or a transformers folder.
 
 Names and shapes must be those of the backbone that the recipe trains, all of them. A classifier is
 left out. Position tables of another grid are resized, as they are when a backbone is fine-tuned or
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import timm
 import torch
 from torch import Tensor
 
-from steps.artifacts.manifest import MANIFEST, digest_file, read_manifest
+from steps.artifacts.manifest import MANIFEST, digest_file, digest_files, read_manifest
 from steps.command import UserError
 from steps.core.finite import check_weights
 from steps.models.backbones import (
@@ -39,6 +39,16 @@ from steps.models.positions import (
     resize_table,
 )
 from steps.official.files import check_tensors, read_file
+from steps.official.hub import (
+    CONFIG,
+    FILES,
+    PROCESSOR,
+    hub_normalisation,
+    hub_resizing,
+    hub_sizes,
+    hub_tensors,
+    is_hub_folder,
+)
 from steps.params.backbone import Backbone
 from steps.params.load import closest
 from steps.params.recipe import WEIGHT_FILES, Init
@@ -64,14 +74,16 @@ class Weights:
     """SHA-256: of the artifact, of the file, or of a downloaded model's tensors."""
     tensors: Mapping[str, Tensor]
     """By timm's names."""
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    """Architecture and sizes that are told besides by the tensors."""
+    left_out: Sequence[str] = ()
+    """Names of tensors that are no part of a backbone."""
     artifact: Path | None = None
     """The artifact, if they are one."""
     normalisation: tuple[list[float], list[float]] | None = None
     """Mean and standard deviation of the images that they expect; None: a file does not say."""
     resizing: Resizing = WITH_OFFSET
     """Resizing of their position table."""
-    heads: int | None = None
-    """Attention heads; None: a file does not say, and a ResNet has none."""
 
 
 @dataclass(frozen=True)
@@ -113,32 +125,44 @@ def initial_weights(
             remedy="leave out --init, or take a recipe of continued pretraining, such as "
             f"continue_{recipe.stem}",
         )
+    with torch.device("meta"):
+        model = create_backbone(backbone)
     if given is not None:
-        weights = _at(given, f"--init {given}")
+        weights = _at(given, f"--init {given}", model)
     elif init.row is not None:
         raise UserError(
             f"{recipe}: init",
             f"row {init.row}, but no --init is given",
-            remedy="give --init PATH: a backbone artifact, or a file of a timm model's weights",
+            remedy="give --init PATH: a backbone artifact, a file of a timm model's weights, or a "
+            "folder of transformers",
         )
     elif init.path is not None:
-        weights = _at(Path(init.path), f"{recipe}: init")
+        weights = _at(Path(init.path), f"{recipe}: init", model)
     else:
         weights = _downloaded(str(init.timm), f"{recipe}: init.timm")
-    return _fitted(weights, backbone, network)
+    return _fitted(weights, model, network)
 
 
 # --- Reading
 
 
-def _at(path: Path, where: str) -> Weights:
-    """Weights of an artifact or of a file."""
+def _at(path: Path, where: str, model: BackboneModel) -> Weights:
+    """Weights of an artifact, of a file, or of a folder of transformers.
+
+    Args:
+        path: what the user gave.
+        where: names it in errors.
+        model: the backbone that takes them.
+    """
+    if is_hub_folder(path):
+        return _of_hub_folder(path, model)
     if path.is_dir():
         if not (path / MANIFEST).is_file():
             raise UserError(
                 where,
                 f"{path} is a folder without {MANIFEST}, so no artifact",
-                allowed="a backbone that steps.pretrain or steps.import made",
+                allowed="a backbone that steps.pretrain or steps.import made, or a folder of "
+                "transformers, whose config.json has a model_type",
                 remedy=_IMPORT,
             )
         return _of_artifact(path)
@@ -146,7 +170,8 @@ def _at(path: Path, where: str) -> Weights:
         raise UserError(
             where,
             f"no {path}",
-            allowed="the folder of a backbone artifact, or a file of a timm model's weights",
+            allowed="the folder of a backbone artifact or of transformers, or a file of a timm "
+            "model's weights",
             remedy="correct the path, or make the artifact first",
         )
     return _of_file(path)
@@ -178,6 +203,26 @@ def _of_file(path: Path) -> Weights:
         if isinstance(tensor, Tensor)
     }
     return Weights(path.name, f"file {path}", digest_file(path), tensors)
+
+
+def _of_hub_folder(path: Path, model: BackboneModel) -> Weights:
+    sizes = hub_sizes(path)
+    tensors: dict[str, Tensor] = {}
+    left_out: list[str] = []
+    if sizes["architecture"] == _sizes_of(model.state_dict())["architecture"]:
+        tensors, left_out = hub_tensors(path, model.state_dict())
+    names = (CONFIG, PROCESSOR, *FILES)
+    digests = {name: digest_file(path / name) for name in names if (path / name).is_file()}
+    return Weights(
+        path.name,
+        f"transformers {path}",
+        digest_files(digests),
+        tensors,
+        sizes=sizes,
+        left_out=left_out,
+        normalisation=hub_normalisation(path),
+        resizing=hub_resizing(path),
+    )
 
 
 def _downloaded(name: str, where: str) -> Weights:
@@ -221,8 +266,20 @@ def _downloaded(name: str, where: str) -> Weights:
 
 def _of_model(model: BackboneModel) -> dict[str, Any]:
     """The fields of ``Weights`` that a model tells."""
-    heads = None if is_resnet(model) else int(model.blocks[0].attn.num_heads)
-    return {"tensors": model.state_dict(), "resizing": own_resizing(model), "heads": heads}
+    tensors = model.state_dict()
+    return {"tensors": tensors, "resizing": own_resizing(model), "sizes": _beyond_tensors(model)}
+
+
+def _beyond_tensors(model: BackboneModel) -> dict[str, Any]:
+    """Sizes of a model that its tensors do not tell."""
+    if is_resnet(model):
+        return {}
+    first = model.blocks[0]
+    activation = {"QuickGELU": "quick_gelu"}.get(type(first.mlp.act).__name__)
+    return {
+        "attention heads": int(first.attn.num_heads),
+        "activation": activation or type(first.mlp.act).__name__.lower(),
+    }
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
@@ -239,19 +296,15 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 # --- Held to the backbone that the recipe trains
 
 
-def _fitted(weights: Weights, backbone: Backbone, network: Path) -> Fitted:
+def _fitted(weights: Weights, model: BackboneModel, network: Path) -> Fitted:
     """The weights as the backbone's own tensors.
 
     Raises:
         UserError: architecture, sizes, names or shapes differ.
     """
-    with torch.device("meta"):
-        model = create_backbone(backbone)
     ours = model.state_dict()
-    wanted, found = sizes(ours), sizes(weights.tensors)
-    if weights.heads is not None and not is_resnet(model):
-        found["attention heads"] = weights.heads
-        wanted["attention heads"] = int(model.blocks[0].attn.num_heads)
+    wanted = {**_sizes_of(ours), **_beyond_tensors(model)}
+    found = {**_sizes_of(weights.tensors), **weights.sizes}
     for what in wanted:
         if found.get(what, wanted[what]) != wanted[what]:
             raise UserError(
@@ -262,7 +315,7 @@ def _fitted(weights: Weights, backbone: Backbone, network: Path) -> Fitted:
             )
     tensors: dict[str, Tensor] = {}
     changes: list[str] = []
-    left_out: list[str] = []
+    left_out = [*weights.left_out]
     for name, tensor in weights.tensors.items():
         if name not in ours and _CLASSIFIER.match(name):
             left_out.append(name)
@@ -278,7 +331,7 @@ def _fitted(weights: Weights, backbone: Backbone, network: Path) -> Fitted:
     return Fitted(weights, whole, changes)
 
 
-def sizes(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Architecture and sizes of a backbone, by what errors call them, from its tensors."""
     if (stem := tensors.get("conv1.weight")) is not None and stem.ndim == 4:
         blocks = {match[0] for name in tensors if (match := re.match(r"layer\d\.\d+\.", name))}

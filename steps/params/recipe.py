@@ -66,19 +66,23 @@ class Init(Params):
     timm: PathText | None = None
     """File of a timm model's weights, or the name of a pretrained model that timm downloads, such
     as ``vit_small_patch16_224.dino``."""
+    transformers: PathText | None = None
+    """Folder of a Hugging Face model: ViT, DINOv2 (with registers too) or BEiT."""
 
     @property
     def path(self) -> str | None:
         """The file or folder of the weights; None for a row, or a model that timm downloads."""
         is_file = self.timm is not None and self.timm.endswith(WEIGHT_FILES)
-        return self.timm if is_file else self.artifact
+        return self.timm if is_file else self.artifact or self.transformers
 
     @model_validator(mode="after")
     def _one(self) -> Init:
         given = [key for key, value in self.resolved().items() if value is not None]
         if len(given) != 1:
             said = " and ".join(given) or "no key"
-            raise ValueError(f"init has {said}; one of row, artifact and timm is needed")
+            raise ValueError(
+                f"init has {said}; one of row, artifact, timm and transformers is needed"
+            )
         return self
 
 

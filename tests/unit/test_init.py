@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from steps.artifacts import publish
 from steps.command import UserError
 from steps.core.seeds import seeded
 from steps.evaluation.online import KNNWatch
+from steps.exporting.transformers import write_transformers
 from steps.methods import MethodContext, backbone_for, build_method, start_from
 from steps.models.backbones import create_backbone, load_backbone, normalisation, save_backbone
 from steps.models.positions import WITH_OFFSET, resize_table
@@ -128,6 +129,109 @@ def test_a_downloaded_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found.weights.digest) == 64
 
 
+# --- A folder of transformers
+
+
+HUB: dict[str, dict[str, Any]] = {
+    "vit": {},
+    "dinov2": {"backbone": {"layer_scale": 0.5}},
+    "dinov2_registers": {"backbone": {"layer_scale": 0.5, "registers": 2}},
+    "dinov2_gated": {"backbone": {"layer_scale": 0.5, "ffn": "swiglu"}},
+    "beit": {},
+}
+
+
+def hub_backbone(name: str) -> Backbone:
+    recipe = RECIPES["mae" if name == "vit" else name.partition("_")[0]]
+    method = {**recipe["method"], **HUB[name]}
+    return backbone_for(validate({**recipe, "method": method}, Recipe, name).method, VIT)
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_a_folder_of_transformers_gives_back_what_was_exported(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    backbone = hub_backbone(name)
+    with seeded(1, "pretrained"):
+        model = create_backbone(backbone).eval()
+    (tmp_path / "hub").mkdir()
+    options: dict[str, Any] = {"mean": MEAN, "std": STD, "crop_fraction": 1.0, "where": name}
+    write_transformers(model, tmp_path / "hub", **options)
+    init = initial_weights(
+        Init(transformers=str(tmp_path / "hub")), None, backbone, RECIPE, NETWORK
+    )
+    assert init is not None
+    weights = model.state_dict()
+    assert init.tensors.keys() == weights.keys()
+    assert all(torch.equal(init.tensors[key], each) for key, each in weights.items())
+    assert init.weights.normalisation == (MEAN, STD)
+    assert init.changes == ([] if "dinov2" not in name else ["left out embeddings.mask_token"])
+
+
+def test_of_a_folder_with_a_head_only_the_backbone_is_taken(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.ViTConfig(
+        **{**sizes, "intermediate_size": 96, "image_size": 32, "patch_size": 8, "num_labels": 3},
+        # timm's; the library's own default is 1e-12.
+        layer_norm_eps=1e-6,
+    )
+    with seeded(1, "pretrained"):
+        whole = transformers.ViTForImageClassification(config).eval()
+    whole.save_pretrained(tmp_path / "hub")
+    init = fitted(tmp_path / "hub")
+    assert init.changes == ["left out classifier.bias, classifier.weight"]
+    assert init.weights.normalisation is None
+    model = create_backbone(VIT).eval()
+    model.load_state_dict(init.tensors)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = whole.vit(images).last_hidden_state
+        found = model.forward_features(images)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model_type": "swin"}, "config.json: model_type swin | allowed: vit, vit_mae, dinov2"),
+        ({"patch_size": 16}, "patch size: 16 | allowed: 8"),
+        ({"num_channels": 4}, "channels of an image: 4 | allowed: 3"),
+        ({"num_attention_heads": 4}, "attention heads: 4 | allowed: 2"),
+        ({"hidden_act": "quick_gelu"}, "activation: quick_gelu | allowed: gelu"),
+        ({"model_type": "beit"}, "architecture: a BEiT | allowed: a vision transformer"),
+        ({}, "no file of weights | allowed: model.safetensors or pytorch_model.bin"),
+    ],
+)
+def test_folders_of_other_models(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    config = {
+        "model_type": "vit",
+        "patch_size": 8,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "hidden_act": "gelu",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config | changes))
+    if changes:
+        save_file({"surprise": torch.zeros(2)}, tmp_path / "model.safetensors")
+    assert said in refusal(tmp_path)
+
+
+def test_a_folder_with_other_tensors(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    options: dict[str, Any] = {"mean": MEAN, "std": STD, "crop_fraction": 1.0, "where": "vit"}
+    write_transformers(create_backbone(VIT).eval(), tmp_path, **options)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    del weights["layernorm.bias"]
+    save_file({**weights, "encoder.surprise": torch.zeros(1)}, file)
+    message = refusal(tmp_path)
+    assert message.startswith(
+        f"transformers {tmp_path}: 2 tensors do not fit the backbone: no norm"
+    )
+    assert "left over encoder.surprise" in message
+
+
 # --- What is refused
 
 
@@ -220,7 +324,9 @@ def test_a_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: Any, **__: Any) -> Any:
         raise OSError("no network\nand more")
 
+    model = create_backbone(VIT)
     with monkeypatch.context() as patch:
+        patch.setattr("steps.official.initial.create_backbone", lambda _: model)
         patch.setattr("timm.create_model", offline)
         with pytest.raises(UserError) as caught:
             initial_weights(Init(timm="vit_small_patch16_224.dino"), None, VIT, RECIPE, NETWORK)
@@ -232,7 +338,7 @@ def test_a_name_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "init", "training", "said"),
     [
-        ("mae", {}, {}, "init has no key; one of row, artifact and timm is needed"),
+        ("mae", {}, {}, "init has no key; one of row, artifact, timm and transformers is needed"),
         ("mae", {"row": "a", "timm": "b"}, {}, "init has row and timm"),
         ("mae", {"artifact": "-rf"}, {}, "text that does not begin with -"),
         ("mp3", {"row": "a"}, {}, "method mp3 takes no init: remove 'init'"),
