@@ -26,7 +26,7 @@ from steps.params.checks import load_plan
 from steps.params.dag import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import ROOT, Plan
-from workflow.made import check_names, notices
+from workflow.made import check_names, check_starts, notices
 
 FILE = Path("dvc.yaml")
 PAGE = (
@@ -268,6 +268,7 @@ def main() -> None:
     options = parser.parse_args()
     plan = load_plan(options.experiment, options.params)
     check_names(plan)
+    check_starts(plan)
     for line in notices(plan):
         print(f"note: {line}", file=sys.stderr)
     content = dvc_yaml(plan)
