@@ -35,7 +35,12 @@ def main() -> None:
     arguments = parser.parse_args()
     recipes = sorted((REPOSITORY / "params/recipes" / arguments.regime).glob("*.yaml"))
     contents = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in recipes}
-    trained = {name: content for name, content in contents.items() if "training" in content}
+    # A recipe of continued pretraining takes the steps of its method, and needs weights.
+    trained = {
+        name: content
+        for name, content in contents.items()
+        if "training" in content and "init" not in content
+    }
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
     for _ in range(ROUNDS):
         for name, content in trained.items():

@@ -3,6 +3,9 @@
     python -m steps.pretrain --recipe params/recipes/small/mae.yaml \\
         --backbone params/backbones/vit_pico.yaml --data results/data/shapes --seed 0 --out DIR
 
+``--init PATH`` gives a recipe of continued pretraining the weights to start from: a backbone
+artifact, a file of a timm model, or a folder of transformers.
+
 ``--budget-tflops 36`` replaces the recipe's epochs: the run takes 36 TFLOPs, teacher and tokenizer
 included.
 
@@ -14,8 +17,9 @@ killed run continues. The result is a folder that
 from __future__ import annotations
 
 import argparse
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +36,17 @@ from steps.engine.devices import launch
 from steps.engine.loop import Outcome
 from steps.engine.run import Run
 from steps.engine.watch import METRICS
-from steps.evaluation.online import KNNWatch
-from steps.methods import MethodContext, backbone_for, build_method, initialise_untrained
+from steps.evaluation.online import knn_watch
+from steps.methods import (
+    MethodContext,
+    backbone_for,
+    build_method,
+    initialise_untrained,
+    start_from,
+)
 from steps.models.backbones import create_backbone, depth, save_backbone
 from steps.models.teacher import load_teacher
+from steps.official.initial import Fitted, initial_weights
 from steps.params.backbone import Backbone
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
@@ -59,6 +70,9 @@ def main() -> None:
     )
     parser.add_argument("--teacher", type=Path, help="the backbone that the recipe names, frozen")
     parser.add_argument("--tokenizer", type=Path, help="the tokenizer that the recipe names")
+    parser.add_argument(
+        "--init", type=Path, help="weights to start from, for a recipe that names an init"
+    )
     parser.add_argument("--length", type=float, help="factor on the recipe's epochs")
     parser.add_argument("--data-share", type=float, help="share of the training images, up to 1")
     add_options(parser)
@@ -78,11 +92,17 @@ def main() -> None:
     if supervised:
         check_two_classes(arguments.data, facts.num_classes)
     params: dict[str, Params] = {"recipe": recipe, "backbone": backbone}
+    scale, backbone = backbone.scale, backbone_for(recipe.method, backbone)
+    init = initial_weights(
+        recipe.init, arguments.init, backbone, arguments.recipe, arguments.backbone
+    )
+    roles = ("data", "knn", "teacher", "tokenizer")
+    inputs = {role: getattr(arguments, role) for role in roles}
     run = Run(
         "pretrain",
         params=params if budget is None else {**params, "budget": budget},
         files={"recipe": arguments.recipe, "backbone": arguments.backbone},
-        inputs={role: getattr(arguments, role) for role in ("data", "knn", "teacher", "tokenizer")},
+        inputs=inputs if init is None else {**inputs, "init": init.weights.artifact},
         seed=arguments.seed,
         out=arguments.out,
         started=started,
@@ -92,14 +112,13 @@ def main() -> None:
         "recipe": name,
         "kind": recipe.method.kind,
         "backbone": arguments.backbone.stem,
-        "scale": backbone.scale,
+        "scale": scale,
         "pretrain_dataset": facts.name,
     }
-    backbone = backbone_for(recipe.method, backbone)
     if recipe.training is None:
         initialise(run, recipe, backbone, facts, about)
     else:
-        pretrain(run, recipe, recipe.training, backbone, facts, about, budget, arguments)
+        pretrain(run, recipe, recipe.training, backbone, facts, about, budget, init, arguments)
 
 
 def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
@@ -156,17 +175,22 @@ def pretrain(
     facts: DatasetFacts,
     about: Mapping[str, Any],
     budget: Budget | None,
+    init: Fitted | None,
     arguments: argparse.Namespace,
 ) -> None:
     """Train, and publish from the first process; ``about`` are facts for the manifest."""
     if training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
+    elif init is not None and init.weights.normalisation is not None:
+        # Other inputs than the weights were trained on would spoil them before the first step.
+        facts = facts.normalised_by(*init.weights.normalisation)
     size, seed = backbone.image_size, run.seed
     captions = captions_for(recipe, arguments.data, seed, run.where)
     context = method_context(training, size, facts, arguments, captions)
     with seeded(seed, "init"):
         model = create_backbone(backbone)
         method = build_method(recipe.method, model, context)
+    new = [] if init is None else start_from(method, model, init.tensors)
     views = TrainingViews(arguments.data, training.views, size, seed, captions)
     if recipe.data_share < 1:
         views = views.only(training_rows(len(views), recipe.data_share, seed))
@@ -177,14 +201,23 @@ def pretrain(
     is_scaled = (arguments.length, arguments.data_share) != (None, None)
     identity = run.identity(
         subject(about, seed),
-        # A vocabulary's params may name a file, which can change.
-        further={} if captions is None else {"vocabulary": captions.tokenizer.digest},
+        # A vocabulary's params may name a file, which can change; so may those of an init.
+        further={
+            **({} if captions is None else {"vocabulary": captions.tokenizer.digest}),
+            **({} if init is None or "init" in run.given else {"init": init.weights.digest}),
+        },
         options={"length": length, "data_share": share} if is_scaled else {},
     )
-    knn = None
-    if training.knn is not None:
-        measured_on = arguments.knn or arguments.data
-        knn = KNNWatch(measured_on, training.knn, size, facts.mean, facts.std)
+    knn = knn_watch(
+        arguments.knn or arguments.data,
+        training.knn,
+        size,
+        facts.mean,
+        facts.std,
+        at_start=init is not None,
+    )
+    if init is not None:
+        spent = {**spent, **started(init, new, spent, quiet=fabric.global_rank > 0)}
     with run.train(
         fabric,
         method,
@@ -206,6 +239,28 @@ def pretrain(
             )
             if captions is not None:
                 captions.tokenizer.save(draft.path / TOKENIZER)
+
+
+def started(
+    init: Fitted, new: Sequence[str], spent: Mapping[str, Any], *, quiet: bool
+) -> dict[str, Any]:
+    """Log the weights that a run starts from; facts about them for its manifest.
+
+    Args:
+        init: the weights.
+        new: parts of the method that they lack.
+        spent: facts of the run's budget, which counts nothing for the weights.
+        quiet: log nothing, as in other processes than the first.
+    """
+    if not quiet:
+        source, digest = init.weights.source, init.weights.digest
+        logging.info("starts from %s (sha256 %s)", source, digest[:12])
+        said = [*init.changes, f"new: {', '.join(new) or 'nothing'}"]
+        if init.weights.normalisation is None:
+            said.append("normalised by the recipe or the dataset, since they do not say")
+        logging.info("of these weights: %s", "; ".join(said))
+    elsewhere = [*spent.get("elsewhere", ()), init.weights.name]
+    return {"init": {**init.facts, "new": list(new)}, "elsewhere": elsewhere}
 
 
 def initialise(

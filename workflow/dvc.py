@@ -26,7 +26,7 @@ from steps.params.checks import load_plan
 from steps.params.dag import Node, Tokenizer
 from steps.params.paths import RESULTS, Paths, backbone, data
 from steps.params.plan import ROOT, Plan
-from workflow.made import check_names, notices
+from workflow.made import check_names, check_starts, notices
 
 FILE = Path("dvc.yaml")
 PAGE = (
@@ -34,7 +34,7 @@ PAGE = (
     *("decisions.parquet", "images.parquet", "pictures", "ranking.png", "curves.png"),
 )
 """Files of a report. Git has them all, so DVC keeps none."""
-_INPUTS = ("data", "knn", "backbone", "features", "teacher", "tokenizer")
+_INPUTS = ("data", "knn", "backbone", "features", "teacher", "tokenizer", "init")
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Stages:
         }
         if (watched := plan.knn_set(node)) is not None:
             options["--knn"] = data(watched)
+        start = self.paths.init(plan.recipes[node.recipe], node.backbone, seed)
+        behind |= {f"--{role}": path for role, path in start.items()}
         return Stage("pretrain", {**options, **behind, **ends})
 
     def _imported(self, network: str, name: str, seed: int) -> Stage:
@@ -267,6 +269,7 @@ def main() -> None:
     options = parser.parse_args()
     plan = load_plan(options.experiment, options.params)
     check_names(plan)
+    check_starts(plan)
     for line in notices(plan):
         print(f"note: {line}", file=sys.stderr)
     content = dvc_yaml(plan)

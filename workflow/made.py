@@ -126,6 +126,29 @@ def check_names(plan: Plan) -> None:
             )
 
 
+def check_starts(plan: Plan) -> None:
+    """Refuse weights to start from that are neither there nor made by the plan itself.
+
+    Raises:
+        UserError: naming the recipe and the path.
+    """
+    paths = Paths(plan.experiment)
+    made = {Path(backbone(paths.row(*row))) for row in plan.rows()}
+    made |= {each.path for each in asked(plan)}
+    for node in plan.needs:
+        init = None if isinstance(node, Tokenizer) else plan.recipes[node.recipe].init
+        if init is None or init.path is None:
+            continue
+        if not Path(init.path).exists() and Path(init.path) not in made:
+            (key,) = (key for key, value in init.resolved().items() if value is not None)
+            raise UserError(
+                f"{plan.node_file(node)}: init.{key}",
+                f"no {init.path}",
+                allowed="a path from the folder of this command, or an absolute one",
+                remedy="correct it, or put the weights there",
+            )
+
+
 def notices(plan: Plan) -> Iterator[str]:
     """Lines for the user about checkpoints that no engine resumes from."""
     waiting = {str(each.path) for each in asked(plan) if manifest_of(each.path) is None}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer as TorchOptimizer
 
 from steps.command import UserError
@@ -134,7 +134,7 @@ class OnlineAccuracy(Protocol):
     """Measures a backbone while it trains, as ``steps.evaluation.online`` does by k-NN."""
 
     def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """True if it measures after ``step`` updates."""
+        """True if it measures after ``step`` updates; 0: before the first one."""
 
     def measure(self, backbone: BackboneModel) -> float:
         """Top-1 accuracy in percent."""
@@ -247,9 +247,21 @@ def fit(
             paired=method.paired,
         )
 
+    def accuracy(watch: OnlineAccuracy) -> float | None:
+        """k-NN accuracy of the weights as they are now, in the first process."""
+        gather(fabric, trained, method)
+        found = None
+        if rank == 0:
+            found = watch.measure(method.export_backbone().to(fabric.device))
+        if sharded:
+            empty(method)
+        return found
+
     with closing(monitor), _sigterm() as received:
         # --- before step 0, on the micro-batches that it will see
         if state.step == 0:
+            if knn is not None and knn.due(0, steps_per_epoch, total_steps):
+                monitor.write_start({"knn_top1": accuracy(knn)})
             draws = trained.sample(batch_size, generator(seed, "draws", 0))
             batches = batches_of(phases[0], 0, 1, workers=0)
             chunks = _chunks(fabric, trained, facts, phases[0].plan, batches, draws, waits)
@@ -316,6 +328,10 @@ def fit(
                     reduce_the_rest(trained)
 
                 # --- update
+                # Dropped before clipping, whose norm is of what is trained.
+                if phase.first == 0 and progress.epoch < training.freeze_backbone_epochs:
+                    for parameter in _backbone_parameters(trained):
+                        parameter.grad = None
                 if training.clip_grad is not None:
                     _clip(trained, training.clip_grad)
                 # Dropped after clipping, whose norm the references take with them.
@@ -347,13 +363,8 @@ def fit(
                 values |= watch.judge(state.step, means)
                 if measured and knn is not None:
                     _check_weights(fabric, trained, optimizer, state.step, where, scratch)
-                    gather(fabric, trained, method)
-                    if rank == 0:
-                        backbone = method.export_backbone().to(fabric.device)
-                        values["knn_top1"] = knn.measure(backbone)
-                        del backbone
-                    if sharded:
-                        empty(method)
+                    if (found := accuracy(knn)) is not None:
+                        values["knn_top1"] = found
                 monitor.write(state.step, values, waits.take())
                 window, window_start = {}, state.step
                 if last:
@@ -468,6 +479,13 @@ def _count_flops(
     chosen = {name: draw[few] for name, draw in draws.items()}
     with fabric.autocast():
         return flops_per_image(method, part, chosen, progress)
+
+
+def _backbone_parameters(method: Method) -> Iterator[nn.Parameter]:
+    """Parameters of every backbone in a method; those of a teacher have no gradient anyway."""
+    for module in method.modules():
+        if isinstance(module, BackboneModel):
+            yield from module.parameters()
 
 
 def _clip(method: Method, clip: ClipGrad) -> None:

@@ -38,7 +38,8 @@ class Run:
     files: Mapping[str, Path]
     """Params files by role; the first one is named in errors."""
     inputs: Mapping[str, Path | None]
-    """Artifacts by role: ``SETS``, and a teacher or a tokenizer if there is one."""
+    """Artifacts by role: ``SETS``, and a teacher, a tokenizer or initial weights if there are
+    any."""
     seed: int
     out: Path
     started: float
@@ -99,7 +100,9 @@ class Run:
         """
         if budget is None:
             return training, None, {}
-        behind = {role: path for role, path in self.given.items() if role not in SETS}
+        # The training of initial weights counts nothing, and pages say so.
+        aside = (*SETS, "init")
+        behind = {role: path for role, path in self.given.items() if role not in aside}
         own = own_share(budget, behind)
         training, flops = within_budget(training, budget, own, method, views, facts, self.where)
         return training, flops, facts_within(training, behind.values())

@@ -272,6 +272,14 @@ class Monitor:
         if self._bar is not None:
             self._bar.advance(self._task)
 
+    def write_start(self, values: dict[str, Any]) -> None:
+        """Log what was measured before the first step, which has no loss."""
+        if self.quiet:
+            return
+        _append(self.metrics_path, {"step": 0, "epoch": 0.0, **values})
+        shown = "  ".join(f"{name} {value:.2f}" for name, value in values.items())
+        log.info("%s  before the first step  %s", self.title, shown)
+
     def write(self, step: int, values: dict[str, Any], waited: float) -> None:
         """Log a window that ends with ``step``: its mean losses, rates, and its speed.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
-from steps.command import UserError
+from steps.core.distributed import rank
 from steps.data.loader import EvaluationViews
+from steps.data.shards import Images
 from steps.data.views import normalise
 from steps.evaluation.accuracy import correct_in_top, percent
 from steps.evaluation.knn import knn_votes
 from steps.models.backbones import BackboneModel
 from steps.models.features import global_feature
 from steps.params.recipe import OnlineKNN
+
+log = logging.getLogger(__name__)
 
 _BATCH = 256
 
@@ -29,9 +33,7 @@ class KNNWatch:
         params: how often, and on how many images.
         size: side in pixels of the images, cut from their centre.
         mean, std: of the input that the backbone expects.
-
-    Raises:
-        UserError: the set has no labels.
+        at_start: measure before the first step too.
     """
 
     def __init__(
@@ -41,20 +43,18 @@ class KNNWatch:
         size: int,
         mean: Sequence[float],
         std: Sequence[float],
+        *,
+        at_start: bool = False,
     ) -> None:
-        self.params, self.mean, self.std = params, mean, std
+        self.params, self.mean, self.std, self.at_start = params, mean, std, at_start
         self.train, self.train_labels = _spread(dataset, "train", params.train, size)
         self.val, self.val_labels = _spread(dataset, "val", params.val, size)
-        if self.train_labels.min() < 0:
-            raise UserError(
-                str(dataset),
-                "has no labels, which training.knn needs",
-                allowed="a classification set",
-                remedy="leave training.knn out of the recipe",
-            )
 
     def due(self, step: int, steps_per_epoch: int, total_steps: int) -> bool:
-        """True after steps to measure at: once every ``every_epochs``, and at the end."""
+        """True after steps to measure at: once every ``every_epochs``, and at the end. Before the
+        first step, which is step 0, if asked for ``at_start``."""
+        if step == 0:
+            return self.at_start
         every = self.params.every_epochs * steps_per_epoch
         return step == total_steps or step // every > (step - 1) // every
 
@@ -87,6 +87,34 @@ class KNNWatch:
                 for batch, _ in DataLoader(images, _BATCH, generator=torch.Generator())
             ]
         )
+
+
+def knn_watch(
+    dataset: Path,
+    params: OnlineKNN | None,
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    at_start: bool = False,
+) -> KNNWatch | None:
+    """The watch that a recipe asks for; None if it asks for none, or the set has no labels.
+
+    A set without labels is no error, since the watch does not change the run; the first process
+    logs that it is left out.
+
+    Args:
+        dataset: a prepared set.
+        params: ``training.knn`` of the recipe.
+        size, mean, std, at_start: as ``KNNWatch`` takes them.
+    """
+    if params is None:
+        return None
+    if Images(dataset, "train").has_labels:
+        return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
+    if rank() == 0:
+        log.info("%s has no labels: k-NN during training (training.knn) is left out", dataset)
+    return None
 
 
 def _spread(

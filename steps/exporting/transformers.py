@@ -6,7 +6,6 @@ Weights have the names of the files on the hub, which every version of the libra
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,37 +19,10 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.models.backbones import BackboneModel, Transformer, image_size, save_weights
+from steps.official.hub import DINOV2, GATED, SHARED, VIT, Rules, hub_names
 
 GROUP = "transformers"
 """The dependency group that brings the library."""
-
-Rules = tuple[tuple[str, str], ...]
-_SHARED: Rules = (
-    (r"^cls_token$", "embeddings.cls_token"),
-    (r"^pos_embed$", "embeddings.position_embeddings"),
-    (r"^reg_token$", "embeddings.register_tokens"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^norm\.", "layernorm."),
-    (r"^fc_norm\.", "pooler.layernorm."),
-    (r"^rel_pos_bias\.", "encoder.relative_position_bias."),
-    (
-        r"^(blocks\.\d+\.attn)\.relative_position_bias_table$",
-        r"\1.attention.relative_position_bias.relative_position_bias_table",
-    ),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.attn\.", ".attention."),
-    (r"^blocks\.", "encoder.layer."),
-)
-"""Names of timm to the hub's, each rule in turn."""
-_VIT: Rules = (
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"\.gamma_([12])$", r".lambda_\1"),
-)
-_DINOV2: Rules = ((r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),)
-_GATED: Rules = ((r"\.mlp\.fc1\.", ".mlp.weights_in."), (r"\.mlp\.fc2\.", ".mlp.weights_out."))
 
 
 def write_transformers(
@@ -137,27 +109,15 @@ def _read(kind: Any, folder: Path, where: str) -> Callable[[Tensor], Tensor]:
 def _hub_weights(model: Transformer, rules: Rules) -> Iterator[tuple[str, Tensor]]:
     """Tensors under the hub's names; queries, keys and values apart."""
     for name, tensor in model.state_dict().items():
-        if match := re.fullmatch(r"(.*\.attn\.)([qv])_bias", name):
-            part = {"q": "query", "v": "value"}[match[2]]
-            yield _hub_name(f"{match[1]}attention.{part}.bias", rules), tensor
-        elif match := re.fullmatch(r"(.*\.attn\.)qkv\.(weight|bias)", name):
-            parts = zip(("query", "key", "value"), tensor.chunk(3), strict=True)
-            for part, values in parts:
-                yield _hub_name(f"{match[1]}attention.{part}.{match[2]}", rules), values
-        elif name == "pos_embed" and getattr(model, "no_embed_class", False):
+        names = hub_names(name, rules)
+        if name == "pos_embed" and getattr(model, "no_embed_class", False):
             # The hub's table has a row for the class token, whose position ours already holds.
-            yield _hub_name(name, rules), F.pad(tensor, (0, 0, 1, 0))
+            yield names[0], F.pad(tensor, (0, 0, 1, 0))
         else:
-            yield _hub_name(name, rules), tensor
-    if rules[: len(_DINOV2)] == _DINOV2:
+            yield from zip(names, tensor.chunk(len(names)), strict=True)
+    if rules[: len(DINOV2)] == DINOV2:
         # The hub's files always have one; only pretraining reads it.
         yield "embeddings.mask_token", torch.zeros_like(model.cls_token[0])
-
-
-def _hub_name(name: str, rules: Rules) -> str:
-    for pattern, replacement in rules:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _described(model: BackboneModel, where: str) -> tuple[str, dict[str, Any], Rules]:
@@ -175,16 +135,16 @@ def _described(model: BackboneModel, where: str) -> tuple[str, dict[str, Any], R
         "hidden_act": "gelu",
     }
     if isinstance(model, Beit):
-        return "Beit", {**config, **_beit(model, where)}, _VIT + _SHARED
+        return "Beit", {**config, **_beit(model, where)}, VIT + SHARED
     _check_plain(model, where)
     config["qkv_bias"] = first.attn.qkv.bias is not None
     gated = isinstance(first.mlp, GluMlp)
     if isinstance(first.ls1, nn.Identity):
         if model.reg_token is not None or model.no_embed_class or gated:
             raise _cannot_hold(where, "registers or gated MLPs without layer scale")
-        return "ViT", {**config, "intermediate_size": first.mlp.fc1.out_features}, _VIT + _SHARED
+        return "ViT", {**config, "intermediate_size": first.mlp.fc1.out_features}, VIT + SHARED
     config |= {"mlp_ratio": _ratio(first, where), "use_swiglu_ffn": gated}
-    rules = _DINOV2 + _SHARED + (_GATED if gated else ())
+    rules = DINOV2 + SHARED + (GATED if gated else ())
     if model.reg_token is None:
         return "Dinov2", config, rules
     if not model.no_embed_class:

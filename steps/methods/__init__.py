@@ -1,6 +1,6 @@
 """One file per method; each reads like its paper."""
 
-from steps.methods.build import backbone_for, build_method, initialise_untrained
+from steps.methods.build import backbone_for, build_method, initialise_untrained, start_from
 from steps.methods.method import (
     Batch,
     BatchCoupledMethod,
@@ -22,4 +22,5 @@ __all__ = [
     "backbone_for",
     "build_method",
     "initialise_untrained",
+    "start_from",
 ]

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import cast
 
 from timm.models.beit import Beit
+from torch import Tensor
 
 from steps.methods.method import Method, MethodContext
 from steps.models.backbones import BackboneModel
 from steps.models.beit import as_beit, initialise_backbone
-from steps.models.dinov2_vit import as_dinov2
+from steps.models.dinov2_vit import as_dinov2, trained_layout
 from steps.params.backbone import Backbone, BEiTBackbone
 from steps.params.methods.dinov2 import DINOv2Backbone
 from steps.params.methods.method import Method as MethodParams
@@ -61,3 +63,38 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
     )
     built: Method = method(params, backbone, context)
     return built
+
+
+def start_from(method: Method, backbone: BackboneModel, weights: Mapping[str, Tensor]) -> list[str]:
+    """Give pretrained weights to the backbone of a method that was just built.
+
+    Moving averages (teacher, target network) start as copies of it, as they do of a random one.
+    Fixed networks, which the method only learns from, are left alone.
+
+    Args:
+        method: the method.
+        backbone: the network that it learns with, as given to its constructor.
+        weights: every tensor of the backbone as timm has it.
+
+    Returns:
+        The parts that keep their random initial values: heads, decoders, mask tokens.
+
+    Raises:
+        ValueError: a tensor that the method's backbone does not have.
+    """
+    own = trained_layout(backbone, weights)
+    new, unknown = backbone.load_state_dict(own, strict=False)
+    if unknown:
+        raise ValueError(f"the backbone of {type(method).__name__} has no {', '.join(unknown)}")
+    prefixes = []
+    for name, module in method.named_modules():
+        if isinstance(module, BackboneModel):
+            prefixes.append(f"{name}.")
+            if module is not backbone:
+                module.load_state_dict(backbone.state_dict())
+    above = {prefix.split(".")[0] for prefix in prefixes}
+    for name in method.state_dict():
+        if not name.startswith(tuple(prefixes)):
+            first, *rest = name.split(".")
+            new.append(".".join([first, *rest[:1]]) if first in above else first)
+    return list(dict.fromkeys(new))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -86,6 +87,19 @@ def for_training(vit: Transformer) -> VisionTransformer:
             nn.init.trunc_normal_(module.fc1.weight, std=0.02)
             nn.init.zeros_(module.fc1.bias)
     return vit
+
+
+def trained_layout(vit: Transformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in timm's layout, in that of the network which is trained: inverse of ``as_timm``.
+
+    timm's class token is the sum of token and row, so that the row is 0. Weights of a network whose
+    layout is timm's are left as they are.
+    """
+    ours, table = dict(weights), getattr(vit, "pos_embed", None)
+    if table is not None and (rows := table.shape[1] - weights["pos_embed"].shape[1]):
+        class_row = weights["pos_embed"].new_zeros(1, rows, table.shape[2])
+        ours["pos_embed"] = torch.cat([class_row, weights["pos_embed"]], dim=1)
+    return ours
 
 
 def as_timm(vit: VisionTransformer) -> VisionTransformer:

@@ -29,11 +29,11 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
     """
     plan = Plan(name, root)
     _check_imported(plan)
+    _check_init(plan)
     _check_objects(plan)
     _check_drawn(plan)
     _check_tokens_read(plan)
     _check_classes(plan)
-    _check_watched(plan)
     _check_sizes(plan)
     _check_text(plan)
     return plan
@@ -54,6 +54,55 @@ def _check_imported(plan: Plan) -> None:
                 f"'{name}' is the name of a recipe, {plan.recipe_file(name)}",
                 remedy=f"call it {name}_official, for example",
             )
+
+
+def _check_init(plan: Plan) -> None:
+    """A recipe may start from a row of the experiment that has the same backbone, and whose own
+    pretraining takes nothing of the budget."""
+    for node in plan.needs:
+        if not isinstance(node, Pretraining) or (name := _starts_from(plan, node.recipe)) is None:
+            continue
+        where = f"{plan.recipe_file(node.recipe)}: init.row"
+        if plan.experiment.budget is not None and plan.recipe_file(name).is_file():
+            raise UserError(
+                where,
+                f"{name} is trained here, and a budget counts nothing for the weights of init",
+                allowed="an imported row",
+                remedy=f"leave out the budget of {plan.file}, or name an imported row",
+            )
+        if name not in plan.experiment.names:
+            others = [other for other in plan.experiment.names if other != node.recipe]
+            raise UserError(
+                where,
+                f"'{name}' is no row of {plan.file}",
+                allowed=", ".join(others) or "a row among its methods",
+                remedy=f"add the row to methods, such as imported: {{name: {name}, ...}}, or name "
+                "another one",
+            )
+        if not plan.experiment.has_row(name, node.backbone):
+            raise UserError(
+                where,
+                f"{name} is on backbone {plan.experiment.imported[name].backbone}, and "
+                f"{node.recipe} on {node.backbone}",
+                allowed="a row on the same backbone",
+                remedy=f"leave {node.backbone} out of backbones, or start from another row",
+            )
+        way = [node.recipe]
+        while (other := _starts_from(plan, way[-1])) is not None:
+            if other in way:
+                raise UserError(
+                    where,
+                    f"a circle: {', which starts from '.join([*way, other])}",
+                    allowed="a row that does not lead back to itself",
+                    remedy="start from an imported row, or from a recipe without init",
+                )
+            way.append(other)
+
+
+def _starts_from(plan: Plan, row: str) -> str | None:
+    """The row that a row starts from, if any."""
+    recipe = plan.recipes.get(row)
+    return None if recipe is None or recipe.init is None else recipe.init.row
 
 
 # --- What tasks and methods need of sets and backbones
@@ -176,22 +225,6 @@ def _other(key: str, dataset: str, wanted: str) -> str:
     """The remedy for a set that lacks what a task needs."""
     instead = f"use a set with {wanted}"
     return instead if key == "dataset" else f"take {dataset} out of evaluate_on, {instead}"
-
-
-def _check_watched(plan: Plan) -> None:
-    """k-NN during pretraining needs labels: of ``dataset``, or of the first of ``evaluate_on``."""
-    for node in plan.needs:
-        if isinstance(node, Tokenizer) or not plan.watches_knn(node):
-            continue
-        dataset = plan.knn_set(node) or plan.experiment.dataset
-        if not plan.datasets[dataset].has_labels:
-            raise UserError(
-                f"{plan.recipe_file(node.recipe)}: training.knn",
-                f"{dataset} has no labels, which k-NN during pretraining needs",
-                allowed="a classification set as dataset, or as the first of evaluate_on",
-                remedy=f"name such a set first in evaluate_on of {plan.file}, or remove "
-                "training.knn from the recipe",
-            )
 
 
 def _check_text(plan: Plan) -> None:

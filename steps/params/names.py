@@ -16,6 +16,7 @@ NAME_RULE = (
     "has at most 64 characters, and does not end in .json"
 )
 """Rule for names, in words."""
+_LONGEST_PATH = 4096
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Marks that change the direction of text, so that a page would show other text."""
 
@@ -77,6 +78,12 @@ def _place(text: str) -> str:
     return text
 
 
+def _path(text: str) -> str:
+    if len(text) > _LONGEST_PATH:
+        raise ValueError(f"a path of at most {_LONGEST_PATH} characters")
+    return _line(text)
+
+
 def _no_option(text: str) -> str:
     """Refuse text that a command would take for an option."""
     if text.startswith("-"):
@@ -90,5 +97,7 @@ Label = Annotated[str, Len(1, 200), AfterValidator(_line)]
 """One line of text for tables and pages."""
 Below = Annotated[str, Len(1), AfterValidator(_below)]
 """Path of a file below the data root."""
+PathText = Annotated[str, AfterValidator(_path)]
+"""Path from the folder that commands run in, or absolute."""
 Place = Annotated[str, Len(1), AfterValidator(_place)]
 """Path or glob below the data root, or absolute. Links are followed."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from steps.params.dag import Node, Tokenizer
 from steps.params.experiment import Experiment
+from steps.params.recipe import Recipe
 from steps.params.tasks import TASKS
 
 RESULTS = "results"
@@ -70,6 +71,15 @@ class Paths:
         if isinstance(node, Tokenizer):
             return self.tokenizer(node.name, seed)
         return backbone(self.pretrained(node.backbone, node.recipe, seed))
+
+    def init(self, recipe: Recipe, network: str, seed: int | str) -> dict[str, str]:
+        """The file or folder that a pretraining starts from, by the option of its step; none for
+        random weights, or those that timm downloads."""
+        if recipe.init is None:
+            return {}
+        if recipe.init.row is not None:
+            return {"init": backbone(self.row(network, recipe.init.row, seed))}
+        return {} if recipe.init.path is None else {"init": recipe.init.path}
 
     def features(self, row: str, dataset: str = "") -> str:
         """The frozen features of a row on a set, by the experiment's protocol.

@@ -176,16 +176,15 @@ class Plan:
 
     def knn_set(self, node: Node) -> str | None:
         """The set of ``training.knn`` of a pretraining, if it is not ``dataset``: the first of
-        ``evaluate_on``, where ``dataset`` has no labels."""
+        ``evaluate_on``, where that one has labels and ``dataset`` has none."""
         sets = self.experiment.evaluate_on
-        if sets is None or isinstance(node, Tokenizer) or not self.watches_knn(node):
+        if sets is None or isinstance(node, Tokenizer):
             return None
-        return None if self.datasets[self.experiment.dataset].has_labels else sets[0]
-
-    def watches_knn(self, node: Pretraining) -> bool:
-        """True if a pretraining measures k-NN on its way."""
         training = self.recipes[node.recipe].training
-        return training is not None and training.knn is not None
+        if training is None or training.knn is None:
+            return None
+        labelled = [self.datasets[name].has_labels for name in (self.experiment.dataset, sets[0])]
+        return sets[0] if labelled == [False, True] else None
 
     def resolved(self, **names: str) -> dict[str, Any]:
         """The values of params that an engine compares, by role.

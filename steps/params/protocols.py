@@ -237,6 +237,7 @@ class Finetune(Params):
     def _one_image(self) -> Finetune:
         self.training.check_second_images("fine-tuning", wanted=False)
         self.training.check_final_phase("fine-tuning", allowed=False)
+        self.training.check_frozen("fine-tuning", allowed=False)
         return self
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import model_validator
+from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
@@ -17,7 +17,7 @@ from steps.params.budget import Budget
 from steps.params.methods import MethodParams
 from steps.params.methods.baselines import RandomParams
 from steps.params.methods.method import Need
-from steps.params.names import Name
+from steps.params.names import Name, PathText
 from steps.params.views import Normalise, View, sides
 
 # --- Networks that a recipe may learn from: a teacher, or a tokenizer
@@ -46,6 +46,44 @@ def check_needs(what: str, needs: Mapping[str, Need], given: Mapping[str, object
             raise ValueError(f"{what} needs the key '{key}'")
         if need == "none" and given[key] is not None:
             raise ValueError(f"{what} takes no {key}: remove '{key}'")
+
+
+# --- Weights that a recipe starts from
+
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pth.tar", ".pt", ".bin", ".ckpt")
+"""Ends of the names of files that hold weights."""
+
+
+class Init(Params):
+    """Weights that the backbone starts from, in place of random ones: one of these keys."""
+
+    row: Name | None = None
+    """A row of the experiment, with the same backbone and seed: an imported checkpoint or another
+    recipe. Engines give ``steps.pretrain`` its backbone as ``--init``."""
+    artifact: PathText | None = None
+    """Folder of a backbone that ``steps.pretrain`` or ``steps.import`` made."""
+    timm: PathText | None = None
+    """File of a timm model's weights, or the name of a pretrained model that timm downloads, such
+    as ``vit_small_patch16_224.dino``."""
+    transformers: PathText | None = None
+    """Folder of a Hugging Face model: ViT, DINOv2 (with registers too) or BEiT."""
+
+    @property
+    def path(self) -> str | None:
+        """The file or folder of the weights; None for a row, or a model that timm downloads."""
+        is_file = self.timm is not None and self.timm.endswith(WEIGHT_FILES)
+        return self.timm if is_file else self.artifact or self.transformers
+
+    @model_validator(mode="after")
+    def _one(self) -> Init:
+        given = [key for key, value in self.resolved().items() if value is not None]
+        if len(given) != 1:
+            said = " and ".join(given) or "no key"
+            raise ValueError(
+                f"init has {said}; one of row, artifact, timm and transformers is needed"
+            )
+        return self
 
 
 # --- Params of a scaling study: recipes at several lengths, on several shares of the images
@@ -232,13 +270,18 @@ class Training(Params):
     clip_grad: ClipGrad | None = None
     views: Annotated[list[View], Len(1)]
     final_phase: FinalPhase | None = None
+    freeze_backbone_epochs: NotNegative = 0.0
+    """First epochs in which the backbone keeps the weights of ``init`` and only new parts, such as
+    heads, are trained. Schedules do not change."""
     normalise: Normalise | None = None
     """Normalisation of the method's inputs, which the exported backbone then expects too. null: the
-    dataset's mean and standard deviation. Mean 0 and std 1 keep values in [0, 1] (SimCLR)."""
+    dataset's mean and standard deviation, or with ``init`` those that its weights expect. Mean 0
+    and std 1 keep values in [0, 1] (SimCLR)."""
     log_every: Annotated[int, Ge(1)] = 10
     """Steps per line of metrics.jsonl, which has means over these steps."""
     knn: OnlineKNN | None = None
-    """k-NN accuracy during training, on a dataset with labels; null: none."""
+    """k-NN accuracy during training; null: none. Left out on a dataset without labels, with a line
+    in the log."""
     checkpoint_seconds: Positive = 60.0
     """Seconds between checkpoints."""
     workers: Annotated[int, Ge(0)] = 1
@@ -250,6 +293,15 @@ class Training(Params):
         """Raise ValueError if there is a final phase but ``what`` cannot have one."""
         if self.final_phase is not None and not allowed:
             raise ValueError(f"{what} has no final phase: remove training.final_phase")
+
+    def check_frozen(self, what: str, *, allowed: bool) -> None:
+        """Raise ValueError if the backbone is frozen for a time, but ``what`` starts from no
+        weights that this would keep."""
+        if self.freeze_backbone_epochs > 0 and not allowed:
+            raise ValueError(
+                f"training.freeze_backbone_epochs keeps the weights of 'init', and {what} has "
+                "none: remove the key"
+            )
 
     def check_second_images(self, what: str, wanted: bool) -> None:
         """Raise ValueError if a view lacks the second image that ``what`` takes, or has an extra
@@ -270,7 +322,21 @@ class Training(Params):
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs} is above epochs "
                 f"{self.epochs}"
             )
+        if self.freeze_backbone_epochs >= self.epochs:
+            raise ValueError(
+                f"freeze_backbone_epochs {self.freeze_backbone_epochs:g} leaves none of the "
+                f"{self.epochs:g} epochs to train the backbone in"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a key that trainings of earlier versions lack, unless it is used: the params of
+        a run are part of its identity."""
+        values: dict[str, Any] = serialise(self)
+        if not self.freeze_backbone_epochs:
+            del values["freeze_backbone_epochs"]
+        return values
 
 
 # --- A recipe: a method with its hyper-parameters, and how it is trained
@@ -284,6 +350,8 @@ class Recipe(Params):
     """Frozen network that the method learns from; it is trained first if it does not exist."""
     tokenizer: Name | None = None
     """``params/tokenizers/<regime>/<tokenizer>.yaml``; the method predicts its tokens."""
+    init: Init | None = None
+    """Weights that the backbone starts from (continued pretraining); null: random ones."""
     training: Training | None = None
     data_share: Share = 1.0
     """Share of the training images, drawn by the seed without regard to labels. All methods get the
@@ -304,8 +372,12 @@ class Recipe(Params):
     def _consistent(self) -> Recipe:
         check_needs(
             f"method {self.method.name}",
-            {"teacher": self.method.takes_teacher, "tokenizer": self.method.takes_tokenizer},
-            {"teacher": self.teacher, "tokenizer": self.tokenizer},
+            {
+                "teacher": self.method.takes_teacher,
+                "tokenizer": self.method.takes_tokenizer,
+                "init": self.method.takes_init,
+            },
+            {"teacher": self.teacher, "tokenizer": self.tokenizer, "init": self.init},
         )
         if self.teacher is not None and self.tokenizer is not None:
             raise ValueError("a recipe names a teacher or a tokenizer, not both")
@@ -324,9 +396,18 @@ class Recipe(Params):
         self.method.check_run(self.training.batch_size, self.training.epochs)
         what = f"method {self.method.name}"
         self.training.check_final_phase(what, allowed=self.method.final_phase)
+        self.training.check_frozen("the recipe", allowed=self.init is not None)
         if (final := self.training.final_phase) is not None:
             self.method.check_views(sum(view.count for view in final.views))
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a key that recipes of earlier versions lack, unless it is used."""
+        values: dict[str, Any] = serialise(self)
+        if self.init is None:
+            del values["init"]
+        return values
 
 
 # --- A recipe and a backbone fit each other

@@ -39,7 +39,8 @@ MOST_POINTS = 200
 def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
     """At most 200 points of the losses in an artifact's ``metrics.jsonl``, first and last kept.
 
-    Lines with a k-NN accuracy are also kept; ``knn_top1`` is null in the others.
+    Lines with a k-NN accuracy are also kept; ``knn_top1`` is null in the others, ``loss`` in one
+    before the first step.
 
     Returns:
         a frame with the columns of ``CURVES_SCHEMA``; without rows if nothing was trained here.
@@ -65,13 +66,16 @@ def read_curve(artifact: Path, manifest: Manifest) -> pl.DataFrame:
     for number, line in enumerate(text.splitlines(), 1):
         try:
             entry = json.loads(line)
-            point = (int(entry["step"]), float(entry["epoch"]), float(entry["loss"]))
             knn = None if "knn_top1" not in entry else float(entry["knn_top1"])
+            # Before the first step of continued pretraining there is a k-NN accuracy and no loss.
+            start = entry["step"] == 0 and knn is not None
+            loss = None if start else float(entry["loss"])
+            point = (int(entry["step"]), float(entry["epoch"]), loss)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: line {number}", "no step, epoch and loss", allowed="a JSON object"
             ) from error
-        if not all(map(math.isfinite, point)):
+        if not all(math.isfinite(value) for value in point if value is not None):
             raise UserError(f"{path}: line {number}", f"loss is {point[2]} at step {point[0]}")
         points.append((*point, knn))
     if not points and not untrained:

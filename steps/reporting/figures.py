@@ -275,7 +275,7 @@ def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: ReportS
     for number, backbone in enumerate(heading.backbones):
         style = LINE_STYLES[number % len(LINE_STYLES)]
         for seed in heading.seeds:
-            line = curves.filter(backbone=backbone, seed=seed)
+            line = curves.filter(backbone=backbone, seed=seed).drop_nulls("loss")
             epochs, losses = line["epoch"].to_list(), line["loss"]
             window = len(epochs) // 25 | 1  # odd, so that the mean is centred
             panel.plot(epochs, losses.to_list(), color=colour, linewidth=0.7, alpha=0.3)

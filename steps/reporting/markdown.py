@@ -46,14 +46,14 @@ from steps.reporting.verdict import verdict
 
 
 def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
-    """The paragraph under the ranking; none without a budget."""
+    """The paragraph under the ranking; none without a budget, or weights from elsewhere."""
     budget = source.heading.budget
-    if budget is None:
-        return []
-    said = [_about(budget)] if not source.heading.scaling else []
-    if used := _used(source, summary, budget):
-        said.append(used)
-    said.append("Device time is not part of the budget and differs between rows.")
+    said = []
+    if budget is not None:
+        said = [_about(budget)] if not source.heading.scaling else []
+        if used := _used(source, summary, budget):
+            said.append(used)
+        said.append("Device time is not part of the budget and differs between rows.")
     others = dict.fromkeys(
         (source.heading.shown(item.records[0].recipe), name)
         for item in source.traced
@@ -62,7 +62,7 @@ def budget_note(source: Source, summary: pl.DataFrame) -> list[str]:
     if others:
         named = ", ".join(f"{name} behind {row}" for row, name in others)
         said.append(f"The training of weights from elsewhere is not counted: {plain(named)}.")
-    return [" ".join(said) + "\n"]
+    return [" ".join(said) + "\n"] if said else []
 
 
 def _about(budget: Budget) -> str:

@@ -19,8 +19,8 @@ from steps.params.paths import Paths
 from steps.params.plan import Plan
 from tests import engines
 from tests.project import tiny
-from tests.scenery import Scenery
-from workflow.made import check_names, notices
+from tests.scenery import RECIPES, Scenery
+from workflow.made import check_names, check_starts, notices
 from workflow.migrate import migrate
 
 OFFICIAL = {"name": "mae_official", "format": "mae", "checkpoint": "a.pth", "backbone": "vit_test"}
@@ -175,3 +175,27 @@ def test_an_old_checkpoint_is_taken_over_if_it_is_the_one_named(
     )
     migrate(load_plan("quickstart", Path("params")))
     assert Path("results/imported/vit_test/mae_official/seed0/backbone").is_dir() == moved
+
+
+def test_weights_to_start_from_are_there_or_made(plan: Plan, scenery: Scenery) -> None:
+    check_starts(plan)
+    experiment = read_yaml(scenery.params / "experiments/quickstart.yaml")
+    experiment["methods"].append("continued")
+    scenery.write("experiments/quickstart.yaml", experiment)
+
+    def check(init: dict[str, str]) -> None:
+        scenery.write("recipes/test/continued.yaml", {**RECIPES["mae"], "init": init})
+        check_starts(load_plan("quickstart", Path("params")))
+
+    check({"artifact": "results/pretrained/shapes/test/vit_test/mae/seed0/backbone"})
+    check({"row": "mae"})
+    check({"timm": "vit_tiny_patch16_224"})
+    for key, path in (("artifact", "results/nothing"), ("timm", "vit.pth")):
+        with pytest.raises(UserError) as caught:
+            check({key: path})
+        message = str(caught.value)
+        assert message.startswith(
+            f"params/recipes/test/continued.yaml: init.{key}: no {path} | all"
+        )
+    Path("vit.pth").touch()
+    check({"timm": "vit.pth"})

@@ -1,4 +1,4 @@
-"""Every recipe for a GPU starts: cut down in its sizes alone, it takes two steps as it is."""
+"""Every recipe for a GPU or from weights starts: cut down in its sizes, it takes two steps."""
 
 from __future__ import annotations
 
@@ -41,8 +41,15 @@ def _cut(content: Any) -> Any:
     return cut
 
 
-def _started(scenery: Scenery, data: Path, path: Path) -> Run:
-    """The run of a recipe for two steps, in its own precision, views, losses and optimiser."""
+def _started(scenery: Scenery, data: Path, path: Path, init: Path | None = None) -> Run:
+    """The run of a recipe for two steps, in its own precision, views, losses and optimiser.
+
+    Args:
+        scenery: where it runs.
+        data: a prepared set.
+        path: the recipe.
+        init: weights that it starts from, if it names any.
+    """
     content = yaml.safe_load(path.read_text())
     content["method"] = _cut(content["method"])
     if training := content.get("training"):
@@ -50,6 +57,8 @@ def _started(scenery: Scenery, data: Path, path: Path) -> Run:
         sizes = {"epochs": 2, "batch_size": 8, "max_batch_per_device": 8, "workers": 0}
         training |= {**sizes, "log_every": 1}
         training["schedule"]["warmup_epochs"] = min(training["schedule"]["warmup_epochs"], 1)
+        if "freeze_backbone_epochs" in training:
+            training["freeze_backbone_epochs"] = 1
         training.pop("knn", None)
         for key in ("warmup_teacher_temp_epochs", "freeze_last_layer_epochs"):
             if key in content["method"]:
@@ -59,7 +68,9 @@ def _started(scenery: Scenery, data: Path, path: Path) -> Run:
     resnet = path.stem == "mocov3_resnet50" or (regime, path.stem) == ("imagenet", "simclr")
     scenery.backbone_name = "resnet_test" if resnet else "vit_test"
     out = scenery.root / f"{regime}-{path.stem}" / "out"
-    return Run(str(out.parent), "pretrain", scenery.pretrain_arguments(recipe, data, out))
+    options = [] if init is None else ["--init", str(init)]
+    arguments = [*scenery.pretrain_arguments(recipe, data, out), *options]
+    return Run(str(out.parent), "pretrain", arguments)
 
 
 @pytest.mark.slow
@@ -67,7 +78,8 @@ def _started(scenery: Scenery, data: Path, path: Path) -> Run:
 def test_every_recipe_starts(regime: str, scenery: Scenery) -> None:
     data = scenery.images(train=8, captions=["a {class}", "image {index}"])
     scenery.write("tokenizers/test/vqkd_official.yaml", TOKENIZERS["vqkd"])
-    paths = sorted((REPOSITORY / f"params/recipes/{regime}").glob("*.yaml"))
+    every = sorted((REPOSITORY / f"params/recipes/{regime}").glob("*.yaml"))
+    paths = [path for path in every if not path.stem.startswith("continue_")]
     assert len(paths) >= 15
     run_all([_started(scenery, data, path) for path in paths], scenery.root)
     for path in paths:
@@ -79,3 +91,24 @@ def test_every_recipe_starts(regime: str, scenery: Scenery) -> None:
             assert asked["training"]["precision"] == "bf16", path
         else:
             assert not lines, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("regime", ["small", *REGIMES])
+def test_every_recipe_of_continued_pretraining_starts(regime: str, scenery: Scenery) -> None:
+    data = scenery.images(train=8)
+    paths = sorted((REPOSITORY / f"params/recipes/{regime}").glob("continue_*.yaml"))
+    assert len(paths) == 4
+    runs = []
+    for path in paths:
+        method = path.stem.removeprefix("continue_")
+        name = "simclr_vit" if (regime, method) == ("imagenet", "simclr") else method
+        weights = scenery.root / f"{regime}-{name}/out"
+        runs.append(_started(scenery, data, path.with_name(f"{name}.yaml")))
+        runs.append(_started(scenery, data, path, weights))
+    run_all(runs, scenery.root)
+    for path in paths:
+        out = scenery.root / f"{regime}-{path.stem}/out"
+        manifest = json.loads((out / "manifest.json").read_text())
+        assert manifest["facts"]["init"]["digest"] == manifest["inputs"]["init"]
+        assert len((out / "metrics.jsonl").read_text().splitlines()) == 2, path

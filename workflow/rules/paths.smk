@@ -33,6 +33,8 @@ def inputs_of(node, seed):
     """Inputs of a pretraining or a tokenizer, by role."""
     behind = {other.role: PATHS.artifact(other, seed) for other in PLAN.needs[node]}
     watched = PLAN.knn_set(node)
+    if isinstance(node, Pretraining):
+        behind |= PATHS.init(PLAN.recipes[node.recipe], node.backbone, seed)
     return {"data": DATA, **({"knn": data(watched)} if watched else {}), **behind}
 
 

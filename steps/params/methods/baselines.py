@@ -17,6 +17,7 @@ class RandomParams(Method):
     kind = "Random"
     family = "untrained"
     reads = "features"
+    takes_init = "none"
     name: Literal["random"]
     backbone: BEiTBackbone | None = None
     """Initialise a BEiT as those methods do that train one: their floor."""

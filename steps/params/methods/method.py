@@ -37,6 +37,8 @@ class Method(Params):
     """Need of a ``teacher`` in the recipe."""
     takes_tokenizer: ClassVar[Need] = "none"
     """Need of a ``tokenizer`` in the recipe."""
+    takes_init: ClassVar[Need] = "optional"
+    """Need of an ``init`` in the recipe: the weights that the backbone starts from."""
     takes_second_image: ClassVar[bool] = False
     """True if its views have a ``second`` image, for the tokenizer."""
     text: ClassVar[bool] = False

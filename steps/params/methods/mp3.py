@@ -15,6 +15,8 @@ class MP3Params(Method):
     kind = "Position"
     family = "position"
     drawn = True
+    # Its tokens must not know their position, and pretrained backbones add positions to them.
+    takes_init = "none"
     name: Literal["mp3"]
     mask_ratio: MaskRatio
     """Share of the patches that are neither key nor value in any block."""

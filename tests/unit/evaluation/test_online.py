@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.command import UserError
 from steps.data.shards import Images
-from steps.evaluation.online import KNNWatch
+from steps.evaluation.online import KNNWatch, knn_watch
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
 from steps.params.recipe import OnlineKNN
@@ -61,7 +60,15 @@ def test_leaves_weights_and_generators_alone(scenery: Scenery) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_a_set_without_labels_is_refused(scenery: Scenery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_without_labels_is_left_out_with_a_line(
+    scenery: Scenery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data, params = scenery.images(), OnlineKNN(every_epochs=1.0)
+    assert knn_watch(data, None, 32, MEAN, STD) is None
+    assert isinstance(knn_watch(data, params, 32, MEAN, STD), KNNWatch)
     monkeypatch.setattr(Images, "has_labels", False)
-    with pytest.raises(UserError, match=r"has no labels, which training\.knn needs"):
-        KNNWatch(scenery.images(), OnlineKNN(every_epochs=1.0), 32, MEAN, STD)
+    with caplog.at_level("INFO"):
+        assert knn_watch(data, params, 32, MEAN, STD) is None
+    assert caplog.messages == [
+        f"{data} has no labels: k-NN during training (training.knn) is left out"
+    ]

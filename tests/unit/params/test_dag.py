@@ -11,6 +11,7 @@ from steps.command import UserError
 from steps.params.checks import load_plan
 from steps.params.dag import Node, Pretraining, Tokenizer, follow
 from steps.params.load import load
+from steps.params.paths import Paths
 from steps.params.plan import Plan
 from steps.params.recipe import Recipe, Teacher
 from steps.params.tokenizers import TokenizerRecipe
@@ -187,3 +188,50 @@ def test_methods_with_pictures_are_drawn_with_their_tokenizers(scenery: Scenery)
     assert _plan(scenery, *names).drawn() == []
     message = _error(scenery, "dino", pictures=["mae"])
     assert "pictures names mae, which is not among methods" in message
+
+
+# --- Rows that start from another row's weights
+
+
+def _continued(scenery: Scenery, name: str, row: str) -> None:
+    scenery.write(f"recipes/test/{name}.yaml", {**RECIPES["mae"], "init": {"row": row}})
+
+
+def test_a_row_starts_from_another_one(scenery: Scenery) -> None:
+    _continued(scenery, "continued", "mae")
+    plan = _plan(scenery, "mae", "continued")
+    paths = Paths(plan.experiment)
+    start = paths.init(plan.recipes["continued"], "vit_test", 3)
+    assert start == {
+        "init": "results/pretrained/noise/test/vit_test/mae/seed3/backbone",
+    }
+    assert paths.init(plan.recipes["mae"], "vit_test", 3) == {}
+
+
+def test_rows_that_no_row_can_start_from(scenery: Scenery) -> None:
+    _continued(scenery, "continued", "pretrained")
+    message = _error(scenery, "continued", "dino")
+    assert message.startswith("recipes/test/continued.yaml: init.row: 'pretrained' is no row of")
+    assert (
+        "allowed: dino | remedy: add the row to methods, such as imported: {name: pret" in message
+    )
+    checkpoint = {"name": "pretrained", "format": "mae", "checkpoint": "mae.pth"}
+    methods: Any = ["continued", {"imported": {**checkpoint, "backbone": "vit_pico"}}]
+    scenery.write("backbones/vit_pico.yaml", BACKBONE)
+    message = _error(scenery, *methods, backbones=["vit_pico", "vit_test"])
+    assert "pretrained is on backbone vit_pico, and continued on vit_test" in message
+    _continued(scenery, "one", "two")
+    _continued(scenery, "two", "one")
+    message = _error(scenery, "one", "two")
+    assert "a circle: one, which starts from two, which starts from one" in message
+
+
+def test_within_a_budget_weights_come_from_elsewhere(scenery: Scenery) -> None:
+    _continued(scenery, "continued", "mae")
+    message = _error(scenery, "mae", "continued", budget={"tflops": 1})
+    assert "init.row: mae is trained here, and a budget counts nothing for the weights" in message
+    _continued(scenery, "continued", "pretrained")
+    checkpoint = {"name": "pretrained", "format": "mae", "checkpoint": "mae.pth"}
+    imported: Any = {"imported": {**checkpoint, "backbone": "vit_test"}}
+    plan = _plan(scenery, "continued", imported, budget={"tflops": 1})
+    assert Pretraining("vit_test", "continued-1tflops") in plan.needs

@@ -70,7 +70,11 @@ def test_the_budget_stands_once_above(source: Source) -> None:
 
 def test_no_budget_no_note(source: Source) -> None:
     heading = source.heading.model_copy(update={"budget": None})
-    assert budget_note(Source(heading, source.traced, source.curves), source.records()) == []
+    own = [item.model_copy(update={"elsewhere": ()}) for item in source.traced]
+    assert budget_note(Source(heading, own, source.curves), source.records()) == []
+    # Weights that a row starts from are named without a budget too.
+    (note,) = budget_note(Source(heading, source.traced, source.curves), source.records())
+    assert note == "The training of weights from elsewhere is not counted: dalle behind dino.\n"
 
 
 def test_it_is_read_back_and_explained(source: Source, tmp_path: Path) -> None:

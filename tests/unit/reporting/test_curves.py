@@ -4,11 +4,14 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from steps.artifacts import publish, read_manifest
 from steps.command import UserError
 from steps.reporting.collect import METRICS, MOST_POINTS, read_curve, thinned
+from steps.reporting.figures import curves_figure
+from steps.reporting.source import CURVES_SCHEMA
 from tests.unit.reporting.synthetic import Synthetic, write_backbone
 
 
@@ -80,3 +83,24 @@ def test_every_line_with_a_k_nn_accuracy_is_kept(tmp_path: Path) -> None:
     curve = read_curve(tmp_path / "backbone", read_manifest(tmp_path / "backbone"))
     assert curve.drop_nulls("knn_top1")["step"].to_list() == list(range(101, 1001, 101))
     assert MOST_POINTS <= curve.height <= MOST_POINTS + 9
+
+
+def test_continued_pretraining_begins_with_the_accuracy_of_its_weights(
+    tmp_path: Path, single: Synthetic
+) -> None:
+    lines = [
+        {"step": 0, "epoch": 0.0, "knn_top1": 71.5},
+        {"step": 5, "epoch": 0.5, "loss": 1.0},
+        {"step": 10, "epoch": 1.0, "loss": 0.5, "knn_top1": 70.0},
+    ]
+    with publish(tmp_path / "backbone", node="pretrain", params={}, inputs={}, seed=0) as draft:
+        (draft.path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+        draft.facts = {"kind": "Generative", "recipe": "mae", "backbone": "vit_pico"}
+    curve = read_curve(tmp_path / "backbone", read_manifest(tmp_path / "backbone"))
+    assert curve["loss"].to_list() == [None, 1.0, 0.5]
+    assert curve["knn_top1"].to_list() == [71.5, None, 70.0]
+    # What is written for the page is read again as it was.
+    curve.write_csv(tmp_path / "curves.csv")
+    assert pl.read_csv(tmp_path / "curves.csv", schema=CURVES_SCHEMA).equals(curve)
+    picture = curves_figure(curve, {"mae": "Generative"}, single.heading, ["mae"])
+    assert picture.startswith(b"\x89PNG")
