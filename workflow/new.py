@@ -13,6 +13,7 @@ and params/experiments/NAME.yaml with its reasons, and prints the command that r
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -22,7 +23,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import yaml
+
 from steps.command import UserError, run_step
+from steps.data.sources.source import ENVIRONMENT
 from steps.params.checks import load_plan
 from steps.params.names import NAME_RULE, is_name
 from steps.params.plan import ROOT, Plan
@@ -132,8 +136,7 @@ def write(proposal: Proposal, files: dict[str, Path], root: Path, command: str) 
         UserError: the plan refuses them, or a file exists by now.
     """
     name, sets = proposal.name, proposal.sets
-    where = "" if root == ROOT else f" params={shlex.quote(str(root))}"
-    run = f"uv run snakemake report --config experiment={name}{where}"
+    run = _run(name, root)
     named = sets.named(name)
     texts = {files["images"]: dataset_text(sets.images, command)}
     if sets.boxes is not None:
@@ -160,6 +163,22 @@ def write(proposal: Proposal, files: dict[str, Path], root: Path, command: str) 
     methods, tasks = ", ".join(proposal.content["methods"]), ", ".join(proposal.content["tasks"])
     lines.append(f"{files['experiment']}: {methods} on {proposal.backbone}; {tasks}")
     return "\n".join([*lines, time, run, ""])
+
+
+def _run(name: str, root: Path) -> str:
+    """The command that runs the experiment, from any shell."""
+    settings = {"experiment": name}
+    if root != ROOT:
+        settings["params"] = str(root)
+    if data_root := os.environ.get(ENVIRONMENT):
+        settings["data_root"] = data_root
+    # Snakemake reads the values as YAML, and takes 123 for a number.
+    values = {
+        key: value if isinstance(yaml.safe_load(value), str) else json.dumps(value)
+        for key, value in settings.items()
+    }
+    words = [shlex.quote(f"{key}={value}") for key, value in values.items()]
+    return f"uv run snakemake report --config {' '.join(words)}"
 
 
 def _checked(name: str, trial: Path, root: Path) -> Plan:

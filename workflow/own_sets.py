@@ -194,7 +194,9 @@ def _classes(source: Source, labels: Sequence[int | None], where: str) -> str:
     Raises:
         UserError: there is only one.
     """
-    counts = Counter(label for label in labels if label is not None)
+    # Labels outside the classes are named by ``prepare``.
+    known = range(len(source.classes))
+    counts = Counter(label for label in labels if label is not None and label in known)
     if len(counts) < 2:
         raise UserError(
             where,
@@ -202,8 +204,7 @@ def _classes(source: Source, labels: Sequence[int | None], where: str) -> str:
             allowed="two classes or more, to tell apart",
             remedy="use --format images on a folder of the images, to pretrain on them",
         )
-    (most, images), *_, (least, fewest) = counts.most_common()
-    total = sum(counts.values())
+    ((most, images), *_, (least, fewest)), total = counts.most_common(), sum(counts.values())
     return (
         f"{len(counts)} classes; {source.classes[most]} has {images / total:.0%} of the images, "
         f"{source.classes[least]} has {fewest:,}."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -400,6 +401,17 @@ def test_options_and_names(home: Path) -> None:
     assert "no folder of params" in refused("data/photos", "--params", "elsewhere")
     made("data/photos")
     assert "mine.yaml: exists, and nothing is overwritten" in refused("data/photos")
+
+
+def test_the_command_that_it_prints(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(home / "my data/photos", [f"{i}.jpg" for i in range(80)])
+    monkeypatch.setenv("PRETEXT_DATA", str(home / "my data"))
+    new.main(["12", "my data/photos"])
+    run = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(run)[-2:] == ['experiment="12"', f"data_root={home}/my data"]
+    assert load_plan("12").datasets["12"].train == "photos"
 
 
 def test_nothing_is_left_if_a_file_appears(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
