@@ -207,7 +207,7 @@ def _classes(source: Source, labels: Sequence[int | None], where: str) -> str:
     ((most, images), *_, (least, fewest)), total = counts.most_common(), sum(counts.values())
     return (
         f"{len(counts)} classes; {source.classes[most]} has {images / total:.0%} of the images, "
-        f"{source.classes[least]} has {fewest:,}."
+        f"{source.classes[least]}, the smallest, has {fewest:,}."
     )
 
 

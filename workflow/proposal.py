@@ -14,6 +14,7 @@ import yaml
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
+from steps.params.detection import Detection
 from steps.params.load import Loader, load
 from steps.params.protocols import Finetune
 from steps.params.recipe import Recipe
@@ -133,6 +134,8 @@ _TINY_IMAGES = 48
 _MANY = 20_000
 """Training images from which the published recipes have a few of their batches in an epoch."""
 _MANY_SCENES = 1_000
+_FEW_STEPS = 150
+"""Steps below which a detector learns little: ``mask_rcnn_small`` makes 189 on its own set."""
 _SHORT = 5_000
 """Images of an epoch that recipes of ``small`` were written for."""
 _SEEN = 25_000
@@ -293,13 +296,23 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     if images.has_labels:
         tasks |= {"knn": ["knn"], "linear": ["linear"]}
         if parts.finetune is not None:
-            protocol = load(root / f"protocols/{parts.finetune}.yaml", Finetune)
-            if protocol.training.batch_size <= images.train:
+            finetune = load(root / f"protocols/{parts.finetune}.yaml", Finetune)
+            if finetune.training.batch_size <= images.train:
                 tasks["finetune"] = [parts.finetune]
     else:
         said.append("Without labels there is no k-NN, linear probe or fine-tuning.")
+    if images.dataset.has_captions:
+        said.append("For the captions, add the method clip and retrieval: [retrieval].")
     if boxes is not None:
-        tasks["detect"] = [parts.detect[boxes.train >= _MANY_SCENES]]
+        detect = parts.detect[boxes.train >= _MANY_SCENES]
+        tasks["detect"] = [detect]
+        protocol = load(root / f"protocols/{detect}.yaml", Detection)
+        steps = round(protocol.epochs * boxes.train / protocol.batch_size)
+        if steps < _FEW_STEPS:
+            said.append(
+                f"detect trains for only {steps} steps ({protocol.epochs:g} epochs): to see it "
+                f"learn more, copy params/protocols/{detect}.yaml, raise epochs, and name the copy."
+            )
         if boxes.dataset.has_masks:
             tasks |= {"segment": [parts.segment], "layout": [parts.layout]}
         else:

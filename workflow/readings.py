@@ -265,8 +265,8 @@ def _refuse_masks(folder: Path, images: Sequence[str]) -> None:
 # --- Shards
 
 
-def _shards(files: Sequence[Path]) -> tuple[dict[str, str], Path]:
-    """A glob for each split, and the first training file."""
+def _shards(files: Sequence[Path]) -> tuple[dict[str, str], Path, tuple[str, ...]]:
+    """A glob for each split, the first training file, and notes on files that are not read."""
     by_split: dict[str | None, list[Path]] = {}
     for file in files:
         by_split.setdefault(split_of(file), []).append(file)
@@ -274,11 +274,12 @@ def _shards(files: Sequence[Path]) -> tuple[dict[str, str], Path]:
         by_split = {"train": list(files)}
     splits = [split for split in SPLITS if split in by_split and split != "test"]
     places = {split: pattern_of(by_split[split]) for split in splits}
-    return places, by_split["train"][0]
+    notes = (f"Not read: {_names(by_split['test'])}.",) if "test" in by_split else ()
+    return places, by_split["train"][0], notes
 
 
 def _tars(files: list[Path]) -> Iterator[Reading]:
-    places, train = _shards(sorted(files))
+    places, train, notes = _shards(sorted(files))
     endings: Counter[str] = Counter()
     try:
         with tarfile.open(train, "r:") as archive:
@@ -297,12 +298,12 @@ def _tars(files: list[Path]) -> Iterator[Reading]:
     count = number(files, "tar file")
     shards = {"format": "webdataset", **places}
     if "cls" in endings:
-        yield Reading({**shards, "label": "cls"}, f"{count} of images and labels (.cls)")
+        yield Reading({**shards, "label": "cls"}, f"{count} of images and labels (.cls)", notes)
         return
     if "txt" in endings:
         params = {**shards, "label": None, "caption": "txt"}
-        yield Reading(params, f"{count} of images and captions (.txt)")
-    yield Reading({"format": "images", **places}, f"images without labels in {count}")
+        yield Reading(params, f"{count} of images and captions (.txt)", notes)
+    yield Reading({"format": "images", **places}, f"images without labels in {count}", notes)
 
 
 _MEMBERS = 300
@@ -310,7 +311,7 @@ _MEMBERS = 300
 
 
 def _parquet(files: list[Path], label_column: str | None) -> Reading:
-    places, train = _shards(sorted(files))
+    places, train, notes = _shards(sorted(files))
     try:
         schema = pq.read_schema(train)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -330,9 +331,10 @@ def _parquet(files: list[Path], label_column: str | None) -> Reading:
     count = number(files, "parquet file")
     if label_column is None and not integers and len(texts) == 1:
         params |= {"label_column": None, "caption_column": texts[0]}
-        return Reading(params, f"{count} of images and captions (column {texts[0]})")
+        return Reading(params, f"{count} of images and captions (column {texts[0]})", notes)
     label = label_column or _label(str(train), integers, schema.names)
-    return Reading({**params, "label_column": label}, f"{count} of images and labels ({label})")
+    params["label_column"] = label
+    return Reading(params, f"{count} of images and labels ({label})", notes)
 
 
 def _holds_images(kind: pa.DataType) -> bool:

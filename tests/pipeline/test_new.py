@@ -83,7 +83,7 @@ def tars(folder: Path, ending: str | None) -> None:
 
 
 def parquet(folder: Path, count: int = 80) -> None:
-    for split, images in (("train", count), ("validation", 20)):
+    for split, images in (("train", count), ("validation", 20), ("test", 20)):
         rows = [{"bytes": jpeg(), "path": f"{i}.jpg"} for i in range(images)]
         table = pa.table({"image": rows, "label": [i % 3 for i in range(images)]})
         (folder / "data").mkdir(parents=True, exist_ok=True)
@@ -234,6 +234,7 @@ def test_parquet(home: Path) -> None:
     assert plan.datasets["mine"].train == "hub/data/train-00000-of-00001.parquet"
     assert counts(plan) == (80, 20)
     assert "linear" in plan.experiment.tasks
+    assert "Not read: test-00000-of-00001.parquet." in text_of(plan.dataset_file("mine"))
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("cls", "webdataset"), (None, "images")])
@@ -250,6 +251,7 @@ def test_captions_or_images_in_tars(home: Path) -> None:
     assert "--format webdataset or --format images" in refused("data/shards")
     plan = made("data/shards", "--format", "webdataset")
     assert plan.datasets["mine"].caption == "txt"
+    assert "add the method clip" in text_of(plan.file)
 
 
 def test_boxes_without_masks(home: Path) -> None:
@@ -259,6 +261,7 @@ def test_boxes_without_masks(home: Path) -> None:
     assert plan.experiment.tasks == {"geometry": ["geometry"], "detect": ["mask_rcnn_small"]}
     assert not plan.datasets["mine_boxes"].masks
     assert "3 of 240 boxes have no area" in text_of(plan.dataset_file("mine_boxes"))
+    assert "detect trains for only 24 steps (3 epochs)" in text_of(plan.file)
     # The images that are held out are the same in both sets, by seed and name.
     sources = [open_source(plan.datasets[name]) for name in ("mine", "mine_boxes")]
     assert sources[0].names("val") == sources[1].names("val")
