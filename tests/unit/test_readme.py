@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
-from steps.params.plan import Plan
+from PIL import Image
+
+from steps.params.checks import load_plan
 from tests.pages import TEXT, block_run_by
-from tests.processes import REPOSITORY
+from tests.processes import REPOSITORY, environment
 
 README = TEXT["README.md"]
 
@@ -31,11 +34,23 @@ def test_the_table_is_the_reports() -> None:
 
 def test_own_images(tmp_path: Path) -> None:
     shutil.copytree(REPOSITORY / "params", tmp_path / "params")
-    *described, run = block_run_by("unit/test_readme.py::test_own_images").content.split("\n\n")
-    assert run == "uv run snakemake report --config experiment=mine\n"
-    script = "\n".join(described)
-    subprocess.run(["bash", "-euc", script], cwd=tmp_path, check=True)
-    plan = Plan("mine", tmp_path / "params")
+    for split in ("train", "val"):
+        for index in range(160):
+            folder = tmp_path / f"data/mine/{split}/class{index % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (16, 16), (index, 0, 0)).save(folder / f"{index}.png")
+    write, run = block_run_by("unit/test_readme.py::test_own_images").content.splitlines()
+    words = write.partition("#")[0].removeprefix("uv run python ").split()
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines()[-1] == run
+    plan = load_plan("mine", tmp_path / "params")
     assert plan.experiment.methods == ["random", "supervised", "mae", "simclr"]
 
 

@@ -1,0 +1,450 @@
+"""Params of a user's images, through the command: every format, both readings, bad input."""
+
+from __future__ import annotations
+
+import io
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from steps.command import UserError
+from steps.data.sources import open_source
+from steps.params.checks import load_plan
+from steps.params.plan import Plan
+from tests.pages import block_run_by
+from tests.processes import REPOSITORY, environment
+from tests.project import Project
+from workflow import estimate, new
+from workflow.own_sets import group_of
+
+RNG = np.random.default_rng(0)
+
+
+def jpeg(side: int = 48) -> bytes:
+    file = io.BytesIO()
+    pixels = RNG.integers(0, 255, (side, side + 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def put(folder: Path, names: Sequence[str], side: int = 48) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(jpeg(side))
+
+
+def classes(folder: Path, each: int = 40) -> None:
+    put(folder, [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(each)])
+
+
+def coco(folder: Path, count: int = 80, *, masks: bool = False, empty: int = 0) -> None:
+    names = [f"{i:03}.jpg" for i in range(count)]
+    put(folder / "images", names)
+    boxes: list[dict[str, Any]] = []
+    for i in range(3 * count):
+        box = [4, 4, 0 if i < empty else 20, 16]
+        boxes.append({"id": i, "image_id": i % count, "category_id": 1, "bbox": box, "iscrowd": 0})
+        if masks:
+            boxes[-1]["segmentation"] = [[4, 4, 24, 4, 24, 20, 4, 20]]
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "width": 64, "height": 48} for i, name in enumerate(names)
+        ],
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def tars(folder: Path, ending: str | None) -> None:
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard:03}.tar", "w") as archive:
+            for i in range(50):
+                files = {f"{shard}{i:02}.jpg": jpeg()}
+                if ending is not None:
+                    files[f"{shard}{i:02}.{ending}"] = str(i % 2).encode()
+                for name, data in files.items():
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
+
+
+def parquet(folder: Path, count: int = 80) -> None:
+    for split, images in (("train", count), ("validation", 20), ("test", 20)):
+        rows = [{"bytes": jpeg(), "path": f"{i}.jpg"} for i in range(images)]
+        table = pa.table({"image": rows, "label": [i % 3 for i in range(images)]})
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, folder / f"data/{split}-00000-of-00001.parquet")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project's folder with params and data of its own."""
+    shutil.copytree(REPOSITORY / "params", tmp_path / "params")
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PRETEXT_DATA", raising=False)
+    monkeypatch.setattr(new, "gpu_name", lambda: None)
+    return tmp_path
+
+
+def made(*arguments: str) -> Plan:
+    """The plan that the command writes."""
+    new.main(["mine", *arguments])
+    return load_plan("mine")
+
+
+def refused(*arguments: str, name: str = "mine") -> str:
+    """The line of a refusal, after which nothing is written."""
+    before = sorted(Path("params").rglob("*"))
+    with pytest.raises(UserError) as error:
+        new.main([name, *arguments])
+    assert sorted(Path("params").rglob("*")) == before
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def text_of(path: Path) -> str:
+    """A file with its comments in one line each."""
+    return path.read_text().replace("\n# ", " ")
+
+
+def counts(plan: Plan, name: str = "mine") -> tuple[int, int]:
+    """Images of both splits, as ``prepare`` will read them."""
+    source = open_source(plan.datasets[name])
+    return len(source.labels("train")), len(source.labels("val"))
+
+
+# --- Every format
+
+
+def test_a_tree_without_labels(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(160)], side=480)
+    plan = made("data/photos")
+    assert plan.experiment.methods == ["random", "mae", "simclr"]
+    assert plan.experiment.tasks == {"geometry": ["geometry"]}
+    assert plan.experiment.budget is not None
+    assert plan.experiment.budget.images == 25_000
+    assert counts(plan) == (128, 32)
+    assert plan.datasets["mine"].resize_short_side == 160
+    said = capsys.readouterr().out
+    assert said.endswith("uv run snakemake report --config experiment=mine\n")
+    assert "minutes on 2 CPU cores" in said
+    text = text_of(plan.file)
+    assert "an object of 40 px becomes one of 5.3 px. Tiles are not cut" in text
+    assert "No GPU was found" in text
+    lines = plan.file.read_text().splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) <= 13
+
+
+def test_class_folders_of_both_splits(home: Path) -> None:
+    for split in ("train", "val", "test"):
+        classes(home / "data/pets" / split)
+    plan = made("data/pets")
+    assert plan.experiment.methods == ["random", "supervised", "mae"]
+    assert "its batch of 128 is more than the 80 training images" in text_of(plan.file)
+    assert plan.experiment.tasks["finetune"] == ["finetune_small"]
+    assert counts(plan) == (80, 80)
+    text = text_of(plan.dataset_file("mine"))
+    assert "test/ is not read" in text
+    assert "2 classes; cat has 50% of the images" in text
+
+
+def test_two_readings_of_a_tree(home: Path) -> None:
+    classes(home / "data/pets")
+    line = refused("data/pets")
+    assert "2 class folders (cat 40, dog 40); or as 80 images without labels" in line
+    assert "allowed: --format folder or --format images" in line
+    new.main(["labelled", "data/pets", "--format", "folder"])
+    new.main(["unlabelled", "data/pets", "--format", "images"])
+    labelled, unlabelled = load_plan("labelled"), load_plan("unlabelled")
+    assert list(labelled.experiment.tasks) == ["knn", "linear", "finetune"]
+    assert list(unlabelled.experiment.tasks) == ["geometry"]
+    assert counts(labelled, "labelled") == (64, 16)
+    assert "group: '^(.*)/'" in text_of(unlabelled.dataset_file("unlabelled"))
+
+
+def test_images_and_class_folders_at_one_level(home: Path) -> None:
+    classes(home / "data/pets")
+    put(home / "data/pets", ["stray.jpg"])
+    put(home / "data/mixed", ["train/a/1.jpg", "val/a/1.jpg", "stray.jpg"])
+    assert "2 class folders (train 1, val 1), and 1 image beside them" in refused("data/mixed")
+    assert "and 1 image beside them; or as 81 images" in refused("data/pets")
+    line = refused("data/pets", "--format", "folder")
+    assert "1 image beside the class folders, such as stray.jpg" in line
+    assert counts(made("data/pets", "--format", "images")) == (65, 16)
+
+
+def test_a_table_with_patients_in_its_names(home: Path) -> None:
+    names = [f"patient{i // 8:02}_{i}.jpg" for i in range(160)]
+    put(home / "data/scans/files", names)
+    lines = [f"{name};{'ill' if i % 5 else 'well'};{i}" for i, name in enumerate(names)]
+    (home / "data/scans/labels.csv").write_text("\n".join(["file;diagnosis;age", *lines]))
+    plan = made("data/scans")
+    dataset = plan.datasets["mine"]
+    assert (dataset.image_column, dataset.label_column) == ("file", "diagnosis")
+    assert (dataset.images, dataset.delimiter) == ("scans/files", ";")
+    assert dataset.val.group == r"(?i)(patient[-_ ]?\d+)"
+    source = open_source(dataset)
+    patients = [{name[:9] for name in source.names(split)} for split in ("train", "val")]
+    assert not patients[0] & patients[1]
+    assert "whole patients at a time (20, by their names)" in text_of(plan.dataset_file("mine"))
+
+
+def test_a_table_for_each_split(home: Path) -> None:
+    put(home / "data/t", [f"{i}.jpg" for i in range(120)])
+    for split, own in (("train", range(90)), ("val", range(90, 120))):
+        rows = "".join(f"{i}.jpg,{i % 2}\n" for i in own)
+        (home / f"data/t/{split}.csv").write_text(f"image,label\n{rows}")
+    assert counts(made("data/t")) == (90, 30)
+
+
+def test_a_table_of_other_things(home: Path) -> None:
+    put(home / "data/t", [f"{i}.jpg" for i in range(80)])
+    (home / "data/t/cameras.csv").write_text("name,lens\na,b\n")
+    plan = made("data/t")
+    assert plan.datasets["mine"].format == "images"
+    assert "no column names images: cameras.csv" in text_of(plan.dataset_file("mine"))
+
+
+def test_a_list(home: Path) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(100)])
+    (home / "data/some.txt").write_text("\n".join(f"photos/{i}.jpg" for i in range(80)))
+    plan = made("data/some.txt")
+    assert plan.datasets["mine"].train == "some.txt"
+    assert counts(plan) == (64, 16)
+
+
+def test_parquet(home: Path) -> None:
+    parquet(home / "data/hub")
+    plan = made("data/hub")
+    assert plan.datasets["mine"].train == "hub/data/train-00000-of-00001.parquet"
+    assert counts(plan) == (80, 20)
+    assert "linear" in plan.experiment.tasks
+    assert "Not read: test-00000-of-00001.parquet." in text_of(plan.dataset_file("mine"))
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("cls", "webdataset"), (None, "images")])
+def test_tars(home: Path, ending: str | None, kind: str) -> None:
+    tars(home / "data/shards", ending)
+    plan = made("data/shards")
+    assert plan.datasets["mine"].format == kind
+    assert plan.datasets["mine"].train == "shards/train-*.tar"
+    assert counts(plan) == (80, 20)
+
+
+def test_captions_or_images_in_tars(home: Path) -> None:
+    tars(home / "data/shards", "txt")
+    assert "--format webdataset or --format images" in refused("data/shards")
+    plan = made("data/shards", "--format", "webdataset")
+    assert plan.datasets["mine"].caption == "txt"
+    assert "add the method clip" in text_of(plan.file)
+
+
+def test_boxes_without_masks(home: Path) -> None:
+    coco(home / "data/smears", empty=3)
+    plan = made("data/smears")
+    assert plan.experiment.detection_dataset == "mine_boxes"
+    assert plan.experiment.tasks == {"geometry": ["geometry"], "detect": ["mask_rcnn_small"]}
+    assert not plan.datasets["mine_boxes"].masks
+    assert "3 of 240 boxes have no area" in text_of(plan.dataset_file("mine_boxes"))
+    assert "detect trains for only 24 steps (3 epochs)" in text_of(plan.file)
+    # The images that are held out are the same in both sets, by seed and name.
+    sources = [open_source(plan.datasets[name]) for name in ("mine", "mine_boxes")]
+    assert sources[0].names("val") == sources[1].names("val")
+
+
+def test_masks_and_labelled_crops(home: Path) -> None:
+    coco(home / "data/smears", masks=True)
+    classes(home / "data/crops")
+    smears = home / "data/smears"
+    plan = made(
+        *(str(smears / "annotations.json"), str(smears / "images"), "data/crops"),
+        *("--format", "folder"),
+    )
+    assert list(plan.experiment.tasks) == [
+        *("knn", "linear", "finetune"),
+        *("detect", "segment", "layout"),
+    ]
+    assert plan.datasets["mine"].train == "crops"
+    assert plan.datasets["mine_boxes"].train.images == "smears/images"
+
+
+# --- Device, time
+
+
+def test_the_regime_follows_device_and_images(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(new, "gpu_name", lambda: "A GPU")
+    put(home / "data/tiny", [f"{i}.jpg" for i in range(1300)], side=24)
+    plan = made("data/tiny")
+    assert (plan.experiment.regime, plan.experiment.backbones) == ("cifar10", ["vit_pico_32"])
+    assert "time is not estimated" in capsys.readouterr().out
+    new.main(["other", "data/tiny", "--regime", "small", "--backbone", "vit_nano"])
+    other = load_plan("other").experiment
+    assert (other.regime, other.backbones) == ("small", ["vit_nano"])
+
+
+def test_the_estimate_is_the_quickstarts_time() -> None:
+    plan = load_plan("quickstart", REPOSITORY / "params")
+    sizes = {"shapes": estimate.Size(5000, 4000), "shapes_scenes": estimate.Size(500, 100)}
+    seconds = estimate.estimated_seconds(plan, sizes)
+    assert seconds == pytest.approx(24 * 60, rel=0.1)
+
+
+def test_groups_in_names() -> None:
+    assert group_of(["a/slide_7/1.jpg", "a/slide_7/2.jpg", "b/slide_9/1.jpg"]) == (
+        r"(?i)(slide[-_ ]?\d+)",
+        "slide",
+        2,
+    )
+    assert group_of(["case-ab-1.jpg", "case-cd-1.jpg", "case-ab-2.jpg"]) is not None
+    assert group_of(["patient1.jpg", "patient2.jpg"]) is None
+    assert group_of(["patient1_1.jpg", "other.jpg", "patient1_2.jpg"]) is None
+
+
+# --- Bad input: one line, nothing written
+
+
+def test_nothing_to_read(home: Path) -> None:
+    (home / "data/empty").mkdir()
+    (home / "data/notes").mkdir()
+    (home / "data/notes/a.md").write_text("text")
+    assert "an empty folder" in refused("data/empty")
+    assert "no image, only other files: 1 .md" in refused("data/notes")
+    assert "no such file or folder" in refused("data/lost")
+    assert "a .md file" in refused("data/notes/a.md")
+    put(home / "data/few", ["a.jpg", "b.jpg", "c.jpg"])
+    assert "2 training images, fewer than a batch" in refused("data/few")
+
+
+def test_an_unreadable_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / "data/photos", ["a.jpg"])
+    said = [("", "unreadable folder (Permission denied)")]
+    monkeypatch.setattr("workflow.readings.walk", lambda folder: said)
+    assert "photos: unreadable folder (Permission denied)" in refused("data/photos")
+
+
+def test_a_damaged_image(home: Path) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(80)])
+    (home / "data/photos/0.jpg").write_bytes(b"\xff\xd8\xff")
+    assert "photos: 0.jpg: " in refused("data/photos")
+
+
+def test_semantic_masks(home: Path) -> None:
+    put(home / "data/street/images", [f"{i}.jpg" for i in range(5)])
+    for i in range(5):
+        (home / "data/street/masks").mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(home / f"data/street/masks/{i}.png")
+    line = refused("data/street")
+    assert "5 PNG masks in masks/ beside 5 images: semantic masks alone are not read yet" in line
+    assert "remedy: give only the folder of the images" in line
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "line"),
+    [
+        ("image,label\n{}lost.jpg,a\n", (), "lost.jpg: no such file"),
+        ("image,label\n{}0.jpg,\n", (), "line 82 of t.csv has no label"),
+        ("image,kind\n{}", ("--label-column", "label"), "no such column in"),
+        ("name,label\n", (), "no line below the column names"),
+        ("image,one,two\n{}", (), "--label-column one or --label-column two"),
+        ("image\n{}", (), "no column of labels"),
+        ("image,label\nx.jpg,a\ny.jpg,b\n", (), "no column names image files"),
+    ],
+)
+def test_bad_tables(home: Path, table: str, arguments: tuple[str, ...], line: str) -> None:
+    put(home / "data/t", [f"{i}.jpg" for i in range(80)])
+    columns = table.split("\n")[0].count(",")
+    rows = "".join(f"{i}.jpg{f',{i % 2}' * columns}\n" for i in range(80))
+    (home / "data/t/t.csv").write_text(table.format(rows))
+    assert line in refused("data/t/t.csv", *arguments)
+
+
+def test_bad_coco(home: Path) -> None:
+    coco(home / "data/smears")
+    file = home / "data/smears/annotations.json"
+    shutil.copy(file, file.with_name("again.json"))
+    assert "2 files in COCO's format" in refused("data/smears")
+    shutil.rmtree(home / "data/smears/images")
+    assert "are in no folder near it" in refused(str(file))
+    file.write_text("{}")
+    assert "no list 'images' of objects" in refused(str(file))
+
+
+def test_more_sets_than_an_experiment_reads(home: Path) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(80)])
+    classes(home / "data/crops")
+    line = refused("data/photos", "data/crops", "--format", "folder")
+    assert "2 class folders (cat 40, dog 40); 80 images without labels" in line
+
+
+def test_options_and_names(home: Path) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(80)])
+    assert "can only be read as" in refused("data/photos", "--format", "coco")
+    assert "no such folder of recipes | allowed: cifar10" in refused(
+        "data/photos", "--regime", "large"
+    )
+    assert "no such params file" in refused("data/photos", "--backbone", "vit_giant")
+    assert "NAME" in refused("data/photos", name="a b")
+    assert "no folder of params" in refused("data/photos", "--params", "elsewhere")
+    made("data/photos")
+    assert "mine.yaml: exists, and nothing is overwritten" in refused("data/photos")
+
+
+def test_the_command_that_it_prints(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put(home / "my data/photos", [f"{i}.jpg" for i in range(80)])
+    monkeypatch.setenv("PRETEXT_DATA", str(home / "my data"))
+    new.main(["12", "my data/photos"])
+    run = capsys.readouterr().out.splitlines()[-1]
+    assert shlex.split(run)[-2:] == ['experiment="12"', f"data_root={home}/my data"]
+    assert load_plan("12").datasets["12"].train == "photos"
+
+
+def test_nothing_is_left_if_a_file_appears(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(80)])
+    monkeypatch.setattr(new, "_time", lambda *_: Path("params/experiments/mine.yaml").touch() or "")
+    with pytest.raises(UserError, match="nothing is overwritten"):
+        new.main(["mine", "data/photos"])
+    assert Path("params/experiments/mine.yaml").read_text() == ""
+    assert not Path("params/datasets/mine.yaml").exists()
+    assert not list(Path("params").rglob(".*"))
+
+
+# --- The command, and the engine after it
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page(home: Path) -> None:
+    for split in ("train", "val"):
+        classes(home / "data/mine" / split, each=80)
+    script = block_run_by("pipeline/test_new.py::test_the_commands_of_the_page").content
+    write, run = script.strip().split("\n")
+    done = subprocess.run(
+        [sys.executable, *write.removeprefix("uv run python ").split()],
+        cwd=home,
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == run
+    planned = Project(home).snakemake_plans("--config", "experiment=mine")
+    assert "results/data/mine" in planned
+    assert any(path.startswith("results/pretrained/mine/small/vit_pico/mae") for path in planned)

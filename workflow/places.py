@@ -1,0 +1,94 @@
+"""Paths that a user gives: which belong together, their splits, and how params name them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from steps.command import UserError
+from steps.data.sources import data_root
+from steps.data.sources.source import ABSENT, FILE, FOLDER, kind_of
+
+READ = (
+    "class folders, images, a .txt list, a .csv table, .parquet or .tar files, COCO's JSON with "
+    "its images"
+)
+"""Everything that can be read, for errors."""
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+"""Names of splits in folders and files."""
+_SHARDS = (".tar", ".parquet", ".json", ".csv", ".tsv")
+"""Suffixes of files that belong together, wherever they lie."""
+
+
+def place_of(path: Path) -> str:
+    """A path as a dataset's params name it: below the data root, or absolute."""
+    path, root = (Path(os.path.abspath(each)) for each in (path, data_root()))
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def split_of(file: Path) -> str | None:
+    """The split that a file's name shows, or else its folder's."""
+    for name in (file.stem, file.parent.name):
+        # train-00000-of-00002, instances_val2017, TRAIN
+        for word in re.findall(r"[a-z]+", name.lower()):
+            for split, names in SPLITS.items():
+                if word in names:
+                    return split
+    return None
+
+
+def grouped(paths: Sequence[str]) -> Iterator[list[Path]]:
+    """Files that belong together, such as the shards of a set; each other path by itself.
+
+    Raises:
+        UserError: a path is absent, or no file or folder.
+    """
+    together: dict[str, list[Path]] = {}
+    for text in paths:
+        kind = kind_of(text)
+        found = [Path(text)] if kind in (FILE, FOLDER) else []
+        if kind == ABSENT and glob.has_magic(text):
+            found = [Path(each) for each in sorted(glob.glob(text, recursive=True))]
+        if not found:
+            raise UserError(
+                text or "PATH",
+                "no such file or folder" if kind == ABSENT else f"{kind}, not a file or a folder",
+                allowed=READ,
+                remedy=f"give a path from {Path.cwd()}",
+            )
+        for each in found:
+            path = Path(os.path.abspath(each))
+            if path.suffix in _SHARDS and path.is_file():
+                together.setdefault(path.suffix, []).append(path)
+            else:
+                yield [path]
+    yield from together.values()
+
+
+def pattern_of(files: Sequence[Path]) -> str:
+    """A glob that matches these files and no other, as params name it.
+
+    Raises:
+        UserError: there is none.
+    """
+    if len(files) == 1:
+        return glob.escape(place_of(files[0]))
+    folder = Path(os.path.commonpath([file.parent for file in files]))
+    # train-00000-of-00002.parquet: what stands before the number tells the split.
+    words = re.match(r"\D*", files[0].stem)
+    prefix, suffix = glob.escape(words[0] if words else ""), files[0].suffix
+    for tail in (f"{prefix}*{suffix}", f"*{suffix}", f"**/*{suffix}"):
+        if sorted(folder.glob(tail)) == sorted(files):
+            return f"{glob.escape(place_of(folder))}/{tail}"
+    raise UserError(
+        str(folder),
+        f"no pattern matches these {len(files)} {suffix} files and no other",
+        remedy="put them into a folder of their own",
+    )

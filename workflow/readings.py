@@ -1,0 +1,459 @@
+"""Readings of what lies at a path: class folders, images without labels, tables, archives, COCO."""
+
+from __future__ import annotations
+
+import csv
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.command import UserError
+from steps.data.sources.folder import walk
+from steps.data.sources.source import FILE, IMAGE_SUFFIXES, image_names, kind_of
+from steps.params.dataset import CsvDataset
+from workflow.coco_files import is_coco, read_coco
+from workflow.places import READ, SPLITS, grouped, pattern_of, place_of, split_of
+
+FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco")
+"""Formats that a folder of a user can have."""
+_MASKS = frozenset({"mask", "masks", "segmentationclass", "gtfine", "annotations", "labels"})
+_LABELS = ("label", "class", "target", "diagnosis", "category", "species")
+"""Names of label columns, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way to read a path."""
+
+    params: Mapping[str, Any]
+    """Params of the dataset; without ``val`` if the path has no validation split."""
+    words: str
+    """Description for the user."""
+    notes: tuple[str, ...] = ()
+    """Facts that the params file states as comments."""
+    problem: str | None = None
+    """Reason that this reading cannot be taken as the files lie."""
+    pictures: tuple[str, ...] = ()
+    """Image folders of a COCO set, train first."""
+
+    @property
+    def format(self) -> str:
+        return str(self.params["format"])
+
+
+def read_paths(
+    paths: Sequence[str], chosen: str | None = None, label_column: str | None = None
+) -> list[Reading]:
+    """The reading of each path. Image folders that a COCO file names belong to its reading.
+
+    Args:
+        paths: as the user gives them.
+        chosen: the format that decides where a path can be read in two ways.
+        label_column: column of the labels in a table.
+
+    Raises:
+        UserError: a path is absent, empty, unreadable, of no known format, or can be read in two
+            ways.
+    """
+    groups = list(grouped(paths))
+    folders = [files[0] for files in groups if files[0].is_dir()]
+    used: list[Path] = []
+    jsons = [files for files in groups if files[0].suffix == ".json"]
+    readings = [_annotated(files, folders, used) for files in jsons]
+    for files in groups:
+        if files[0].suffix != ".json" and files[0] not in used:
+            possible = list(_readings(files, chosen, label_column))
+            readings.append(_only(files[0], possible, chosen))
+    if chosen is not None and chosen not in [each.format for each in readings]:
+        raise UserError(
+            f"--format {chosen}",
+            f"the paths can only be read as {'; '.join(each.words for each in readings)}",
+            allowed=", ".join(dict.fromkeys(each.format for each in readings)),
+            remedy="leave the option out, or give other paths",
+        )
+    return readings
+
+
+def _only(path: Path, possible: Sequence[Reading], chosen: str | None) -> Reading:
+    """The one reading of a path, or the chosen one."""
+    fitting = [each for each in possible if each.format == chosen] or possible
+    if not fitting:
+        raise UserError(
+            str(path),
+            f"a {path.suffix or 'nameless'} file",
+            allowed=READ,
+            remedy="give another path",
+        )
+    if len(fitting) > 1:
+        raise UserError(
+            str(path),
+            f"can be read as {'; or as '.join(each.words for each in fitting)}",
+            allowed=" or ".join(f"--format {each.format}" for each in fitting),
+            remedy="add the option of the reading that is meant",
+        )
+    if fitting[0].problem is not None:
+        raise UserError(
+            str(path),
+            fitting[0].problem,
+            allowed="images in class folders only, or none",
+            remedy="move them into a class folder, or use --format images",
+        )
+    return fitting[0]
+
+
+def _annotated(files: Sequence[Path], folders: Sequence[Path], used: list[Path]) -> Reading:
+    """The reading of COCO's files; the folders of their images are added to ``used``."""
+    found = read_coco(files, folders)
+    used += found.given
+    return Reading(found.params, found.words, found.notes, pictures=found.folders)
+
+
+# --- One path
+
+
+def _readings(files: list[Path], chosen: str | None, label_column: str | None) -> Iterator[Reading]:
+    path = files[0]
+    if path.suffix == ".tar":
+        yield from _tars(files)
+    elif path.suffix == ".parquet":
+        yield _parquet(files, label_column)
+    elif path.is_dir():
+        yield from _in_folder(path, chosen, label_column)
+    elif path.suffix in (".csv", ".tsv"):
+        yield _table(files, [path.parent, *_folders_in(path.parent)], label_column)
+    elif path.suffix == ".txt":
+        yield Reading({"format": "images", "train": place_of(path)}, "a list of images")
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir())
+
+
+def _in_folder(folder: Path, chosen: str | None, label_column: str | None) -> Iterator[Reading]:
+    listed = walk(folder)
+    for name, problem in listed:
+        if problem is not None and "unreadable" in problem:
+            where = str(folder / name) if name else str(folder)
+            raise UserError(where, problem, remedy="make it readable, or leave it out")
+    names = [name for name, problem in listed if problem is None]
+    if not names:
+        raise UserError(str(folder), "an empty folder", allowed=READ)
+    by_suffix: dict[str, list[str]] = {}
+    for name in names:
+        suffix = PurePath(name).suffix.lower()
+        by_suffix.setdefault("image" if suffix in IMAGE_SUFFIXES else suffix, []).append(name)
+    images = by_suffix.get("image", [])
+    jsons = [folder / name for name in by_suffix.get(".json", [])]
+    opened = jsons if len(jsons) <= _FEW_FILES else []
+    if annotated := [file for file in opened if is_coco(file)]:
+        yield _annotated(annotated, [folder], [])
+        if chosen != "images":
+            return
+    tables = [folder / name for name in (*by_suffix.get(".csv", []), *by_suffix.get(".tsv", []))]
+    around = [folder, *_folders_in(folder)]
+    ignored: tuple[str, ...] = ()
+    if images and tables and chosen in (None, "csv"):
+        if any(_image_columns(table, [table.parent, *around]) for table in tables):
+            yield _table(tables, [tables[0].parent, *around], label_column)
+            # A table of every image leaves no doubt; one of some of them does.
+            if sum(len(_rows(table)[1]) for table in tables) >= len(images):
+                return
+        else:
+            ignored = (f"Not read, since no column names images: {_names(tables)}.",)
+    if ".parquet" in by_suffix:
+        yield _parquet([folder / name for name in by_suffix[".parquet"]], label_column)
+    if ".tar" in by_suffix:
+        yield from _tars([folder / name for name in by_suffix[".tar"]])
+    if images:
+        yield from _tree(folder, images, ignored)
+    elif not {".parquet", ".tar"} & by_suffix.keys():
+        counts = ", ".join(
+            f"{len(some)} {suffix or 'without an ending'}" for suffix, some in by_suffix.items()
+        )
+        raise UserError(
+            str(folder),
+            f"no image, only other files: {counts}",
+            allowed=f"{READ}; an image ends in {image_names()}",
+        )
+
+
+_FEW_FILES = 20
+"""JSON files that are opened to see if they are COCO's. More are sidecars of images."""
+
+
+def _names(files: Sequence[Path], most: int = 5) -> str:
+    return ", ".join(
+        [*(file.name for file in files[:most]), *(["..."] if len(files) > most else [])]
+    )
+
+
+def _tree(folder: Path, images: Sequence[str], notes: tuple[str, ...]) -> Iterator[Reading]:
+    """Readings of a folder of images, with notes on its other files."""
+    _refuse_masks(folder, images)
+    at_top = {name.split("/")[0] for name in images if "/" in name}
+    splits = {split: _named(at_top, names) for split, names in SPLITS.items()}
+    places, own = {"train": place_of(folder)}, list(images)
+    twins: set[str] = set()
+    in_splits = at_top <= {*splits.values()} and all("/" in name for name in images)
+    if (train := splits["train"]) and in_splits:
+        places, own = {"train": place_of(folder / train)}, _below(images, train)
+        if val := splits["val"]:
+            places["val"] = place_of(folder / val)
+            twins = {name.split("/")[0] for name in _below(images, val) if "/" in name}
+        if splits["test"]:
+            notes += (f"{splits['test']}/ is not read: an experiment reads train and val.",)
+    classes = Counter(name.split("/")[0] for name in own if "/" in name)
+    strays = [name for name in own if "/" not in name]
+    beside = f", and {number(strays, 'image')} beside them" if strays else ""
+    labelled = Reading(
+        {"format": "folder", **places},
+        f"{number(classes, 'class folder')} ({_first(classes)}){beside}",
+        notes,
+        f"{number(strays, 'image')} beside the class folders, such as {strays[0]}"
+        if strays
+        else None,
+    )
+    # Folders of the same names in train and val are classes. Otherwise they may be anything.
+    if len(classes) >= 2 or (strays and classes):
+        yield labelled
+    if strays or not twins or not twins <= classes.keys() or len(classes) < 2:
+        yield Reading(
+            {"format": "images", **places}, f"{number(own, 'image')} without labels", notes
+        )
+
+
+def _named(folders: Iterable[str], names: Sequence[str]) -> str | None:
+    """The first folder of one of these names."""
+    return next((name for name in sorted(folders) if name.lower() in names), None)
+
+
+def _below(names: Sequence[str], folder: str) -> list[str]:
+    return [name.removeprefix(f"{folder}/") for name in names if name.startswith(f"{folder}/")]
+
+
+def number(things: Sized, word: str) -> str:
+    """Number of things with their word, such as 2 images."""
+    return f"{len(things):,} {word}{'' if len(things) == 1 else 's'}"
+
+
+def _first(counts: Mapping[str, int], most: int = 4) -> str:
+    shown = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
+    return ", ".join([*shown, *(["..."] if len(counts) > most else [])])
+
+
+def _refuse_masks(folder: Path, images: Sequence[str]) -> None:
+    """Refuse a folder of PNG masks beside their images."""
+    masks = [name for name in images if {*name.lower().split("/")[:-1]} & _MASKS]
+    others = len(images) - len(masks)
+    if masks and others and all(name.lower().endswith(".png") for name in masks):
+        first = next(part for part in masks[0].split("/") if part.lower() in _MASKS)
+        raise UserError(
+            str(folder),
+            f"{len(masks):,} PNG masks in {first}/ beside {others:,} images: semantic masks alone "
+            "are not read yet",
+            allowed="masks of objects in COCO's JSON",
+            remedy="give only the folder of the images, to pretrain on them",
+        )
+
+
+# --- Shards
+
+
+def _shards(files: Sequence[Path]) -> tuple[dict[str, str], Path, tuple[str, ...]]:
+    """A glob for each split, the first training file, and notes on files that are not read."""
+    by_split: dict[str | None, list[Path]] = {}
+    for file in files:
+        by_split.setdefault(split_of(file), []).append(file)
+    if "train" not in by_split or None in by_split:
+        by_split = {"train": list(files)}
+    splits = [split for split in SPLITS if split in by_split and split != "test"]
+    places = {split: pattern_of(by_split[split]) for split in splits}
+    notes = (f"Not read: {_names(by_split['test'])}.",) if "test" in by_split else ()
+    return places, by_split["train"][0], notes
+
+
+def _tars(files: list[Path]) -> Iterator[Reading]:
+    places, train, notes = _shards(sorted(files))
+    endings: Counter[str] = Counter()
+    try:
+        with tarfile.open(train, "r:") as archive:
+            for position, member in enumerate(archive):
+                name = PurePath(member.name).name
+                if member.isfile() and not name.startswith("."):
+                    endings[name.partition(".")[2].lower()] += 1
+                if position == _MEMBERS:
+                    break
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(
+            str(train),
+            f"not readable as an uncompressed tar file ({error})",
+            remedy="fetch the file again, whole, or unpack it",
+        ) from error
+    count = number(files, "tar file")
+    shards = {"format": "webdataset", **places}
+    if "cls" in endings:
+        yield Reading({**shards, "label": "cls"}, f"{count} of images and labels (.cls)", notes)
+        return
+    if "txt" in endings:
+        params = {**shards, "label": None, "caption": "txt"}
+        yield Reading(params, f"{count} of images and captions (.txt)", notes)
+    yield Reading({"format": "images", **places}, f"images without labels in {count}", notes)
+
+
+_MEMBERS = 300
+"""Members of a tar file that are looked at to find its kind."""
+
+
+def _parquet(files: list[Path], label_column: str | None) -> Reading:
+    places, train, notes = _shards(sorted(files))
+    try:
+        schema = pq.read_schema(train)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UserError(
+            str(train), f"not readable as parquet ({error})", remedy="fetch the file again, whole"
+        ) from error
+    images = [each.name for each in schema if _holds_images(each.type)]
+    if len(images) != 1:
+        raise UserError(
+            str(train),
+            f"{len(images)} columns of images among {', '.join(schema.names)}",
+            allowed="one column of image bytes, as Hugging Face datasets writes it",
+        )
+    integers = [each.name for each in schema if pa.types.is_integer(each.type)]
+    texts = [each.name for each in schema if pa.types.is_string(each.type)]
+    params = {"format": "parquet", **places, "image_column": images[0]}
+    count = number(files, "parquet file")
+    if label_column is None and not integers and len(texts) == 1:
+        params |= {"label_column": None, "caption_column": texts[0]}
+        return Reading(params, f"{count} of images and captions (column {texts[0]})", notes)
+    label = label_column or _label(str(train), integers, schema.names)
+    params["label_column"] = label
+    return Reading(params, f"{count} of images and labels ({label})", notes)
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return bool(kind.get_field_index("bytes") >= 0)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _label(where: str, candidates: Sequence[str], columns: Sequence[str]) -> str:
+    """The column of the labels.
+
+    Raises:
+        UserError: it is not clear which one it is.
+    """
+    named = [name for word in _LABELS for name in candidates if name.lower() == word]
+    if len(candidates) == 1 or len(named) == 1:
+        return (named or list(candidates))[0]
+    found = "several columns that may be the label" if candidates else "no column of labels"
+    raise UserError(
+        where,
+        f"{found}, among {', '.join(columns)}",
+        allowed=" or ".join(f"--label-column {name}" for name in candidates) or "a label per image",
+        remedy="name the column of the labels"
+        if candidates
+        else "give the images without the table, to pretrain on them",
+    )
+
+
+# --- Tables
+
+
+def _delimiter(path: Path) -> str:
+    """The delimiter of a table: the one that its first line has most often."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(str(path), f"unreadable ({error})", allowed="UTF-8 text") from error
+    return max(",;\t|", key=first.count)
+
+
+def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Columns and lines of a table.
+
+    Raises:
+        UserError: it is unreadable, or has no line.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=_delimiter(path))
+            rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
+            columns = list(reader.fieldnames or [])
+    except (OSError, UnicodeDecodeError, csv.Error, AttributeError) as error:
+        raise UserError(str(path), f"unreadable ({error})", allowed="UTF-8 text") from error
+    if not rows:
+        raise UserError(str(path), "no line below the column names", allowed="a line per image")
+    return columns, rows
+
+
+def _image_columns(path: Path, folders: Sequence[Path]) -> list[tuple[str, Path]]:
+    """Columns that name image files, with the folder that they start from."""
+    columns, rows = _rows(path)
+    return [
+        (column, folder)
+        for column in columns
+        for folder in dict.fromkeys(folders)
+        if any(
+            row[column] and kind_of(folder / row[column]) == FILE
+            for row in rows[:_TRIED]
+            if column in row
+        )
+    ]
+
+
+def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | None) -> Reading:
+    """The reading of a table, or of one for each split, whose images lie in one of the folders."""
+    splits = {split_of(file): file for file in files}
+    if len(files) == 1:
+        splits = {"train": files[0]}
+    elif len(splits) < len(files) or None in splits or "train" not in splits:
+        raise UserError(
+            str(files[0].parent),
+            f"{len(files)} tables: {_names(files)}",
+            allowed="one table, or one whose name has train and one whose name has val",
+            remedy="give the tables that are meant as PATH, or use --format images",
+        )
+    path = splits["train"]
+    columns, rows = _rows(path)
+    named = _image_columns(path, folders)
+    if not named:
+        raise UserError(
+            str(path),
+            f"no column names image files, among {', '.join(columns)}",
+            allowed="a column of paths from the table's folder, or from a folder beside it",
+        )
+    image, folder = named[0]
+    if label_column is not None and label_column not in columns:
+        raise UserError(
+            f"--label-column {label_column}",
+            f"no such column in {path}",
+            allowed=", ".join(columns),
+        )
+    others = [each for each in columns if each != image]
+    # A column with a value of its own in each line is a name or a measurement, and no class.
+    values = {name: {row.get(name, "") for row in rows} - {""} for name in others}
+    candidates = [each for each in others if 1 < len(values[each]) <= len(rows) / 2]
+    label = label_column or _label(str(path), candidates, columns)
+    params = {"format": "csv", "train": place_of(path)}
+    if "val" in splits:
+        params["val"] = place_of(splits["val"])
+    params |= {"image_column": image, "label_column": label}
+    if any(file.parent != folder for file in splits.values()):
+        params["images"] = place_of(folder)
+    if (delimiter := _delimiter(path)) != CsvDataset.model_fields["delimiter"].default:
+        params["delimiter"] = delimiter
+    rest = [each for each in others if each != label]
+    notes = (f"Columns that are not read: {', '.join(rest)}.",) if rest else ()
+    return Reading(params, f"a table of {len(rows):,} images with {label} as the label", notes)
+
+
+_TRIED = 50
+"""Lines of a table whose files are looked for."""
