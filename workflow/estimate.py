@@ -115,20 +115,18 @@ def estimated_seconds(plan: Plan, sizes: dict[str, Size], report: Path = REPORT)
             return None
         seconds += seeds * _images_seen(plan, node.recipe, own.train) * (each + own.decode_seconds)
     # A pass over the images for features costs about one of the three passes of geometry.
-    for row, task, protocol in plan.evaluations():
-        size = sizes[plan.experiment.dataset]
-        if task in ("detect", "segment", "layout"):
-            size = sizes[str(experiment.detection_dataset)]
+    for row, task, protocol, dataset in plan.evaluations():
+        size = sizes[dataset]
         per_image = measured.of_task(row[0], protocol)
         if per_image is None or task not in _PASSES:
             return None
         decoding = 0.0 if task in _CACHED else size.decode_seconds
         epochs = _epochs(plan.protocols[protocol].resolved())
         seconds += _PASSES[task](size, epochs) * (per_image + decoding)
-    if "features" in plan.tasks():
-        pass_seconds = (measured.of_task(experiment.backbones[0], "geometry") or 0.0) / 3
-        rows = len(list(plan.rows()))
-        seconds += rows * (own.train + own.val) * (pass_seconds + own.decode_seconds)
+    for (backbone, *_), dataset in plan.extractions():
+        pass_seconds = (measured.of_task(backbone, "geometry") or 0.0) / 3
+        size = sizes[dataset]
+        seconds += (size.train + size.val) * (pass_seconds + size.decode_seconds)
     return seconds / CORES
 
 

@@ -3,11 +3,13 @@
     python -m workflow.new mine data/mine
     python -m workflow.new smears data/smears/annotations.json data/smears/images
     python -m workflow.new scans data/scans --format folder
+    python -m workflow.new cells data/photos data/crops/labels.csv
 
 It looks at what lies at the paths: class folders, images without labels, a .txt list of images, a
 .csv table of images and labels, Hugging Face's parquet files, WebDataset's tar files, COCO's JSON
-with its images. It writes params/datasets/NAME.yaml, also NAME_boxes.yaml where there are boxes,
-and params/experiments/NAME.yaml with its reasons, and prints the command that runs it.
+with its images. It writes params/datasets/NAME.yaml, also NAME_labels.yaml for labels beside images
+without, and NAME_boxes.yaml for boxes, and params/experiments/NAME.yaml with its reasons, and
+prints the command that runs it.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from workflow.estimate import CORES, Size, estimated_seconds, in_words
 from workflow.proposal import Proposal, dataset_text, experiment_text, own_sets, propose
 from workflow.readings import FORMATS, read_paths
 
-_BOXES = "_boxes"
+_ENDINGS = ("", "_labels", "_boxes")
+"""Ends of the names of an experiment's sets."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,14 +77,14 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _files(name: str, root: Path) -> dict[str, Path]:
-    """The files that may be written, by kind.
+    """The files that may be written: of each set by its name, and of the experiment by "".
 
     Raises:
         UserError: the name is none, there is no params folder, or a file exists.
     """
-    if not is_name(f"{name}{_BOXES}"):
+    if not is_name(f"{name}{max(_ENDINGS, key=len)}"):
         raise UserError(
-            "NAME", f"{name[:80]!a}", allowed=NAME_RULE, remedy="give another, of 58 characters"
+            "NAME", f"{name[:80]!a}", allowed=NAME_RULE, remedy="give another, of 57 characters"
         )
     if not (root / "recipes").is_dir():
         raise UserError(
@@ -90,11 +93,8 @@ def _files(name: str, root: Path) -> dict[str, Path]:
             allowed="params/ of this project",
             remedy="run the command in the project's folder",
         )
-    files = {
-        "images": root / f"datasets/{name}.yaml",
-        "boxes": root / f"datasets/{name}{_BOXES}.yaml",
-        "experiment": root / f"experiments/{name}.yaml",
-    }
+    files = {f"{name}{end}": root / f"datasets/{name}{end}.yaml" for end in _ENDINGS}
+    files[""] = root / f"experiments/{name}.yaml"
     for path in files.values():
         if os.path.lexists(path):
             raise _exists(path)
@@ -125,7 +125,7 @@ def write(proposal: Proposal, files: dict[str, Path], root: Path, command: str) 
 
     Args:
         proposal: the experiment.
-        files: their paths by kind.
+        files: their paths, as ``_files`` gives them.
         root: the params folder.
         command: the command line, for their first comment.
 
@@ -138,9 +138,7 @@ def write(proposal: Proposal, files: dict[str, Path], root: Path, command: str) 
     name, sets = proposal.name, proposal.sets
     run = _run(name, root)
     named = sets.named(name)
-    texts = {files["images"]: dataset_text(sets.images, command)}
-    if sets.boxes is not None:
-        texts[files["boxes"]] = dataset_text(sets.boxes, command)
+    texts = {files[key]: dataset_text(each, command) for key, each in named.items()}
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, "params")
         shutil.copytree(root, trial)
@@ -154,14 +152,14 @@ def write(proposal: Proposal, files: dict[str, Path], root: Path, command: str) 
             key: Size(each.train, each.val, each.decode_seconds) for key, each in named.items()
         }
         time = _time(plan, sizes)
-    texts[files["experiment"]] = experiment_text(proposal, command, run, time)
+    texts[files[""]] = experiment_text(proposal, command, run, time)
     _place(texts)
     lines = [
         f"{path}: {each.words}; {each.train:,} images to train, {each.val:,} to validate"
         for path, each in zip(texts, named.values(), strict=False)
     ]
     methods, tasks = ", ".join(proposal.content["methods"]), ", ".join(proposal.content["tasks"])
-    lines.append(f"{files['experiment']}: {methods} on {proposal.backbone}; {tasks}")
+    lines.append(f"{files['']}: {methods} on {proposal.backbone}; {tasks}")
     return "\n".join([*lines, time, run, ""])
 
 

@@ -23,23 +23,34 @@ from workflow.readings import Reading
 
 # --- The sets of an experiment
 
+_MANY_MORE = 10
+"""Labelled images per image with boxes above which they are no crops of those, and are better to
+pretrain on."""
+
 
 @dataclass(frozen=True)
 class OwnSets:
     """A user's sets by their role in an experiment."""
 
     images: OwnSet
-    """For pretraining, and for tasks on labels where it has them."""
+    """For pretraining, and for tasks on labels unless ``labels`` is given."""
+    labels: OwnSet | None = None
+    """Labelled images that are only evaluated on."""
     boxes: OwnSet | None = None
 
     def named(self, name: str) -> dict[str, OwnSet]:
         """The sets by the names of their params files."""
-        both = {name: self.images, f"{name}_boxes": self.boxes}
-        return {key: found for key, found in both.items() if found is not None}
+        own = {name: self.images, f"{name}_labels": self.labels, f"{name}_boxes": self.boxes}
+        return {key: found for key, found in own.items() if found is not None}
+
+    @property
+    def evaluated(self) -> OwnSet:
+        """The set of tasks that read images, with or without labels."""
+        return self.labels or self.images
 
 
 def own_sets(readings: Sequence[Reading]) -> OwnSets:
-    """The sets of readings: unlabelled folders are joined, boxes stand beside other images.
+    """The sets of readings: unlabelled folders are joined; labels and boxes stand beside them.
 
     Raises:
         UserError: there are more sets than an experiment reads, or a set cannot be read.
@@ -49,15 +60,22 @@ def own_sets(readings: Sequence[Reading]) -> OwnSets:
         kind = {"coco": "boxes", "images": "unlabelled"}.get(each.format, "labelled")
         by_kind[kind].append(each)
     boxes, unlabelled, labelled = by_kind.values()
-    if len(boxes) > 1 or len(labelled) > 1 or (labelled and unlabelled):
+    if len(boxes) > 1 or len(labelled) > 1:
         raise UserError(
             "PATH",
             "; ".join(each.words for each in (*labelled, *unlabelled, *boxes)),
-            allowed="images with or without labels, and one set with boxes beside them",
+            allowed="images without labels, one set with labels, and one with boxes",
             remedy="describe each in an experiment of its own",
         )
-    first = labelled or ([_joined(unlabelled)] if unlabelled else [images_of(boxes[0])])
-    return OwnSets(own_set(first[0]), own_set(boxes[0]) if boxes else None)
+    with_boxes = own_set(boxes[0]) if boxes else None
+    with_labels = own_set(labelled[0]) if labelled else None
+    if unlabelled:
+        return OwnSets(own_set(_joined(unlabelled)), with_labels, with_boxes)
+    if with_labels is None:
+        return OwnSets(own_set(images_of(boxes[0])), None, with_boxes)
+    if with_boxes is None or with_labels.train > _MANY_MORE * with_boxes.train:
+        return OwnSets(with_labels, None, with_boxes)
+    return OwnSets(own_set(images_of(boxes[0])), with_labels, with_boxes)
 
 
 def _joined(readings: Sequence[Reading]) -> Reading:
@@ -207,8 +225,8 @@ def propose(
     parts = parts or REGIMES["small"]
     found = load(root / f"backbones/{backbone or parts.backbone}.yaml", Backbone)
     size = found.image_size
-    boxes = sets.boxes
-    sets = OwnSets(sets.images.shrunk(size), boxes)
+    labels, boxes = sets.labels, sets.boxes
+    sets = OwnSets(sets.images.shrunk(size), labels and labels.shrunk(size), boxes)
     proposal = Proposal(name, sets, chosen, backbone or parts.backbone)
     methods, left_out = _methods(proposal, parts, root)
     why = proposal.reasons
@@ -230,6 +248,12 @@ def propose(
         "question": "Which pretraining suits these images?",
         "dataset": name,
     }
+    if labels is not None:
+        content["evaluate_on"] = [f"{name}_labels"]
+        why["evaluate_on"] = (
+            "Methods pretrain on the images without labels, and tasks on labels read this set. To "
+            f"pretrain on its images, set dataset: {name}_labels."
+        )
     if boxes is not None:
         content["detection_dataset"] = f"{name}_boxes"
     content |= {"regime": chosen, "methods": methods, "backbones": [proposal.backbone]}
@@ -290,7 +314,7 @@ def _shrinking(images: OwnSet, backbone: Backbone, size: int, gpu: str | None) -
 
 def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]]:
     """Tasks that the sets allow; their reasons are noted."""
-    images, boxes = proposal.sets.images, proposal.sets.boxes
+    images, boxes = proposal.sets.evaluated, proposal.sets.boxes
     tasks: dict[str, list[str]] = {}
     said: list[str] = []
     if images.has_labels:

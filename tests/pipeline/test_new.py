@@ -275,12 +275,39 @@ def test_masks_and_labelled_crops(home: Path) -> None:
         *(str(smears / "annotations.json"), str(smears / "images"), "data/crops"),
         *("--format", "folder"),
     )
+    assert plan.experiment.methods == ["random", "mae"]
+    assert plan.experiment.evaluate_on == ["mine_labels"]
     assert list(plan.experiment.tasks) == [
         *("knn", "linear", "finetune"),
         *("detect", "segment", "layout"),
     ]
-    assert plan.datasets["mine"].train == "crops"
+    assert plan.datasets["mine"].format == "images"
+    assert plan.datasets["mine"].train == "smears/images"
+    assert plan.datasets["mine_labels"].train == "crops"
     assert plan.datasets["mine_boxes"].train.images == "smears/images"
+    assert "To pretrain on its images, set dataset: mine_labels." in text_of(plan.file)
+
+
+def test_labelled_images_many_more_than_scenes(home: Path) -> None:
+    coco(home / "data/smears", count=8)
+    classes(home / "data/cells")
+    plan = made("data/smears", "data/cells", "--format", "folder")
+    assert plan.experiment.evaluate_on is None
+    assert plan.datasets["mine"].train == "cells"
+    assert "supervised" in plan.experiment.methods
+
+
+def test_labels_beside_images_without(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(160)])
+    put(home / "data/told", [f"{i}.jpg" for i in range(40)])
+    rows = "".join(f"{i}.jpg,{i % 2}\n" for i in range(40))
+    (home / "data/told/labels.csv").write_text(f"image,label\n{rows}")
+    plan = made("data/photos", "data/told")
+    assert (plan.experiment.dataset, plan.experiment.evaluate_on) == ("mine", ["mine_labels"])
+    assert plan.experiment.methods == ["random", "mae", "simclr"]
+    assert list(plan.experiment.tasks) == ["knn", "linear"]
+    assert (counts(plan), counts(plan, "mine_labels")) == ((128, 32), (32, 8))
+    assert "minutes on 2 CPU cores" in capsys.readouterr().out
 
 
 # --- Device, time
@@ -387,10 +414,11 @@ def test_bad_coco(home: Path) -> None:
 
 
 def test_more_sets_than_an_experiment_reads(home: Path) -> None:
-    put(home / "data/photos", [f"{i}.jpg" for i in range(80)])
+    classes(home / "data/pets")
     classes(home / "data/crops")
-    line = refused("data/photos", "data/crops", "--format", "folder")
-    assert "2 class folders (cat 40, dog 40); 80 images without labels" in line
+    line = refused("data/pets", "data/crops", "--format", "folder")
+    assert "2 class folders (cat 40, dog 40); 2 class folders (cat 40, dog 40)" in line
+    assert "allowed: images without labels, one set with labels, and one with boxes" in line
 
 
 def test_options_and_names(home: Path) -> None:
