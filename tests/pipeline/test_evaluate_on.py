@@ -134,3 +134,15 @@ def test_knn_data_without_a_use_is_refused(scenery: Scenery, step: Step) -> None
     assert done.returncode == 2
     assert f"error: --knn: {data}, but {recipe} has no training.knn" in done.stderr
     assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_budget_does_not_count_the_set_of_k_nn(scenery: Scenery, step: Step) -> None:
+    data = scenery.images()
+    out = scenery.root / "out"
+    arguments = scenery.pretrain_arguments(scenery.recipe("mae"), data, out)
+    done = step("pretrain", *arguments, "--knn", data, "--budget-images", 96)
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(out, "pretrain")
+    assert manifest.facts["images_seen"] == 96
+    assert manifest.inputs["knn"] == manifest.inputs["data"]
