@@ -25,7 +25,7 @@ from steps.data.names import escaped
 from steps.engine.devices import claim_gpu
 from steps.evaluation import neighbours as near
 from steps.evaluation.embeddings import (
-    TIMM,
+    add_inputs,
     images_at,
     is_embeddings,
     read_embedder,
@@ -42,16 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=about, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--backbone",
-        required=True,
-        help=f"a backbone artifact, or {TIMM}NAME of a pretrained model or {TIMM}FOLDER of one",
-    )
-    parser.add_argument(
-        "--images",
-        required=True,
-        help="a folder of any depth, a .txt list of files, or a quoted glob of tar files",
-    )
+    add_inputs(parser)
     parser.add_argument("--out", type=place, required=True, help="the Parquet file to write")
     parser.add_argument("--size", type=option(Size), help="pixels a side; the backbone's own")
     parser.add_argument("--batch-size", type=option(Count), default=64, help="images at a time")

@@ -22,7 +22,7 @@ from steps.data.names import escaped
 from steps.data.views import centre_crop, to_tensor
 from steps.diagnosis.layout import draw_any
 from steps.engine.devices import claim_gpu
-from steps.evaluation.embeddings import TIMM, images_at, picture_of, read_transformer
+from steps.evaluation.embeddings import add_inputs, images_at, picture_of, read_transformer
 from steps.params.base import Count, Size
 from steps.params.load import option
 
@@ -34,16 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=about, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--backbone",
-        required=True,
-        help=f"a backbone artifact, or {TIMM}NAME of a pretrained model or {TIMM}FOLDER of one",
-    )
-    parser.add_argument(
-        "--images",
-        required=True,
-        help="a folder of any depth, a .txt list of files, or a quoted glob of tar files",
-    )
+    add_inputs(parser)
     parser.add_argument("--out", type=place, required=True, help="the PNG file to write")
     parser.add_argument("--size", type=option(Size), help="pixels a side; the backbone's own")
     parser.add_argument(

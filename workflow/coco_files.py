@@ -29,7 +29,7 @@ class CocoFiles:
     folders: tuple[str, ...]
     """Image folders, train first, as params name them."""
     given: tuple[Path, ...]
-    """Those of the given folders that hold its images."""
+    """Given folders that hold its images."""
 
 
 def is_coco(path: Path) -> bool:

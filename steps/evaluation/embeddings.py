@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import glob
@@ -43,6 +44,20 @@ MARK = b"pretext.backbone"
 ROWS = 1024
 """Images in a row group: what is held in memory at a time."""
 _SAY_EVERY = 10.0
+
+
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that takes any images through any backbone."""
+    parser.add_argument(
+        "--backbone",
+        required=True,
+        help=f"a backbone artifact, or {TIMM}NAME of a pretrained model or {TIMM}FOLDER of one",
+    )
+    parser.add_argument(
+        "--images",
+        required=True,
+        help="a folder of any depth, a .txt list of files, or a quoted glob of tar files",
+    )
 
 
 # --- The backbone: an artifact, or a model of timm

@@ -166,3 +166,47 @@ def _refusal(path: Path, error: Exception) -> UserError:
         remedy="a file that holds other pickled objects runs code when it is opened: save its "
         "state_dict() where you trust it",
     )
+
+
+_SHOWN = 8
+"""Tensors that an error names."""
+
+
+def check_fit(
+    source: str,
+    wanted: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    remedy: str,
+    allowed: str = "",
+) -> None:
+    """Raise unless two tables have the same names and shapes, and no weights are whole numbers.
+
+    Args:
+        source: of the found tensors, for the error.
+        wanted: tensors of the backbone.
+        found: tensors that it is to take.
+        remedy, allowed: for the error.
+
+    Raises:
+        UserError: naming the first tensors that do not fit, and their number.
+    """
+    wrong = [f"no {name}" for name in wanted if name not in found]
+    wrong += [f"unknown {name}" for name in found if name not in wanted]
+    wrong += [
+        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    wrong += [
+        f"{name} is {str(found[name].dtype).removeprefix('torch.')}, not floating"
+        for name, tensor in wanted.items()
+        if name in found and tensor.is_floating_point() > found[name].is_floating_point()
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
+        raise UserError(
+            source,
+            f"{len(wrong)} tensors do not fit the backbone: {'; '.join(wrong[:_SHOWN])}{more}",
+            allowed=allowed,
+            remedy=remedy,
+        )

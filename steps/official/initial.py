@@ -38,7 +38,7 @@ from steps.models.positions import (
     resize_relative_table,
     resize_table,
 )
-from steps.official.files import check_tensors, read_file
+from steps.official.files import check_fit, check_tensors, read_file
 from steps.official.hub import (
     CONFIG,
     FILES,
@@ -57,8 +57,6 @@ _TABLES = ("state_dict_ema", "state_dict", "model", "model_ema")
 """Keys under which training scripts of timm keep the tensors."""
 _CLASSIFIER = re.compile(r"^(head|head_dist|fc)\.")
 _RELATIVE = "relative_position_bias_table"
-_SHOWN = 8
-"""Tensors that an error names."""
 _IMPORT = "import an official file first (python -m steps.import) and start from that artifact"
 
 
@@ -323,7 +321,13 @@ def _fitted(weights: Weights, model: BackboneModel, network: Path) -> Fitted:
             tensors[name] = _resized(name, tensor, ours[name], weights.resizing, changes)
         else:
             tensors[name] = tensor
-    _check(weights.source, ours, tensors)
+    check_fit(
+        weights.source,
+        ours,
+        tensors,
+        remedy=_IMPORT,
+        allowed="every tensor of the backbone, and of others only a classifier's",
+    )
     if left_out:
         changes.append(f"left out {', '.join(sorted(left_out))}")
     check_weights(tensors.items(), weights.source, "get the weights again")
@@ -389,27 +393,3 @@ def _grids(found: int, wanted: int) -> tuple[int, int, int]:
         if [side**2 + prefix for side in sides] == [found, wanted]:
             return sides[0], sides[1], prefix
     raise ValueError(f"{found} and {wanted} rows are no square grids")
-
-
-def _check(source: str, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise unless names and shapes are the same."""
-    wrong = [f"no {name}" for name in ours if name not in found]
-    wrong += [f"left over {name}" for name in found if name not in ours]
-    wrong += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in ours.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    wrong += [
-        f"{name} is {str(found[name].dtype).removeprefix('torch.')}, not floating"
-        for name, tensor in ours.items()
-        if name in found and tensor.is_floating_point() > found[name].is_floating_point()
-    ]
-    if wrong:
-        more = f"; and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise UserError(
-            source,
-            f"{len(wrong)} tensors do not fit the backbone: {'; '.join(wrong[:_SHOWN])}{more}",
-            allowed="every tensor of the backbone, and of others only a classifier's",
-            remedy=_IMPORT,
-        )

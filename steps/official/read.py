@@ -25,7 +25,7 @@ from steps.models.positions import (
     resize_table,
 )
 from steps.models.teacher import CENTER
-from steps.official.files import Shell, check_tensors, read_file, tensors_in
+from steps.official.files import Shell, check_fit, check_tensors, read_file, tensors_in
 from steps.official.formats import FORMATS, Found, UnknownNamesError, find
 from steps.params.backbone import Backbone, BEiTBackbone
 
@@ -219,8 +219,6 @@ def _resnet(weights: Mapping[str, Tensor]) -> Backbone:
 _PLAIN = Resizing(offset=0.0)
 _RESIZING = {"dino": WITH_OFFSET, "ibot": WITH_OFFSET, "dinov2": WITH_OFFSET}
 """Resizing of a method's position table; the others use ``_PLAIN``."""
-_SHOWN = 8
-"""Tensors that an error names."""
 _REGISTERS = Resizing(offset=0.0, antialias=True)
 """DINOv2 with registers."""
 
@@ -287,7 +285,7 @@ def read_backbone(
     if image_size is not None:
         backbone, weights = _resized(path, backbone, weights, image_size, resizing)
     model = create_backbone(backbone)
-    _check(path, model.state_dict(), weights)
+    check_fit(str(path), model.state_dict(), weights, remedy="correct --format, or the file")
     model.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
     if isinstance(model, VisionTransformer):
         model.resizing = resizing
@@ -344,28 +342,6 @@ def _resized(
             ours[name] = resize_relative_table(tensor, grid)
     # A copy is not validated: params files may not name a BEiT themselves.
     return backbone.model_copy(update={"image_size": image_size}), ours
-
-
-def _check(path: Path, ours: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Raise unless names and shapes are the same, and weights are no whole numbers."""
-    wrong = [f"no {name}" for name in ours if name not in found]
-    wrong += [f"unknown {name}" for name in found if name not in ours]
-    wrong += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(tensor.shape)}"
-        for name, tensor in ours.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    wrong += [
-        f"{name} is {str(found[name].dtype).removeprefix('torch.')}, not floating"
-        for name, tensor in ours.items()
-        if name in found and tensor.is_floating_point() > found[name].is_floating_point()
-    ]
-    if wrong:
-        raise UserError(
-            str(path),
-            f"{len(wrong)} tensors of the backbone do not fit: {'; '.join(wrong[:_SHOWN])}",
-            remedy="correct --format, or the file",
-        )
 
 
 def _heads(content: Mapping[str, Any], kind: str, network: str, found: Found) -> dict[str, Tensor]:

@@ -229,7 +229,7 @@ def test_a_folder_with_other_tensors(tmp_path: Path) -> None:
     assert message.startswith(
         f"transformers {tmp_path}: 2 tensors do not fit the backbone: no norm"
     )
-    assert "left over encoder.surprise" in message
+    assert "unknown encoder.surprise" in message
 
 
 # --- What is refused
@@ -275,7 +275,7 @@ def test_a_beit_is_no_plain_transformer(tmp_path: Path) -> None:
         ),
         (
             lambda weights: weights.update(surprise=torch.zeros(2)),
-            "1 tensors do not fit the backbone: left over surprise",
+            "1 tensors do not fit the backbone: unknown surprise",
         ),
         (
             lambda weights: weights.update(pos_embed=torch.zeros(1, 12, 24)),

@@ -48,7 +48,7 @@ def test_missing_and_unknown_names_are_named(tmp_path: Path) -> None:
     content["model"]["blocks.1.surprise"] = torch.zeros(1)
     with pytest.raises(UserError) as error:
         read(tmp_path, content, "mae")
-    assert "2 tensors of the backbone do not fit" in str(error.value)
+    assert "2 tensors do not fit the backbone" in str(error.value)
     assert "no blocks.1.norm1.bias; unknown blocks.1.surprise" in str(error.value)
 
 
