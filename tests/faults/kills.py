@@ -6,7 +6,8 @@ Experiments at the size of seconds are run once, under Snakemake, and never stop
 each kind of node and each engine in turn, the result of a node is removed, the engine is started
 for it and killed with SIGKILL, with all that it started, at a random moment of the node's step; up
 to three times in a row, and then the same command runs to its end. What it made must have the
-digest of the run that was never stopped, and no draft and no scratch folder may be left.
+digest of the run that was never stopped, and no draft and no scratch folder may be left. It goes
+on until every kind of node was struck under both engines, and as often as was asked in all.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from tests.scenery import BACKBONE, Scenery
 from tests.unit.models.official.test_reading import official
 from workflow.dvc import Stages
 
+ENGINES = ("snakemake", "dvc")
 EXPERIMENTS = ("quickstart", "more", "official")
 MOST = 3
 """Kills in a row."""
@@ -312,39 +314,17 @@ def table(struck: Counter[tuple[str, str]], rounds: Counter[tuple[str, str]]) ->
     ]
     for target in targets():
         cells = []
-        for engine in ("snakemake", "dvc"):
+        for engine in ENGINES:
             key = (target.node, engine)
             cells += [str(struck[key]), f"{rounds[key]} of {rounds[key]}"]
         lines.append(f"| {target.node} | {' | '.join(cells)} |")
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=200, help="at least so many")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--nodes", nargs="+", help="only these kinds")
-    parser.add_argument("--out", type=Path, help="a markdown file for the figures")
-    options = parser.parse_args()
-    chosen = [each for each in targets() if options.nodes is None or each.node in options.nodes]
-    struck: Counter[tuple[str, str]] = Counter()
-    rounds: Counter[tuple[str, str]] = Counter()
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        kills = Kills(Path(folder), options.seed)
-        kills.whole()
-        print(f"the whole run: {time.monotonic() - started:.0f} s", flush=True)
-        while struck.total() < options.kills:
-            for engine in ("snakemake", "dvc"):
-                kills.settle(engine)
-                for target in chosen:
-                    if struck.total() >= options.kills:
-                        break
-                    key = (target.node, engine)
-                    struck[key] += kills.round(engine, target, kills.random.randint(1, MOST))
-                    rounds[key] += 1
-                    print(f"{engine} {target.node}: {struck[key]} kills", flush=True)
-    seconds = time.monotonic() - started
+def figures(
+    struck: Counter[tuple[str, str]], rounds: Counter[tuple[str, str]], seconds: float
+) -> str:
+    """A page of what has been killed so far, and of what became of it."""
     code = code_version()
     lines = [
         f"# kills, {datetime.datetime.now(datetime.UTC).date().isoformat()}",
@@ -359,10 +339,39 @@ def main() -> None:
         "",
         *table(struck, rounds),
     ]
-    text = "\n".join(lines) + "\n"
-    print(text)
-    if options.out is not None:
-        options.out.write_text(text, encoding="utf-8")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200, help="at least so many")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--nodes", nargs="+", help="only these kinds")
+    parser.add_argument("--out", type=Path, help="a markdown file for the figures, so far")
+    options = parser.parse_args()
+    chosen = [each for each in targets() if options.nodes is None or each.node in options.nodes]
+    struck: Counter[tuple[str, str]] = Counter()
+    rounds: Counter[tuple[str, str]] = Counter()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        kills = Kills(Path(folder), options.seed)
+        kills.whole()
+        print(f"the whole run: {time.monotonic() - started:.0f} s", flush=True)
+        pairs = [(each.node, engine) for engine in ENGINES for each in chosen]
+        while struck.total() < options.kills or not all(struck[pair] for pair in pairs):
+            for engine in ENGINES:
+                kills.settle(engine)
+                for target in chosen:
+                    key = (target.node, engine)
+                    if struck.total() >= options.kills and struck[key]:
+                        continue
+                    struck[key] += kills.round(engine, target, kills.random.randint(1, MOST))
+                    rounds[key] += 1
+                    print(f"{engine} {target.node}: {struck[key]} kills", flush=True)
+                    if options.out is not None:
+                        text = figures(struck, rounds, time.monotonic() - started)
+                        options.out.write_text(text, encoding="utf-8")
+    print(figures(struck, rounds, time.monotonic() - started))
 
 
 if __name__ == "__main__":
