@@ -1,4 +1,6 @@
-"""The figures of every report: ranking, curves, who beats whom; drawn the same, byte for byte."""
+"""The figures of every report: ranking, losses, score against compute, who beats whom.
+
+The same records give the same bytes."""
 
 from __future__ import annotations
 
@@ -25,8 +27,17 @@ from matplotlib.ticker import MaxNLocator
 
 from steps.reporting.confidence import Confidence
 from steps.reporting.pictures import FOLDER
-from steps.reporting.source import Evaluation, ReportSpec
-from steps.reporting.summary import PANELS, Row, by_row, cells_of, figure_rows, headline, row_name
+from steps.reporting.source import Evaluation, ReportSpec, Source
+from steps.reporting.summary import (
+    PANELS,
+    Row,
+    by_row,
+    cells_of,
+    figure_rows,
+    headline,
+    model_name,
+    row_name,
+)
 from steps.reporting.text import drawn, measured
 
 # --- How figures look, and their bytes: the same figure and the same matplotlib give the same ones
@@ -40,11 +51,12 @@ COLOURS = {
     "Generative": "#D55E00",
     "Hybrid": "#E69F00",
     "Position": "#56B4E9",
+    "Language": "#CC79A7",
     "Supervised": "#009E73",
     "Random": "#7A7A7A",
 }
 """Colour of a method's type."""
-OTHER = "#CC79A7"
+OTHER = "#8C564B"
 INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
 WIDTH = 9.0
 STEPS = [1, 2, 5, 10]
@@ -227,8 +239,6 @@ def curves_figure(
 ) -> bytes:
     """One panel of training loss per method, one line per seed and backbone. PNG.
 
-    If a recipe measures k-NN during training, a last panel shows it.
-
     Args:
         curves: frame with the columns of ``CURVES_SCHEMA``.
         kinds: each recipe's type.
@@ -240,10 +250,8 @@ def curves_figure(
     """
     if not trained:
         return _nothing_trained()
-    measured = curves.filter(pl.col("recipe").is_in(trained)).drop_nulls("knn_top1")
-    count = len(trained) + (not measured.is_empty())
-    rows = math.ceil(count / 4)
-    columns = math.ceil(count / rows)
+    rows = math.ceil(len(trained) / 4)
+    columns = math.ceil(len(trained) / rows)
     with styled():
         figure = Figure(figsize=(WIDTH, 1.95 * rows + 0.35), layout="constrained")
         FigureCanvasAgg(figure)
@@ -252,9 +260,7 @@ def curves_figure(
             colour = COLOURS.get(kinds[recipe], OTHER)
             _loss_panel(panel, curves.filter(recipe=recipe), colour, heading)
             panel.set_title(drawn(heading.shown(recipe)), **TITLE)
-        if count > len(trained):
-            _knn_panel(panels[len(trained)], measured, kinds, heading, trained)
-        for panel in panels[count:]:
+        for panel in panels[len(trained) :]:
             panel.set_visible(False)
         figure.supxlabel("epoch of pretraining", fontsize=8.5, color=SOFT)
         figure.supylabel("training loss", fontsize=8.5, color=SOFT)
@@ -292,41 +298,121 @@ def _loss_panel(panel: Axes, curves: pl.DataFrame, colour: str, heading: ReportS
     _finish_panel(panel, curves)
 
 
-def _knn_panel(
-    panel: Axes,
-    measured: pl.DataFrame,
-    kinds: dict[str, str],
-    heading: ReportSpec,
-    trained: Sequence[str],
-) -> None:
-    """k-NN accuracy over epochs, one line per method, seed and backbone, named at its end."""
-    for recipe, backbone, seed in itertools.product(trained, heading.backbones, heading.seeds):
-        line = measured.filter(recipe=recipe, backbone=backbone, seed=seed)
-        if line.is_empty():
-            continue
-        colour = COLOURS.get(kinds[recipe], OTHER)
-        epochs, accuracies = line["epoch"].to_list(), line["knn_top1"].to_list()
-        style = LINE_STYLES[heading.backbones.index(backbone) % len(LINE_STYLES)]
-        panel.plot(epochs, accuracies, color=colour, linestyle=style, marker="o", markersize=2.5)
-        if seed == heading.seeds[0]:
-            panel.annotate(
-                drawn(heading.shown(recipe)),
-                (epochs[-1], accuracies[-1]),
-                (-2, 4),
-                textcoords="offset points",
-                fontsize=7.5,
-                ha="right",
-                color=colour,
-            )
-    panel.set_title("k-NN top1, % (all)", **TITLE)
-    _finish_panel(panel, measured)
-
-
 def _finish_panel(panel: Axes, curves: pl.DataFrame) -> None:
     panel.set_xlim(0, max(curves["epoch"].to_list()))
     panel.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=STEPS))
     panel.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     finish(panel)
+
+
+# --- Score against compute: the k-NN accuracy that recipes measure on the way
+
+
+COMPUTE_FILE = f"{FOLDER}/compute.png"
+NAME_HEIGHT = 0.13
+"""Inches that a name beside a line takes."""
+
+
+def compute_figure(source: Source, shown: Sequence[str]) -> bytes | None:
+    """k-NN accuracy during pretraining over the FLOPs spent so far, a line per row. PNG.
+
+    Seeds are averaged where they were measured at the same step. What teacher and tokenizer cost
+    lies before a line's first point.
+
+    Args:
+        source: the records and curves.
+        shown: the methods to show.
+
+    Returns:
+        None where no recipe measures k-NN on the way.
+    """
+    lines = compute_lines(source, shown)
+    if lines.is_empty():
+        return None
+    heading = source.heading
+    kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
+    height = max(3.0, NAME_HEIGHT * lines.n_unique(["recipe", "backbone"]) + 0.8)
+    with styled():
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        panel = figure.subplots()
+        ends = []
+        for row in itertools.product(shown, heading.backbones):
+            line = lines.filter(recipe=row[0], backbone=row[1])
+            if line.is_empty():
+                continue
+            colour = COLOURS.get(kinds[row[0]], OTHER)
+            style = LINE_STYLES[heading.backbones.index(row[1]) % len(LINE_STYLES)]
+            spent, accuracies = line["tflops"].to_list(), line["knn_top1"].to_list()
+            panel.plot(spent, accuracies, color=colour, linestyle=style, marker="o", markersize=3)
+            ends.append((accuracies[-1], spent[-1], model_name(*row, heading), colour))
+        panel.set_xlim(0, None)
+        panel.set_xlabel("TFLOPs spent on pretraining", fontsize=8.5, color=SOFT)
+        panel.set_ylabel("k-NN top1, %", fontsize=8.5, color=SOFT)
+        finish(panel)
+        low, high = panel.get_ylim()
+        gap = (high - low) * NAME_HEIGHT / (height - 0.8)
+        ends.sort()
+        places = spread_out([accuracy for accuracy, *_ in ends], gap)
+        right = panel.get_xlim()[1]
+        for place, (accuracy, spent, name, colour) in zip(places, ends, strict=True):
+            panel.annotate(
+                drawn(name),
+                (spent, accuracy),
+                (right * 1.01, place),
+                annotation_clip=False,
+                fontsize=7.5,
+                va="center",
+                color=colour,
+                arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "linestyle": ":"},
+            )
+        return png(figure)
+
+
+def compute_lines(source: Source, shown: Sequence[str]) -> pl.DataFrame:
+    """Points of the lines of :func:`compute_figure`.
+
+    Returns:
+        ``recipe``, ``backbone``, ``step``, ``tflops`` spent up to it and ``knn_top1`` in percent,
+        both means over seeds; in the order of the steps.
+    """
+    costs = [
+        (first.recipe, first.backbone, first.seed, first.epochs, first.flops, behind)
+        for first, behind in (
+            (item.records[0], item.behind.get("flops", 0.0)) for item in source.traced
+        )
+    ]
+    names = ["recipe", "backbone", "seed", "epochs", "flops", "behind"]
+    cost = pl.DataFrame(costs, schema=names, orient="row").unique(names[:3], keep="first")
+    return (
+        source.curves.drop_nulls("knn_top1")
+        .filter(pl.col("recipe").is_in(list(shown)))
+        .join(cost, on=names[:3])
+        .with_columns(
+            tflops=(pl.col("behind") + pl.col("flops") * pl.col("epoch") / pl.col("epochs")) / 1e12
+        )
+        .group_by("recipe", "backbone", "step")
+        .agg(pl.col("tflops").mean(), pl.col("knn_top1").mean())
+        .sort("recipe", "backbone", "step")
+    )
+
+
+def spread_out(places: Sequence[float], gap: float) -> list[float]:
+    """Ascending places moved apart to at least a gap, as little as pushing neighbours allows."""
+    groups: list[list[float]] = []  # of places that touch: [middle, number]
+    for place in places:
+        groups.append([place, 1])
+        while len(groups) > 1:
+            (middle, count), (last, more) = groups[-2:]
+            if last - middle >= gap * (count + more) / 2:
+                break
+            total = count + more
+            groups[-2:] = [[(middle * count + last * more) / total, total]]
+    return [
+        middle + gap * (number - (count - 1) / 2)
+        for middle, count in groups
+        for number in range(int(count))
+    ]
 
 
 def _backbone_legend(figure: Figure, heading: ReportSpec) -> None:

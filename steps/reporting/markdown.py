@@ -12,6 +12,7 @@ from steps.params.tasks import TASKS
 from steps.reporting.average import average_ranks
 from steps.reporting.confidence import Confidence, Confidences, confidences
 from steps.reporting.cues import BIAS_CAPTION, bias_table, cues_section
+from steps.reporting.figures import COMPUTE_FILE
 from steps.reporting.figures import FILE as APART_FIGURE
 from steps.reporting.pictures import Picture, gallery
 from steps.reporting.scaling.section import scaling_section
@@ -94,9 +95,10 @@ _ABOUT_CURVES = (
     "Training loss, one line per seed: pale as logged, strong as a running mean. Each method "
     "minimises its own loss, so the heights of two panels cannot be compared."
 )
-_ABOUT_KNN = (
-    " The last panel shows the k-NN accuracy of the class token during pretraining, on a part of "
-    "the {images} (`training.knn` in the recipes), so it differs from the k-NN table."
+_ABOUT_COMPUTE = (
+    "k-NN accuracy of the class token during pretraining over the FLOPs spent so far, on a part of "
+    "the {images} (`training.knn` in the recipes), so it differs from the k-NN table. Where two "
+    "lines cross, the better method depends on the budget.\n"
 )
 _ABOUT_APART = (
     "Who beats whom: blue where the row's score is resolved above the column's, orange where it is "
@@ -158,6 +160,7 @@ def page(
     if with_curves:
         about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
+        parts += _over_compute(source, summary)
     parts += gallery(pictures)
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
@@ -230,13 +233,19 @@ def _about_curves(source: Source, summary: pl.DataFrame) -> str:
     about = _ABOUT_CURVES
     if len(shown) < len(trained):
         about += f" Only the best {len(shown)} of {len(trained):,} methods are shown."
-    measured = source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"]
-    if measured.is_null().all():
-        return about
+    return about
+
+
+def _over_compute(source: Source, summary: pl.DataFrame) -> list[str]:
+    """Figure of score against compute, with its caption, if a recipe measures k-NN on the way."""
+    shown = figure_methods(source.trained, summary, source.heading)
+    if source.curves.filter(pl.col("recipe").is_in(shown))["knn_top1"].is_null().all():
+        return []
     sets = source.heading.evaluate_on
     elsewhere = sets and any("knn" in item.pretrained.inputs for item in source.traced)
     images = f"images of {plain(sets[0])}" if elsewhere else "images"
-    return about + _ABOUT_KNN.format(images=images)
+    about = _ABOUT_COMPUTE.format(images=images)
+    return [about, f"![k-NN accuracy of each row over its compute]({COMPUTE_FILE})\n"]
 
 
 def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence | None) -> str:

@@ -13,8 +13,14 @@ from steps.reporting.confidence import Confidences, confidences
 from steps.reporting.cues import FILE as CUES_FIGURE
 from steps.reporting.cues import cues_figure, evaluations
 from steps.reporting.decided import DECISIONS, IMAGES
+from steps.reporting.figures import (
+    COMPUTE_FILE,
+    apart_figure,
+    compute_figure,
+    curves_figure,
+    ranking_figure,
+)
 from steps.reporting.figures import FILE as APART_FIGURE
-from steps.reporting.figures import apart_figure, curves_figure, ranking_figure
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
@@ -90,6 +96,8 @@ def render_figures(source: Source, sure: Confidences | None = None) -> dict[str,
     kinds = {item.records[0].recipe: item.records[0].kind for item in source.traced}
     shown = figure_methods(source.trained, summary, source.heading)
     files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
+    if over_compute := compute_figure(source, shown):
+        files[COMPUTE_FILE] = over_compute
     if source.heading.scaling:
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     if matrices := apart_figure(summary, source.heading, list(sure.known.values())):

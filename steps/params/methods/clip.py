@@ -37,7 +37,7 @@ class SigmoidLoss(Params):
 class CLIPParams(Method):
     """Contrastive language-image pretraining (arXiv:2103.00020; SigLIP: arXiv:2303.15343)."""
 
-    kind = "Contrastive"
+    kind = "Language"
     family = "language"
     reads = "features"
     text = True

@@ -12,7 +12,9 @@ from steps.params.masks import Incompatibility
 # --- What the params of all methods have in common
 
 
-Kind = Literal["Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position"]
+Kind = Literal[
+    "Random", "Supervised", "Generative", "Contrastive", "Hybrid", "Position", "Language"
+]
 Family = Literal[
     "contrastive", "masked", "position", "hybrid", "language", "supervised", "untrained"
 ]

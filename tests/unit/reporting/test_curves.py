@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from steps.artifacts import publish, read_manifest
 from steps.command import UserError
 from steps.reporting.collect import METRICS, MOST_POINTS, read_curve, thinned
-from steps.reporting.figures import curves_figure
-from steps.reporting.source import CURVES_SCHEMA
+from steps.reporting.figures import compute_figure, compute_lines, curves_figure, spread_out
+from steps.reporting.render import render_tables
+from steps.reporting.source import CURVES_SCHEMA, Source
 from tests.unit.reporting.synthetic import Synthetic, write_backbone
 
 
@@ -104,3 +106,53 @@ def test_continued_pretraining_begins_with_the_accuracy_of_its_weights(
     assert pl.read_csv(tmp_path / "curves.csv", schema=CURVES_SCHEMA).equals(curve)
     picture = curves_figure(curve, {"mae": "Generative"}, single.heading, ["mae"])
     assert picture.startswith(b"\x89PNG")
+
+
+def _watched(made: Synthetic) -> Source:
+    """A source whose methods measured k-NN at two epochs, 50 and 70 % plus the seed."""
+    source = made.source()
+    points = [
+        (recipe, "vit_pico", seed, step, float(epoch), 1.0, 50.0 + 20 * place + seed)
+        for recipe in ("mae", "dino")
+        for seed in made.heading.seeds
+        for place, (step, epoch) in enumerate([(20, 25), (40, 50)])
+    ]
+    return replace(source, curves=pl.DataFrame(points, schema=CURVES_SCHEMA, orient="row"))
+
+
+def test_score_against_compute_is_a_mean_over_seeds_at_the_flops_spent(several: Synthetic) -> None:
+    source = _watched(several)
+    lines = compute_lines(source, ["mae"])
+    flops = next(item.records[0].flops for item in source.traced if item.records[0].recipe == "mae")
+    seeds = several.heading.seeds
+    assert lines["recipe"].to_list() == ["mae", "mae"]
+    assert lines["tflops"].to_list() == pytest.approx([flops / 2e12, flops / 1e12])
+    assert lines["knn_top1"].to_list() == pytest.approx(
+        [at + sum(seeds) / len(seeds) for at in (50, 70)]
+    )
+    picture = compute_figure(source, ["mae", "dino"])
+    assert picture is not None
+    assert picture.startswith(b"\x89PNG")
+
+
+def test_what_a_tokenizer_cost_lies_before_the_first_point(single: Synthetic) -> None:
+    source = _watched(single)
+    own = compute_lines(source, ["mae"])["tflops"]
+    behind = tuple(item.model_copy(update={"behind": {"flops": 3e12}}) for item in source.traced)
+    later = compute_lines(replace(source, traced=behind), ["mae"])["tflops"]
+    assert later.to_list() == pytest.approx([each + 3 for each in own])
+
+
+def test_without_k_nn_on_the_way_there_is_no_figure_of_compute(single: Synthetic) -> None:
+    source = single.source()
+    assert compute_figure(source, source.trained) is None
+    page = render_tables(source)["README.md"].decode()
+    assert "compute.png" not in page
+    assert "(pictures/compute.png)" in render_tables(_watched(single))["README.md"].decode()
+
+
+def test_names_beside_lines_keep_their_distance() -> None:
+    assert spread_out([1.0, 5.0, 9.0], 2.0) == [1.0, 5.0, 9.0]
+    assert spread_out([1.0, 1.0, 9.0], 2.0) == [0.0, 2.0, 9.0]
+    # A pair that was pushed apart meets a third one: all three share the middle.
+    assert spread_out([0.0, 0.0, 2.0], 2.0) == pytest.approx([-4 / 3, 2 / 3, 8 / 3])
