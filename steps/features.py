@@ -39,6 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
                 split,
                 poolings=protocol.poolings,
                 batch_size=protocol.batch_size,
+                workers=protocol.workers,
             )
         draft.facts["dataset"] = facts.name
         draft.facts["classes"] = facts.num_classes

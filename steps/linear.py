@@ -53,9 +53,9 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
         read_features(options.features, split, protocol.poolings) for split in ("train", "val")
     )
     given = (
-        train.concatenated(protocol.poolings),
-        torch.from_numpy(train.labels),
-        val.concatenated(protocol.poolings),
+        train.concatenated(protocol.poolings).to(step.device),
+        torch.from_numpy(train.labels).to(step.device),
+        val.concatenated(protocol.poolings).to(step.device),
     )
     if isinstance(protocol, LogReg):
         scores, c = logistic_probe(*given, protocol, classes, step.seed)
@@ -63,7 +63,7 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
     else:
         scores, lr = cached_probe(*given, protocol, classes, step.seed)
         facts = {"lr": lr}
-    decided = Classified.from_scores(scores, torch.from_numpy(val.labels))
+    decided = Classified.from_scores(scores.cpu(), torch.from_numpy(val.labels))
     step.write_classified(decided, Images(options.data, "val").ids, facts=facts)
 
 

@@ -4,7 +4,8 @@ Exploring Plain Vision Transformer Backbones for Object Detection (arXiv:2203.16
 attention in windows, but for a few evenly spaced blocks that attend globally; decomposed relative
 positions (MViTv2, arXiv:2112.01526, equation 4); the absolute positions of pretraining resized
 as the backbone itself resizes them (``own_resizing``; ViTDet's own way is ``offset=0``).
-The class token does not exist in the detector, and nor does the final norm.
+The class token does not exist in the detector, and nor does the final norm, unless the backbone is
+frozen.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class ViTDet(nn.Module):
         outputs: the blocks whose maps are given, in order; ``None``: the last one.
         resizing: how the position table is resized to an image's grid; ``None``: as the
             transformer itself says.
+        frozen: no weight is trained, and maps pass the transformer's final norm.
 
     Raises:
         UserError: relative positions with an attention that is not timm's ``Attention``.
@@ -64,6 +66,7 @@ class ViTDet(nn.Module):
         biases: nn.ModuleList | None = None,
         outputs: Sequence[int] | None = None,
         resizing: Resizing | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         self.resizing = own_resizing(vit) if resizing is None else resizing
@@ -103,6 +106,16 @@ class ViTDet(nn.Module):
                 self.relative.append(
                     RelativePositions(block.attn.head_dim, window or relative_grid)
                 )
+        self.frozen = frozen
+        # Of a trained backbone, the pyramid learns its own scale; of a frozen one, scales differ
+        # from method to method.
+        self.final_norm = vit.norm if frozen else nn.Identity()
+        self.requires_grad_(not frozen)
+
+    def train(self, mode: bool = True) -> ViTDet:
+        """Set the mode; a frozen backbone stays in evaluation mode."""
+        super().train(mode and not self.frozen)
+        return self
 
     def init_weights(self) -> None:
         """Keep the pretrained weights: mmengine calls this on all parts of a detector."""
@@ -123,7 +136,7 @@ class ViTDet(nn.Module):
             else:
                 x_BHWD = self.block(index, x_BHWD)
             if index in self.outputs:
-                maps.append(x_BHWD.permute(0, 3, 1, 2).contiguous())
+                maps.append(self.final_norm(x_BHWD).permute(0, 3, 1, 2).contiguous())
         return tuple(maps)
 
     def embed(self, images: Tensor) -> Tensor:
@@ -246,6 +259,7 @@ def load_vitdet(
     relative_positions: bool,
     drop_path: float,
     checkpoint_activations: bool,
+    frozen: bool = False,
     square: bool = True,
     maps: int = 1,
     outputs: Sequence[int] | None = None,
@@ -291,6 +305,7 @@ def load_vitdet(
         biases=biases,
         outputs=outputs,
         resizing=resizing,
+        frozen=frozen,
     )
 
 
@@ -322,6 +337,7 @@ class ResNetMaps(nn.Module):
         resnet: whose modules this one takes over.
         strides: of the detector's levels; there is a map for each that a stage has.
         checkpoint_activations: compute each stage again in the backward pass.
+        frozen: no weight is trained.
 
     Raises:
         UserError: no stage has the finest stride.
@@ -331,9 +347,15 @@ class ResNetMaps(nn.Module):
     """Stages: layers that layer-wise decay tells apart."""
 
     def __init__(
-        self, resnet: ResNet, strides: list[int], *, checkpoint_activations: bool = False
+        self,
+        resnet: ResNet,
+        strides: list[int],
+        *,
+        checkpoint_activations: bool = False,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
+        self.frozen = frozen
         self.checkpoint_activations = checkpoint_activations
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.act1, resnet.maxpool)
         self.layers = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4])
@@ -351,13 +373,15 @@ class ResNetMaps(nn.Module):
         """Channels of each map."""
         for norm in self._norms():
             norm.requires_grad_(False)
+        if frozen:
+            self.requires_grad_(False)
 
     def init_weights(self) -> None:
         """Keep the pretrained weights: mmengine calls this on all parts of a detector."""
 
     def train(self, mode: bool = True) -> ResNetMaps:
-        """Batch norms stay in evaluation mode."""
-        super().train(mode)
+        """Set the mode; batch norms, and all of a frozen backbone, stay in evaluation mode."""
+        super().train(mode and not self.frozen)
         for norm in self._norms():
             norm.eval()
         return self
@@ -379,7 +403,12 @@ class ResNetMaps(nn.Module):
 
 
 def load_resnet_maps(
-    artifact: Path, strides: list[int], *, drop_path: float, checkpoint_activations: bool
+    artifact: Path,
+    strides: list[int],
+    *,
+    drop_path: float,
+    checkpoint_activations: bool,
+    frozen: bool = False,
 ) -> ResNetMaps:
     """The maps of a backbone artifact that is a ResNet.
 
@@ -387,4 +416,4 @@ def load_resnet_maps(
         UserError: the folder holds no backbone artifact, or it lacks the finest stride.
     """
     resnet = load_backbone(artifact, drop_path_rate=drop_path)
-    return ResNetMaps(resnet, strides, checkpoint_activations=checkpoint_activations)
+    return ResNetMaps(resnet, strides, checkpoint_activations=checkpoint_activations, frozen=frozen)

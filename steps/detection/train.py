@@ -293,6 +293,7 @@ def _trunk(params: Detection, backbone: Path) -> ViTDet | ResNetMaps:
             params.pyramid.strides,
             drop_path=params.backbone.drop_path,
             checkpoint_activations=params.backbone.checkpoint_activations,
+            frozen=params.backbone.frozen,
         )
     pyramid = params.pyramid
     return load_vitdet(

@@ -101,6 +101,7 @@ def feature_batches(
     *,
     poolings: Sequence[str],
     batch_size: int,
+    workers: int = 0,
 ) -> Iterator[dict[str, Tensor]]:
     """Features (b, D) float32 by pooling, on the CPU, one batch of images at a time, in order.
 
@@ -110,12 +111,13 @@ def feature_batches(
         split: names the features in errors.
         poolings: those wanted.
         batch_size: images at a time.
+        workers: processes that decode; 0: this one.
 
     Raises:
         UserError: a feature is not finite.
     """
     start = 0
-    for images, _ in evaluation_batches(views, batch_size):
+    for images, _ in evaluation_batches(views, batch_size, workers):
         found = frozen_features(backbone.model, backbone.inputs(images), poolings)
         for pooling, features in found.items():
             check_rows(features, f"{pooling} features of {split}", start)
@@ -131,6 +133,7 @@ def extract(
     *,
     poolings: Sequence[str],
     batch_size: int,
+    workers: int = 0,
 ) -> None:
     """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy`` (N,) int64.
 
@@ -141,6 +144,7 @@ def extract(
         split: names the files.
         poolings: each becomes a file.
         batch_size: images at a time.
+        workers: processes that decode; 0: this one.
 
     Raises:
         UserError: a feature is not finite.
@@ -155,7 +159,7 @@ def extract(
             write_array_header_1_0(file, header)
             files[pooling] = file
         for batch in feature_batches(
-            backbone, views, split, poolings=poolings, batch_size=batch_size
+            backbone, views, split, poolings=poolings, batch_size=batch_size, workers=workers
         ):
             for pooling, features in batch.items():
                 files[pooling].write(features.numpy().astype("<f4", copy=False).tobytes())

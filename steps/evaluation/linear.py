@@ -34,8 +34,8 @@ def train_classifiers(
     """Train one classifier a learning rate, on the same batches.
 
     Args:
-        features: (N, D), standardised.
-        labels: (N,) int64.
+        features: (N, D), standardised, on the device to use.
+        labels: (N,) int64, on that device.
         lrs: L learning rates for a batch of 256.
         params: the protocol.
         classes: C.
@@ -45,16 +45,19 @@ def train_classifiers(
         Weights (L, D, C) and biases (L, 1, C).
     """
     batch = min(params.batch_size, len(features))
-    weights = torch.zeros(len(lrs), features.shape[1], classes, requires_grad=True)
-    biases = torch.zeros(len(lrs), 1, classes, requires_grad=True)
-    peaks = torch.tensor(lrs).view(-1, 1, 1) * batch / 256
+    device = features.device
+    weights = torch.zeros(len(lrs), features.shape[1], classes, device=device, requires_grad=True)
+    biases = torch.zeros(len(lrs), 1, classes, device=device, requires_grad=True)
+    peaks = torch.tensor(lrs, device=device).view(-1, 1, 1) * batch / 256
     moments = [torch.zeros_like(weights), torch.zeros_like(biases)]
     per_epoch = len(features) // batch
     total = params.epochs * per_epoch
     for step in range(total):
         epoch, index = divmod(step, per_epoch)
         if index == 0:
+            # Drawn on the CPU: the same order on every device.
             order = torch.randperm(len(features), generator=generator(seed, "linear", epoch))
+            order = order.to(device)
         chosen = order[index * batch : (index + 1) * batch]
         logits = torch.baddbmm(biases, features[chosen].expand(len(lrs), -1, -1), weights)
         targets = labels[chosen].repeat(len(lrs))
@@ -94,7 +97,7 @@ def cached_probe(
     """Choose a learning rate on a held-out part of the training set, train on all, and predict.
 
     Args:
-        train: (N, D) features.
+        train: (N, D) features, on the device to use, as the others.
         train_labels: (N,).
         val: (M, D).
         params: the protocol.
@@ -188,7 +191,7 @@ def logistic_probe(
     """Choose c on a held-out part of the training set, fit on all of it, and predict.
 
     Args:
-        train: (N, D) features.
+        train: (N, D) features, on the device to use, as the others.
         train_labels: (N,).
         val: (M, D).
         params: the protocol.

@@ -40,6 +40,26 @@ class DetectionBackbone(Params):
     drop_path: DropPath = 0.0
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: less memory, the same numbers."""
+    frozen: bool = False
+    """Keep the pretrained weights, and train pyramid and heads alone: AP then tells what the
+    features hold, which fine-tuning on many scenes washes out. Maps pass the pretrained final
+    norm, as frozen features do elsewhere (DINOv3, arXiv:2508.10104)."""
+
+    @model_validator(mode="after")
+    def _frozen_as_pretrained(self) -> DetectionBackbone:
+        if not self.frozen:
+            return self
+        # Each of these changes what a block computes, and no training could make up for it.
+        adaptations = {
+            "window_size": (self.window_size, None, "null"),
+            "relative_positions": (self.relative_positions, False, "false"),
+            "drop_path": (self.drop_path, 0.0, "0"),
+            "checkpoint_activations": (self.checkpoint_activations, False, "false"),
+        }
+        for key, (found, needed, said) in adaptations.items():
+            if found != needed:
+                raise ValueError(f"{key}: {found}, and frozen: true needs {said}")
+        return self
 
 
 class Pyramid(Params):

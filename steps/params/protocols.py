@@ -179,6 +179,8 @@ class Features(Params):
     crop_fraction: CropFraction
     """Side of the centre crop over the image's short side."""
     batch_size: Annotated[int, Ge(1)] = 256
+    workers: Annotated[int, Ge(0)] = 1
+    """Processes that decode beside the one that computes; features do not depend on it."""
 
 
 class KNN(Params):

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from steps.artifacts import read_manifest
+from steps.evaluation.linear import cached_probe, logistic_probe
 from steps.models import last_block
+from steps.params.protocols import Linear, LogReg
 from tests.pipeline.runs import Run, run_all
 from tests.pipeline.test_bf16 import FIRST, MEAN
 from tests.scenery import BACKBONE, RUNS, Scenery
@@ -92,3 +94,18 @@ def test_attention_over_sequences_of_any_length_is_that_of_each_length(
     for mine, same, plain in zip(found, again, attended(), strict=True):
         assert torch.equal(mine, same)
         torch.testing.assert_close(mine, plain, rtol=2e-2, atol=2e-2)
+
+
+def test_linear_probes_on_a_gpu_agree_with_the_cpu() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(5, (400,), generator=draws)
+    features = torch.randn(400, 16, generator=draws) + torch.eye(16)[labels]
+    lr = Linear(kind="cached", poolings=["cls"], epochs=10, batch_size=64, lr=[0.1, 1.0])
+    c = LogReg(kind="logreg", poolings=["cls"], c=[0.1, 1.0], max_iterations=200, tolerance=1e-9)
+    for fit, protocol in ((cached_probe, lr), (logistic_probe, c)):
+        found = [
+            fit(features.to(device), labels.to(device), features.to(device), protocol, 5, 0)
+            for device in ("cpu", "cuda")
+        ]
+        assert found[0][1] == found[1][1]
+        torch.testing.assert_close(found[1][0].cpu(), found[0][0], rtol=1e-3, atol=1e-3)

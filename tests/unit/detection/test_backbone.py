@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from timm.models.vision_transformer import VisionTransformer
 
 from steps.command import UserError
@@ -24,6 +25,7 @@ from steps.detection.backbone import (
 from steps.models.backbones import load_backbone, own_resizing
 from steps.models.positions import WITH_OFFSET, Resizing, resize_table
 from steps.models.tokens import embed
+from steps.params.detection import DetectionBackbone
 from tests.unit.detection.conftest import seal
 
 PLAIN: dict[str, Any] = {
@@ -89,6 +91,36 @@ def test_maps_of_several_blocks_are_timm_s_features_of_these(arguments: dict[str
     assert len(maps) == 4
     for found, wanted in zip(maps, expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_backbone_gives_timm_s_normalised_features_and_trains_nothing() -> None:
+    vit = transformer()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        (expected,) = without_class_token(vit).forward_intermediates(
+            images, indices=1, norm=True, intermediates_only=True
+        )
+    vitdet = ViTDet(vit, window_size=None, global_blocks=3, frozen=True)
+    (features,) = vitdet(images)
+    torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+    assert not features.requires_grad
+    assert not any(parameter.requires_grad for parameter in vitdet.parameters())
+    assert not any(module.training for module in vitdet.train().modules())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"window_size": 4}, "window_size: 4, and frozen: true needs null"),
+        ({"relative_positions": True}, "relative_positions: True, and frozen: true needs false"),
+        ({"drop_path": 0.1}, "drop_path: 0.1, and frozen: true needs 0"),
+        ({"checkpoint_activations": True}, "checkpoint_activations: True, and frozen: true needs"),
+    ],
+)
+def test_a_frozen_backbone_is_not_adapted(change: dict[str, Any], said: str) -> None:
+    DetectionBackbone(**PLAIN, frozen=True)
+    with pytest.raises(ValidationError, match=said):
+        DetectionBackbone(**{**PLAIN, **change}, frozen=True)
 
 
 def test_blocks_above_the_last_map_are_left_out(backbone: Path) -> None:

@@ -109,3 +109,11 @@ def test_a_whole_run(
     assert {"box_AP", "mask_AP"} <= outcome.metrics.keys()
     assert all(0 <= value <= 100 for value in outcome.metrics.values())
     assert torch.isfinite(outcome.model.neck.fpn_convs[0].conv.weight).all()
+
+
+def test_a_frozen_one_trains_nothing(resnet: Path) -> None:
+    maps = load_resnet_maps(
+        resnet, [4, 8], drop_path=0.0, checkpoint_activations=False, frozen=True
+    ).train()
+    assert not any(parameter.requires_grad for parameter in maps.parameters())
+    assert not any(module.training for module in maps.modules())

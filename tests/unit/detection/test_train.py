@@ -47,6 +47,24 @@ def test_the_detector_starts_from_the_pretrained_weights(
     assert torch.equal(found["pos_embed"], vit["pos_embed"][:, 1:])
 
 
+@pytest.mark.parametrize("kind", ["backbone", "beit_backbone"])
+def test_a_frozen_backbone_keeps_its_weights_while_the_heads_learn(
+    small: Small, kind: str, scenes: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    artifact = request.getfixturevalue(kind)
+    params = small(backbone={"window_size": None, "relative_positions": False, "frozen": True})
+    outcome = train_and_evaluate(
+        params, backbone=artifact, data=scenes, seed=0, scratch=tmp_path / "scratch"
+    )
+    fresh = build_detector(params, backbone=artifact, classes=2, seed=0).state_dict()
+    learnt = {
+        name.partition(".")[0]
+        for name, tensor in outcome.model.state_dict().items()
+        if not torch.equal(tensor.cpu(), fresh[name])
+    }
+    assert learnt == {"neck", "rpn_head", "roi_head"}
+
+
 def test_runs_that_start_in_the_same_second_share_nothing(
     small: Small, scenes: Path, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
