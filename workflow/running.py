@@ -111,10 +111,25 @@ def _dvc_processes() -> list[int]:
     try:
         uses: Any = json.loads((DVC / "rwlock").read_bytes())
         read = [each for several in uses.get("read", {}).values() for each in several]
-        found = {int(each["pid"]) for each in (*read, *uses.get("write", {}).values())}
+        every = (*read, *uses.get("write", {}).values())
+        found = {(int(each["pid"]), str(each["cmd"])) for each in every}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
-    return sorted(pid for pid in found if Path(f"/proc/{pid}").exists())
+    return sorted({pid for pid, command in found if _is_run_by(pid, command)})
+
+
+def _is_run_by(pid: int, command: str) -> bool:
+    """True if a process with this number runs DVC's command.
+
+    A killed DVC stays in its list, and the system gives its number to another process.
+    """
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return False
+    # DVC lists its own sys.argv, in which the interpreter and its options are missing.
+    arguments = command.partition(" ")[2]
+    return " ".join(words).strip().endswith(arguments)
 
 
 def say_at_the_end(jobs: Iterable[Any]) -> None:

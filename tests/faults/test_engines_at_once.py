@@ -94,11 +94,27 @@ def test_dvc_and_snakemake_keep_apart(here: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="dvc is using them"):
             Running().begin()
-    uses = {"read": {"a": [{"pid": os.getpid(), "cmd": "dvc repro"}]}, "write": {}}
-    (DVC / "rwlock").write_text(json.dumps(uses), encoding="utf-8")  # and while a stage runs
-    with pytest.raises(UserError, match=f"dvc is using them: process {os.getpid()}"):
-        Running().begin()
-    uses = {"read": {}, "write": {"a": {"pid": 2**22 + 5, "cmd": "killed"}}}
+    script = "import sys, time; print('.', flush=True); time.sleep(600)"
+    dvc = subprocess.Popen(
+        [sys.executable, "-c", script, "repro", "knn a b"], stdout=subprocess.PIPE
+    )
+    assert dvc.stdout is not None
+    dvc.stdout.readline()
+    listed = {"pid": dvc.pid, "cmd": "/bin/dvc repro knn a b"}
+    for uses in ({"read": {"a": [listed]}}, {"read": {}, "write": {"a": listed}}):
+        (DVC / "rwlock").write_text(json.dumps(uses), encoding="utf-8")  # while a stage runs
+        with pytest.raises(UserError, match=f"dvc is using them: process {dvc.pid}"):
+            Running().begin()
+    dvc.kill()
+    dvc.wait()
+    Running().begin()
+
+
+def test_a_killed_dvc_holds_nobody_up(here: Path) -> None:
+    DVC.mkdir(parents=True)
+    # No process has the first number any more; the second was given to another process.
+    killed = [{"pid": 2**22 + 5, "cmd": "dvc repro"}, {"pid": os.getpid(), "cmd": "dvc repro knn"}]
+    uses = {"read": {"a": killed}, "write": {"b": killed[1]}}
     (DVC / "rwlock").write_text(json.dumps(uses), encoding="utf-8")
     held = Running()
     held.begin()
