@@ -1,15 +1,17 @@
-"""How long an experiment on ImageNet-1K would take: arithmetic on params, and no measurement.
+"""How long an experiment on ImageNet-1K would take: arithmetic on params, and a measured decoding.
 
     python -m benchmarks.estimate
 
 Prints the two tables of docs/imagenet.md. A forward pass of n tokens through L blocks of width d is
 taken as F(n) = L (24 n d^2 + 4 n^2 d) FLOPs, two for a multiply-add: the products of the blocks,
 and nothing of embeddings, norms and heads. What is trained costs 3 F, what is only read F. Hours
-are FLOPs over an assumed rate.
+are FLOPs over an assumed rate. The CPU cores that decode and augment for one GPU at that rate
+follow from the seconds of a core that ``benchmarks.data`` measured on photographs of COCO.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +25,8 @@ RATE = 125e12
 """Assumed FLOPs a second of one GPU: 40 % of the 312e12 that an A100's data sheet gives in bf16."""
 DETECTION_SECONDS = 0.36
 """An image of training on an A100, as ViTDet's authors give it (vitdet_cascade_100ep.yaml)."""
+MEASURED = REPOSITORY / "benchmarks/results/2026-11-24-data.json"
+"""Seconds of one core to read, decode and augment an image."""
 WHOLE, QUARTER, LOCAL = 197, 50, 37
 """Tokens of 224 px, of a quarter of its patches, of 96 px; in patches of 16 px."""
 
@@ -74,14 +78,17 @@ PASSES = {
 
 def pretraining(size: Size = VIT_B) -> str:
     """A row a recipe of the regime."""
-    lines = ["| Recipe | Epochs | GFLOPs per image | GPU hours |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| Recipe | Epochs | GFLOPs per image | GPU hours | CPU cores |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    seconds = decoding_seconds()
     for name, passes in PASSES.items():
         training = load(REPOSITORY / f"params/recipes/imagenet/{name}.yaml", Recipe).training
         assert training is not None
         flops = passes.flops(size)
         lines.append(
             f"| `{name}` | {training.epochs:g} | {flops / 1e9:.0f} | "
-            f"{hours(training.epochs * IMAGES * flops):,.0f} |"
+            f"{hours(training.epochs * IMAGES * flops):,.0f} | "
+            f"{cores(flops, sum(view.count for view in training.views), seconds)} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -107,6 +114,24 @@ def downstream(size: Size = VIT_B) -> str:
     lines = ["| Protocol | GPU hours |", "| --- | ---: |"]
     lines += [f"| {name} | {value:,.1f} |" for name, value in figures.items()]
     return "\n".join(lines) + "\n"
+
+
+def decoding_seconds() -> dict[str, float]:
+    """Seconds of a core per image, by the views of ``benchmarks.data``."""
+    rows = json.loads(MEASURED.read_bytes())["rows"]
+    return {row["views"]: row["ms_an_image"] / 1e3 for row in rows if row["side"] == "ours"}
+
+
+def cores(flops: float, views: int, seconds: dict[str, float]) -> str:
+    """Cores that keep one GPU busy at the assumed rate.
+
+    Args:
+        flops: of an image.
+        views: of an image.
+        seconds: as measured; a single view has those of two, an upper bound.
+    """
+    measured = seconds["two views" if views <= 2 else "2 + 8 crops"]
+    return f"{'≤ ' if views == 1 else ''}{RATE / flops * measured:.0f}"
 
 
 def hours(flops: float) -> float:
