@@ -25,7 +25,7 @@ from steps.artifacts import publish, read_manifest
 from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
 from steps.core.seeds import generator
-from steps.data.loader import EvaluationViews
+from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.views import normalise
 from steps.diagnosis import codebook, positions, reconstructions, tokens
 from steps.diagnosis.restore import restore
@@ -40,6 +40,7 @@ from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
 from steps.models.teacher import PIXELS
 from steps.params.base import Size
+from steps.params.dataset import RGB
 from steps.params.load import option
 from steps.tokenizers import load_tokenizer
 
@@ -95,9 +96,17 @@ def draw_method(arguments: argparse.Namespace) -> Drawing:
         UserError: it has none.
     """
     method = restore(arguments.backbone, arguments.tokenizer)
-    seed = read_manifest(arguments.backbone).seed or 0
+    manifest = read_manifest(arguments.backbone)
+    seed, channels = manifest.seed or 0, manifest.facts.get("channels", RGB[0])
+    data = dataset_facts(arguments.data)
+    if data.channels != channels:
+        raise UserError(
+            f"--data {arguments.data}",
+            f"images of {data.channels} channels, and {arguments.backbone} takes {channels}",
+            allowed=f"a set of {channels} channels",
+        )
     look, side = (
-        Denormaliser(*normalisation(arguments.backbone)),
+        Denormaliser(*normalisation(arguments.backbone), rgb=data.is_rgb),
         method.export_backbone().patch_embed.img_size[0],
     )
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
