@@ -16,6 +16,7 @@ from steps.data.bands import Form, decode_bands, form_of
 from steps.data.decoding import UnfitImageError, decode
 from steps.data.names import escaped
 from steps.data.sources import Source, open_source
+from steps.params.channels import in_words
 from steps.params.dataset import GROUND, MAX_PIXELS, RGB
 from steps.params.load import validate
 from steps.params.plan import AnyDataset
@@ -103,7 +104,7 @@ def own_set(reading: Reading) -> OwnSet:
     if (form := _form(params)) is not None:
         params |= {"channels": form.channels, "bits": form.bits}
         notes.append(
-            f"The first image has {form.channels} channels of {form.bits} bits; all must have. "
+            f"The first image has {in_words((form.channels, form.bits))}, and all must have them. "
             "Pixels are stored without loss."
         )
     where = str(params["train"])
@@ -264,7 +265,7 @@ def _measure(source: Source, images: int, where: str, form: Form | None) -> tupl
                 escaped(f"{item.id}: {error}"),
                 allowed="whole images of 8 bits per channel"
                 if form is None
-                else f"{form.channels} channels of {form.bits} bits in each, as in the first",
+                else f"{in_words((form.channels, form.bits))} in each, as in the first",
                 remedy="correct or move it",
             ) from error
         seconds.append(time.perf_counter() - start)
