@@ -38,7 +38,7 @@ from steps.methods.mae import MAE
 from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
-from steps.models.teacher import PIXELS
+from steps.models.teacher import pixels_of
 from steps.params.base import Size
 from steps.params.dataset import RGB
 from steps.params.load import option
@@ -83,10 +83,13 @@ def main() -> None:
 
 def draw_tokenizer(arguments: argparse.Namespace) -> Drawing:
     """The pictures of a tokenizer."""
-    tokenizer = load_tokenizer(arguments.tokenizer).network
+    mean, std = pixels_of(dataset_facts(arguments.data).channels)
+    tokenizer = load_tokenizer(arguments.tokenizer, mean=mean, std=std).network
     side = json.loads((arguments.tokenizer / CONFIG).read_bytes())["tokenizer"]["image_size"]
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
-    return codebook.draw(tokenizer, held_out_images(views, arguments.images, Denormaliser(*PIXELS)))
+    data = dataset_facts(arguments.data)
+    look = Denormaliser(*pixels_of(data.channels), rgb=data.is_rgb)
+    return codebook.draw(tokenizer, held_out_images(views, arguments.images, look), look)
 
 
 def draw_method(arguments: argparse.Namespace) -> Drawing:

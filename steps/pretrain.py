@@ -51,7 +51,6 @@ from steps.params.backbone import Backbone, check_in_chans
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.channels import check_training, in_words
-from steps.params.dataset import RGB
 from steps.params.load import load, option
 from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, Training, check_backbone
@@ -154,12 +153,6 @@ def check_channels(recipe: Recipe, facts: DatasetFacts, arguments: argparse.Name
     form = (facts.channels, facts.bits)
     if recipe.training is not None:
         check_training(str(arguments.recipe), recipe.training, form, facts.name)
-    if recipe.tokenizer is not None and facts.channels != RGB[0]:
-        raise UserError(
-            f"{arguments.recipe}: tokenizer",
-            f"takes three channels, and {facts.name} has {in_words(form)}",
-            remedy="use a method without a tokenizer, such as mae",
-        )
     if arguments.knn is not None:
         other = dataset_facts(arguments.knn)
         if other.channels != facts.channels:

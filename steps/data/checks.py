@@ -97,7 +97,7 @@ class Decoded:
     """64 bits of a hash of size and pixels: images of one digest are the same image."""
     notes: tuple[Note, ...] = ()
     sums: Sums | None = None
-    """Of an image that is not RGB of 8 bits."""
+    """Sums over the pixels of an image that is not RGB of 8 bits."""
 
 
 def check_image(

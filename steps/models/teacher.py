@@ -55,6 +55,11 @@ PIXELS: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Pixels in 0 to 1 themselves."""
 
 
+def pixels_of(channels: int) -> Normalisation:
+    """Pixels in 0 to 1 themselves, of images of a number of channels."""
+    return (0.0,) * channels, (1.0,) * channels
+
+
 class Renormalise(nn.Module):
     """Images (B, 3, H, W) with one mean and deviation taken out, to another's.
 

@@ -8,6 +8,7 @@ from steps.command import UserError
 from steps.params.base import Params
 from steps.params.dataset import RGB
 from steps.params.recipe import Training
+from steps.params.tokenizers import TokenizerRecipe
 from steps.params.views import View
 
 Form = tuple[int, int]
@@ -73,6 +74,30 @@ def check_protocol(where: str, protocol: Params, form: Form, dataset: str) -> No
         check_training(where, training, form, dataset)
     if isinstance(view := getattr(protocol, "view", None), View):
         check_view(f"{where}: view", view, form, dataset)
+
+
+def check_tokenizer(where: str, recipe: TokenizerRecipe, form: Form, dataset: str) -> None:
+    """Refuse a tokenizer that cannot see a set's images. Arguments as in ``check_training``.
+
+    Raises:
+        UserError: it is official, or normalises by the statistics of photographs; or a view does
+            not suit the images.
+    """
+    if recipe.training is not None:
+        check_training(where, recipe.training, form, dataset)
+    if form[0] == RGB[0]:
+        return
+    imagenet = getattr(recipe.tokenizer, "process_type", "default") == "imagenet_norm"
+    for key, found, remedy in (
+        ("official", recipe.official is not None, "train a tokenizer on these images"),
+        ("tokenizer.process_type", imagenet, "set it to default"),
+    ):
+        if found:
+            raise UserError(
+                f"{where}: {key}",
+                f"is for three channels, and {dataset} has {in_words(form)}",
+                remedy=remedy,
+            )
 
 
 def _unfit(view: View, form: Form) -> Iterator[tuple[str, str, str, str]]:

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from steps.command import UserError
 from steps.params.backbone import Backbone, check_in_chans
-from steps.params.channels import check_protocol, check_training, in_words
+from steps.params.channels import (
+    check_protocol,
+    check_tokenizer,
+    check_training,
+    in_words,
+)
 from steps.params.dag import Pretraining, Tokenizer
 from steps.params.dataset import RGB, ShapesDataset
 from steps.params.methods.clip import CLIPParams
@@ -286,13 +291,8 @@ def _check_channels(plan: Plan) -> None:
             check_protocol(where, plan.protocols[protocol], found, other)
     for node in plan.needs:
         if isinstance(node, Tokenizer):
-            if channels != RGB[0]:
-                raise UserError(
-                    f"{plan.file}: dataset",
-                    f"{name} has {in_words(form)}, and tokenizer {node.name} takes three channels",
-                    allowed="methods without a tokenizer, such as mae, dino and simclr",
-                    remedy="leave out the method that names it",
-                )
+            file = str(plan.tokenizer_file(node.name))
+            check_tokenizer(file, plan.tokenizers[node.name], form, name)
             continue
         if (training := plan.recipes[node.recipe].training) is not None:
             check_training(str(plan.recipe_file(node.recipe)), training, form, name)

@@ -261,7 +261,7 @@ def test_a_first_layer_is_spread_over_other_channels(
     elif kind == "artifact":
         artifact(path)
     else:
-        weights_file(path)
+        path = weights_file(tmp_path / "a.safetensors")
     three = fitted(path).tensors[stem]
     found = fitted(path, with_channels(VIT, channels))
     assert said in found.facts["first_layer"]

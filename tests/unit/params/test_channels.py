@@ -16,7 +16,7 @@ from steps.params.load import load, read_yaml
 from steps.params.recipe import Recipe
 from steps.params.views import Normalise
 from tests.processes import REPOSITORY
-from tests.scenery import BACKBONE, RECIPES, Scenery
+from tests.scenery import BACKBONE, RECIPES, TOKENIZERS, Scenery
 
 FIELDS = {"format": "folder", "train": "t", "val": "v", "channels": 4, "bits": 16}
 BANDED = sorted((REPOSITORY / "params/recipes").glob("*/*_bands.yaml"))
@@ -145,10 +145,18 @@ def test_a_protocol_that_changes_colours(scenery: Scenery) -> None:
     )
 
 
-def test_tokenizers_and_official_checkpoints_see_three_channels(scenery: Scenery) -> None:
-    assert "and tokenizer dalle takes three channels | allowed: methods without" in _error(
-        scenery, ["beit"], KNN
+def test_what_sees_three_channels_only(scenery: Scenery) -> None:
+    vqkd = {**TOKENIZERS["vqkd"], "tokenizer": {**TOKENIZERS["vqkd"]["tokenizer"]}}
+    vqkd["tokenizer"]["process_type"] = "imagenet_norm"
+    scenery.write("tokenizers/test/vqkd.yaml", vqkd)
+    assert _error(scenery, ["beit2"], KNN) == (
+        "params/tokenizers/test/vqkd.yaml: tokenizer.process_type: is for three channels, and "
+        "fields has 4 channels of 16 bits | remedy: set it to default"
     )
+    official = {"tokenizer": vqkd["tokenizer"], "official": {"model": "x.pth"}}
+    scenery.write("tokenizers/test/vqkd.yaml", official)
+    assert "vqkd.yaml: official: is for three channels" in _error(scenery, ["beit2"], KNN)
+    assert "beit.yaml: training.views[0].jitter: of saturation" in _error(scenery, ["beit"], KNN)
     imported = {"name": "official", "format": "mae", "checkpoint": "x", "backbone": "vit_test"}
     message = _error(scenery, ["mae", {"imported": imported}], KNN)
     assert "official is an official checkpoint for three channels" in message
