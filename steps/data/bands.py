@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -283,8 +283,8 @@ _TURNS: dict[int, Callable[[Array], Array]] = {
 def _upright(array: Array, turn: int, several: bool) -> Bands:
     if turn not in _TURNS:
         return Bands(array, False, several)
-    upright: Array = np.ascontiguousarray(_TURNS[turn](array))
-    return Bands(upright, True, several)
+    upright = np.ascontiguousarray(_TURNS[turn](array))
+    return Bands(cast(Array, upright), True, several)
 
 
 # --- Sizes
