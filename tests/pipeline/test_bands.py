@@ -17,6 +17,7 @@ import torch
 from steps.artifacts import read_manifest, read_records
 from tests.project import Project, tiny
 from tests.scenery import RECIPES, Scenery
+from tests.unit.test_init import artifact
 
 Step = Callable[..., subprocess.CompletedProcess[str]]
 METHODS = ("mae", "dino", "simclr")
@@ -96,3 +97,38 @@ def test_four_bands_of_16_bits_from_files_to_the_page(scenery: Scenery) -> None:
         assert all(np.isfinite(line["loss"]) for line in log if "loss" in line)
     page = (root / "reports/quickstart/README.md").read_text()
     assert "Channels shown: the first three" in page
+
+
+@pytest.mark.slow
+def test_weights_for_photographs_go_on_with_four_bands(
+    scenery: Scenery, step: Step, tmp_path: Path
+) -> None:
+    fields(tmp_path / "data/fields/train", 16, seed=0)
+    fields(tmp_path / "data/fields/val", 8, seed=1)
+    dataset = scenery.write("datasets/fields.yaml", FIELDS)
+    data, out = tmp_path / "prepared", tmp_path / "out"
+    done = step("prepare", "--dataset", dataset, "--out", data)
+    assert done.returncode == 0, done.stderr
+
+    network = ("--backbone", scenery.backbone, "--data", data, "--seed", 0, "--out", out)
+    coloured = scenery.params / "recipes/test/simclr.yaml"
+    done = step("pretrain", "--recipe", coloured, *network)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()[-1:]
+    assert "simclr.yaml: training.views[0].jitter: of saturation 0.8 and hue 0.2 is for red" in line
+    assert not out.exists()
+
+    recipe = scenery.write(
+        "recipes/test/on.yaml", {**RECIPES["mae"], "init": {"row": "pretrained"}}
+    )
+    weights = artifact(tmp_path / "weights")
+    done = step("pretrain", "--recipe", recipe, "--init", weights, *network)
+    assert done.returncode == 0, done.stderr
+    said = "filters of the first layer (patch_embed.proj.weight) for three channels repeated over 4"
+    assert said in done.stderr + done.stdout
+    facts = read_manifest(out).facts
+    assert facts["init"]["first_layer"].startswith(said)
+    # The images' own statistics, not those that the weights were trained with.
+    config = json.loads((out / "config.json").read_text())["pretrained_cfg"]
+    assert config["mean"] == read_manifest(data).facts["mean"]
+    assert config["input_size"] == [4, 32, 32]

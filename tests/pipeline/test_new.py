@@ -164,7 +164,8 @@ def test_images_of_several_forms(home: Path) -> None:
     bands(home / "data/fields", "tif", 4, count=4)
     bands(home / "data/fields", "npy", 3, count=4)
     message = refused("data/fields", "--format", "folder")
-    assert "allowed: 4 channels of 16 bits in each, as in the first" in message
+    assert "a/0.tif: 4 channels; channels is 3 in the dataset's params" in message
+    assert "allowed: 3 channels of 16 bits in each, as in the first" in message
 
 
 def test_a_tree_without_labels(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

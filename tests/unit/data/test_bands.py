@@ -19,6 +19,8 @@ from steps.data import bands
 from steps.data.bands import Form, Sums, decode_bands, is_packed, pack, unpack
 from steps.data.checks import Decoded, check_image
 from steps.data.decoding import UnfitImageError, decode
+from steps.data.loader import BatchPlan, TrainingViews, training_batches
+from steps.data.shards import Images, ShardWriter
 from steps.data.sources import Item
 from steps.data.views import evaluation_view, make_views, normalise
 from steps.params.dataset import GROUND, MAX_PIXELS
@@ -270,8 +272,6 @@ def test_views_of_the_whole_image_keep_16_bits() -> None:
 
 
 def test_images_of_other_channels_are_no_pictures(tmp_path: Path) -> None:
-    from steps.data.shards import Images, ShardWriter
-
     with ShardWriter(tmp_path / "train.arrow", labels=False, captions=False) as writer:
         writer.add("a", pack(WIDE), 30, 20)
     images = Images(tmp_path, "train")
@@ -284,3 +284,17 @@ def test_the_group_is_in_the_lock() -> None:
     root = Path(__file__).parents[3]
     assert bands.INSTALL.endswith(" bands")
     assert "bands = [" in (root / "pyproject.toml").read_text()
+
+
+def test_a_loading_process_gives_what_the_own_process_gives(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "train.arrow", labels=False, captions=False) as writer:
+        for index in range(4):
+            writer.add(str(index), pack(np.roll(WIDE, index, axis=2)), 30, 20)
+    views = TrainingViews(tmp_path, [View(area=[0.4, 1.0], count=2)], 8, seed=0)
+    plan = BatchPlan(4, 0, 1, 1)
+    own, other = (
+        next(training_batches(views, plan, seed=0, start=0, stop=1, workers=workers))
+        for workers in (0, 1)
+    )
+    assert [view.dtype for view in own.views] == [torch.uint16] * 2
+    assert all(torch.equal(a, b) for a, b in zip(own.views, other.views, strict=True))

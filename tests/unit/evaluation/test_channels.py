@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,15 @@ from steps.artifacts import publish, read_records
 from steps.command import UserError
 from steps.core.seeds import seeded
 from steps.data.bands import pack
+from steps.data.loader import dataset_facts
 from steps.data.shards import ShardWriter
 from steps.diagnosis.sheet import Denormaliser
 from steps.evaluation.embeddings import check_artifact
 from steps.models.backbones import create_backbone, save_backbone, with_channels
 from steps.params.backbone import Backbone
-from tests.scenery import BACKBONE, Scenery
+from steps.params.recipe import Recipe
+from steps.pretrain import check_channels
+from tests.scenery import BACKBONE, RECIPES, Scenery
 
 PROTOCOL = {"pooling": "cls", "view": {"area": [0.2, 1.0]}, "crop_fraction": 1.0}
 
@@ -81,6 +85,19 @@ def test_a_task_reads_the_channels_of_its_backbone(scenery: Scenery, tmp_path: P
     measure(four, fields)
     records, _ = read_records(out)
     assert all(np.isfinite(record.value) for record in records)
+
+
+def test_k_nn_during_pretraining_reads_as_many(scenery: Scenery, tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(RECIPES["mae"])
+    four, three = bands(tmp_path / "fields", 4), scenery.images()
+    arguments = Namespace(recipe=Path("mae.yaml"), knn=four)
+    check_channels(recipe, dataset_facts(four), arguments)
+    with pytest.raises(UserError) as caught:
+        check_channels(recipe, dataset_facts(three), arguments)
+    assert str(caught.value) == (
+        f"--knn {four}: images of 4 channels of 16 bits, and noise has 3 channels of 8 bits | "
+        "allowed: a set of 3 channels"
+    )
 
 
 def test_photographs_are_not_embedded_by_it(tmp_path: Path) -> None:
