@@ -15,6 +15,7 @@ import yaml
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.channels import check_training, in_words
+from steps.params.dataset import RGB
 from steps.params.detection import Detection
 from steps.params.load import Loader, load
 from steps.params.protocols import Finetune
@@ -113,7 +114,7 @@ _JITTER = (
     "apart, lower the jitter in its recipe."
 )
 _BANDS = "_bands"
-"""End of the names of recipes whose views and normalisation suit any channels."""
+"""End of the names of recipes and protocols whose views and normalisation suit any channels."""
 _COLOURLESS = (
     "Recipes that end in _bands change no colours, and normalise by the mean and deviation of "
     "these images."
@@ -370,7 +371,8 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     if not tasks:
         said.append("geometry compares features without any; label some images to learn more.")
     if not images.has_labels:
-        tasks = {"geometry": ["geometry"], **tasks}
+        colours = images.dataset.form[0] == RGB[0]
+        tasks = {"geometry": ["geometry" if colours else f"geometry{_BANDS}"], **tasks}
     if said:
         proposal.reasons["tasks"] = " ".join(said)
     return tasks

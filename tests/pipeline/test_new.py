@@ -160,6 +160,13 @@ def test_images_of_other_channels(
     assert "_bands change no colours" in text_of(home / "params/experiments/mine.yaml")
 
 
+def test_images_of_other_channels_without_labels(home: Path) -> None:
+    bands(home / "data/fields", "npy", 5)
+    plan = made("data/fields", "--format", "images")
+    assert plan.datasets["mine"].form == (5, 16)
+    assert plan.experiment.tasks == {"geometry": ["geometry_bands"]}
+
+
 def test_images_of_several_forms(home: Path) -> None:
     bands(home / "data/fields", "tif", 4, count=4)
     bands(home / "data/fields", "npy", 3, count=4)
