@@ -25,7 +25,7 @@ from steps.artifacts import publish, read_manifest
 from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
 from steps.core.seeds import generator
-from steps.data.loader import EvaluationViews
+from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.views import normalise
 from steps.diagnosis import codebook, positions, reconstructions, tokens
 from steps.diagnosis.restore import restore
@@ -38,8 +38,9 @@ from steps.methods.mae import MAE
 from steps.methods.method import Draws
 from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
-from steps.models.teacher import PIXELS
+from steps.models.teacher import pixels_of
 from steps.params.base import Size
+from steps.params.dataset import RGB
 from steps.params.load import option
 from steps.tokenizers import load_tokenizer
 
@@ -82,10 +83,13 @@ def main() -> None:
 
 def draw_tokenizer(arguments: argparse.Namespace) -> Drawing:
     """The pictures of a tokenizer."""
-    tokenizer = load_tokenizer(arguments.tokenizer).network
+    mean, std = pixels_of(dataset_facts(arguments.data).channels)
+    tokenizer = load_tokenizer(arguments.tokenizer, mean=mean, std=std).network
     side = json.loads((arguments.tokenizer / CONFIG).read_bytes())["tokenizer"]["image_size"]
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)
-    return codebook.draw(tokenizer, held_out_images(views, arguments.images, Denormaliser(*PIXELS)))
+    data = dataset_facts(arguments.data)
+    look = Denormaliser(*pixels_of(data.channels), rgb=data.is_rgb)
+    return codebook.draw(tokenizer, held_out_images(views, arguments.images, look), look)
 
 
 def draw_method(arguments: argparse.Namespace) -> Drawing:
@@ -95,9 +99,17 @@ def draw_method(arguments: argparse.Namespace) -> Drawing:
         UserError: it has none.
     """
     method = restore(arguments.backbone, arguments.tokenizer)
-    seed = read_manifest(arguments.backbone).seed or 0
+    manifest = read_manifest(arguments.backbone)
+    seed, channels = manifest.seed or 0, manifest.facts.get("channels", RGB[0])
+    data = dataset_facts(arguments.data)
+    if data.channels != channels:
+        raise UserError(
+            f"--data {arguments.data}",
+            f"images of {data.channels} channels, and {arguments.backbone} takes {channels}",
+            allowed=f"a set of {channels} channels",
+        )
     look, side = (
-        Denormaliser(*normalisation(arguments.backbone)),
+        Denormaliser(*normalisation(arguments.backbone), rgb=data.is_rgb),
         method.export_backbone().patch_embed.img_size[0],
     )
     views = EvaluationViews(arguments.data, "val", side, crop_fraction=1.0)

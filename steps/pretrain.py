@@ -44,12 +44,13 @@ from steps.methods import (
     initialise_untrained,
     start_from,
 )
-from steps.models.backbones import create_backbone, depth, save_backbone
+from steps.models.backbones import create_backbone, depth, save_backbone, with_channels
 from steps.models.teacher import load_teacher
 from steps.official.initial import Fitted, initial_weights
-from steps.params.backbone import Backbone
+from steps.params.backbone import Backbone, check_in_chans
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
+from steps.params.channels import check_training, in_words
 from steps.params.load import load, option
 from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, Training, check_backbone
@@ -92,7 +93,10 @@ def main() -> None:
     if supervised:
         check_two_classes(arguments.data, facts.num_classes)
     params: dict[str, Params] = {"recipe": recipe, "backbone": backbone}
+    check_channels(recipe, facts, arguments)
+    check_in_chans(arguments.backbone, backbone, facts.channels)
     scale, backbone = backbone.scale, backbone_for(recipe.method, backbone)
+    backbone = with_channels(backbone, facts.channels)
     init = initial_weights(
         recipe.init, arguments.init, backbone, arguments.recipe, arguments.backbone
     )
@@ -114,6 +118,7 @@ def main() -> None:
         "backbone": arguments.backbone.stem,
         "scale": scale,
         "pretrain_dataset": facts.name,
+        **({} if facts.is_rgb else {"channels": facts.channels, "bits": facts.bits}),
     }
     if recipe.training is None:
         initialise(run, recipe, backbone, facts, about)
@@ -137,6 +142,26 @@ def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Name
     if recipe.tokenizer is not None:
         tokenizer = {"tokenizer": named_within(recipe.tokenizer, arguments.tokenizer, budget)}
     check_named("tokenizer", arguments.tokenizer, tokenizer, node="tokenizer", where=where)
+
+
+def check_channels(recipe: Recipe, facts: DatasetFacts, arguments: argparse.Namespace) -> None:
+    """Check that the recipe suits the channels of the images, and that ``--knn`` has as many.
+
+    Raises:
+        UserError: naming the key of the recipe or the set.
+    """
+    form = (facts.channels, facts.bits)
+    if recipe.training is not None:
+        check_training(str(arguments.recipe), recipe.training, form, facts.name)
+    if arguments.knn is not None:
+        other = dataset_facts(arguments.knn)
+        if other.channels != facts.channels:
+            raise UserError(
+                f"--knn {arguments.knn}",
+                f"images of {in_words((other.channels, other.bits))}, and {facts.name} has "
+                f"{in_words(form)}",
+                allowed=f"a set of {facts.channels} channels",
+            )
 
 
 def method_context(
@@ -181,7 +206,7 @@ def pretrain(
     """Train, and publish from the first process; ``about`` are facts for the manifest."""
     if training.normalise is not None:
         facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
-    elif init is not None and init.weights.normalisation is not None:
+    elif init is not None and init.weights.normalisation is not None and facts.is_rgb:
         # Other inputs than the weights were trained on would spoil them before the first step.
         facts = facts.normalised_by(*init.weights.normalisation)
     size, seed = backbone.image_size, run.seed
@@ -217,7 +242,7 @@ def pretrain(
         at_start=init is not None,
     )
     if init is not None:
-        spent = {**spent, **started(init, new, spent, quiet=fabric.global_rank > 0)}
+        spent = {**spent, **started(init, new, spent, facts, quiet=fabric.global_rank > 0)}
     with run.train(
         fabric,
         method,
@@ -242,7 +267,12 @@ def pretrain(
 
 
 def started(
-    init: Fitted, new: Sequence[str], spent: Mapping[str, Any], *, quiet: bool
+    init: Fitted,
+    new: Sequence[str],
+    spent: Mapping[str, Any],
+    facts: DatasetFacts,
+    *,
+    quiet: bool,
 ) -> dict[str, Any]:
     """Log the weights that a run starts from; facts about them for its manifest.
 
@@ -250,13 +280,16 @@ def started(
         init: the weights.
         new: parts of the method that they lack.
         spent: facts of the run's budget, which counts nothing for the weights.
+        facts: of the set.
         quiet: log nothing, as in other processes than the first.
     """
     if not quiet:
         source, digest = init.weights.source, init.weights.digest
         logging.info("starts from %s (sha256 %s)", source, digest[:12])
         said = [*init.changes, f"new: {', '.join(new) or 'nothing'}"]
-        if init.weights.normalisation is None:
+        if not facts.is_rgb:
+            said.append("normalised by the recipe or the dataset, whose images are no photographs")
+        elif init.weights.normalisation is None:
             said.append("normalised by the recipe or the dataset, since they do not say")
         logging.info("of these weights: %s", "; ".join(said))
     elsewhere = [*spent.get("elsewhere", ()), init.weights.name]

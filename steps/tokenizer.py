@@ -25,9 +25,10 @@ from steps.engine.budget import check_length, named_teacher
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome
 from steps.engine.run import Run
-from steps.models.teacher import PIXELS, load_teacher
+from steps.models.teacher import load_teacher, pixels_of
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
+from steps.params.channels import check_tokenizer
 from steps.params.load import load, option
 from steps.params.recipe import ScaledRecipe, Training
 from steps.params.tokenizers import TokenizerRecipe
@@ -52,7 +53,10 @@ def main() -> None:
     budget = asked_for(arguments)
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=arguments.tokenizer)
-    facts = dataset_facts(arguments.data).normalised_by(*map(list, PIXELS))
+    facts = dataset_facts(arguments.data)
+    facts = facts.normalised_by(*map(list, pixels_of(facts.channels)))
+    form = (facts.channels, facts.bits)
+    check_tokenizer(str(arguments.tokenizer), recipe, form, facts.name)
     params: dict[str, Params] = {"tokenizer": recipe}
     run = Run(
         "tokenizer",
@@ -103,7 +107,7 @@ def train(
     if "teacher" in run.given:
         teacher = load_teacher(run.given["teacher"], mean=facts.mean, std=facts.std)
     with seeded(run.seed, "init"):
-        method = build_training(recipe.tokenizer, teacher)
+        method = build_training(recipe.tokenizer, teacher, facts.channels)
     views = TrainingViews(data, training.views, recipe.tokenizer.image_size, run.seed)
     name = Path(run.where).stem
     if budget is not None:
@@ -142,7 +146,7 @@ def fill(
     views = EvaluationViews(data, "val", params.image_size, 1.0)
     measured = measure(tokenizer, views, judge)
     warn_if_collapsed(measured, tokenizer.vocab_size, f"tokenizer {name}")
-    save_tokenizer(tokenizer, params, draft.path)
+    save_tokenizer(tokenizer, params, draft.path, facts.channels)
     draft.facts.update(
         tokenizer=name,
         kind=params.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import statistics
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from steps.command import UserError
+from steps.data.bands import Form, decode_bands, form_of
 from steps.data.decoding import UnfitImageError, decode
 from steps.data.names import escaped
 from steps.data.sources import Source, open_source
-from steps.params.dataset import GROUND, MAX_PIXELS
+from steps.params.channels import in_words
+from steps.params.dataset import GROUND, MAX_PIXELS, RGB
 from steps.params.load import validate
 from steps.params.plan import AnyDataset
 from workflow.readings import Reading
@@ -98,6 +101,12 @@ def own_set(reading: Reading) -> OwnSet:
             images to split.
     """
     params, notes = dict(reading.params), list(reading.notes)
+    if (form := _form(params)) is not None:
+        params |= {"channels": form.channels, "bits": form.bits}
+        notes.append(
+            f"The first image has {in_words((form.channels, form.bits))}, and all must have them. "
+            "Pixels are stored without loss."
+        )
     where = str(params["train"])
     whole = _open({**params, "val": params.get("val", params["train"])})
     _refuse_problems(whole, ("train", "val") if "val" in params else ("train",), params)
@@ -113,7 +122,7 @@ def own_set(reading: Reading) -> OwnSet:
     source = _open(params)
     if whole.kind == "classification":
         notes.append(_classes(source, labels, where))
-    width, height, seconds = _measure(whole, len(names), where)
+    width, height, seconds = _measure(whole, len(names), where, form)
     return OwnSet(
         params,
         reading.words,
@@ -211,7 +220,34 @@ def _classes(source: Source, labels: Sequence[int | None], where: str) -> str:
     )
 
 
-def _measure(source: Source, images: int, where: str) -> tuple[int, int, float]:
+def _form(params: Mapping[str, Any]) -> Form | None:
+    """Channels and bits of the first image, where it is no picture of 8 bits."""
+    if params["format"] not in ("folder", "images", "csv"):
+        return None
+    # Opened as a set of arrays, which also has the files of NumPy.
+    source = _open({**params, "val": params.get("val", params["train"]), "channels": 1})
+    for item in source.items("train", range(min(1, len(source.names("train"))))):
+        try:
+            encoded = item.read()
+            decode(encoded, GROUND, MAX_PIXELS)
+        except OSError as error:
+            if error.errno is not None:  # named where the set is opened
+                return None
+        except Exception:  # damaged, or no picture of 8 bits
+            logging.debug("%s is no picture of 8 bits", item.id)
+        else:
+            return None
+        try:
+            found = form_of(encoded)
+        except UserError:
+            raise
+        except Exception:  # named where the image is measured
+            return None
+        return None if found == Form(*RGB) else found
+    return None
+
+
+def _measure(source: Source, images: int, where: str, form: Form | None) -> tuple[int, int, float]:
     """Median width, height and decoding seconds of a few images."""
     positions = sorted({images * i // _OPENED for i in range(_OPENED)})
     sizes, seconds = [], []
@@ -219,12 +255,17 @@ def _measure(source: Source, images: int, where: str) -> tuple[int, int, float]:
         try:
             data = item.read()
             start = time.perf_counter()
-            sizes.append(decode(data, GROUND, MAX_PIXELS).rgb.size)
+            if form is None:
+                sizes.append(decode(data, GROUND, MAX_PIXELS).rgb.size)
+            else:
+                sizes.append(decode_bands(data, form, MAX_PIXELS).array.shape[:0:-1])
         except (OSError, UnfitImageError) as error:
             raise UserError(
                 where,
                 escaped(f"{item.id}: {error}"),
-                allowed="whole images of 8 bits per channel",
+                allowed="whole images of 8 bits per channel"
+                if form is None
+                else f"{in_words((form.channels, form.bits))} in each, as in the first",
                 remedy="correct or move it",
             ) from error
         seconds.append(time.perf_counter() - start)

@@ -14,10 +14,12 @@ import yaml
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
+from steps.params.channels import check_training, in_words
+from steps.params.dataset import RGB
 from steps.params.detection import Detection
 from steps.params.load import Loader, load
 from steps.params.protocols import Finetune
-from steps.params.recipe import Recipe
+from steps.params.recipe import Recipe, Training
 from workflow.own_sets import OwnSet, images_of, own_set
 from workflow.readings import Reading
 
@@ -110,6 +112,12 @@ class Regime:
 _JITTER = (
     "simclr's crops and strong colour jitter were tuned on drawn shapes: where colour tells images "
     "apart, lower the jitter in its recipe."
+)
+_BANDS = "_bands"
+"""End of the names of recipes and protocols whose views and normalisation suit any channels."""
+_COLOURLESS = (
+    "Recipes that end in _bands change no colours, and normalise by the mean and deviation of "
+    "these images."
 )
 _SELF = ("random", "supervised", "mae")
 REGIMES = {
@@ -237,6 +245,7 @@ def propose(
             "random is untrained: the floor.",
             *(["supervised learns from the labels."] if "supervised" in methods else []),
             *([_JITTER] if chosen == "small" and "simclr" in methods else []),
+            *([_COLOURLESS] if any(each.endswith(_BANDS) for each in methods) else []),
             f"Others are in params/recipes/{chosen}/.",
             *left_out,
         ]
@@ -278,9 +287,17 @@ def _methods(proposal: Proposal, parts: Regime, root: Path) -> tuple[list[str], 
     for name in parts.methods:
         if name == "supervised" and not images.has_labels:
             continue
+        if not images.dataset.is_rgb and (folder / f"{name}{_BANDS}.yaml").is_file():
+            name = f"{name}{_BANDS}"
         if not (file := folder / f"{name}.yaml").is_file():
             continue
         training = load(file, Recipe).training
+        if training is not None and not _suits(training, images):
+            left_out.append(
+                f"{name} is left out: its views or normalisation are not for "
+                f"{in_words(images.dataset.form)}."
+            )
+            continue
         if training is not None and training.batch_size > images.train:
             left_out.append(
                 f"{name} is left out: its batch of {training.batch_size} is more than the "
@@ -296,6 +313,15 @@ def _methods(proposal: Proposal, parts: Regime, root: Path) -> tuple[list[str], 
             remedy="add images",
         )
     return methods, left_out
+
+
+def _suits(training: Training, images: OwnSet) -> bool:
+    """True if the images can have the views and the normalisation of a training."""
+    try:
+        check_training("", training, images.dataset.form, "")
+    except UserError:
+        return False
+    return True
 
 
 def _shrinking(images: OwnSet, backbone: Backbone, size: int, gpu: str | None) -> str:
@@ -321,7 +347,8 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
         tasks |= {"knn": ["knn"], "linear": ["linear"]}
         if parts.finetune is not None:
             finetune = load(root / f"protocols/{parts.finetune}.yaml", Finetune)
-            if finetune.training.batch_size <= images.train:
+            suits = _suits(finetune.training, images)
+            if suits and finetune.training.batch_size <= images.train:
                 tasks["finetune"] = [parts.finetune]
     else:
         said.append("Without labels there is no k-NN, linear probe or fine-tuning.")
@@ -344,7 +371,8 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     if not tasks:
         said.append("geometry compares features without any; label some images to learn more.")
     if not images.has_labels:
-        tasks = {"geometry": ["geometry"], **tasks}
+        colours = images.dataset.form[0] == RGB[0]
+        tasks = {"geometry": ["geometry" if colours else f"geometry{_BANDS}"], **tasks}
     if said:
         proposal.reasons["tasks"] = " ".join(said)
     return tasks

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from steps.command import UserError
 from steps.data.sources.folder import walk
-from steps.data.sources.source import FILE, IMAGE_SUFFIXES, image_names, kind_of
+from steps.data.sources.source import ARRAY_SUFFIXES, FILE, IMAGE_SUFFIXES, image_names, kind_of
 from steps.params.dataset import CsvDataset
 from workflow.coco_files import is_coco, read_coco
 from workflow.places import READ, SPLITS, grouped, pattern_of, place_of, split_of
@@ -148,6 +148,10 @@ def _in_folder(folder: Path, chosen: str | None, label_column: str | None) -> It
     for name in names:
         suffix = PurePath(name).suffix.lower()
         by_suffix.setdefault("image" if suffix in IMAGE_SUFFIXES else suffix, []).append(name)
+    for suffix in ARRAY_SUFFIXES:
+        # Beside pictures they may be anything, such as features of them.
+        if "image" not in by_suffix and suffix in by_suffix:
+            by_suffix["image"] = by_suffix.pop(suffix)
     images = by_suffix.get("image", [])
     jsons = [folder / name for name in by_suffix.get(".json", [])]
     opened = jsons if len(jsons) <= _FEW_FILES else []

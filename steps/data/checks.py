@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 from PIL import Image
 
 from steps.command import UserError
+from steps.data.bands import Array, Bands, Form, Sums, decode_bands, pack, resized
 from steps.data.decoding import Picture, UnfitImageError, decode, lossless
 from steps.data.names import escaped, is_text, written
 from steps.data.sources.source import Item, Problem
@@ -89,10 +91,13 @@ class Decoded:
     width: int
     height: int
     histogram: list[int]
-    """Counts of the 256 values of red, then green, then blue: (768,)."""
+    """Counts of the 256 values of red, then green, then blue: (768,). Empty where there are
+    ``sums``."""
     digest: int
     """64 bits of a hash of size and pixels: images of one digest are the same image."""
     notes: tuple[Note, ...] = ()
+    sums: Sums | None = None
+    """Sums over the pixels of an image that is not RGB of 8 bits."""
 
 
 def check_image(
@@ -100,6 +105,7 @@ def check_image(
     resize_short_side: int | None = None,
     ground: Sequence[int] = GROUND,
     max_pixels: int = MAX_PIXELS,
+    form: Form | None = None,
 ) -> Decoded | str:
     """Decode an image to its last row.
 
@@ -111,15 +117,26 @@ def check_image(
         resize_short_side: shrink a larger image to this many pixels; None: keep its size.
         ground: red, green and blue behind transparent pixels.
         max_pixels: width times height above which an image is not decoded.
+        form: channels and bits of a set that is not RGB of 8 bits. Its images are all encoded
+            again, without loss.
 
     Returns:
         The image, or what is wrong with it.
+
+    Raises:
+        UserError: the package that reads the file is missing.
     """
     if item.problem is not None:
         return item.problem
     try:
         encoded = item.read()
-        picture = decode(encoded, ground, max_pixels)
+        picture: Picture | Bands
+        if form is not None:
+            picture = decode_bands(encoded, form, max_pixels)
+        else:
+            picture = decode(encoded, ground, max_pixels)
+    except UserError:
+        raise
     except UnfitImageError as error:
         return str(error)
     except MemoryError:
@@ -130,15 +147,38 @@ def check_image(
         return f"unreadable file ({error.strerror or error})"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything
         return f"corrupt image ({type(error).__name__}: {error})"
+    if isinstance(picture, Bands):
+        return _checked_bands(picture, item, resize_short_side)
     rgb = picture.rgb
     if item.size is not None and rgb.size != item.size:
-        return _other_size(picture, item.size)
+        return _other_size(rgb.size, item.size, turned=picture.turned)
     notes = [note for note in NOTES if getattr(picture, note)]
     if resize_short_side is not None and min(rgb.size) > resize_short_side:
         encoded, rgb = _shrink(rgb, resize_short_side, png=picture.format == "PNG")
     elif picture.changed:
         encoded = lossless(rgb)
     return Decoded(encoded, *rgb.size, rgb.histogram(), _digest(rgb), tuple(notes))
+
+
+def _checked_bands(picture: Bands, item: Item, resize_short_side: int | None) -> Decoded | str:
+    """The stored form of an image of any channels, or what is wrong with it."""
+    array = picture.array
+    height, width = array.shape[1:]
+    if item.size is not None and (width, height) != item.size:
+        return _other_size((width, height), item.size, turned=picture.turned)
+    notes = [note for note in NOTES if getattr(picture, note, False)]
+    if resize_short_side is not None and min(width, height) > resize_short_side:
+        size = _shrunk_size((width, height), resize_short_side)
+        array = resized(array, lambda band: band.resize(size, Image.Resampling.BICUBIC))
+        width, height = size
+    digest = int.from_bytes(_hash_of(array).digest(), "big")
+    return Decoded(pack(array), width, height, [], digest, tuple(notes), Sums.of(array))
+
+
+def _hash_of(array: Array) -> hashlib.blake2b:
+    pixels = hashlib.blake2b(repr((array.shape, array.dtype.str)).encode(), digest_size=8)
+    pixels.update(np.ascontiguousarray(array).data)
+    return pixels
 
 
 def _digest(rgb: Image.Image) -> int:
@@ -151,9 +191,9 @@ def _digest(rgb: Image.Image) -> int:
     return int.from_bytes(pixels.digest(), "big")
 
 
-def _other_size(picture: Picture, stated: tuple[int, int]) -> str:
-    found = _sized(picture.rgb.size)
-    if picture.turned and picture.rgb.size == stated[::-1]:
+def _other_size(size: tuple[int, int], stated: tuple[int, int], *, turned: bool) -> str:
+    found = _sized(size)
+    if turned and size == stated[::-1]:
         return (
             f"{found} pixels upright, as its EXIF orientation says, but the annotations say "
             f"{_sized(stated)}, its size unturned; state the upright size and boxes, or remove the "
@@ -163,8 +203,7 @@ def _other_size(picture: Picture, stated: tuple[int, int]) -> str:
 
 
 def _shrink(rgb: Image.Image, short_side: int, *, png: bool) -> tuple[bytes, Image.Image]:
-    scale = short_side / min(rgb.size)
-    size = (max(1, round(rgb.width * scale)), max(1, round(rgb.height * scale)))
+    size = _shrunk_size(rgb.size, short_side)
     shrunk = rgb.resize(size, Image.Resampling.BICUBIC)
     file = io.BytesIO()
     if png or max(size) > _JPEG_SIDE:
@@ -172,6 +211,11 @@ def _shrink(rgb: Image.Image, short_side: int, *, png: bool) -> tuple[bytes, Ima
     else:
         shrunk.save(file, "JPEG", quality=95)
     return file.getvalue(), shrunk
+
+
+def _shrunk_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
+    scale = short_side / min(size)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def _sized(size: tuple[int, int]) -> str:

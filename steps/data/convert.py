@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from steps.command import UserError
+from steps.data.bands import Form, Sums
 from steps.data.checks import (
     NOTES,
     Decoded,
@@ -57,10 +58,12 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         The facts of the manifest: kind, classes, splits, mean, std, problems.
 
     Raises:
-        UserError: more is bad than the params allow, or a split is left without an image.
+        UserError: more is bad than the params allow, a split is left without an image, or a channel
+            has one value.
     """
     tally = Tally()
-    pixels = _Pixels()
+    form = None if dataset.is_rgb else Form(*dataset.form)
+    pixels = _Pixels(form)
     both = InBoth()
     splits, gathered = {}, []
     for split in SPLITS:
@@ -84,12 +87,14 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     say(notes)
     shared = both.enforce(where, out, getattr(dataset, "max_in_both", None))
     mean, std = pixels.mean_and_std()
+    _refuse_constant(std, where)
     return {
         "kind": source.kind,
         "classes": list(source.classes),
         "splits": splits,
         "mean": mean,
         "std": std,
+        **({} if form is None else {"channels": form.channels, "bits": form.bits}),
         "mean_and_std_of": pixels.images,
         "problems": [vars(problem) for problem in tally.problems],
         "problem_share": tally.share(),
@@ -149,15 +154,22 @@ def ordered_map(
 class _Pixels:
     """Exact channel statistics from counts of pixel values."""
 
-    def __init__(self) -> None:
+    def __init__(self, form: Form | None) -> None:
         self.images = 0
+        self._form = form
         self._counts = np.zeros((3, 256), np.int64)
+        self._sums: Sums | None = None
 
-    def add(self, histogram: Sequence[int]) -> None:
-        self._counts += np.asarray(histogram, np.int64).reshape(3, 256)
+    def add(self, image: Decoded) -> None:
+        if image.sums is not None:
+            self._sums = image.sums if self._sums is None else self._sums + image.sums
+        else:
+            self._counts += np.asarray(image.histogram, np.int64).reshape(3, 256)
         self.images += 1
 
     def mean_and_std(self) -> tuple[list[float], list[float]]:
+        if self._form is not None and self._sums is not None:
+            return self._sums.mean_and_std(self._form.bits)
         values = np.arange(256) / 255
         total = self._counts.sum(axis=1)
         mean = self._counts @ values / total
@@ -235,7 +247,7 @@ class _Split:
                 self._count(item, image, captions)
                 self._both.add(split, image.digest)
                 if split == "train" and position in sampled:
-                    self._pixels.add(image.histogram)
+                    self._pixels.add(image)
         facts: dict[str, Any] = {"images": images}
         if labelled:
             facts["per_class"] = self._per_class
@@ -257,7 +269,8 @@ class _Split:
         if not isinstance(dataset, FromFiles):
             return check_image(item)
         resize = getattr(dataset, "resize_short_side", None)
-        return check_image(item, resize, dataset.ground, dataset.max_pixels)
+        form = None if dataset.is_rgb else Form(*dataset.form)
+        return check_image(item, resize, dataset.ground, dataset.max_pixels, form)
 
     def _wrong(self, item: Item) -> str | None:
         if (problem := check_name(item.id)) is not None:
@@ -288,6 +301,20 @@ class _Split:
             self._per_class[item.label] += 1
         if self.instances is not None:
             self.instances.add(item, image.width, image.height)
+
+
+def _refuse_constant(std: Sequence[float], where: str) -> None:
+    """Refuse a channel of one value, by whose deviation images cannot be divided."""
+    for index, deviation in enumerate(std, 1):
+        if deviation == 0:
+            raise UserError(
+                where,
+                f"channel {index} of {len(std)} has one value in all training images, so its "
+                "deviation is 0 and it cannot be normalised",
+                allowed="channels that vary",
+                remedy="leave the channel out of the files and give their number as channels, or "
+                "add images in which it varies",
+            )
 
 
 def _say_notes(splits: dict[str, dict[str, Any]]) -> None:

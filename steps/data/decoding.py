@@ -41,6 +41,7 @@ _TIFF_CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 """Channels of a TIFF's colours, by its photometric interpretation (TIFF 6.0)."""
 _TIFF_ALPHA = (1, 2)
 """Extra samples that are alpha: premultiplied, and not."""
+_OTHERS = "; other images are taken with channels and bits in a dataset's params"
 
 
 class UnfitImageError(ValueError):
@@ -80,25 +81,32 @@ def decode(encoded: bytes, ground: Sequence[int], max_pixels: int) -> Picture:
             colour, there are too many pixels, or nothing is seen on this ground.
         Exception: a damaged file makes Pillow's decoders raise anything.
     """
-    with _opened(encoded) as image:
-        if image.width * image.height > max_pixels:
-            raise UnfitImageError(
-                f"{image.width}x{image.height} pixels are more than max_pixels, {max_pixels}; to "
-                "take it, raise max_pixels in the dataset's params"
-            )
+    with opened(encoded) as image:
+        check_pixels(image.width, image.height, max_pixels)
         _check_bands(image)
         several = bool(getattr(image, "is_animated", False))
         image.load()
         if image.mode.startswith(("I", "F")):
-            raise UnfitImageError(f"an image of mode {image.mode}; 8 bits a channel are needed")
+            raise UnfitImageError(
+                f"an image of mode {image.mode}; 8 bits a channel are needed{_OTHERS}"
+            )
         rgb, composited = _on_ground(image, (ground[0], ground[1], ground[2]))
-        turn = _UPRIGHT.get(_orientation(image))
+        turn = _UPRIGHT.get(orientation(image))
         return Picture(
             rgb=rgb if turn is None else rgb.transpose(turn),
             format=image.format or "",
             turned=turn is not None,
             composited=composited,
             first_of_several=several,
+        )
+
+
+def check_pixels(width: int, height: int, max_pixels: int) -> None:
+    """Raise UnfitImageError for an image of more pixels than its set takes."""
+    if width * height > max_pixels:
+        raise UnfitImageError(
+            f"{width}x{height} pixels are more than max_pixels, {max_pixels}; to take it, raise "
+            "max_pixels in the dataset's params"
         )
 
 
@@ -116,7 +124,7 @@ def lossless(rgb: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _opened(encoded: bytes) -> Image.Image:
+def opened(encoded: bytes) -> Image.Image:
     """The image with its header read."""
     try:
         return Image.open(io.BytesIO(encoded), formats=FORMATS)
@@ -142,13 +150,13 @@ def _check_bands(image: Image.Image) -> None:
         tiles = image.tile  # type: ignore[attr-defined]
         raw = str(tiles[0][3]) if tiles else ""
         if "16" in raw:
-            raise UnfitImageError("16 bits a channel; 8 bits a channel are needed")
+            raise UnfitImageError(f"16 bits a channel; 8 bits a channel are needed{_OTHERS}")
     if image.format != "TIFF":
         return
     tags = image.tag_v2  # type: ignore[attr-defined]
     bits = max(tags.get(_BITS_PER_SAMPLE, (1,)))
     if bits > 8:
-        raise UnfitImageError(f"{bits} bits a channel; 8 bits a channel are needed")
+        raise UnfitImageError(f"{bits} bits a channel; 8 bits a channel are needed{_OTHERS}")
     if any(kind not in _UNSIGNED for kind in tags.get(_SAMPLE_FORMAT, ())):
         raise UnfitImageError(
             "channels of signed or floating numbers; 8 bits from 0 to 255 are needed"
@@ -160,11 +168,11 @@ def _check_bands(image: Image.Image) -> None:
     if further > 0 and not alpha:
         raise UnfitImageError(
             f"{further} band{'s' if further > 1 else ''} more than its {colours} of colour, not "
-            "marked as alpha (ExtraSamples 1 or 2); remove what is no colour, or mark it"
+            f"marked as alpha (ExtraSamples 1 or 2); remove what is no colour, or mark it{_OTHERS}"
         )
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation(image: Image.Image) -> int:
     """The value of the EXIF tag; 1 where there is none, or none that can be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))

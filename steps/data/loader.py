@@ -28,7 +28,8 @@ from steps.command.machine import writing
 from steps.core.distributed import world_size
 from steps.core.seeds import derive, generator
 from steps.data.shards import Images
-from steps.data.views import centre_crop, make_views, to_tensor
+from steps.data.views import evaluation_view, make_views
+from steps.params.dataset import RGB
 from steps.params.views import View, sides
 
 if TYPE_CHECKING:
@@ -156,6 +157,13 @@ class DatasetFacts:
     train_images: int
     mean: list[float]
     std: list[float]
+    channels: int = 3
+    bits: int = 8
+
+    @property
+    def is_rgb(self) -> bool:
+        """True for images of three channels of 8 bits."""
+        return (self.channels, self.bits) == RGB
 
     def of(self, images: int) -> DatasetFacts:
         """The same set with only ``images`` training images in use."""
@@ -184,6 +192,8 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
         train_images=facts["splits"]["train"]["images"],
         mean=facts["mean"],
         std=facts["std"],
+        channels=facts.get("channels", RGB[0]),
+        bits=facts.get("bits", RGB[1]),
     )
 
 
@@ -206,7 +216,7 @@ class Samples(NamedTuple):
     """One item of the loader: B training images, not yet normalised."""
 
     views: list[Tensor]
-    """One (B, 3, S, S) uint8 tensor a view."""
+    """One (B, C, S, S) tensor a view, uint8 or uint16."""
     labels: Tensor
     """(B,) int64, -1 where the set has none."""
     text: Tensor | None
@@ -261,7 +271,7 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         if self.rows is not None:
             index = int(self.rows[index])
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
-        views = make_views(self.images.image(index), self.views, self.size, rng)
+        views = make_views(self.images.pixels(index), self.views, self.size, rng)
         text = None if self.captions is None else self.captions(epoch, index)
         return views, int(self.labels[index]), text
 
@@ -279,8 +289,8 @@ class EvaluationViews(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        view = centre_crop(self.images.image(index), self.size, self.crop_fraction)
-        return to_tensor(view), int(self.labels[index])
+        view = evaluation_view(self.images.pixels(index), self.size, self.crop_fraction)
+        return view, int(self.labels[index])
 
 
 class _Pairs(Sampler[list[tuple[int, int]]]):
@@ -350,7 +360,7 @@ def training_batches(
 def evaluation_batches(
     views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 images (b, 3, S, S) and labels (b,), in the order of the split."""
+    """uint8 or uint16 images (b, C, S, S) and labels (b,), in the order of the split."""
     return iter(Loader(views, batch_size, num_workers=workers))
 
 

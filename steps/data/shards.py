@@ -1,7 +1,8 @@
 """A split of a prepared dataset: one Arrow file of encoded images, written once, memory-mapped.
 
 Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
-PNG of its own where it was turned upright or put on a ground),
+PNG of its own where it was turned upright or put on a ground; of other images than RGB of 8 bits
+``steps.data.bands.pack``),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (only classification sets), ``captions``
 list<string> (where there are any), and an int32 for each factor that drawn images are told by, such
 as ``colour``. The format is Arrow's IPC file, uncompressed, in batches of
@@ -30,6 +31,7 @@ from PIL import Image
 
 from steps.artifacts.manifest import ANEW
 from steps.command import UserError
+from steps.data.bands import Array, is_packed, unpack
 from steps.data.decoding import stored_pixels
 
 BATCH_ROWS = 1024
@@ -183,10 +185,26 @@ class Images:
         return data
 
     def image(self, index: int) -> Image.Image:
-        """The decoded image of row ``index``, RGB."""
+        """The decoded image of row ``index``, RGB.
+
+        Raises:
+            UserError: the set has other channels or bits.
+        """
+        pixels = self.pixels(index)
+        if isinstance(pixels, Image.Image):
+            return pixels
+        raise UserError(
+            str(self.dataset),
+            f"images of {len(pixels)} channels of {8 * pixels.itemsize} bits",
+            allowed="three channels of 8 bits",
+        )
+
+    def pixels(self, index: int) -> Image.Image | Array:
+        """The decoded image of row ``index``: RGB, or of a set of other channels or bits an array
+        (C, H, W), uint8 or uint16."""
         data = self.encoded(index)
         try:
-            return stored_pixels(data)
+            return unpack(data) if is_packed(data) else stored_pixels(data)
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
             raise self._damaged(index) from error
 

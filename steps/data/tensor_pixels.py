@@ -4,6 +4,9 @@ A crop is resized on uint8; from the first change of colours on values are float
 are rounded once, at the end, where Pillow rounds after every operation. Hue is computed as such,
 not in 256 steps. So pixels differ by a few of 255 from those of ``engine: pillow``, and are a
 choice of the recipe. Images are (3, H, W), uint8 or float32.
+
+Images of other channels or bits are (C, H, W), uint8 or uint16. Values of 16 bits become float32 in
+[0, 255] at the first operation, so that params of views mean the same for both.
 """
 
 from __future__ import annotations
@@ -27,16 +30,18 @@ def of_image(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
-def finished(image: Tensor) -> Tensor:
-    """Rounded to uint8, channels first in memory."""
-    if image.is_floating_point():
+def finished(image: Tensor, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """Rounded to uint8, or to uint16 from float32 in [0, 255]; channels first in memory."""
+    if image.is_floating_point() and dtype == torch.uint16:
+        image = image.mul(_WIDE).add_(0.5).clamp_(0, 65535).to(dtype)
+    elif image.is_floating_point():
         image = image.add(0.5).clamp_(0, 255).byte()
     return image.contiguous()
 
 
 def cut(image: Tensor, left: int, top: int, width: int, height: int) -> Tensor:
     """A rectangle."""
-    return image[:, top : top + height, left : left + width]
+    return _narrow(image[:, top : top + height, left : left + width])
 
 
 def resize(image: Tensor, size: int, interpolation: str) -> Tensor:
@@ -49,11 +54,12 @@ def resize(image: Tensor, size: int, interpolation: str) -> Tensor:
 
 def mirror(image: Tensor) -> Tensor:
     """Left and right exchanged."""
-    return image.flip(2)
+    return _narrow(image).flip(2)
 
 
 def solarize(image: Tensor, threshold: float) -> Tensor:
     """Values of the threshold and above inverted."""
+    image = _narrow(image)
     return torch.where(image >= threshold, 255 - image, image)
 
 
@@ -68,9 +74,10 @@ def brightness(image: Tensor, factor: float) -> Tensor:
 
 
 def contrast(image: Tensor, factor: float) -> Tensor:
-    """Towards the mean luminance, or away from it."""
+    """Towards the mean luminance, or away from it; towards the mean of all channels where they are
+    not three."""
     values = _floats(image)
-    mean = (_luma(values).mean() + 0.5).floor()
+    mean = ((_luma(values) if len(values) == 3 else values).mean() + 0.5).floor()
     return values.mul(factor).add_(mean * (1 - factor)).clamp_(0, 255)
 
 
@@ -111,7 +118,7 @@ def gaussian_blur(image: Tensor, sigma: float, *, radius: int, edge: str) -> Ten
     """Blur by a Gaussian cut off at ``radius`` pixels.
 
     Args:
-        image: (3, H, W).
+        image: (C, H, W).
         sigma: standard deviation in pixels.
         radius: the kernel has 2 * radius + 1 taps, which add up to 1.
         edge: "reflect" mirrors the image beyond its edge, "replicate" goes on with it, "constant"
@@ -139,7 +146,17 @@ def gaussian_blur(image: Tensor, sigma: float, *, radius: int, edge: str) -> Ten
 JITTER: tuple[Callable[[Tensor, float], Tensor], ...] = (brightness, contrast, saturation, hue)
 
 
+_WIDE = 65535 / 255
+"""Values of 16 bits for one of 8."""
+
+
+def _narrow(image: Tensor) -> Tensor:
+    """Values of 16 bits as float32 in [0, 255]; others as they are."""
+    return image.float().div_(_WIDE) if image.dtype == torch.uint16 else image
+
+
 def _floats(image: Tensor) -> Tensor:
+    image = _narrow(image)
     return image if image.is_floating_point() else image.float().contiguous()
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torchvision.transforms import functional as F
 
 from steps.data import tensor_pixels
+from steps.data.bands import Array, resized
 from steps.params.views import Interpolation, Jitter, Operation, SecondImage, View
 
 RESAMPLING = {
@@ -32,20 +33,30 @@ Pixels = TypeVar("Pixels", Image.Image, Tensor)
 
 
 def make_views(
-    image: Image.Image, views: Sequence[View], size: int, rng: np.random.Generator
+    image: Image.Image | Array, views: Sequence[View], size: int, rng: np.random.Generator
 ) -> list[Tensor]:
     """All views of an image, in the order of the recipe's list.
 
     Args:
-        image: RGB.
+        image: RGB, or of other channels or bits an array (C, H, W), whose views are all computed on
+            tensors.
         views: their params.
         size: the side of views that give none.
         rng: decides everything.
 
     Returns:
-        One (3, S, S) uint8 tensor a view, or two where it has a second image.
+        One (C, S, S) tensor a view, or two where it has a second image, of the image's bits: uint8
+        or uint16.
     """
     tensor = None
+    if not isinstance(image, Image.Image):
+        bands = to_tensor(image)
+        sides = [(view, view.size or size) for view in views for _ in range(view.count)]
+        return [
+            tensor_pixels.finished(one, bands.dtype)
+            for view, side in sides
+            for one in _images(bands, view, side, rng)
+        ]
     if any(view.engine == "tensor" for view in views):
         tensor = tensor_pixels.of_image(image)
     made: list[Tensor] = []
@@ -63,7 +74,8 @@ def make_view(image: Pixels, view: View, size: int, rng: np.random.Generator) ->
     """One view: crop, flip, colours, blur, solarisation, in the view's order.
 
     Args:
-        image: a Pillow image, or a tensor (3, H, W), whose view is float32 where colours changed.
+        image: a Pillow image, or a tensor (C, H, W), whose view is float32 in 0 to 255 where
+            colours changed or values are uint16.
         view: its params.
         size: its side.
         rng: decides the same of both kinds of image.
@@ -74,12 +86,12 @@ def make_view(image: Pixels, view: View, size: int, rng: np.random.Generator) ->
 
 
 def make_pair(
-    image: Image.Image, view: View, second: SecondImage, size: int, rng: np.random.Generator
-) -> tuple[Image.Image, Image.Image]:
+    image: Pixels, view: View, second: SecondImage, size: int, rng: np.random.Generator
+) -> tuple[Pixels, Pixels]:
     """One view and its second image: the same rectangle, resized twice (BEiT, arXiv:2106.08254)."""
     *before, _ = view.order
     for operation in before:
-        image = cast(Image.Image, _OPERATIONS[operation](image, view, size, rng))
+        image = cast(Pixels, _OPERATIONS[operation](image, view, size, rng))
     cropped = _cut(image, view, rng)
     return (
         _resize(cropped, size, view.interpolation),
@@ -115,7 +127,8 @@ def centre_crop(
     crop_fraction: float,
     resampling: Image.Resampling = Image.Resampling.BICUBIC,
 ) -> Image.Image:
-    """The evaluation view: short side to size / crop_fraction, then the centre."""
+    """The evaluation view: short side to size / crop_fraction, then the centre. Of one channel too,
+    in mode L or F."""
     short = round(size / crop_fraction)
     scale = short / min(image.width, image.height)
     width, height = (max(round(side * scale), short) for side in image.size)
@@ -158,15 +171,26 @@ _TAPS = 3
 """Neighbours to each side that a filter reads, at most (Lanczos), in steps of the output."""
 
 
-def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB image as (3, H, W) uint8."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+def evaluation_view(image: Image.Image | Array, size: int, crop_fraction: float) -> Tensor:
+    """The centre crop (C, S, S) of an image as a set holds it, uint8 or uint16."""
+    if isinstance(image, Image.Image):
+        return to_tensor(centre_crop(image, size, crop_fraction))
+    return to_tensor(resized(image, lambda band: centre_crop(band, size, crop_fraction)))
+
+
+def to_tensor(image: Image.Image | Array) -> Tensor:
+    """An RGB image as (3, H, W) uint8; an array (C, H, W) as it is."""
+    if isinstance(image, Image.Image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(image)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """uint8 (B, 3, H, W) to float32 with the channel mean and deviation (of 0 to 1) taken out."""
+    """uint8 or uint16 (B, C, H, W) to float32 with the channel mean and deviation (of 0 to 1) taken
+    out."""
     centre, scale = _channels(tuple(mean), images.device), _channels(tuple(std), images.device)
-    return (images.float() / 255 - centre) / scale
+    largest = 65535 if images.dtype == torch.uint16 else 255
+    return (images.float() / largest - centre) / scale
 
 
 @functools.cache
@@ -180,28 +204,27 @@ def _uniform(interval: Sequence[float], rng: np.random.Generator) -> float:
     return rng.uniform(low, high)
 
 
-def _images(
-    image: Image.Image, view: View, size: int, rng: np.random.Generator
-) -> tuple[Image.Image, ...]:
+def _images(image: Pixels, view: View, size: int, rng: np.random.Generator) -> tuple[Pixels, ...]:
     if view.second is None:
         return (make_view(image, view, size, rng),)
     return make_pair(image, view, view.second, size, rng)
 
 
 def _crop(image: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
-    if isinstance(image, Tensor):
-        height, width = image.shape[1:]
-        rectangle = tensor_pixels.cut(image, *sample_crop(width, height, view, rng))
-        return tensor_pixels.resize(rectangle, size, view.interpolation)
     return _resize(_cut(image, view, rng), size, view.interpolation)
 
 
-def _cut(image: Image.Image, view: View, rng: np.random.Generator) -> Image.Image:
+def _cut(image: Pixels, view: View, rng: np.random.Generator) -> Pixels:
+    if isinstance(image, Tensor):
+        height, width = image.shape[1:]
+        return tensor_pixels.cut(image, *sample_crop(width, height, view, rng))
     left, top, width, height = sample_crop(image.width, image.height, view, rng)
     return image.crop((left, top, left + width, top + height))
 
 
-def _resize(image: Image.Image, size: int, interpolation: Interpolation) -> Image.Image:
+def _resize(image: Pixels, size: int, interpolation: Interpolation) -> Pixels:
+    if isinstance(image, Tensor):
+        return tensor_pixels.resize(image, size, interpolation)
     return image.resize((size, size), RESAMPLING[interpolation])
 
 
@@ -266,6 +289,8 @@ def jitter_colours(image: Pixels, jitter: Jitter, rng: np.random.Generator) -> P
         if index == _HUE and not jitter.hue:
             continue
         if isinstance(image, Tensor):
+            if len(image) != 3 and index == _SATURATION:
+                continue  # Its strength is 0, as params are checked for.
             image = tensor_pixels.JITTER[index](image, amounts[index])
         else:
             image = _JITTER[index](image, amounts[index])
@@ -294,7 +319,7 @@ _JITTER: tuple[Callable[[Image.Image, float], Image.Image], ...] = (
     F.adjust_saturation,
     F.adjust_hue,
 )
-_HUE = 3
+_SATURATION, _HUE = 2, 3
 
 
 def _rand_augment(

@@ -10,8 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from steps.diagnosis.sheet import Drawing, png, sheet
+from steps.diagnosis.sheet import Denormaliser, Drawing, png, sheet
 from steps.models.masked_autoencoder import images_of, patch_pixels
+from steps.models.teacher import PIXELS
 from steps.tokenizers import Tokenizer
 from steps.tokenizers.codebook import perplexity
 
@@ -24,13 +25,17 @@ _LEAST = 48
 
 
 @torch.inference_mode()
-def draw(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Drawing:
+def draw(
+    tokenizer: Tokenizer, batches: Iterable[Tensor], look: Denormaliser | None = None
+) -> Drawing:
     """Use of each code, patches of the most used ones, and images with their reconstructions.
 
     Args:
         tokenizer: in eval mode.
-        batches: held-out images (B, 3, H, W) in 0 to 1.
+        batches: held-out images (B, C, H, W) in 0 to 1.
+        look: manner of showing them; None: as photographs.
     """
+    look = look or Denormaliser(*PIXELS)
     size = tokenizer.token_pixels
     rows: list[tuple[Tensor, ...]] = []
     patches, codes = [], []
@@ -38,20 +43,22 @@ def draw(tokenizer: Tokenizer, batches: Iterable[Tensor]) -> Drawing:
     for images in batches:
         tokens = tokenizer.tokens(images)
         codes.append(tokens.flatten())
-        patches.append(patch_pixels(images, size).flatten(0, 1))
+        seen = look.shown(images, images)
+        patches.append(patch_pixels(seen, size).flatten(0, 1))
         if tokenizer.decodes:
             decoded = tokenizer.decode(tokens)
             errors.append((decoded - images).square().mean(dim=(1, 2, 3)))
-            rows += list(zip(images, decoded, strict=True))[: SHOWN - len(rows)]
+            rows += list(zip(seen, look.shown(decoded, images), strict=True))[: SHOWN - len(rows)]
     taken = torch.cat(codes)
     counts = taken.bincount(minlength=tokenizer.vocab_size)
     pictures = {
         "codebook.png": usage(counts),
         "codes.png": png(sheet(examples(torch.cat(patches), taken, counts, size), least=_LEAST)),
     }
-    facts = {
+    facts: dict[str, float | str] = {
         "codes_used": (counts > 0).float().mean().item(),
         "perplexity": perplexity(counts).item(),
+        **look.facts,
     }
     if tokenizer.decodes:
         pictures["reconstructions.png"] = png(sheet(rows))

@@ -50,7 +50,9 @@ def draw(method: DropPos | MP3, batches: Batches, look: Denormaliser) -> Drawing
         placement = place(method, images, draws)
         placements.append(placement)
         size = images.shape[-1] // round(method.patches**0.5)
-        columns = (look.pixels(images), errors_over(look.pixels(images), placement, size))
+        pixels = look.pixels(images)
+        shown = look.shown(pixels, pixels)
+        columns = (shown, errors_over(shown, placement, size))
         rows += list(zip(*columns, strict=True))[: SHOWN - len(rows)]
     whole = Placement(
         torch.cat([placement.asked for placement in placements]),
@@ -64,6 +66,7 @@ def draw(method: DropPos | MP3, batches: Batches, look: Denormaliser) -> Drawing
             "position_error_by_chance": chance(whole.guess.shape[1]),
             "position_accuracy": (exact(whole).sum() / asked).item(),
             "position_accuracy_by_chance": 1 / whole.guess.shape[1],
+            **look.facts,
         },
     )
 

@@ -30,18 +30,23 @@ def draw(method: MAE, batches: Batches, look: Denormaliser) -> Drawing:
         true, ours = (
             patch_pixels(look.pixels(pixels), method.patch_size) for pixels in (images, rebuilt)
         )
-        mean, _ = patch_statistics(true.unflatten(2, (-1, 3)).transpose(2, 3).flatten(1, 2))
-        flat = mean.unflatten(1, (-1, 3)).squeeze(3).repeat(1, 1, method.patch_size**2)
+        channels = images.shape[1]
+        by_channel = true.unflatten(2, (-1, channels)).transpose(2, 3)
+        mean, _ = patch_statistics(by_channel.flatten(1, 2))
+        flat = mean.unflatten(1, (-1, channels)).squeeze(3).repeat(1, 1, method.patch_size**2)
         errors.append((ours - true).square()[removed].mean())
         flat_errors.append((flat - true).square()[removed].mean())
-        seen = true.masked_fill(removed.unsqueeze(2), _HIDDEN)
-        columns = (images_of(pixels, method.patch_size) for pixels in (true, seen, ours))
+        size, whole = method.patch_size, look.pixels(images)
+        shown, made = (look.shown(images_of(each, size), whole) for each in (true, ours))
+        seen = patch_pixels(shown, size).masked_fill(removed.unsqueeze(2), _HIDDEN)
+        columns = (shown, images_of(seen, size), made)
         rows += list(zip(*columns, strict=True))[: SHOWN - len(rows)]
     return Drawing(
         {"reconstructions.png": png(sheet(rows))},
         {
             "pixel_error": torch.stack(errors).mean().item(),
             "pixel_error_of_mean_colours": torch.stack(flat_errors).mean().item(),
+            **look.facts,
         },
     )
 

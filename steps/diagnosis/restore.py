@@ -10,8 +10,9 @@ from steps.artifacts import Manifest, read_manifest, verify
 from steps.command import UserError
 from steps.methods import Method, MethodContext, build_method
 from steps.methods.build import backbone_for
-from steps.models.backbones import HEADS, WEIGHTS, create_backbone, normalisation
+from steps.models.backbones import HEADS, WEIGHTS, create_backbone, normalisation, with_channels
 from steps.params.backbone import Backbone
+from steps.params.dataset import RGB
 from steps.params.recipe import Recipe
 from steps.tokenizers import load_tokenizer
 
@@ -42,7 +43,8 @@ def restore(artifact: Path, tokenizer: Path | None = None) -> Method:
     _check_tokenizer(artifact, manifest, tokenizer)
     recipe = Recipe.model_validate(manifest.params["recipe"])
     backbone = Backbone.model_validate(manifest.params["backbone"])
-    vit = create_backbone(backbone_for(recipe.method, backbone))
+    channels = manifest.facts.get("channels", RGB[0])
+    vit = create_backbone(with_channels(backbone_for(recipe.method, backbone), channels))
     around = MethodContext(views=1)
     if tokenizer is not None:
         mean, std = normalisation(artifact)

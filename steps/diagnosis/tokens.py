@@ -46,7 +46,8 @@ def draw(
         guess = predict(method, images, mask)
         told.append(guess[mask])
         asked.append(tokens[mask])
-        pixels, side = look.pixels(images), images.shape[-1]
+        side = images.shape[-1]
+        pixels = look.shown(look.pixels(images), look.pixels(images))
         size = side // round(mask.shape[1] ** 0.5)
         seen = patch_pixels(pixels, size).masked_fill(mask.unsqueeze(2), _HIDDEN)
         answers = torch.where(mask.unsqueeze(2), palette[guess], palette[tokens] * _UNASKED)
@@ -59,6 +60,7 @@ def draw(
         {
             "token_accuracy": (right == wanted).float().mean().item(),
             "share_of_commonest_token": wanted.bincount().max().item() / len(wanted),
+            **look.facts,
         },
     )
 

@@ -34,7 +34,7 @@ from steps.data.views import RESAMPLING, centre_crop, normalise, to_tensor
 from steps.evaluation.frozen import FrozenBackbone, sized
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
-from steps.params.dataset import GROUND, MAX_PIXELS, ImagesDataset
+from steps.params.dataset import GROUND, MAX_PIXELS, RGB, ImagesDataset
 
 log = logging.getLogger(__name__)
 TIMM = "timm:"
@@ -149,13 +149,21 @@ def read_transformer(name: str, size: int | None, device: torch.device) -> Froze
 
 
 def check_artifact(path: Path) -> None:
-    """Refuse a folder that no step of ours wrote.
+    """Refuse a folder that no step of ours wrote, or a backbone for other than photographs.
 
     Raises:
-        UserError: with both ways to name a backbone.
+        UserError: with both ways to name a backbone, or with its channels.
     """
     if (path / MANIFEST).is_file():
-        read_manifest(path, "pretrain")
+        channels = read_manifest(path, "pretrain").facts.get("channels", RGB[0])
+        if channels != RGB[0]:
+            raise UserError(
+                f"--backbone {path}",
+                f"takes images of {channels} channels",
+                allowed="three channels, as in photographs",
+                remedy="read features of a prepared set by python -m steps.features, or load "
+                f"timm.create_model('local-dir:{path}', pretrained=True)",
+            )
         return
     folder = path.is_dir()
     raise UserError(

@@ -28,7 +28,7 @@ from steps.params.views import View
 
 
 class Pairs(Dataset[tuple[Tensor, int]]):
-    """Two random views (2, 3, S, S) uint8 of each image of a split, in order, and its index."""
+    """Two random views (2, C, S, S) of each image of a split, in order, and its index."""
 
     def __init__(self, dataset: Path, split: str, view: View, size: int, seed: int) -> None:
         self.images = Images(dataset, split)
@@ -39,7 +39,7 @@ class Pairs(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "geometry", index)))
-        views = make_views(self.images.image(index), [self.view, self.view], self.size, rng)
+        views = make_views(self.images.pixels(index), [self.view, self.view], self.size, rng)
         return torch.stack(views), index
 
 

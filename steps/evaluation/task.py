@@ -14,11 +14,14 @@ import torch
 
 from steps.artifacts import publish, read_manifest, write_scores
 from steps.artifacts.identity import identify_evaluation
+from steps.artifacts.manifest import MANIFEST
 from steps.artifacts.publish import Draft, check_places
-from steps.command import place
+from steps.command import UserError, place
 from steps.engine.checkpoint import Scratch, scratch
 from steps.engine.devices import claim_gpu
 from steps.params.base import Params
+from steps.params.channels import check_protocol, in_words
+from steps.params.dataset import RGB
 from steps.params.load import load
 
 if TYPE_CHECKING:
@@ -42,7 +45,8 @@ class TaskStep(Generic[P]):
         decides: decisions are written beside the record.
 
     Raises:
-        UserError: the protocol is not valid, or a result has no place where it is to go.
+        UserError: the protocol is not valid, a result has no place where it is to go, or the
+            backbone takes other channels than the set's images have.
     """
 
     def __init__(
@@ -78,6 +82,27 @@ class TaskStep(Generic[P]):
         self.inputs: dict[str, Path] = {role: getattr(self.options, role) for role in roles}
         """Artifacts that the result is made of, by role."""
         self._scratch: Scratch | None = None
+        self._check_channels()
+
+    def _check_channels(self) -> None:
+        """Check that the set has the channels that the backbone takes, in views that they can have.
+
+        What is no artifact is left to the step, which says so.
+        """
+        options = self.options
+        if not all((path / MANIFEST).is_file() for path in (options.backbone, options.data)):
+            return
+        wanted = read_manifest(options.backbone).facts.get("channels", RGB[0])
+        facts = self.data_facts
+        form = (facts.get("channels", RGB[0]), facts.get("bits", RGB[1]))
+        if form[0] != wanted:
+            raise UserError(
+                str(options.data),
+                f"images of {in_words(form)}, and {options.backbone} takes {wanted} channels",
+                allowed=f"a set of {wanted} channels",
+                remedy="evaluate on such a set, or pretrain on this one",
+            )
+        check_protocol(str(options.protocol), self.protocol, form, str(options.data))
 
     @cached_property
     def seed(self) -> int:

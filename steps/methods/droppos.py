@@ -66,6 +66,7 @@ class DropPos(BatchCoupledMethod):
         self.backbone = backbone
         dim: int = backbone.embed_dim
         self.patch_size: int = backbone.patch_embed.patch_size[0]
+        self.channels: int = backbone.patch_embed.proj.in_channels
         self.patches: int = backbone.patch_embed.num_patches
         self.grid: int = backbone.patch_embed.grid_size[0]
         self.visible = num_visible(self.patches, params.mask_ratio, least=1)
@@ -77,7 +78,7 @@ class DropPos(BatchCoupledMethod):
         self.pixel_decoder: PixelDecoder | None = None
         if params.pixel_task is not None:
             self.pixel_decoder = PixelDecoder(
-                params.decoder, dim, self.grid, 3 * self.patch_size**2
+                params.decoder, dim, self.grid, self.channels * self.patch_size**2
             )
             tokens.append(self.pixel_decoder.mask_token.requires_grad_(learnt))
         # Fixed sin-cos positions, as in the reference.

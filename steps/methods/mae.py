@@ -38,11 +38,12 @@ class MAE(Method):
         self.params = params
         self.backbone = backbone
         self.patch_size: int = backbone.patch_embed.patch_size[0]
+        self.channels: int = backbone.patch_embed.proj.in_channels
         self.patches: int = backbone.patch_embed.num_patches
         self.visible = num_visible(self.patches, params.mask_ratio, least=1)
         grid: int = backbone.patch_embed.grid_size[0]
         self.decoder = PixelDecoder(
-            params.decoder, backbone.embed_dim, grid, 3 * self.patch_size**2
+            params.decoder, backbone.embed_dim, grid, self.channels * self.patch_size**2
         )
         # Fixed sin-cos positions, as in the reference.
         backbone.pos_embed.requires_grad_(False)
@@ -83,5 +84,5 @@ class MAE(Method):
         return vit.norm(encode(vit, torch.cat([cls, visible], dim=1))), masking
 
     def targets(self, images: Tensor) -> Tensor:
-        """Targets of the decoder: (B, N, patch^2 * 3)."""
+        """Targets of the decoder: (B, N, patch^2 * C)."""
         return pixel_targets(images, self.patch_size, normalised=self.params.norm_pix_loss)

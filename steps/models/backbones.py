@@ -22,6 +22,7 @@ from steps.core.finite import DIVERGED, check_weights
 from steps.models.batch_norm import BatchNorm2d
 from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
+from steps.params.dataset import RGB
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -116,7 +117,8 @@ def create_backbone(backbone: Backbone) -> BackboneModel:
     if is_resnet(model):
         # Its weights do not depend on it, so that timm has the size of its own training there.
         side = backbone.image_size
-        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, side, side)}
+        shape = (in_channels(model), side, side)
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": shape}
     return model
 
 
@@ -138,20 +140,22 @@ def save_backbone(
         mean, std: per channel, of pixels in 0 to 1; the input that the weights expect.
         heads: weights that belong to it and are not part of it, for a file of their own.
     """
-    size = image_size(model)
+    size, channels = image_size(model), in_channels(model)
+    # Where a config names it, timm takes it for one of three channels, to be adapted.
+    first = {"first_conv": "conv1" if backbone.is_resnet else "patch_embed.proj"}
     config = {
         "architecture": backbone.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
         "model_args": _model_args(backbone),
         "pretrained_cfg": {
-            "input_size": [3, size, size],
+            "input_size": [channels, size, size],
             "num_classes": 0,
             "mean": list(mean),
             "std": list(std),
             "interpolation": "bicubic",
             "crop_pct": 1.0,
-            "first_conv": "conv1" if backbone.is_resnet else "patch_embed.proj",
+            **(first if channels == RGB[0] else {}),
             "classifier": "fc" if backbone.is_resnet else "head",
         },
     }
@@ -235,6 +239,21 @@ def image_size(model: BackboneModel) -> int:
     if is_resnet(model):
         return int(model.pretrained_cfg["input_size"][-1])
     return int(model.patch_embed.img_size[0])
+
+
+def with_channels(backbone: Backbone, channels: int) -> Backbone:
+    """The backbone for images of a number of channels."""
+    if channels == RGB[0]:
+        return backbone
+    arguments = {**backbone.model_args, "in_chans": channels}
+    # A copy is not validated: params files may not name a BEiT themselves.
+    return backbone.model_copy(update={"model_args": arguments})
+
+
+def in_channels(model: BackboneModel) -> int:
+    """Number of channels of the images that a model takes."""
+    first = model.conv1 if is_resnet(model) else model.patch_embed.proj
+    return int(first.in_channels)
 
 
 def depth(model: BackboneModel) -> int:

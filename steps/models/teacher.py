@@ -55,6 +55,11 @@ PIXELS: Normalisation = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 """Pixels in 0 to 1 themselves."""
 
 
+def pixels_of(channels: int) -> Normalisation:
+    """Pixels in 0 to 1 themselves, of images of a number of channels."""
+    return (0.0,) * channels, (1.0,) * channels
+
+
 class Renormalise(nn.Module):
     """Images (B, 3, H, W) with one mean and deviation taken out, to another's.
 
@@ -67,7 +72,7 @@ class Renormalise(nn.Module):
     def __init__(self, given: Normalisation, wanted: Normalisation) -> None:
         super().__init__()
         (mean, std), (own_mean, own_std) = (
-            [torch.tensor(list(values), dtype=torch.float64).view(1, 3, 1, 1) for values in pair]
+            [torch.tensor(list(values), dtype=torch.float64).view(1, -1, 1, 1) for values in pair]
             for pair in (given, wanted)
         )
         self.same = bool((mean == own_mean).all() and (std == own_std).all())
@@ -176,12 +181,18 @@ def load_teacher(artifact: Path, *, mean: Sequence[float], std: Sequence[float])
         mean, std: per channel, of pixels in 0 to 1: how the images that it will see are normalised.
 
     Raises:
-        UserError: the folder holds no backbone artifact.
+        UserError: the folder holds no backbone artifact, or one for other channels.
     """
     backbone = load_backbone(artifact)
     heads = artifact / HEADS
     # A teacher may have been trained on other data than the student's.
     own_mean, own_std = normalisation(artifact)
+    if len(mean) != len(own_mean):
+        raise UserError(
+            str(artifact),
+            f"a teacher for images of {len(own_mean)} channels, and these have {len(mean)}",
+            allowed="a teacher that was trained on as many",
+        )
     return Teacher(
         backbone,
         load_file(heads) if heads.is_file() else {},

@@ -11,12 +11,13 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor
 
 from steps.artifacts.manifest import MANIFEST, digest_file, digest_files, read_manifest
@@ -50,12 +51,16 @@ from steps.official.hub import (
     is_hub_folder,
 )
 from steps.params.backbone import Backbone
+from steps.params.dataset import RGB
 from steps.params.load import closest
 from steps.params.recipe import WEIGHT_FILES, Init
 
 _TABLES = ("state_dict_ema", "state_dict", "model", "model_ema")
 """Keys under which training scripts of timm keep the tensors."""
 _CLASSIFIER = re.compile(r"^(head|head_dist|fc)\.")
+_CHANNELS = "channels of an image"
+_STEMS = ("conv1.weight", "patch_embed.proj.weight")
+"""Names of the first layer of a ResNet and of a transformer."""
 _RELATIVE = "relative_position_bias_table"
 _IMPORT = "import an official file first (python -m steps.import) and start from that artifact"
 
@@ -82,6 +87,8 @@ class Weights:
     """Mean and standard deviation of the images that they expect; None: a file does not say."""
     resizing: Resizing = WITH_OFFSET
     """Resizing of their position table."""
+    first_layer: str = ""
+    """Change of the first layer for other than three channels, in words."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,10 @@ class Fitted:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Source and digest, for the manifest."""
-        return {"source": self.weights.source, "digest": self.weights.digest}
+        """Source, digest and a change of the first layer, for the manifest."""
+        weights = self.weights
+        changed = {"first_layer": weights.first_layer} if weights.first_layer else {}
+        return {"source": weights.source, "digest": weights.digest, **changed}
 
 
 def initial_weights(
@@ -301,6 +310,7 @@ def _fitted(weights: Weights, model: BackboneModel, network: Path) -> Fitted:
         UserError: architecture, sizes, names or shapes differ.
     """
     ours = model.state_dict()
+    weights, changes = _with_channels(weights, ours)
     wanted = {**_sizes_of(ours), **_beyond_tensors(model)}
     found = {**_sizes_of(weights.tensors), **weights.sizes}
     for what in wanted:
@@ -312,7 +322,6 @@ def _fitted(weights: Weights, model: BackboneModel, network: Path) -> Fitted:
                 remedy="name a backbone of the weights' size, or start from other weights",
             )
     tensors: dict[str, Tensor] = {}
-    changes: list[str] = []
     left_out = [*weights.left_out]
     for name, tensor in weights.tensors.items():
         if name not in ours and _CLASSIFIER.match(name):
@@ -335,13 +344,40 @@ def _fitted(weights: Weights, model: BackboneModel, network: Path) -> Fitted:
     return Fitted(weights, whole, changes)
 
 
+def _with_channels(weights: Weights, ours: Mapping[str, Tensor]) -> tuple[Weights, list[str]]:
+    """Weights for images of three channels, their first layer spread over as many as ours takes.
+
+    As timm's ``in_chans`` does it: for one channel the filters of the three are added up, for
+    others they are repeated in order and multiplied by 3 / C, so that gray images give about what
+    they gave.
+
+    Returns:
+        The weights, and the change in words, if there is one.
+    """
+    name = next((stem for stem in _STEMS if stem in ours), "")
+    first = weights.tensors.get(name)
+    if first is None or first.ndim != 4:
+        return weights, []
+    channels = ours[name].shape[1]
+    if first.shape[1] != RGB[0] or channels == RGB[0]:
+        return weights, []
+    said = f"filters of the first layer ({name}) for three channels "
+    if channels == 1:
+        said += "added up for one"
+    else:
+        said += f"repeated over {channels} channels, times 3/{channels}"
+    sizes = {key: size for key, size in weights.sizes.items() if key != _CHANNELS}
+    tensors = {**weights.tensors, name: adapt_input_conv(channels, first)}
+    return replace(weights, tensors=tensors, sizes=sizes, first_layer=said), [said]
+
+
 def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     """Architecture and sizes of a backbone, by what errors call them, from its tensors."""
     if (stem := tensors.get("conv1.weight")) is not None and stem.ndim == 4:
         blocks = {match[0] for name in tensors if (match := re.match(r"layer\d\.\d+\.", name))}
         return {
             "architecture": "a ResNet",
-            "channels of an image": stem.shape[1],
+            _CHANNELS: stem.shape[1],
             "width of the first layer": stem.shape[0],
             "side of the first filters": stem.shape[2],
             "blocks": len(blocks),
@@ -351,7 +387,7 @@ def _sizes_of(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     beit = any(name.endswith((_RELATIVE, "attn.q_bias", ".gamma_1")) for name in tensors)
     found = {
         "architecture": "a BEiT" if beit else "a vision transformer",
-        "channels of an image": stem.shape[1],
+        _CHANNELS: stem.shape[1],
         "patch size": stem.shape[2],
         "width": stem.shape[0],
         "blocks": len({name.split(".")[1] for name in tensors if name.startswith("blocks.")}),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 from pydantic import model_validator
 
+from steps.command import UserError
 from steps.params.base import NotNegative, Params, Positive
 from steps.params.names import Label, Name
 
@@ -94,3 +96,23 @@ class Backbone(Params):
                 f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
             )
         return self
+
+
+def check_in_chans(where: Path, backbone: Backbone, channels: int) -> None:
+    """Refuse a backbone whose params name other channels than a set's images have.
+
+    Args:
+        where: its file, for the error.
+        backbone: the params.
+        channels: of the images.
+
+    Raises:
+        UserError: ``model_args.in_chans`` is another number.
+    """
+    if (found := backbone.model_args.get("in_chans", channels)) != channels:
+        raise UserError(
+            f"{where}: model_args.in_chans",
+            f"{found}, and the images have {channels} channels",
+            allowed=f"{channels}",
+            remedy="remove the key: the number follows from the dataset",
+        )

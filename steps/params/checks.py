@@ -6,9 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from steps.command import UserError
-from steps.params.backbone import Backbone
+from steps.params.backbone import Backbone, check_in_chans
+from steps.params.channels import (
+    check_protocol,
+    check_tokenizer,
+    check_training,
+    in_words,
+)
 from steps.params.dag import Pretraining, Tokenizer
-from steps.params.dataset import ShapesDataset
+from steps.params.dataset import RGB, ShapesDataset
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
 from steps.params.protocols import Finetune, Probe
@@ -36,6 +42,7 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
     _check_classes(plan)
     _check_sizes(plan)
     _check_text(plan)
+    _check_channels(plan)
     return plan
 
 
@@ -257,6 +264,48 @@ def _check_text(plan: Plan) -> None:
                 f"{dataset} has no captions, which {name} needs",
                 remedy=f"{_other(key, dataset, 'captions')}{otherwise}",
             )
+
+
+# --- Channels and bits of images
+
+
+def _check_channels(plan: Plan) -> None:
+    """Every network sees the channels that it is trained on, in views that they can have."""
+    experiment = plan.experiment
+    name = experiment.dataset
+    form = plan.datasets[name].form
+    channels = form[0]
+    for task, protocol in experiment.evaluations():
+        for other in experiment.sets_of(task):
+            found = plan.datasets[other].form
+            if found[0] != channels:
+                key = TASKS[task].reads
+                raise UserError(
+                    f"{plan.file}: {_key(plan) if key == 'dataset' else key}",
+                    f"{other} has {in_words(found)}, and networks are trained on {name}, which has "
+                    f"{in_words(form)}",
+                    allowed=f"a set of {channels} channels",
+                    remedy=f"name such a set, or leave the task {task} out",
+                )
+            where = str(plan.protocol_file(protocol))
+            check_protocol(where, plan.protocols[protocol], found, other)
+    for node in plan.needs:
+        if isinstance(node, Tokenizer):
+            file = str(plan.tokenizer_file(node.name))
+            check_tokenizer(file, plan.tokenizers[node.name], form, name)
+            continue
+        if (training := plan.recipes[node.recipe].training) is not None:
+            check_training(str(plan.recipe_file(node.recipe)), training, form, name)
+        check_in_chans(plan.backbone_file(node.backbone), plan.backbones[node.backbone], channels)
+    if channels != RGB[0] and experiment.imported:
+        row = next(iter(experiment.imported))
+        raise UserError(
+            f"{plan.file}: methods",
+            f"{row} is an official checkpoint for three channels, and {name} has {in_words(form)}",
+            allowed="rows that are trained here",
+            remedy="leave it out, or start from its weights by a recipe with init (artifact, timm "
+            "or transformers), whose first layer is then spread over the channels",
+        )
 
 
 # --- Image sizes, patches, blocks and heads fit each other

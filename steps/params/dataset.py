@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from steps.params.base import Params, Probability
 from steps.params.names import Place
 
 GROUND = (255, 255, 255)
+RGB = (3, 8)
+"""Channels and bits of usual images."""
 MAX_PIXELS = 178_956_970
 """Default of ``max_pixels``: about half a GB as RGB."""
 
@@ -69,6 +77,17 @@ class _Dataset(Params):
     """With skip: share of bad items of a split above which the step still fails."""
 
     @property
+    def form(self) -> tuple[int, int]:
+        """Channels of each image and bits of each channel."""
+        return RGB
+
+    @property
+    def is_rgb(self) -> bool:
+        """True for images of three channels of 8 bits, which Pillow reads; False: ``form``
+        describes arrays of numbers (``steps.data.bands``)."""
+        return self.form == RGB
+
+    @property
     def has_labels(self) -> bool:
         """True if each image has a class."""
         return False
@@ -115,6 +134,36 @@ class _Files(FromFiles):
     """Short side in pixels to which larger images are shrunk, as JPEG of quality 95; PNGs stay
     PNGs, and images too large for JPEG become PNGs. null: keep each file's bytes, except that
     images that are turned upright or put on ``ground`` become PNGs."""
+    channels: Annotated[int, Ge(1), Le(1024)] = 3
+    """Channels of each image, such as 4 for red, green, blue and near infrared. Images of other
+    than three channels of 8 bits are TIFF files, NumPy's ``.npy`` (channels first or last), or
+    pictures of as many channels. They are stored without loss, and all their channels are data:
+    ``ground`` does not apply. Every image must have this number."""
+    bits: Literal[8, 16] = 8
+    """Bits of each channel in the files. Values count as shares of 255 or 65,535."""
+
+    @property
+    def form(self) -> tuple[int, int]:
+        return self.channels, self.bits
+
+    @model_validator(mode="after")
+    def _no_ground(self) -> _Files:
+        if not self.is_rgb and self.ground != [*GROUND]:
+            raise ValueError(
+                f"ground is for three channels of 8 bits, and channels is {self.channels}, bits "
+                f"{self.bits}, where a fourth channel is data: remove the key"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that sets of earlier versions lack, unless they are used: the params of
+        a set are part of its identity."""
+        values: dict[str, Any] = serialise(self)
+        for key, usual in zip(("channels", "bits"), RGB, strict=True):
+            if values[key] == usual:
+                del values[key]
+        return values
 
 
 class FolderDataset(_Files):

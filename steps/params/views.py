@@ -46,8 +46,15 @@ class Blur(Params):
 class Normalise(Params):
     """Mean and standard deviation per channel, for pixel values in [0, 1]."""
 
-    mean: Annotated[list[float], Len(3, 3)]
-    std: Annotated[list[Positive], Len(3, 3)]
+    mean: Annotated[list[float], Len(1)]
+    """As many numbers as the set's images have channels, as in ``std``."""
+    std: Annotated[list[Positive], Len(1)]
+
+    @model_validator(mode="after")
+    def _same_number(self) -> Normalise:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} numbers and std {len(self.std)}")
+        return self
 
 
 class SecondImage(Params):

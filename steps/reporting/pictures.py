@@ -293,10 +293,13 @@ def gallery(pictures: Sequence[Picture]) -> list[str]:
     seed = pictures[0].seed
     parts = ["## Pictures\n", f"From seed {seed}, reduced for this page.\n"]
     told: set[str] = set()
+    key = "channels_shown"
     for kind, (title, caption) in KINDS.items():
         shown = [picture for picture in pictures if picture.kind == kind]
         if shown:
-            parts += [f"### {title}\n", f"{caption}\n", *_rows(shown, title)]
+            manners = {str(picture.facts[key]) for picture in shown if key in picture.facts}
+            said = "".join(f" Channels shown: {plain(manner)}." for manner in sorted(manners))
+            parts += [f"### {title}\n", f"{caption}{said}\n", *_rows(shown, title)]
             parts += _facts(shown, told)
             told |= {picture.made.digest for picture in shown}
     return parts

@@ -34,7 +34,8 @@ from steps.params.tokenizers import DalleDecoder, DalleNetwork, DalleParams
 from steps.tokenizers.codebook import CodeUse, use_of
 from steps.tokenizers.training import TokenizerTraining
 
-VALUES = 192
+VALUES_PER_CHANNEL = 64
+"""Values of a channel that a token stands for."""
 
 
 class Conv(nn.Conv2d):
@@ -113,12 +114,12 @@ def network(
 
 
 class Encoder(nn.Module):
-    """Mapped pixels (B, 3, H, W) to token logits (B, V, H / 8, W / 8)."""
+    """Mapped pixels (B, C, H, W) to token logits (B, V, H / 8, W / 8)."""
 
-    def __init__(self, params: DalleNetwork, vocab_size: int) -> None:
+    def __init__(self, params: DalleNetwork, vocab_size: int, channels: int) -> None:
         super().__init__()
         widths = [params.hidden * factor for factor in (1, 2, 4, 8)]
-        first = Conv(3, params.hidden, 7)
+        first = Conv(channels, params.hidden, 7)
         self.blocks = network(first, widths, params, (3, 3, 3, 1), Halve(), vocab_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -127,13 +128,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token weights (B, V, h, w) to mu and ln b of each value (B, 6, 8 h, 8 w)."""
+    """Token weights (B, V, h, w) to mu and ln b of each value (B, 2 C, 8 h, 8 w)."""
 
-    def __init__(self, params: DalleDecoder, vocab_size: int) -> None:
+    def __init__(self, params: DalleDecoder, vocab_size: int, channels: int) -> None:
         super().__init__()
         widths = [params.hidden * factor for factor in (8, 4, 2, 1)]
         first = Conv(vocab_size, params.input, 1)
-        self.blocks = network(first, widths, params, (1, 3, 3, 3), Double(), 6)
+        self.blocks = network(first, widths, params, (1, 3, 3, 3), Double(), 2 * channels)
 
     def forward(self, weights: Tensor) -> Tensor:
         stats: Tensor = self.blocks(weights)
@@ -146,12 +147,13 @@ class DVAE(Tokenizer):
     token_pixels = 8
     decodes = True
 
-    def __init__(self, params: DalleParams) -> None:
+    def __init__(self, params: DalleParams, channels: int = 3) -> None:
         super().__init__()
         self.vocab_size = params.vocab_size
+        self.channels = channels
         self.eps = params.logit_laplace_eps
-        self.encoder = Encoder(params.encoder, params.vocab_size)
-        self.decoder = Decoder(params.decoder, params.vocab_size)
+        self.encoder = Encoder(params.encoder, params.vocab_size, channels)
+        self.decoder = Decoder(params.decoder, params.vocab_size, channels)
 
     def map_pixels(self, pixels: Tensor) -> Tensor:
         """From [0, 1] to [eps, 1 - eps]."""
@@ -162,7 +164,7 @@ class DVAE(Tokenizer):
         return ((mapped - self.eps) / (1 - 2 * self.eps)).clamp(0, 1)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0 to 1 to (B, V, H / 8, W / 8)."""
+        """(B, C, H, W) in 0 to 1 to (B, V, H / 8, W / 8)."""
         logits: Tensor = self.encoder(self.map_pixels(pixels))
         return logits
 
@@ -172,19 +174,20 @@ class DVAE(Tokenizer):
     def decode(self, tokens_BN: Tensor, rows: int | None = None) -> Tensor:
         rows = rows or math.isqrt(tokens_BN.shape[1])
         one_hot = F.one_hot(tokens_BN.unflatten(1, (rows, -1)), self.vocab_size)
-        location = self.decoder(one_hot.permute(0, 3, 1, 2).float())[:, :3]
+        location = self.decoder(one_hot.permute(0, 3, 1, 2).float())[:, : self.channels]
         return self.unmap_pixels(location.float().sigmoid())
 
 
 class DVAETraining(TokenizerTraining):
     """Trains a discrete VAE by the relaxation of its tokens."""
 
-    def __init__(self, params: DalleParams) -> None:
+    def __init__(self, params: DalleParams, channels: int = 3) -> None:
         super().__init__()
         if params.learning is None:
             raise ValueError("a discrete VAE is trained with the params under 'learning'")
         self.learning = params.learning
-        self.dvae = DVAE(params)
+        self.dvae = DVAE(params, channels)
+        self.values = VALUES_PER_CHANNEL * channels
         self.average = ema.teacher_of(self.dvae)
         self.use = CodeUse(params.vocab_size)
 
@@ -202,7 +205,7 @@ class DVAETraining(TokenizerTraining):
         log_q = logits.log_softmax(dim=1)
         kl = (log_q.exp() * log_q).sum(dim=1).mean() + math.log(self.dvae.vocab_size)
         self.use.accumulate(logits.argmax(dim=1))
-        loss = nll + rates["kl_weight"] / VALUES * kl
+        loss = nll + rates["kl_weight"] / self.values * kl
         return {"loss": loss, "nll": nll.detach(), "kl": kl.detach()}
 
     def rates(self, progress: Progress) -> dict[str, float]:

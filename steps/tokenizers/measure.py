@@ -11,7 +11,7 @@ from torch import Tensor
 from steps.data.loader import EvaluationViews, evaluation_batches
 from steps.data.views import normalise
 from steps.methods.method import Batch
-from steps.models.teacher import PIXELS
+from steps.models.teacher import pixels_of
 from steps.models.tokenizer import Tokenizer
 from steps.tokenizers.codebook import perplexity
 
@@ -46,7 +46,7 @@ def measure(
     sums: dict[str, Tensor] = {}
     pixel_sum, square_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     for images, labels in evaluation_batches(views, _BATCH):
-        pixels = normalise(images.to(device), *PIXELS)
+        pixels = normalise(images.to(device), *pixels_of(images.shape[1]))
         tokens = tokenizer.tokens(pixels)
         counts += torch.bincount(tokens.flatten(), minlength=tokenizer.vocab_size)
         figures = {} if judge is None else judge(Batch([pixels], labels.to(device)))

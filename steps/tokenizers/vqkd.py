@@ -30,13 +30,12 @@ from torch.nn import functional as F
 from steps.core.distributed import gather
 from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Losses
-from steps.models.teacher import PIXELS, Renormalise, Teacher
+from steps.models.teacher import Renormalise, Teacher, pixels_of
 from steps.models.tokenizer import Tokenizer
 from steps.params.tokenizers import Transformer, VQKDParams
 from steps.tokenizers.codebook import Codebook, use_of
 from steps.tokenizers.training import TokenizerTraining
 
-_SIGNED = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -75,20 +74,21 @@ def task_layer(dim: int, out_dim: int) -> nn.Sequential:
 class VQTokenizer(Tokenizer):
     """Encoder and codebook: what is kept of the training."""
 
-    def __init__(self, params: VQKDParams) -> None:
+    def __init__(self, params: VQKDParams, channels: int = 3) -> None:
         super().__init__()
         self.vocab_size = params.codes
         self.token_pixels = params.patch_size
-        wanted = _SIGNED if params.process_type == "default" else _IMAGENET
-        self.normalise = Renormalise(PIXELS, wanted)
-        self.encoder = transformer(params.encoder, params.image_size, params.patch_size, 3)
+        signed = ((0.5,) * channels, (0.5,) * channels)
+        wanted = signed if params.process_type == "default" else _IMAGENET
+        self.normalise = Renormalise(pixels_of(channels), wanted)
+        self.encoder = transformer(params.encoder, params.image_size, params.patch_size, channels)
         self.task_layer = task_layer(params.encoder.embed_dim, params.code_dim)
         self.codebook = Codebook(
             params.codes, params.code_dim, params.ema_decay, kmeans_init=params.kmeans_init
         )
 
     def features(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) in 0 to 1 to patch features of unit norm (B, N, C), always in float32."""
+        """(B, C, H, W) in 0 to 1 to patch features of unit norm (B, N, C), always in float32."""
         return F.normalize(self.raw_features(pixels), dim=-1)
 
     def raw_features(self, pixels: Tensor) -> Tensor:
@@ -105,10 +105,12 @@ class VQTokenizer(Tokenizer):
 class VQKD(TokenizerTraining):
     """Trains encoder, codebook and decoder against a teacher's patch features."""
 
-    def __init__(self, params: VQKDParams, teacher: Teacher | None, teacher_dim: int) -> None:
+    def __init__(
+        self, params: VQKDParams, teacher: Teacher | None, teacher_dim: int, channels: int = 3
+    ) -> None:
         super().__init__()
         self.params = params
-        self.tokenizer = VQTokenizer(params)
+        self.tokenizer = VQTokenizer(params, channels)
         self.teacher = teacher
         self.grid = params.image_size // params.patch_size
         self.decoder = transformer(params.decoder, self.grid, 1, params.code_dim)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from PIL import Image
 
 from steps.command import UserError
@@ -129,6 +130,49 @@ def counts(plan: Plan, name: str = "mine") -> tuple[int, int]:
 
 
 # --- Every format
+
+
+def bands(folder: Path, kind: str, channels: int = 4, count: int = 160) -> None:
+    for index in range(count):
+        pixels = RNG.integers(0, 4096, (channels, 60, 70), dtype=np.uint16)
+        path = folder / f"{'ab'[index % 2]}/{index}.{kind}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "npy":
+            np.save(path, pixels)
+        elif kind == "png":
+            Image.fromarray(pixels[0]).save(path)
+        else:
+            tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="separate")
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("tif", 4), ("npy", 4), ("png", 1)])
+def test_images_of_other_channels(
+    home: Path, capsys: pytest.CaptureFixture[str], kind: str, channels: int
+) -> None:
+    bands(home / "data/fields", kind, channels)
+    plan = made("data/fields", "--format", "folder")
+    assert plan.datasets["mine"].form == (channels, 16)
+    assert plan.experiment.methods == ["random", "supervised", "mae", "simclr_bands"]
+    assert plan.experiment.tasks.keys() == {"knn", "linear", "finetune"}
+    said = text_of(home / "params/datasets/mine.yaml")
+    assert f"The first image has {channels} channel" in said
+    assert counts(plan) == (128, 32)
+    assert "_bands change no colours" in text_of(home / "params/experiments/mine.yaml")
+
+
+def test_images_of_other_channels_without_labels(home: Path) -> None:
+    bands(home / "data/fields", "npy", 5)
+    plan = made("data/fields", "--format", "images")
+    assert plan.datasets["mine"].form == (5, 16)
+    assert plan.experiment.tasks == {"geometry": ["geometry_bands"]}
+
+
+def test_images_of_several_forms(home: Path) -> None:
+    bands(home / "data/fields", "tif", 4, count=4)
+    bands(home / "data/fields", "npy", 3, count=4)
+    message = refused("data/fields", "--format", "folder")
+    assert "a/0.tif: 4 channels; channels is 3 in the dataset's params" in message
+    assert "allowed: 3 channels of 16 bits in each, as in the first" in message
 
 
 def test_a_tree_without_labels(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

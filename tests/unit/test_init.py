@@ -19,14 +19,21 @@ from steps.core.seeds import seeded
 from steps.evaluation.online import KNNWatch
 from steps.exporting.transformers import write_transformers
 from steps.methods import MethodContext, backbone_for, build_method, start_from
-from steps.models.backbones import create_backbone, load_backbone, normalisation, save_backbone
+from steps.models.backbones import (
+    create_backbone,
+    in_channels,
+    load_backbone,
+    normalisation,
+    save_backbone,
+    with_channels,
+)
 from steps.models.positions import WITH_OFFSET, resize_table
 from steps.official.initial import Fitted, initial_weights
 from steps.params.backbone import Backbone
 from steps.params.load import load, read_yaml, validate
 from steps.params.recipe import Init, OnlineKNN, Recipe
 from tests.processes import REPOSITORY
-from tests.scenery import BACKBONE, RECIPES, Scenery
+from tests.scenery import BACKBONE, RECIPES, RESNET, Scenery
 
 RECIPE, NETWORK = Path("recipes/mae.yaml"), Path("backbones/vit.yaml")
 VIT = Backbone(**BACKBONE)
@@ -232,6 +239,75 @@ def test_a_folder_with_other_tensors(tmp_path: Path) -> None:
     assert "unknown encoder.surprise" in message
 
 
+@pytest.mark.parametrize(
+    ("channels", "said"),
+    [
+        (1, "for three channels added up for one"),
+        (4, "for three channels repeated over 4 channels, times 3/4"),
+        (6, "for three channels repeated over 6 channels, times 3/6"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["artifact", "file", "transformers"])
+def test_a_first_layer_is_spread_over_other_channels(
+    channels: int, said: str, kind: str, tmp_path: Path
+) -> None:
+    stem = "patch_embed.proj.weight"
+    path = tmp_path / "a"
+    if kind == "transformers":
+        pytest.importorskip("transformers")
+        path.mkdir()
+        options: dict[str, Any] = {"mean": MEAN, "std": STD, "crop_fraction": 1.0, "where": kind}
+        write_transformers(create_backbone(VIT).eval(), path, **options)
+    elif kind == "artifact":
+        artifact(path)
+    else:
+        path = weights_file(tmp_path / "a.safetensors")
+    three = fitted(path).tensors[stem]
+    found = fitted(path, with_channels(VIT, channels))
+    assert said in found.facts["first_layer"]
+    assert found.facts["first_layer"] in found.changes
+    ours = found.tensors[stem]
+    assert ours.shape[1] == channels
+    if channels == 1:
+        assert torch.allclose(ours, three.sum(dim=1, keepdim=True))
+    else:
+        for channel in range(channels):
+            assert torch.allclose(ours[:, channel], three[:, channel % 3] * 3 / channels)
+    # Gray images of all channels give what they gave, where each filter comes in equally often.
+    if channels % 3 == 0 or channels == 1:
+        assert torch.allclose(ours.sum(dim=1), three.sum(dim=1), atol=1e-6)
+    others = {name: tensor for name, tensor in found.tensors.items() if name != stem}
+    assert all(torch.equal(tensor, fitted(path).tensors[name]) for name, tensor in others.items())
+
+
+def test_weights_for_three_channels_are_left_as_they_are(tmp_path: Path) -> None:
+    found = fitted(artifact(tmp_path / "a"))
+    assert found.changes == []
+    assert found.facts.keys() == {"source", "digest"}
+
+
+def test_weights_for_four_channels(tmp_path: Path) -> None:
+    """They go on at four, timm loads them whole, and three or five are refused."""
+    four = with_channels(VIT, 4)
+    path = artifact(tmp_path / "a", four)
+    found = fitted(path, four)
+    assert found.changes == []
+    model = timm.create_model(f"local-dir:{path}", pretrained=True)
+    assert torch.equal(model.patch_embed.proj.weight, found.tensors["patch_embed.proj.weight"])
+    assert "channels of an image: 4 | allowed: 3" in refusal(path)
+    assert "channels of an image: 4 | allowed: 5" in refusal(path, backbone=with_channels(VIT, 5))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_a_resnet_of_other_channels_is_read_whole(channels: int, tmp_path: Path) -> None:
+    resnet = with_channels(Backbone(**RESNET), channels)
+    path = artifact(tmp_path / "a", resnet)
+    model = load_backbone(path)
+    assert in_channels(model) == channels
+    first = model.state_dict()["conv1.weight"]
+    assert torch.equal(first, fitted(path, resnet).tensors["conv1.weight"])
+
+
 # --- What is refused
 
 
@@ -242,7 +318,6 @@ def test_a_folder_with_other_tensors(tmp_path: Path) -> None:
         ({"model_args": {**VIT.model_args, "embed_dim": 48}}, "width: 24 | allowed: 48"),
         ({"model_args": {**VIT.model_args, "depth": 3}}, "blocks: 2 | allowed: 3"),
         ({"model_args": {**VIT.model_args, "num_heads": 3}}, "attention heads: 2 | allowed: 3"),
-        ({"model_args": {**VIT.model_args, "in_chans": 4}}, "channels of an image: 3 | allowed: 4"),
         (
             {"architecture": "resnet18_small_stem", "patch_size": None, "model_args": {}},
             "architecture: a vision transformer | allowed: a ResNet",

@@ -6,7 +6,9 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tifffile
 import yaml
 from PIL import Image
 
@@ -94,7 +96,7 @@ def test_twice_the_same_gives_the_same_digest(tmp_path: Path) -> None:
 
 def test_captions_of_coco(tmp_path: Path, root: Path) -> None:
     file = io.BytesIO()
-    Image.new("RGB", (8, 6)).save(file, "JPEG")
+    Image.effect_noise((8, 6), 50).convert("RGB").save(file, "JPEG")
     (root / "images").mkdir()
     (root / "images" / "1.jpg").write_bytes(file.getvalue())
     image = {"id": 1, "file_name": "1.jpg", "width": 8, "height": 6}
@@ -144,6 +146,81 @@ def test_wrong_params_stop_before_any_work(
     with pytest.raises(UserError, match=message):
         _prepare(tmp_path, SHAPES | changed)
     assert not (tmp_path / "out").exists()
+
+
+# --- Other channels and bits
+
+
+BANDS = {"format": "images", "train": "train", "val": {"share": 0.25}, "channels": 4, "bits": 16}
+
+
+def _bands(root: Path, channels: int = 4, count: int = 8, *, kind: str = "npy") -> None:
+    rng = np.random.default_rng(channels)
+    for index in range(count):
+        pixels = rng.integers(0, 4096, (channels, 20, 30), dtype=np.uint16)
+        path = root / f"train/{kind}{channels}-{index}.{kind}"
+        path.parent.mkdir(exist_ok=True)
+        if kind == "npy":
+            np.save(path, pixels)
+        else:
+            tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="separate")
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif"])
+def test_four_bands_of_16_bits(tmp_path: Path, root: Path, kind: str) -> None:
+    _bands(root, kind=kind)
+    out = _prepare(tmp_path, BANDS)
+    facts = verify(out).facts
+    assert (facts["channels"], facts["bits"]) == (4, 16)
+    images = Images(out, "train")
+    pixels = np.stack([images.pixels(index) for index in range(len(images))]).astype(float)
+    assert pixels.max() > 255
+    channels = pixels.transpose(1, 0, 2, 3).reshape(4, -1) / 65535
+    assert facts["mean"] == pytest.approx(channels.mean(axis=1), abs=1e-8)
+    assert facts["std"] == pytest.approx(channels.std(axis=1), abs=1e-8)
+    again = _prepare(tmp_path, BANDS, "again")
+    assert verify(again).digest == verify(out).digest
+
+
+def test_mixed_channels_and_depths_are_named(tmp_path: Path, root: Path) -> None:
+    _bands(root)
+    _bands(root, channels=3, count=1, kind="tif")
+    np.save(root / "train/shallow.npy", np.zeros((4, 20, 30), np.uint8))
+    with pytest.raises(UserError) as caught:
+        _prepare(tmp_path, BANDS)
+    message = str(caught.value)
+    assert "shallow.npy: 8 bits a channel; bits is 16 in the dataset's params" in message
+    assert "tif3-0.tif: 3 channels; channels is 4 in the dataset's params" in message
+    assert not (tmp_path / "out").exists()
+    out = _prepare(tmp_path, BANDS | {"on_bad": "skip", "max_bad_share": 0.5})
+    assert len(verify(out).facts["problems"]) == 2
+
+
+@pytest.mark.parametrize("rgb", [True, False])
+def test_a_channel_of_one_value_is_named(tmp_path: Path, root: Path, rgb: bool) -> None:
+    rng = np.random.default_rng(0)
+    (root / "train").mkdir()
+    for index in range(4):
+        pixels = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+        pixels[:, :, 1] = 7
+        if rgb:
+            Image.fromarray(pixels).save(root / f"train/{index}.png")
+        else:
+            np.save(root / f"train/{index}.npy", pixels.astype(np.uint16))
+    params = {**BANDS, "channels": 3, "bits": 8 if rgb else 16}
+    with pytest.raises(UserError) as caught:
+        _prepare(tmp_path, params)
+    message = str(caught.value)
+    assert "tiny.yaml: channel 2 of 3 has one value in all training images" in message
+    assert "remedy: leave the channel out of the files and give their number as channels" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_arrays_are_no_photographs(tmp_path: Path, root: Path) -> None:
+    """Without channels in the params, NumPy's files are not images."""
+    _bands(root)
+    with pytest.raises(UserError, match=r"no image, other files: \{'\.npy': 8\}"):
+        _prepare(tmp_path, {key: BANDS[key] for key in ("format", "train", "val")})
 
 
 def test_missing_data_say_what_to_put_where(tmp_path: Path) -> None:

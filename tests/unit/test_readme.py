@@ -56,8 +56,9 @@ def test_own_images(tmp_path: Path) -> None:
 
 def test_every_method_task_and_page_is_named() -> None:
     for method in (REPOSITORY / "params/recipes/small").glob("*.yaml"):
-        # The floor of two methods, and methods from weights, are no methods of their own.
-        if method.stem != "random_beit" and not method.stem.startswith("continue_"):
+        # The floor of two methods, and methods from weights or on other channels, are no methods of
+        # their own.
+        if method.stem != "random_beit" and not re.search("^continue_|_bands$", method.stem):
             assert re.search(rf"[\[`]{method.stem}[\]`]", README), method.stem
     for page in TEXT:
         assert page == "README.md" or f"]({page})" in README, page

@@ -11,7 +11,6 @@ from steps.command import UserError
 from steps.data.names import check_label_names, is_text, same_written
 from steps.data.sources.source import (
     FILE,
-    IMAGE_SUFFIXES,
     Item,
     Problem,
     Source,
@@ -20,6 +19,7 @@ from steps.data.sources.source import (
     given,
     image_names,
     kind_of,
+    suffixes,
 )
 from steps.params.dataset import FolderDataset
 
@@ -36,6 +36,7 @@ class FolderSource(Source):
 
     def __init__(self, dataset: FolderDataset) -> None:
         content = "one folder of images for each class"
+        self._suffixes = suffixes(dataset)
         self._folders = {
             split: existing_folder(place, content) for split, place in given(dataset).items()
         }
@@ -88,12 +89,12 @@ class FolderSource(Source):
         folders, strays = _listed(root)
         beside = "not an image of a class, as it lies beside the folders"
         problems = [(name, _unless_file(root / name, beside)) for name in strays]
-        taken = f"not an image by its name, which ends in {image_names()}"
+        taken = f"not an image by its name, which ends in {image_names(self._suffixes)}"
         for folder in folders:
             for name, problem in walk(root, folder):
                 if problem is not None:
                     problems.append((name, problem))
-                elif PurePath(name).suffix.lower() in IMAGE_SUFFIXES:
+                elif PurePath(name).suffix.lower() in self._suffixes:
                     found.append((name, label_of.get(folder, -1)))
                 else:
                     problems.append((name, taken))

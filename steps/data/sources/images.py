@@ -15,7 +15,6 @@ from steps.data.sources.source import (
     ABSENT,
     FILE,
     FOLDER,
-    IMAGE_SUFFIXES,
     Item,
     Problem,
     Source,
@@ -26,6 +25,7 @@ from steps.data.sources.source import (
     image_names,
     kind_of,
     short_names,
+    suffixes,
 )
 from steps.data.sources.webdataset import members
 from steps.params.dataset import ImagesDataset
@@ -52,6 +52,7 @@ class ImagesSource(Source):
 
     def __init__(self, dataset: ImagesDataset) -> None:
         self.classes = []
+        self._suffixes = suffixes(dataset)
         self._left_out: dict[str, Counter[str]] = {}
         self._problems: dict[str, list[Problem]] = {}
         self._found = {split: self._list(split, place) for split, place in given(dataset).items()}
@@ -84,7 +85,7 @@ class ImagesSource(Source):
                 raise UserError(
                     str(data_root() / place),
                     f"no image{f', other files: {others}' if others else ''}",
-                    allowed=f"{_CONTENT}; an image ends in {image_names()}",
+                    allowed=f"{_CONTENT}; an image ends in {image_names(self._suffixes)}",
                 )
             if len(places) > 1:
                 own = [_Found(f"{place}/{one.name}", one.read, one.problem) for one in own]
@@ -137,7 +138,7 @@ class ImagesSource(Source):
 
     def _is_image(self, split: str, name: str) -> bool:
         suffix = PurePath(name).suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
+        if suffix in self._suffixes:
             return True
         self._left_out[split][suffix or "without an ending"] += 1
         return False

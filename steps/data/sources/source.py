@@ -18,6 +18,8 @@ from steps.params.dataset import HeldOut, Kind
 
 ENVIRONMENT = "PRETEXT_DATA"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ARRAY_SUFFIXES = (".npy",)
+"""Endings of further files that are images of a set which is not RGB of 8 bits."""
 _FEW = 1000
 FILE, FOLDER, ABSENT = "a file", "a folder", "nothing"
 
@@ -269,9 +271,14 @@ def existing_files(pattern: str, content: str) -> list[Path]:
     return files
 
 
-def image_names() -> str:
+def suffixes(dataset: Any) -> tuple[str, ...]:
+    """Endings of the image files of a set."""
+    return IMAGE_SUFFIXES if dataset.is_rgb else (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
+
+
+def image_names(taken: Sequence[str] = IMAGE_SUFFIXES) -> str:
     """Endings of image files, for errors."""
-    return ", ".join(IMAGE_SUFFIXES)
+    return ", ".join(taken)
 
 
 def short_names(files: Sequence[Path]) -> dict[Path, str]:

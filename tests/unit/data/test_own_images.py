@@ -29,7 +29,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def png(value: int) -> bytes:
     file = io.BytesIO()
-    Image.new("RGB", (8, 6), (value % 256, value // 256, 7)).save(file, "PNG")
+    image = Image.new("RGB", (8, 6), (value % 256, value // 256, 7))
+    image.putpixel((0, 0), (9, 99, 199))  # no channel of one value
+    image.save(file, "PNG")
     return file.getvalue()
 
 
