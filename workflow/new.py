@@ -29,7 +29,9 @@ import yaml
 
 from steps.command import UserError, run_step
 from steps.data.sources.source import ENVIRONMENT
+from steps.params.base import Count
 from steps.params.checks import load_plan
+from steps.params.load import option
 from steps.params.names import NAME_RULE, is_name
 from steps.params.plan import ROOT, Plan
 from workflow.estimate import CORES, Size, estimated_seconds, in_words
@@ -55,6 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--format", choices=FORMATS, help="the reading, where a path can be read in two ways"
     )
     parser.add_argument("--label-column", help="the column of a table that holds the labels")
+    parser.add_argument(
+        "--tiles",
+        type=option(Count),
+        metavar="SIDE",
+        help="cut unlabelled images into squares of so many pixels; else they are shrunk whole",
+    )
     parser.add_argument("--regime", help="folder of recipes; chosen by device and images")
     parser.add_argument("--backbone", help="params/backbones/<backbone>.yaml; the regime's own")
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
@@ -62,7 +70,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = _files(options.name, options.params)
     sets = own_sets(read_paths(options.paths, options.format, options.label_column))
     proposal = propose(
-        options.name, sets, gpu_name(), options.regime, options.backbone, options.params
+        options.name,
+        sets,
+        gpu_name(),
+        options.regime,
+        options.backbone,
+        options.params,
+        options.tiles,
     )
     print(write(proposal, files, options.params, _command(options)), end="")
 
@@ -70,9 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _command(options: argparse.Namespace) -> str:
     """The command line, for the first comment of what it writes."""
     words = [options.name, *options.paths]
-    for key in ("format", "label_column", "regime", "backbone"):
+    for key in ("format", "label_column", "tiles", "regime", "backbone"):
         if (value := getattr(options, key)) is not None:
-            words += [f"--{key.replace('_', '-')}", value]
+            words += [f"--{key.replace('_', '-')}", str(value)]
     return shlex.join(["python", "-m", "workflow.new", *words])
 
 

@@ -17,7 +17,7 @@ from steps.data.decoding import UnfitImageError, decode
 from steps.data.names import escaped
 from steps.data.sources import Source, open_source
 from steps.params.channels import in_words
-from steps.params.dataset import GROUND, MAX_PIXELS, RGB
+from steps.params.dataset import GROUND, MAX_PIXELS, RGB, Tiles
 from steps.params.load import validate
 from steps.params.plan import AnyDataset
 from workflow.readings import Reading
@@ -71,7 +71,7 @@ class OwnSet:
         Crops of a fifth of an image, the smallest that recipes take at this size, still have more
         pixels than the network takes.
         """
-        short = round(_STORED * image_size)
+        short = stored_side(image_size)
         if (
             self.short_side < 2 * short
             or "resize_short_side" not in type(self.dataset).model_fields
@@ -89,8 +89,43 @@ class OwnSet:
             notes=(*self.notes, note),
         )
 
+    def cut(self, side: int) -> OwnSet:
+        """The set with its images cut into tiles of ``side`` px.
+
+        Raises:
+            UserError: the images have labels or boxes, which their parts need not have.
+        """
+        if "tiles" not in type(self.dataset).model_fields:
+            raise UserError(
+                f"--tiles {side}",
+                f"{self.words}: a label or a box of an image need not be one of its parts",
+                allowed="images without labels",
+                remedy="leave the option out, or add --format images",
+            )
+        params = {**self.params, "tiles": {"side": side}}
+        each = len(Tiles(side=side).places(self.width, self.height))
+        note = (
+            f"Each image of {self.width} x {self.height} px becomes {each} tiles of {side} px "
+            f"({self.train:,} whole images to train, {self.val:,} to validate)."
+        )
+        return replace(
+            self,
+            params=params,
+            train=self.train * each,
+            val=self.val * each,
+            width=min(side, self.width),
+            height=min(side, self.height),
+            decode_seconds=self.decode_seconds / each,
+            notes=(*self.notes, note),
+        )
+
 
 _STORED = 2.5
+
+
+def stored_side(image_size: int) -> int:
+    """Short side in pixels of stored images, for a network that takes ``image_size`` px."""
+    return round(_STORED * image_size)
 
 
 def own_set(reading: Reading) -> OwnSet:

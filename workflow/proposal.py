@@ -20,7 +20,7 @@ from steps.params.detection import Detection
 from steps.params.load import Loader, load
 from steps.params.protocols import Finetune
 from steps.params.recipe import Recipe, Training
-from workflow.own_sets import OwnSet, images_of, own_set
+from workflow.own_sets import OwnSet, images_of, own_set, stored_side
 from workflow.readings import Reading
 
 # --- The sets of an experiment
@@ -204,7 +204,13 @@ class Proposal:
 
 
 def propose(
-    name: str, sets: OwnSets, gpu: str | None, regime: str | None, backbone: str | None, root: Path
+    name: str,
+    sets: OwnSets,
+    gpu: str | None,
+    regime: str | None,
+    backbone: str | None,
+    root: Path,
+    tiles: int | None = None,
 ) -> Proposal:
     """The experiment for a user's sets.
 
@@ -214,9 +220,11 @@ def propose(
         gpu: name of the GPU; None: there is none.
         regime, backbone: the user's choice; None: chosen here.
         root: the params folder.
+        tiles: side in pixels that the images for pretraining are cut into; None: they stay whole.
 
     Raises:
-        UserError: there is no such regime or backbone, or too few images for any method.
+        UserError: there is no such regime or backbone, too few images for any method, or images
+            to cut that have labels.
     """
     known = sorted(path.name for path in (root / "recipes").glob("*") if path.is_dir())
     if regime is not None and regime not in known:
@@ -234,7 +242,8 @@ def propose(
     found = load(root / f"backbones/{backbone or parts.backbone}.yaml", Backbone)
     size = found.image_size
     labels, boxes = sets.labels, sets.boxes
-    sets = OwnSets(sets.images.shrunk(size), labels and labels.shrunk(size), boxes)
+    images = sets.images.shrunk(size) if tiles is None else sets.images.cut(tiles)
+    sets = OwnSets(images, labels and labels.shrunk(size), boxes)
     proposal = Proposal(name, sets, chosen, backbone or parts.backbone)
     methods, left_out = _methods(proposal, parts, root)
     why = proposal.reasons
@@ -328,11 +337,17 @@ def _shrinking(images: OwnSet, backbone: Backbone, size: int, gpu: str | None) -
     text = f"{backbone.scale} sees {size} x {size} px."
     if images.short_side > 1.5 * size:
         seen = 40 * size / images.short_side
+        what = "Tiles" if "tiles" in images.params else "Images"
         text += (
-            f" Images of {images.width} x {images.height} px are shrunk by their short side: an "
-            f"object of 40 px becomes one of {seen:.1f} px. Tiles are not cut: if objects are that "
-            "small, cut the images first."
+            f" {what} of {images.width} x {images.height} px are shrunk by their short side: an "
+            f"object of 40 px becomes one of {seen:.1f} px."
         )
+        side = stored_side(size)
+        if "tiles" in type(images.dataset).model_fields and images.short_side > side:
+            text += (
+                f" With --tiles {side} images are cut, and it becomes one of "
+                f"{40 * size / side:.1f} px."
+            )
     if size < 224 and gpu is None:
         text += " vit_s16 sees 224 px, and needs a GPU."
     return text

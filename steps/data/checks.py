@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -17,7 +17,7 @@ from steps.data.decoding import Picture, UnfitImageError, decode, lossless
 from steps.data.names import escaped, is_text, written
 from steps.data.sources.source import Item, Problem
 from steps.data.values import shown
-from steps.params.dataset import GROUND, MAX_PIXELS
+from steps.params.dataset import GROUND, MAX_PIXELS, Tiles
 
 Note = Literal["turned", "composited", "first_of_several"]
 """Change that makes an image other than its file's plain content, as :class:`Picture` has it."""
@@ -98,6 +98,8 @@ class Decoded:
     notes: tuple[Note, ...] = ()
     sums: Sums | None = None
     """Sums over the pixels of an image that is not RGB of 8 bits."""
+    place: tuple[int, int] | None = None
+    """Left and top edge of a tile in its image, in pixels; None: an image of its own."""
 
 
 def check_image(
@@ -126,15 +128,33 @@ def check_image(
     Raises:
         UserError: the package that reads the file is missing.
     """
+    found = _read(item, ground, max_pixels, form)
+    if isinstance(found, str):
+        return found
+    encoded, picture = found
+    if isinstance(picture, Bands):
+        return _checked_bands(picture, item, resize_short_side)
+    rgb = picture.rgb
+    if item.size is not None and rgb.size != item.size:
+        return _other_size(rgb.size, item.size, turned=picture.turned)
+    if resize_short_side is not None and min(rgb.size) > resize_short_side:
+        encoded, rgb = _shrink(rgb, resize_short_side, png=picture.format == "PNG")
+    elif picture.changed:
+        encoded = lossless(rgb)
+    return Decoded(encoded, *rgb.size, rgb.histogram(), _digest_of(rgb), _notes(picture))
+
+
+def _read(
+    item: Item, ground: Sequence[int], max_pixels: int, form: Form | None
+) -> tuple[bytes, Picture | Bands] | str:
+    """The bytes and the pixels of an image, or what is wrong with it."""
     if item.problem is not None:
         return item.problem
     try:
         encoded = item.read()
-        picture: Picture | Bands
         if form is not None:
-            picture = decode_bands(encoded, form, max_pixels)
-        else:
-            picture = decode(encoded, ground, max_pixels)
+            return encoded, decode_bands(encoded, form, max_pixels)
+        return encoded, decode(encoded, ground, max_pixels)
     except UserError:
         raise
     except UnfitImageError as error:
@@ -147,17 +167,56 @@ def check_image(
         return f"unreadable file ({error.strerror or error})"
     except Exception as error:  # a damaged file makes Pillow's decoders raise anything
         return f"corrupt image ({type(error).__name__}: {error})"
+
+
+def cut_image(
+    item: Item,
+    tiles: Tiles,
+    ground: Sequence[int] = GROUND,
+    max_pixels: int = MAX_PIXELS,
+    form: Form | None = None,
+) -> list[Decoded] | str:
+    """Decode an image to its last row, and cut it. Arguments as for :func:`check_image`.
+
+    Returns:
+        Its tiles, row by row; an image no larger than a tile as it is; or what is wrong with it.
+    """
+    found = _read(item, ground, max_pixels, form)
+    if isinstance(found, str):
+        return found
+    _, picture = found
+    whole = picture.array if isinstance(picture, Bands) else picture.rgb
+    width, height = whole.size if isinstance(whole, Image.Image) else whole.shape[:0:-1]
+    places = tiles.places(width, height)
+    if len(places) == 1:
+        checked = check_image(item, None, ground, max_pixels, form)
+        return checked if isinstance(checked, str) else [checked]
+    # Of the whole image: an empty tile of one image is no other image's.
+    digest = _digest_of(whole)
+    cut = []
+    for left, top in places:
+        box = (left, top, min(left + tiles.side, width), min(top + tiles.side, height))
+        own = hashlib.blake2b(f"{digest} {left} {top}".encode(), digest_size=8).digest()
+        cut.append(_tile(picture, box, int.from_bytes(own, "big")))
+    # Notes count images, not tiles.
+    return [replace(cut[0], notes=_notes(picture)), *cut[1:]]
+
+
+def _tile(picture: Picture | Bands, box: tuple[int, int, int, int], digest: int) -> Decoded:
+    """A part of an image: left, top, right and bottom edge in pixels."""
+    left, top, right, bottom = box
+    size, place = (right - left, bottom - top), (left, top)
     if isinstance(picture, Bands):
-        return _checked_bands(picture, item, resize_short_side)
-    rgb = picture.rgb
-    if item.size is not None and rgb.size != item.size:
-        return _other_size(rgb.size, item.size, turned=picture.turned)
-    notes = [note for note in NOTES if getattr(picture, note)]
-    if resize_short_side is not None and min(rgb.size) > resize_short_side:
-        encoded, rgb = _shrink(rgb, resize_short_side, png=picture.format == "PNG")
-    elif picture.changed:
-        encoded = lossless(rgb)
-    return Decoded(encoded, *rgb.size, rgb.histogram(), _digest(rgb), tuple(notes))
+        # A copy of its own: the whole image is not kept alive by a part.
+        array: Array = picture.array[:, top:bottom, left:right].copy()
+        return Decoded(pack(array), *size, [], digest, sums=Sums.of(array), place=place)
+    rgb = picture.rgb.crop(box)
+    encoded = _encoded(rgb, png=picture.format == "PNG")
+    return Decoded(encoded, *size, rgb.histogram(), digest, place=place)
+
+
+def _notes(picture: Picture | Bands) -> tuple[Note, ...]:
+    return tuple(note for note in NOTES if getattr(picture, note, False))
 
 
 def _checked_bands(picture: Bands, item: Item, resize_short_side: int | None) -> Decoded | str:
@@ -166,13 +225,12 @@ def _checked_bands(picture: Bands, item: Item, resize_short_side: int | None) ->
     height, width = array.shape[1:]
     if item.size is not None and (width, height) != item.size:
         return _other_size((width, height), item.size, turned=picture.turned)
-    notes = [note for note in NOTES if getattr(picture, note, False)]
     if resize_short_side is not None and min(width, height) > resize_short_side:
         size = _shrunk_size((width, height), resize_short_side)
         array = resized(array, lambda band: band.resize(size, Image.Resampling.BICUBIC))
         width, height = size
-    digest = int.from_bytes(_hash_of(array).digest(), "big")
-    return Decoded(pack(array), width, height, [], digest, tuple(notes), Sums.of(array))
+    digest = _digest_of(array)
+    return Decoded(pack(array), width, height, [], digest, _notes(picture), Sums.of(array))
 
 
 def _hash_of(array: Array) -> hashlib.blake2b:
@@ -181,14 +239,20 @@ def _hash_of(array: Array) -> hashlib.blake2b:
     return pixels
 
 
-def _digest(rgb: Image.Image) -> int:
+def _digest_of(whole: Image.Image | Array) -> int:
+    """64 bits of a hash of the size and the pixels of an image."""
+    pixels = _hash_of_rgb(whole) if isinstance(whole, Image.Image) else _hash_of(whole)
+    return int.from_bytes(pixels.digest(), "big")
+
+
+def _hash_of_rgb(rgb: Image.Image) -> hashlib.blake2b:
     pixels = hashlib.blake2b(repr(rgb.size).encode(), digest_size=8)
     rows = max(1, _HASHED_PIXELS // rgb.width)
     for top in range(0, rgb.height, rows):
         bottom = min(rgb.height, top + rows)
         part = rgb if rows >= rgb.height else rgb.crop((0, top, rgb.width, bottom))
         pixels.update(part.tobytes())
-    return int.from_bytes(pixels.digest(), "big")
+    return pixels
 
 
 def _other_size(size: tuple[int, int], stated: tuple[int, int], *, turned: bool) -> str:
@@ -205,12 +269,16 @@ def _other_size(size: tuple[int, int], stated: tuple[int, int], *, turned: bool)
 def _shrink(rgb: Image.Image, short_side: int, *, png: bool) -> tuple[bytes, Image.Image]:
     size = _shrunk_size(rgb.size, short_side)
     shrunk = rgb.resize(size, Image.Resampling.BICUBIC)
+    return _encoded(shrunk, png=png), shrunk
+
+
+def _encoded(rgb: Image.Image, *, png: bool) -> bytes:
     file = io.BytesIO()
-    if png or max(size) > _JPEG_SIDE:
-        shrunk.save(file, "PNG")
+    if png or max(rgb.size) > _JPEG_SIDE:
+        rgb.save(file, "PNG")
     else:
-        shrunk.save(file, "JPEG", quality=95)
-    return file.getvalue(), shrunk
+        rgb.save(file, "JPEG", quality=95)
+    return file.getvalue()
 
 
 def _shrunk_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

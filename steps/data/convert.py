@@ -22,6 +22,7 @@ from steps.data.checks import (
     check_caption,
     check_image,
     check_name,
+    cut_image,
 )
 from steps.data.checks import check_label as wrong_label
 from steps.data.in_both import InBoth
@@ -219,36 +220,41 @@ class _Split:
         items = source.items(split, self._keep)
         labelled = source.kind == "classification"
         path = out / f"{split}.arrow"
-        images = 0
+        images = cut = 0
         with ShardWriter(
             path, labels=labelled, captions=source.has_captions, factors=tuple(source.factors)
         ) as writer:
             decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
-            for item, image in decoded:
+            for item, parts in decoded:
                 position = next(positions)
                 self._tally.seen(split)
-                problem = image if isinstance(image, str) else self._wrong(item)
+                problem = parts if isinstance(parts, str) else self._wrong(item)
                 captions = self._good_captions(item) if problem is None else []
                 if problem is None and source.has_captions and not captions:
                     problem = "no readable caption"
-                if problem is not None or isinstance(image, str):
+                if problem is not None or isinstance(parts, str):
                     self._tally.bad(split, item.id, str(problem))
                     continue
-                writer.add(
-                    item.id,
-                    image.encoded,
-                    image.width,
-                    image.height,
-                    item.label,
-                    captions,
-                    item.factors,
-                )
-                images += 1
-                self._count(item, image, captions)
-                self._both.add(split, image.digest)
-                if split == "train" and position in sampled:
-                    self._pixels.add(image)
+                cut += len(parts) > 1
+                for image in parts:
+                    writer.add(
+                        _name(item, image),
+                        image.encoded,
+                        image.width,
+                        image.height,
+                        item.label,
+                        captions,
+                        item.factors,
+                    )
+                    images += 1
+                    self._count(item, image, captions)
+                    self._both.add(split, image.digest)
+                    if split == "train" and position in sampled:
+                        self._pixels.add(image)
         facts: dict[str, Any] = {"images": images}
+        if cut:
+            facts["cut"] = cut
+            _log.info("%s: %d images were cut into tiles", split, cut)
         if labelled:
             facts["per_class"] = self._per_class
         if source.has_captions:
@@ -264,13 +270,18 @@ class _Split:
         _log.info("%s: %d images", split, images)
         return facts
 
-    def _decode(self, item: Item) -> Decoded | str:
+    def _decode(self, item: Item) -> list[Decoded] | str:
+        """The image, its tiles, or what is wrong with it."""
         dataset = self._dataset
         if not isinstance(dataset, FromFiles):
-            return check_image(item)
-        resize = getattr(dataset, "resize_short_side", None)
-        form = None if dataset.is_rgb else Form(*dataset.form)
-        return check_image(item, resize, dataset.ground, dataset.max_pixels, form)
+            whole = check_image(item)
+        else:
+            form = None if dataset.is_rgb else Form(*dataset.form)
+            if (tiles := getattr(dataset, "tiles", None)) is not None:
+                return cut_image(item, tiles, dataset.ground, dataset.max_pixels, form)
+            resize = getattr(dataset, "resize_short_side", None)
+            whole = check_image(item, resize, dataset.ground, dataset.max_pixels, form)
+        return whole if isinstance(whole, str) else [whole]
 
     def _wrong(self, item: Item) -> str | None:
         if (problem := check_name(item.id)) is not None:
@@ -301,6 +312,14 @@ class _Split:
             self._per_class[item.label] += 1
         if self.instances is not None:
             self.instances.add(item, image.width, image.height)
+
+
+def _name(item: Item, image: Decoded) -> str:
+    """The image's name; a tile's has its left and top edge."""
+    if image.place is None:
+        return item.id
+    left, top = image.place
+    return f"{item.id}@{left},{top}"
 
 
 def _refuse_constant(std: Sequence[float], where: str) -> None:

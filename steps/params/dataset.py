@@ -129,6 +129,32 @@ class FromFiles(_Dataset):
     any number. They are counted and listed in any case."""
 
 
+class Tiles(Params):
+    """A grid of squares that images are cut into."""
+
+    side: Count
+    """Height and width of a tile in pixels. A shorter image is not cut along that side."""
+    overlap: Annotated[int, Ge(0)] = 0
+    """Pixels that neighbours share, at least: tiles are spread evenly over the whole image, so
+    that the last ones end where it ends."""
+
+    @model_validator(mode="after")
+    def _moves_on(self) -> Tiles:
+        if self.overlap >= self.side:
+            raise ValueError(f"overlap: {self.overlap} must be below side, {self.side}")
+        return self
+
+    def places(self, width: int, height: int) -> list[tuple[int, int]]:
+        """Left and top edges of the tiles of an image, row by row."""
+        return [(left, top) for top in self._edges(height) for left in self._edges(width)]
+
+    def _edges(self, length: int) -> list[int]:
+        if length <= self.side:
+            return [0]
+        last = -(-(length - self.overlap) // (self.side - self.overlap)) - 1
+        return [index * (length - self.side) // last for index in range(last + 1)]
+
+
 class _Files(FromFiles):
     resize_short_side: Count | None = None
     """Short side in pixels to which larger images are shrunk, as JPEG of quality 95; PNGs stay
@@ -160,8 +186,8 @@ class _Files(FromFiles):
         """Leave out keys that sets of earlier versions lack, unless they are used: the params of
         a set are part of its identity."""
         values: dict[str, Any] = serialise(self)
-        for key, usual in zip(("channels", "bits"), RGB, strict=True):
-            if values[key] == usual:
+        for key, usual in {"channels": RGB[0], "bits": RGB[1], "tiles": None}.items():
+            if key in values and values[key] == usual:
                 del values[key]
         return values
 
@@ -193,6 +219,18 @@ class ImagesDataset(_Files):
     whose image members are taken."""
     val: Place | Annotated[list[Place], Len(1)] | HeldOut
     """Places of the split, or the part of ``train`` that it is."""
+    tiles: Tiles | None = None
+    """Cut images larger than what a network sees, so that small objects keep their pixels: each
+    tile becomes an image of its own, as JPEG of quality 95; PNGs stay PNGs. ``limit`` and ``val``
+    count and choose whole images. null: images stay whole."""
+
+    @model_validator(mode="after")
+    def _cut_or_shrunk(self) -> ImagesDataset:
+        if self.tiles is not None and self.resize_short_side is not None:
+            raise ValueError(
+                "tiles and resize_short_side exclude each other: tiles keep the size of pixels"
+            )
+        return self
 
 
 class CsvDataset(_Files):

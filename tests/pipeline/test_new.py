@@ -188,10 +188,30 @@ def test_a_tree_without_labels(home: Path, capsys: pytest.CaptureFixture[str]) -
     assert said.endswith("uv run snakemake report --config experiment=mine\n")
     assert "minutes on 2 CPU cores" in said
     text = text_of(plan.file)
-    assert "an object of 40 px becomes one of 5.3 px. Tiles are not cut" in text
+    assert "an object of 40 px becomes one of 5.3 px. With --tiles 160 images are cut" in text
     assert "No GPU was found" in text
     lines = plan.file.read_text().splitlines()
     assert len([line for line in lines if not line.startswith("#")]) <= 13
+
+
+def test_large_images_are_cut_if_asked_to(home: Path) -> None:
+    put(home / "data/photos", [f"{i}.jpg" for i in range(40)], side=320)
+    plan = made("data/photos", "--tiles", "160")
+    assert plan.datasets["mine"].model_dump()["tiles"] == {"side": 160, "overlap": 0}
+    text = text_of(Path("params/datasets/mine.yaml"))
+    assert "data/photos --tiles 160" in text
+    assert "336 x 320 px becomes 6 tiles of 160 px (32 whole images to train, 8" in text
+    # A batch is filled by tiles.
+    assert "simclr" in plan.experiment.methods
+    chosen = text_of(plan.file)
+    assert "Tiles of 160 x 160 px are shrunk by their short side: an object of 40 px" in chosen
+
+
+def test_labelled_images_are_not_cut(home: Path) -> None:
+    classes(home / "data/scans")
+    with pytest.raises(UserError, match=r"--tiles 32: 2 class folders.*need not be one of its par"):
+        made("data/scans", "--format", "folder", "--tiles", "32")
+    assert not Path("params/datasets/mine.yaml").exists()
 
 
 def test_class_folders_of_both_splits(home: Path) -> None:
