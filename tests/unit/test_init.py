@@ -21,7 +21,8 @@ from steps.exporting.transformers import write_transformers
 from steps.methods import MethodContext, backbone_for, build_method, start_from
 from steps.models.backbones import create_backbone, load_backbone, normalisation, save_backbone
 from steps.models.positions import WITH_OFFSET, resize_table
-from steps.official.initial import Fitted, initial_weights
+from steps.official.fit import Fitted
+from steps.official.initial import initial_weights
 from steps.params.backbone import Backbone
 from steps.params.load import load, read_yaml, validate
 from steps.params.recipe import Init, OnlineKNN, Recipe
