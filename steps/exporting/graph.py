@@ -163,10 +163,10 @@ def check_size(backbone: BackboneModel, size: Size, where: str) -> None:
         return
     patch = backbone.patch_embed.patch_size[0]
     if size == "free" and isinstance(backbone, Beit | Eva):
-        kind = "BEiT, whose relative" if isinstance(backbone, Beit) else "EVA, whose rotary"
+        kind = "a BEiT, whose relative" if isinstance(backbone, Beit) else "an EVA, whose rotary"
         raise UserError(
             f"--size {size}",
-            f"{where} is a {kind} positions belong to one grid",
+            f"{where} is {kind} positions belong to one grid",
             allowed=f"a multiple of {patch}",
         )
     if size != "free" and size % patch:

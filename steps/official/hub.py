@@ -83,7 +83,7 @@ CLIP: Rules = (
     (r"^attn_pool\.norm\.", "head.layernorm."),
     (r"^attn_pool\.mlp\.", "head.mlp."),
 )
-"""Of CLIP's image tower, and of SigLIP's, which adds a pooling head."""
+"""Image tower of CLIP, and of SigLIP, which adds a pooling head."""
 
 
 def hub_names(name: str, rules: Rules) -> list[str]:
@@ -130,7 +130,7 @@ class _Kind:
     architecture: str
     rules: Rules
     prefixes: tuple[str, ...] = ()
-    """Of the backbone's tensors in a model that has more, such as a head."""
+    """Prefixes of the backbone's tensors in a model that has more, such as a head."""
     tower: str = ""
     """Key of the backbone's part of the config; "": the config itself."""
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -62,7 +62,7 @@ class Pretrained:
     imported: Imported
     weights: Weights
     normalise: Normalise | None
-    """Of the images that it expects; None where nothing says."""
+    """Normalisation of the images that it expects; None where nothing says."""
     method: str | None
     """Method of its training; None where nothing says."""
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import (
+    Discriminator,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
 from steps.params.base import Epochs, Params
 from steps.params.methods import METHODS
@@ -81,6 +87,16 @@ class Imported(Params):
         if self.method is not None and self.method not in KINDS:
             raise ValueError(f"{self.name}: method {self.method} is none of {', '.join(KINDS)}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that rows of earlier versions lack, unless they are used: pages of
+        experiments are made again when these values change."""
+        values: dict[str, Any] = serialise(self)
+        for key in ("timm", "transformers", "method"):
+            if values[key] is None:
+                del values[key]
+        return values
 
     @property
     def asked(self) -> dict[str, Any]:
