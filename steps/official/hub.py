@@ -6,6 +6,7 @@ The library is not needed. Names are those of the files on the hub, which every 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -282,34 +283,34 @@ def hub_backbone(path: Path) -> Backbone:
             build what it says.
     """
     kind, config = hub_kind(path), _Config(path)
-    width, depth = config["hidden_size"], config["num_hidden_layers"]
+    width, depth = config.count("hidden_size"), config.count("num_hidden_layers")
     arguments: dict[str, Any] = {
         "embed_dim": width,
         "depth": depth,
-        "num_heads": config["num_attention_heads"],
+        "num_heads": config.count("num_attention_heads"),
     }
     if (channels := config.get("num_channels", 3)) != 3:
         arguments["in_chans"] = channels
     gated = bool(config.get("use_swiglu_ffn") or config.get("use_gated_mlp"))
     if kind.startswith("dinov2"):
-        hidden = int(width * config["mlp_ratio"])
+        hidden = width * config.count("mlp_ratio")
         if gated:
             hidden = 2 * ((int(hidden * 2 / 3) + 7) // 8 * 8)
     else:
-        hidden = config["intermediate_size"]
+        hidden = config.count("intermediate_size")
     arguments["mlp_ratio"] = mlp_ratio(hidden, width)
     architecture = PLAIN
     if kind.startswith("dinov2"):
         architecture = GATED_VIT if gated else PLAIN
         arguments |= {"init_values": 1e-5, "qkv_bias": config.get("qkv_bias", True)}
         if kind == "dinov2_with_registers":
-            arguments |= {"reg_tokens": config["num_register_tokens"], "no_embed_class": True}
+            arguments |= {"reg_tokens": config.count("num_register_tokens"), "no_embed_class": True}
     elif kind == "dinov3_vit":
         # The architecture whose queries and values have a bias that the weights fill.
         architecture = "vit_small_patch16_dinov3"
         arguments |= {
             "init_values": 1e-5,
-            "num_reg_tokens": config["num_register_tokens"],
+            "num_reg_tokens": config.count("num_register_tokens", least=0),
             "qkv_bias": bool(config.get("query_bias", True)),
             "rope_temperature": float(config.get("rope_theta", 100.0)),
         }
@@ -324,11 +325,17 @@ def hub_backbone(path: Path) -> Backbone:
     elif kind != "beit":
         arguments["qkv_bias"] = config.get("qkv_bias", True)
     _set_activation(config, kind, gated, arguments)
+    side, patch = config.side("image_size"), config.side("patch_size")
+    if side < patch:
+        raise config.refusal(f"image_size {side} below patch_size {patch}", "one patch or more")
+    if side % patch:
+        # SigLIP's 384 px with patches of 14: its first layer does not see the rest either.
+        logging.info("%s: %d of its %d px are whole patches", path, side - side % patch, side)
     backbone = Backbone(
         scale=SCALES.get((width, depth), f"ViT-{width}x{depth}"),
         architecture=architecture,
-        image_size=config.side("image_size"),
-        patch_size=config.side("patch_size"),
+        image_size=side - side % patch,
+        patch_size=patch,
         model_args=arguments,
     )
     return _as_beit(backbone, config) if kind == "beit" else backbone
@@ -365,13 +372,21 @@ class _Config:
         self._file = path / CONFIG
         kind = _KINDS[hub_kind(path)]
         config = json.loads(self._file.read_bytes())
-        part = config.get(kind.tower) or {} if kind.tower else config
+        part = config.get(kind.tower) if kind.tower else config
+        part = part if isinstance(part, dict) else {}
         self._values: dict[str, Any] = {**kind.defaults, **part}
 
     def __getitem__(self, key: str) -> Any:
         if self._values.get(key) is None:
             raise UserError(str(self._file), f"no {key}", remedy="get the folder again")
         return self._values[key]
+
+    def count(self, key: str, least: int = 1) -> int:
+        """A whole number."""
+        value = self[key]
+        if not isinstance(value, int) or value < least:
+            raise self.refusal(f"{key} {value!r}", f"a whole number of {least} or more")
+        return value
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value that may be absent."""
@@ -380,10 +395,11 @@ class _Config:
     def side(self, key: str) -> int:
         """A size in pixels, of a square."""
         value = self[key]
-        sides = set(value if isinstance(value, list) else [value])
-        if len(sides) != 1:
-            raise self.refusal(f"{key} {value}", "a square")
-        return int(sides.pop())
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        if not isinstance(value, int) or value < 1:
+            raise self.refusal(f"{key} {value!r}", "the side of a square in pixels")
+        return value
 
     def refusal(self, found: str, allowed: str) -> UserError:
         """The error for a value that no backbone here has."""

@@ -235,6 +235,15 @@ def test_folders_that_hold_something_else(tmp_path: Path) -> None:
     config = {"model_type": "beit", "hidden_act": "relu", **WITH_MLP}
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert "hidden_act relu | allowed: gelu" in refusal(lambda: read(tmp_path))
+    for changes, said in (
+        ({"hidden_size": "24"}, "hidden_size '24' | allowed: a whole number of 1 or more"),
+        ({"image_size": [32, 64]}, "image_size [32, 64] | allowed: the side of a square"),
+        ({"image_size": 4}, "image_size 4 below patch_size 8"),
+        ({"num_attention_heads": 5}, "timm cannot build it"),
+    ):
+        values = {"model_type": "vit", "hidden_act": "gelu", **WITH_MLP, **changes}
+        (tmp_path / "config.json").write_text(json.dumps(values))
+        assert said in refusal(lambda: read(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     assert "config.json: no hidden_size" in refusal(lambda: read(tmp_path))
 
