@@ -126,7 +126,7 @@ def read_timm(
     elif path.is_dir():
         raise UserError(
             str(path),
-            "a folder without an architecture in config.json",
+            "no folder of timm: its config.json names no architecture, or it is an artifact",
             allowed="a file of a timm model's weights, or a folder as timm writes it for the hub",
             remedy="of a transformers folder: --format transformers (transformers: in params)",
         )

@@ -135,17 +135,17 @@ def _of_artifact(path: Path) -> Weights:
 
 
 def is_timm_folder(path: Path) -> bool:
-    """True for a folder as timm writes it for the hub, and reads it as ``local-dir:``."""
+    """True for a folder as timm writes it for the hub, and reads it as ``local-dir:``.
+
+    A backbone artifact of this project is none: it says more of its weights.
+    """
     try:
         config = json.loads((path / CONFIG).read_bytes())
-    except (OSError, ValueError):
+        manifest = path / MANIFEST
+        node = json.loads(manifest.read_bytes())["node"] if manifest.is_file() else None
+    except (OSError, ValueError, TypeError, KeyError):
         return False
-    return isinstance(config, dict) and "architecture" in config and not has_manifest(path)
-
-
-def has_manifest(path: Path) -> bool:
-    """True for an artifact of this project, whose config.json is timm's too."""
-    return (path / MANIFEST).is_file()
+    return isinstance(config, dict) and "architecture" in config and node != "pretrain"
 
 
 def of_timm_folder(path: Path) -> Weights:

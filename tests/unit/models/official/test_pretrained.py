@@ -342,7 +342,7 @@ def test_what_timm_cannot_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     )
     assert "no word on its architecture" in refusal(lambda: read_timm(None, file, None, None, ""))
     (tmp_path / "empty").mkdir()
-    assert "a folder without an architecture" in refusal(
+    assert "no folder of timm: its config.json names no architecture" in refusal(
         lambda: read_timm("vit_small_patch16_224", tmp_path / "empty", None, None, "")
     )
     # A file of the tiny model is not one of the small model.
