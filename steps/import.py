@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--format", choices=[*FORMATS, DALLE, TIMM, TRANSFORMERS], required=True)
     parser.add_argument(
         "--model",
+        type=option(Label),
         help="name of a timm model, such as vit_small_patch16_dinov3.lvd1689m; timm downloads it "
         "if no file is given",
     )
