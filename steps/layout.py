@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         *(step.options.backbone, protocol.image_size, where),
         task="layout",
         reads="class token to look from",
+        class_token=True,
     )
     size = backbone.size
     views = EvaluationViews(data, "val", size, protocol.crop_fraction)

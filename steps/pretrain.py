@@ -46,7 +46,8 @@ from steps.methods import (
 )
 from steps.models.backbones import create_backbone, depth, save_backbone, with_channels
 from steps.models.teacher import load_teacher
-from steps.official.initial import Fitted, initial_weights
+from steps.official.fit import Fitted
+from steps.official.initial import initial_weights
 from steps.params.backbone import Backbone, check_in_chans
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for

@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from timm.layers import Attention
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from steps.command import UserError
 from steps.detection.beit import PositionBias, as_plain, position_biases
+from steps.detection.eva import RotaryAttention, RotaryPositions, queries
 from steps.models.backbones import CONFIG, load_backbone, normalisation, own_resizing
 from steps.models.positions import Resizing, resize_map
 
@@ -37,7 +39,7 @@ class ViTDet(nn.Module):
 
     Args:
         vit: the transformer, whose modules this one takes over; class and register tokens are
-            dropped, layer scale, pre-norm and query-key norms stay.
+            dropped, layer scale, pre-norm, query-key norms and rotary positions stay.
         window_size: side of a window in patches; ``None``: every block attends globally.
         global_blocks: how many blocks attend globally; ``None`` where their indices are given.
         global_indices: the blocks that attend globally, in place of ``global_blocks``.
@@ -51,12 +53,13 @@ class ViTDet(nn.Module):
         frozen: no weight is trained, and maps pass the transformer's final norm.
 
     Raises:
-        UserError: relative positions with an attention that is not timm's ``Attention``.
+        UserError: relative positions with an attention that is neither timm's ``Attention`` nor
+            that of its class Eva, or an EVA with norms after attention and MLP.
     """
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: VisionTransformer | Eva,
         *,
         window_size: int | None,
         global_blocks: int | None = None,
@@ -92,20 +95,21 @@ class ViTDet(nn.Module):
             self.pos_embed = nn.Parameter(vit.pos_embed.detach()[:, prefix:].clone())
         self.pretrain_grid: tuple[int, int] = vit.patch_embed.grid_size
         self.norm_pre = vit.norm_pre
+        self.rotary = RotaryPositions(vit) if isinstance(vit, Eva) else None
         self.blocks = nn.ModuleList(blocks)
         self.biases = nn.ModuleList() if biases is None else biases[: len(blocks)]
         self.relative = nn.ModuleList()
         if relative_grid is not None:
             for block, window in zip(self.blocks, self.windows, strict=True):
-                if not isinstance(block.attn, Attention) or block.attn.gate is not None:
+                attn = cast(Attention, block.attn)
+                plain = isinstance(attn, Attention) and attn.gate is None
+                if not plain and not isinstance(attn, RotaryAttention):
                     raise UserError(
-                        f"backbone with {type(block.attn).__name__}",
+                        f"backbone with {type(attn).__name__}",
                         "relative positions need plain attention",
                         remedy="set backbone.relative_positions: false in the protocol",
                     )
-                self.relative.append(
-                    RelativePositions(block.attn.head_dim, window or relative_grid)
-                )
+                self.relative.append(RelativePositions(attn.head_dim, window or relative_grid))
         self.frozen = frozen
         # Of a trained backbone, the pyramid learns its own scale; of a frozen one, scales differ
         # from method to method.
@@ -130,11 +134,12 @@ class ViTDet(nn.Module):
             The maps of ``outputs``, each (B, D, H / patch, W / patch).
         """
         x_BHWD, maps = self.embed(images), []
-        for index in range(len(self.blocks)):
+        positions = self.rotary_positions((x_BHWD.shape[1], x_BHWD.shape[2]))
+        for index, rope in enumerate(positions):
             if self.checkpoint_activations and self.training:
-                x_BHWD = checkpoint(self.block, index, x_BHWD, use_reentrant=False)
+                x_BHWD = checkpoint(self.block, index, x_BHWD, rope, use_reentrant=False)
             else:
-                x_BHWD = self.block(index, x_BHWD)
+                x_BHWD = self.block(index, x_BHWD, rope)
             if index in self.outputs:
                 maps.append(self.final_norm(x_BHWD).permute(0, 3, 1, 2).contiguous())
         return tuple(maps)
@@ -148,7 +153,16 @@ class ViTDet(nn.Module):
         embedded: Tensor = self.norm_pre(x_BHWD)
         return embedded
 
-    def block(self, index: int, x_BHWD: Tensor) -> Tensor:
+    def rotary_positions(self, grid: tuple[int, int]) -> list[Tensor | None]:
+        """Rotary positions of each block, for its windows or the whole grid; None: it has none."""
+        if self.rotary is None:
+            return [None] * len(self.blocks)
+        grids = [grid if window is None else (window, window) for window in self.windows]
+        # Once for all blocks of a grid: positions are made on the host.
+        tables = {each: self.rotary(each) for each in dict.fromkeys(grids)}
+        return [self.rotary.of_block(tables[each], index) for index, each in enumerate(grids)]
+
+    def block(self, index: int, x_BHWD: Tensor, rope: Tensor | None = None) -> Tensor:
         """One transformer block, its attention in windows where it is to be; (B, H, W, D)."""
         block = cast(Block, self.blocks[index])
         window = self.windows[index]
@@ -158,11 +172,15 @@ class ViTDet(nn.Module):
             y = to_windows(y, window)
         relative = cast(RelativePositions, self.relative[index]) if self.relative else None
         bias = cast(PositionBias, self.biases[index]) if self.biases else None
-        y = _attend(cast(Attention, block.attn), y, relative, bias)
+        if isinstance(block.attn, RotaryAttention):
+            y = _attend_rotated(block.attn, y, relative, rope)
+        else:
+            y = _attend(cast(Attention, block.attn), y, relative, bias)
         if window is not None:
             y = from_windows(y, window, height, width)
-        x_BHWD = x_BHWD + block.drop_path1(block.ls1(y))
-        out: Tensor = x_BHWD + block.drop_path2(block.ls2(block.mlp(block.norm2(x_BHWD))))
+        x_BHWD = x_BHWD + block.drop_path1(_scaled(block, 1, y))
+        y = _scaled(block, 2, block.mlp(block.norm2(x_BHWD)))
+        out: Tensor = x_BHWD + block.drop_path2(y)
         return out
 
 
@@ -226,6 +244,28 @@ def _attend(
     return y.reshape(batch, height, width, dim)
 
 
+def _attend_rotated(
+    attn: RotaryAttention,
+    x_BHWD: Tensor,
+    relative: RelativePositions | None,
+    rope: Tensor | None,
+) -> Tensor:
+    x = x_BHWD.flatten(1, 2)
+    height, width = x_BHWD.shape[1:3]
+    added = None if relative is None else relative(queries(attn, x), height, width)
+    attended: Tensor = attn(x, rope=rope, attn_mask=added)
+    return attended.reshape(x_BHWD.shape)
+
+
+def _scaled(block: nn.Module, branch: int, y: Tensor) -> Tensor:
+    """A branch's output after its layer scale, a module or, in an EVA, a parameter."""
+    scale = getattr(block, f"ls{branch}", None)
+    if scale is not None:
+        return cast(Tensor, scale(y))
+    gamma = getattr(block, f"gamma_{branch}")
+    return y if gamma is None else gamma * y
+
+
 def to_windows(x_BHWD: Tensor, size: int) -> Tensor:
     """Cut (B, H, W, D) into (B * windows, size, size, D), zero-padded below and to the right."""
     height, width, dim = x_BHWD.shape[1:]
@@ -267,7 +307,7 @@ def load_vitdet(
     """The ViTDet backbone of a backbone artifact.
 
     Args:
-        artifact: a plain vision transformer or a BEiT.
+        artifact: a plain vision transformer, a BEiT or an EVA.
         image_size: the longest side of an image.
         square: images are padded to that size.
         maps: how many maps, of blocks evenly spaced, the last one among them.

@@ -9,7 +9,8 @@ from torch import nn
 
 from steps.params.detection import DetectionOptimizer
 
-POSITIONS = "backbone.pos_embed"
+POSITIONS = ("backbone.pos_embed", "backbone.rotary.rope.freqs")
+"""Position table, and learnt frequencies of rotary positions."""
 Undecayed = Literal["backbone_norms", "vectors"]
 
 
@@ -69,14 +70,14 @@ def layer_of(name: str, depth: int) -> int:
 
 def decays(name: str) -> bool:
     """True if weight decay applies to a detector's parameter."""
-    if name == POSITIONS:
+    if name in POSITIONS:
         return False
-    gains = ("norm", ".ls1.", ".ls2.")
+    gains = ("norm", ".ls1.", ".ls2.", ".gamma_")
     return not (name.startswith("backbone.blocks.") and any(gain in name for gain in gains))
 
 
 def _is_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim > 1 and name != POSITIONS
+    return parameter.ndim > 1 and name not in POSITIONS
 
 
 def adamw(model: nn.Module, depth: int, optimizer: DetectionOptimizer) -> torch.optim.AdamW:

@@ -13,8 +13,9 @@ from steps.engine.sharding import local, norms
 from steps.params.recipe import ClipGrad, Optimizer
 
 Group = dict[str, object]
-_AS = {"reg_token": "cls_token"}
-"""Registers are learnt tokens: they are decayed if class tokens are."""
+_AS = {"reg_token": "cls_token", "freqs": "pos_embed"}
+"""Registers are learnt tokens: they are decayed if class tokens are. Learnt frequencies of rotary
+positions go with position tables."""
 
 
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
@@ -64,7 +65,7 @@ def layer_of(name: str, depth: int) -> int:
         return int(stage.group(1))
     if block := re.search(r"(?:^|\.)backbone\.blocks\.(\d+)\.", name):
         return int(block.group(1)) + 1
-    embeddings = "cls_token|reg_token|mask_token|pos_embed|patch_embed|norm_pre|conv1|bn1"
+    embeddings = "cls_token|reg_token|mask_token|pos_embed|rope|patch_embed|norm_pre|conv1|bn1"
     if re.search(rf"(?:^|\.)backbone\.({embeddings})\b", name):
         return 0
     return depth + 1

@@ -18,6 +18,7 @@ from steps.data.views import normalise
 from steps.models.backbones import (
     BackboneModel,
     Transformer,
+    has_class_token,
     image_size,
     is_resnet,
     load_backbone,
@@ -49,13 +50,21 @@ class FrozenBackbone:
 
     @classmethod
     def load_transformer(
-        cls, artifact: Path, size: int | None, where: str, *, task: str, reads: str
+        cls,
+        artifact: Path,
+        size: int | None,
+        where: str,
+        *,
+        task: str,
+        reads: str,
+        class_token: bool = False,
     ) -> FrozenBackbone:
         """The vision transformer of an artifact, for images of a size (None: its own).
 
         Raises:
-            UserError: a ResNet, which lacks what ``task`` ``reads``; or a size that does not divide
-                into patches, which ``where`` names.
+            UserError: a ResNet, which lacks what ``task`` ``reads``, or a transformer without the
+                class token that it reads; or a size that does not divide into patches, which
+                ``where`` names.
         """
         backbone = cls.load(artifact)
         if is_resnet(backbone.model):
@@ -63,6 +72,13 @@ class FrozenBackbone:
                 str(artifact),
                 f"a ResNet, which has no {reads}",
                 allowed="a vision transformer",
+                remedy=f"leave the task {task} out",
+            )
+        if class_token and not has_class_token(backbone.model):
+            raise UserError(
+                str(artifact),
+                f"a transformer without a {reads}",
+                allowed="a vision transformer with a class token",
                 remedy=f"leave the task {task} out",
             )
         size = size or backbone.size

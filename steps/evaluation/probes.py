@@ -18,8 +18,8 @@ from torch.optim import Optimizer as TorchOptimizer
 
 from steps.core.schedules import Progress, learning_rate
 from steps.engine.optimizers import LARS
-from steps.models.backbones import BackboneModel, is_resnet
-from steps.models.features import global_feature, last_blocks
+from steps.models.backbones import BackboneModel, Transformer, has_class_token, is_resnet
+from steps.models.features import global_feature, image_feature, last_blocks
 from steps.params.protocols import ProbePooling
 from steps.params.recipe import Schedule
 
@@ -101,8 +101,22 @@ def read_backbone(
             raise ValueError("a ResNet gives one vector an image")
         return dict.fromkeys(reads, global_feature(backbone, images).float())
     blocks = last_blocks(backbone, images, max(one.blocks for one in reads))
+    prefix = backbone.num_prefix_tokens
+    if not has_class_token(backbone):
+        blocks = [
+            torch.cat([feature.unsqueeze(1), tokens], dim=1)
+            for feature, tokens in zip(_in_place_of_class(backbone, blocks), blocks, strict=True)
+        ]
+        prefix += 1
     blocks = [tokens.float() for tokens in blocks]
-    return {one: assemble(blocks, backbone.num_prefix_tokens, one) for one in reads}
+    return {one: assemble(blocks, prefix, one) for one in reads}
+
+
+def _in_place_of_class(vit: Transformer, blocks_BND: Sequence[Tensor]) -> list[Tensor]:
+    """A feature of each block in place of a class token: the image's of the last one, the mean
+    patch token of those before, which no pooling head was trained on."""
+    means = [tokens[:, vit.num_prefix_tokens :].mean(dim=1) for tokens in blocks_BND[:-1]]
+    return [*means, image_feature(vit, blocks_BND[-1])]
 
 
 def width(dim: int, reads: FeatureSpec) -> int:

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 
 import torch
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ from torch import Tensor, nn
 from steps.command import UserError
 from steps.exporting.transformers import missing_package
 from steps.models.backbones import BackboneModel, own_resizing
+from steps.models.features import image_feature
 from steps.models.positions import Resizing, resize_table
+from steps.models.tokens import prefix_tokens, rotary
 
 OPSET = 18
 """Opset of ONNX: the first whose Resize has an antialias, which other tools than ours may want."""
@@ -43,8 +46,9 @@ class Graph(nn.Module):
     def __init__(self, backbone: BackboneModel, size: Size) -> None:
         super().__init__()
         self.backbone = backbone
-        self.table: Tensor | None
-        if isinstance(backbone, VisionTransformer):
+        self.table: Tensor | None = None
+        self.free = size == "free"
+        if isinstance(backbone, VisionTransformer | Eva) and backbone.pos_embed is not None:
             self.resizing = own_resizing(backbone)
             self.rows = backbone.pos_embed.shape[1] - backbone.patch_embed.num_patches
             self.side = int(backbone.patch_embed.grid_size[0])
@@ -52,8 +56,15 @@ class Graph(nn.Module):
             if size != "free":
                 grid = size // backbone.patch_embed.patch_size[0]
                 table = resize_table(table, (grid, grid), self.rows, self.resizing)
+            del self.table
             self.register_buffer("table", table.clone())
-            self.free = size == "free"
+        self.rotary: list[Tensor | None] = []
+        if isinstance(backbone, Eva) and size != "free":
+            grid = size // backbone.patch_embed.patch_size[0]
+            self.rotary = [
+                None if table is None else table.detach().clone()
+                for table in rotary(backbone, (grid, grid))
+            ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         backbone = self.backbone
@@ -62,21 +73,27 @@ class Graph(nn.Module):
             return average, average.clone()
         if isinstance(backbone, VisionTransformer):
             tokens_BND = backbone.norm(backbone.blocks(backbone.norm_pre(self._embed(images))))
+        elif isinstance(backbone, Eva):
+            tokens_BND = backbone.norm_pre(self._embed(images))
+            for block, rope in zip(backbone.blocks, self.rotary, strict=True):
+                tokens_BND = block(tokens_BND, rope=rope)
+            tokens_BND = backbone.norm(tokens_BND)
         else:
             tokens_BND = backbone.forward_features(images)
         mean = backbone.fc_norm(tokens_BND[:, backbone.num_prefix_tokens :].mean(dim=1))
-        return tokens_BND[:, 0], mean
+        first = image_feature(backbone, tokens_BND)
+        # Two outputs of a graph are two tensors.
+        return first, mean.clone() if backbone.cls_token is None else mean
 
     def _embed(self, images: Tensor) -> Tensor:
         """``steps.models.tokens.embed`` of images whose number, and size if free, are open."""
         vit = cast(VisionTransformer, self.backbone)
-        table = cast(Tensor, self.table)
         patches = vit.patch_embed.proj(images)
-        prefix = (
-            vit.cls_token
-            if vit.reg_token is None
-            else torch.cat([vit.cls_token, vit.reg_token], dim=1)
-        )
+        prefix = prefix_tokens(vit)
+        table = self.table
+        if table is None:
+            tokens = patches.flatten(2).transpose(1, 2)
+            return torch.cat([prefix.expand(images.shape[0], -1, -1), tokens], dim=1)
         own, rest = prefix[:, : self.rows], prefix[:, self.rows :]
         positions = table[:, self.rows :]
         if self.free:
@@ -145,10 +162,11 @@ def check_size(backbone: BackboneModel, size: Size, where: str) -> None:
     if isinstance(backbone, ResNet):
         return
     patch = backbone.patch_embed.patch_size[0]
-    if size == "free" and isinstance(backbone, Beit):
+    if size == "free" and isinstance(backbone, Beit | Eva):
+        kind = "a BEiT, whose relative" if isinstance(backbone, Beit) else "an EVA, whose rotary"
         raise UserError(
             f"--size {size}",
-            f"{where} is a BEiT, whose relative positions belong to one grid",
+            f"{where} is {kind} positions belong to one grid",
             allowed=f"a multiple of {patch}",
         )
     if size != "free" and size % patch:

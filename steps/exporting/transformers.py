@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from timm.layers.mlp import GluMlp, Mlp
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -124,6 +125,8 @@ def _described(model: BackboneModel, where: str) -> tuple[str, dict[str, Any], R
     """The architecture that holds a backbone, its config, and the rules of names."""
     if not isinstance(model, Transformer):
         raise _cannot_hold(where, "a ResNet, whose layout differs from that of ResNetModel")
+    if isinstance(model, Eva):
+        raise _cannot_hold(where, "a transformer of timm's class Eva (rotary positions)")
     first = model.blocks[0]
     norm = model.norm if isinstance(model.norm, nn.LayerNorm) else model.fc_norm
     config = {

@@ -24,7 +24,7 @@ from steps.models.backbones import (
     load_backbone,
     save_weights,
 )
-from steps.models.features import frozen_features
+from steps.models.features import frozen_features, image_feature
 
 TARGETS = ("timm", "transformers", "onnx", "torchscript")
 BOUND = 1e-4
@@ -189,7 +189,8 @@ def _write_timm(backbone: Exportable, folder: Path) -> Written:
         if found.ndim == 4:
             average = found.mean(dim=(2, 3))
             return average, average
-        return found[:, 0], model.fc_norm(found[:, model.num_prefix_tokens :].mean(dim=1))
+        mean = model.fc_norm(found[:, model.num_prefix_tokens :].mean(dim=1))
+        return image_feature(model, found), mean
 
     own = image_size(backbone.model)
     return Written(run, "a timm folder", _TIMM, [(own, own)])

@@ -9,8 +9,9 @@ from typing import cast
 from timm.models.beit import Beit
 from torch import Tensor
 
+from steps.command import UserError
 from steps.methods.method import Method, MethodContext
-from steps.models.backbones import BackboneModel
+from steps.models.backbones import BackboneModel, has_class_token
 from steps.models.beit import as_beit, initialise_backbone
 from steps.models.dinov2_vit import as_dinov2, trained_layout
 from steps.params.backbone import Backbone, BEiTBackbone
@@ -47,11 +48,19 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
 
     Raises:
         ValueError: method random, which trains nothing; a tokenizer is needed and not there.
+        UserError: the method reads a class token, and the backbone has none.
     """
     if params.name == "random" or (
         params.takes_tokenizer == "required" and context.tokenizer is None
     ):
         raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")
+    if params.reads == "tokens" and not has_class_token(backbone):
+        raise UserError(
+            f"method {params.name}",
+            "it reads a class token, which the backbone is without",
+            allowed="a vision transformer with a class token",
+            remedy="name another backbone",
+        )
     # Imported by name, so that a method needs no entry here and runs import only their own.
     module = import_module(f"steps.methods.{params.name}")
     (method,) = (
@@ -62,6 +71,9 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
         and each.__module__ == module.__name__
     )
     built: Method = method(params, backbone, context)
+    if has_class_token(backbone):
+        # No method reads it, and DDP expects a gradient of all that trains.
+        backbone.fc_norm.requires_grad_(False)
     return built
 
 

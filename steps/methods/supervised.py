@@ -56,7 +56,10 @@ class Supervised(Method):
                 # The norm over tokens gives way to the norm over their mean.
                 backbone.norm.requires_grad_(False)
             # Not part of this forward pass: DDP expects a gradient of all that trains.
-            backbone.fc_norm.requires_grad_(False)
+            if backbone.cls_token is not None or params.pooling == "mean":
+                backbone.fc_norm.requires_grad_(False)
+                if getattr(backbone, "attn_pool", None) is not None:
+                    backbone.attn_pool.requires_grad_(False)
         self.head = nn.Linear(backbone.num_features, num_classes)
         nn.init.trunc_normal_(self.head.weight, std=params.head_init_std)
         nn.init.zeros_(self.head.bias)

@@ -12,6 +12,7 @@ import timm
 from safetensors.torch import save_file
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -73,10 +74,10 @@ def resnet18_small_stem(pretrained: bool = False, **kwargs: Any) -> ResNet:
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 HEADS = "heads.safetensors"
-RESIZING = "resizing"
-"""The key in ``config.json`` of what timm does not know of: ``own_resizing``."""
+RESIZING, NORM_EPS = "resizing", "norm_eps"
+"""Keys in ``config.json`` of what timm does not know of: ``own_resizing`` and ``set_norm_eps``."""
 
-Transformer: TypeAlias = VisionTransformer | Beit
+Transformer: TypeAlias = VisionTransformer | Beit | Eva
 """A backbone of tokens: what ``steps.models.tokens`` embeds and encodes with."""
 BackboneModel: TypeAlias = Transformer | ResNet
 """Any backbone: ``steps.models.features`` says what heads and evaluations take of it."""
@@ -102,6 +103,8 @@ def create_backbone(backbone: Backbone) -> BackboneModel:
             **_model_args(backbone),
             **_batch_norm(backbone.is_resnet),
         )
+        if isinstance(model, Eva) != backbone.is_eva:
+            raise ValueError(f"a {type(model).__name__}, though its name says otherwise")
     except (RuntimeError, TypeError, ValueError, AssertionError) as error:
         raise UserError(
             f"backbone {backbone.architecture}",
@@ -112,7 +115,7 @@ def create_backbone(backbone: Backbone) -> BackboneModel:
         raise UserError(
             f"backbone {backbone.architecture}",
             f"a {type(model).__name__}",
-            allowed="timm's VisionTransformer or ResNet",
+            allowed="timm's VisionTransformer, Eva or ResNet",
         )
     if is_resnet(model):
         # Its weights do not depend on it, so that timm has the size of its own training there.
@@ -162,6 +165,8 @@ def save_backbone(
     # Only what differs from the default is written, so most configs are plain timm.
     if (resizing := own_resizing(model)) != WITH_OFFSET:
         config[RESIZING] = dataclasses.asdict(resizing)
+    if (eps := getattr(model, NORM_EPS, None)) is not None:
+        config[NORM_EPS] = eps
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     save_weights(model.state_dict(), folder / WEIGHTS)
     if heads:
@@ -200,8 +205,11 @@ def load_backbone(artifact: Path, **overrides: Any) -> BackboneModel:
         **_batch_norm(holds_resnet(artifact)),
         **overrides,
     )
-    if (resizing := _config(artifact).get(RESIZING)) is not None:
+    config = _config(artifact)
+    if (resizing := config.get(RESIZING)) is not None:
         model.resizing = Resizing(**resizing)
+    if (eps := config.get(NORM_EPS)) is not None:
+        set_norm_eps(model, eps)
     check_weights(
         model.state_dict().items(), str(artifact), f"train it anew ({DIVERGED}), or import it again"
     )
@@ -213,6 +221,24 @@ def own_resizing(model: BackboneModel) -> Resizing:
     the attribute ``resizing``.
     """
     return cast(Resizing, getattr(model, "resizing", WITH_OFFSET))
+
+
+def norm_eps(model: BackboneModel) -> float | None:
+    """The epsilon of a transformer's layer norms; None for a ResNet."""
+    return None if is_resnet(model) else float(model.blocks[0].norm1.eps)
+
+
+def set_norm_eps(model: BackboneModel, eps: float) -> None:
+    """Give all layer norms another epsilon than timm's, which ``save_backbone`` then records."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = eps
+    setattr(model, NORM_EPS, eps)
+
+
+def has_class_token(model: BackboneModel) -> bool:
+    """False for a ResNet, and for a transformer without such a token (SigLIP)."""
+    return not is_resnet(model) and model.cls_token is not None
 
 
 def holds_resnet(artifact: Path) -> bool:
@@ -265,7 +291,10 @@ def _model_args(backbone: Backbone) -> dict[str, Any]:
     """The arguments of the timm model that a config records."""
     if backbone.is_resnet:
         return dict(backbone.model_args)
-    size = {"img_size": backbone.image_size, "patch_size": backbone.patch_size}
+    size: dict[str, Any] = {"img_size": backbone.image_size, "patch_size": backbone.patch_size}
+    if backbone.is_eva:
+        # Else timm keeps the rotary positions of one grid and gives them for any other.
+        size["dynamic_img_size"] = True
     return {**size, **backbone.model_args}
 
 

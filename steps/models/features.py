@@ -9,7 +9,7 @@ import torch
 from timm.models.resnet import ResNet
 from torch import Tensor
 
-from steps.models.backbones import BackboneModel, Transformer, is_resnet
+from steps.models.backbones import BackboneModel, Transformer, has_class_token, is_resnet
 from steps.models.drop_path import dropping
 from steps.models.last_block import encode_read
 from steps.models.tokens import embed, encode
@@ -22,7 +22,7 @@ def class_attention(vit: Transformer, images: Tensor) -> Tensor:
     """The attention of the class token to the patches, in the last block.
 
     Args:
-        vit: in evaluation mode.
+        vit: in evaluation mode, with a class token.
         images: (B, 3, H, W), normalised.
 
     Returns:
@@ -51,13 +51,18 @@ def class_attention(vit: Transformer, images: Tensor) -> Tensor:
 def global_feature(backbone: BackboneModel, images: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B, 3, H, W) to (B, D): the class token after the final norm; a ResNet's global average.
 
+    Of a transformer without a class token, what ``image_feature`` gives.
+
     Args:
-        backbone: a transformer with a class token, or a ResNet.
+        backbone: any.
         images: (B, 3, H, W).
         keep: drop-path draws (see ``drop_path.sample``), or None to keep every branch.
     """
     if is_resnet(backbone):
         return _global_average(backbone, images, keep)
+    if not has_class_token(backbone):
+        tokens_BND = encode(backbone, embed(backbone, images), keep)
+        return image_feature(backbone, backbone.norm(tokens_BND))
     classes_BD = encode_read(backbone, embed(backbone, images), keep=keep)
     return cast(Tensor, backbone.norm(classes_BD))
 
@@ -80,8 +85,8 @@ def frozen_features(
     Args:
         backbone: in evaluation mode.
         images: (B, 3, H, W).
-        poolings: "cls", the class token, and "mean", the mean patch token, both after the final
-            norm; of a ResNet both are the global average.
+        poolings: "cls", the class token (``image_feature``), and "mean", the mean patch token,
+            both after the final norm; of a ResNet both are the global average.
     """
     if is_resnet(backbone):
         average = _global_average(backbone, images)
@@ -116,9 +121,22 @@ def last_blocks(vit: Transformer, images: Tensor, n: int) -> list[Tensor]:
     return found
 
 
+def image_feature(vit: Transformer, tokens_BND: Tensor) -> Tensor:
+    """The feature that stands for the image among its tokens after the final norm: (B, D).
+
+    The class token. A transformer without one gives what its pooling head gives (SigLIP's
+    attention pooling), else the mean patch token.
+    """
+    if vit.cls_token is not None:
+        return tokens_BND[:, 0]
+    if (pool := getattr(vit, "attn_pool", None)) is not None:
+        return cast(Tensor, vit.fc_norm(pool(tokens_BND)))
+    return _pool(vit, tokens_BND, "mean")
+
+
 def _pool(vit: Transformer, tokens_BND: Tensor, pooling: str) -> Tensor:
     if pooling == "cls":
-        return tokens_BND[:, 0]
+        return image_feature(vit, tokens_BND)
     # A norm that fine-tuning gave to the mean replaces the norm of the tokens.
     return cast(Tensor, vit.fc_norm(tokens_BND[:, vit.num_prefix_tokens :].mean(dim=1)))
 

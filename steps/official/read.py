@@ -112,11 +112,11 @@ def heads_of(named: Backbone) -> int | None:
     return None if is_resnet(model) else int(model.blocks[0].attn.num_heads)
 
 
-def check_size(path: Path, found: Backbone, named: Backbone, where: str) -> None:
+def check_size(source: Path | str, found: Backbone, named: Backbone, where: str) -> None:
     """Hold a file's backbone to the size that params describe.
 
     Args:
-        path: the file.
+        source: the file, or words for where it comes from.
         found: what is in it.
         named: what it should be, less its method's own (layer scale, relative positions).
         where: the params file.
@@ -127,7 +127,7 @@ def check_size(path: Path, found: Backbone, named: Backbone, where: str) -> None
     ours, theirs = _size(named), _size(found)
     if ours != theirs:
         raise UserError(
-            str(path),
+            str(source),
             f"a backbone of {_said(theirs)}",
             allowed=f"{_said(ours)}, as {where} says",
             remedy="name the backbone that the file holds, or another file",

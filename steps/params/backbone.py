@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,6 +34,10 @@ class BEiTBackbone(Params):
 
 _WEIGHTS = ("pretrained", "checkpoint_path", "cache_dir")
 """Beginnings of the names of timm's arguments that load weights."""
+_EVA = re.compile(r"^eva(?!_large)|^vit_pe_|_(rope|dinov3|lingbot|sapiens2)")
+"""Names of the architectures of timm's class Eva."""
+_DRAWN = ("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords")
+"""timm's arguments that move rotary positions at random in training."""
 
 
 class Backbone(Params):
@@ -41,8 +46,9 @@ class Backbone(Params):
     scale: Label
     """Name in tables, such as ViT-B."""
     architecture: Name
-    """timm architecture that ``model_args`` modify: a plain vision transformer or a ResNet. Recipes
-    of methods that need another kind, such as ``beit``, have the changes (``method.backbone``)."""
+    """timm architecture that ``model_args`` modify: a plain vision transformer, a ResNet, or one of
+    timm's class Eva, such as ``vit_small_patch16_dinov3`` (rotary positions). Recipes of methods
+    that need another kind, such as ``beit``, have the changes (``method.backbone``)."""
     image_size: Annotated[int, Ge(1)]
     """Side in pixels that images are resized to."""
     patch_size: Annotated[int, Ge(1)] | None = None
@@ -76,12 +82,22 @@ class Backbone(Params):
                     f"model_args.{key} would load weights: remove it; an experiment's methods take "
                     "official weights (imported: ...)"
                 )
+            if key in _DRAWN and self.model_args[key] is not None:
+                raise ValueError(
+                    f"model_args.{key} would draw from a generator that no seed here sets: remove "
+                    "it"
+                )
         return self
 
     @property
     def is_resnet(self) -> bool:
         """True if it gives one vector per image instead of tokens."""
         return self.architecture.startswith("resnet")
+
+    @property
+    def is_eva(self) -> bool:
+        """True for timm's class Eva, whose positions are rotary in almost all architectures."""
+        return _EVA.search(self.architecture) is not None
 
     @model_validator(mode="after")
     def _divides(self) -> Backbone:

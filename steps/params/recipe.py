@@ -64,16 +64,20 @@ class Init(Params):
     artifact: PathText | None = None
     """Folder of a backbone that ``steps.pretrain`` or ``steps.import`` made."""
     timm: PathText | None = None
-    """File of a timm model's weights, or the name of a pretrained model that timm downloads, such
-    as ``vit_small_patch16_224.dino``."""
+    """File of a timm model's weights; folder that timm wrote for the hub, with a slash in its path;
+    or name of a pretrained model that timm downloads, such as ``vit_small_patch16_224.dino``."""
     transformers: PathText | None = None
-    """Folder of a Hugging Face model: ViT, DINOv2 (with registers too) or BEiT."""
+    """Folder of a Hugging Face model: ViT, ViTMAE, DINOv2 (with registers too), DINOv3, BEiT, CLIP
+    or SigLIP."""
 
     @property
     def path(self) -> str | None:
         """The file or folder of the weights; None for a row, or a model that timm downloads."""
-        is_file = self.timm is not None and self.timm.endswith(WEIGHT_FILES)
-        return self.timm if is_file else self.artifact or self.transformers
+        timm = self.timm
+        if timm is not None and not timm.startswith(("hf-hub:", "hf_hub:")):
+            # No name of timm has a slash.
+            return timm if timm.endswith(WEIGHT_FILES) or "/" in timm else None
+        return self.artifact or self.transformers
 
     @model_validator(mode="after")
     def _one(self) -> Init:
@@ -423,8 +427,10 @@ def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -
         name: its name.
 
     Raises:
-        UserError: the backbone is a ResNet, and the method reads tokens; or a key of the method
-            does not fit its patches or its depth, such as a mask ratio below one patch.
+        UserError: the backbone is a ResNet, and the method reads tokens; its positions are rotary,
+            and the method cannot train that; it has no class token, and the method reads tokens;
+            or a key of the method does not fit its patches or its depth, such as a mask ratio below
+            one patch.
     """
     if backbone.is_resnet and recipe.method.reads == "tokens":
         raise UserError(
@@ -433,6 +439,23 @@ def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -
             f"({backbone.architecture})",
             allowed="a vision transformer, such as vit_s16",
             remedy=f"train {recipe.method.name} and {name} in experiments of their own",
+        )
+    changed = getattr(recipe.method, "backbone", None) is not None
+    if backbone.is_eva and (changed or not recipe.method.rotary):
+        raise UserError(
+            f"{where}: method.name",
+            f"{recipe.method.name} cannot train {name}, of timm's class Eva with rotary positions "
+            f"({backbone.architecture})",
+            allowed="a plain vision transformer, such as vit_s16; Eva is trained by simclr, dino, "
+            "ibot and supervised",
+            remedy=f"train {recipe.method.name} and {name} in experiments of their own",
+        )
+    if backbone.model_args.get("class_token") is False and recipe.method.reads == "tokens":
+        raise UserError(
+            f"{where}: method.name",
+            f"{recipe.method.name} reads a class token, which {name} is without",
+            allowed="a backbone with a class token",
+            remedy=f"remove model_args.class_token of {name}, or leave the method out",
         )
     if backbone.patch_size is None or recipe.training is None:
         return

@@ -267,7 +267,9 @@ def _family(item: TracedRecord) -> str:
     record = item.records[0]
     recipe: Any = item.pretrained.params.get("recipe")
     method = recipe.get("method") if isinstance(recipe, dict) else None
-    if record.method == "clip" or (isinstance(method, dict) and method.get("text_tower")):
+    if record.method in ("clip", "siglip") or (
+        isinstance(method, dict) and method.get("text_tower")
+    ):
         return LANGUAGE
     return FAMILIES.get(record.method, record.kind.lower())
 

@@ -44,6 +44,12 @@ BACKBONES: dict[str, dict[str, Any]] = {
         "beit": BEiTBackbone(relative_positions="none", absolute_positions=True, layer_scale=0)
     },
 }
+OTHERS: dict[str, dict[str, Any]] = {
+    "dinov3": {"architecture": "vit_small_patch16_dinov3"},
+    "eva02": {"architecture": "eva02_tiny_patch14_224"},
+    "siglip": {"architecture": "vit_base_patch16_siglip_224"},
+}
+"""Rotary positions, and no class token; transformers' architectures hold neither."""
 CLASSES = {
     "vit": "ViTModel",
     "vit_without_qkv_bias": "ViTModel",
@@ -57,7 +63,7 @@ CLASSES = {
 
 def backbone(folder: Path, name: str = "vit") -> Path:
     """An artifact none of whose tensors is zero or one throughout."""
-    options = {"depth": 2, **BACKBONES[name]}
+    options = {"depth": 2, **(BACKBONES | OTHERS)[name]}
     make_backbone(folder, **options)
     weights = load_file(folder / "model.safetensors")
     draw = torch.Generator().manual_seed(0)
@@ -104,7 +110,7 @@ def test_transformers_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
     assert AutoModel.from_pretrained(out)(pixels).last_hidden_state.shape == (1, 65, 32)
 
 
-@pytest.mark.parametrize("name", ["vit", "dinov2_registers", "beit_both"])
+@pytest.mark.parametrize("name", ["vit", "dinov2_registers", "beit_both", *OTHERS])
 def test_timm_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
     out = exported(tmp_path, name, "timm")
     config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{out}"))
@@ -117,7 +123,15 @@ def test_timm_gives_the_same_outputs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("vit", None), ("vit", "free"), ("dinov2_registers", "free"), ("beit_both", 96)],
+    [
+        ("vit", None),
+        ("vit", "free"),
+        ("dinov2_registers", "free"),
+        ("beit_both", 96),
+        ("dinov3", 96),
+        ("eva02", None),
+        ("siglip", "free"),
+    ],
 )
 def test_onnxruntime_gives_the_same_outputs(
     name: str, size: int | str | None, tmp_path: Path
@@ -140,7 +154,15 @@ def test_onnxruntime_gives_the_same_outputs(
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("vit", "free"), ("dinov2_registers", 96), ("beit_shared", None)]
+    ("name", "size"),
+    [
+        ("vit", "free"),
+        ("dinov2_registers", 96),
+        ("beit_shared", None),
+        ("dinov3", None),
+        ("eva02", 96),
+        ("siglip", 96),
+    ],
 )
 def test_torchscript_gives_the_same_outputs(
     name: str, size: int | str | None, tmp_path: Path
@@ -150,6 +172,27 @@ def test_torchscript_gives_the_same_outputs(
     side = size if isinstance(size, int) else 64
     first, mean = model(torch.zeros(3, 3, side, side))
     assert first.shape == mean.shape == (3, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        (
+            "dinov3",
+            ["--to", "transformers"],
+            "a transformer of timm's class Eva (rotary positions)",
+        ),
+        ("dinov3", ["--to", "onnx", "--size", "free"], "an EVA, whose rotary positions belong to"),
+        ("siglip", ["--to", "transformers"], "no class token: no architecture of transformers"),
+    ],
+)
+def test_forms_that_do_not_hold_the_others(
+    name: str, options: list[str], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        run("--backbone", backbone(tmp_path / "a", name), "--out", tmp_path / "out", *options)
+    assert said in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("target", ["torchscript", "onnx"])

@@ -1,14 +1,20 @@
-"""An official checkpoint as a row, from the experiment to the page, under both engines."""
+"""Imported rows, from the experiment to the page: official, of timm, of transformers."""
 
 from __future__ import annotations
+
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from steps.artifacts import read_manifest, read_records
-from tests.project import Project
+from steps.params.load import read_yaml
+from tests.project import PROTOCOLS, Project, record, tiny
 from tests.scenery import BACKBONE, Scenery
+from tests.unit.models.official.test_pretrained import hub_folder
 from tests.unit.models.official.test_reading import official
+from tests.unit.test_import import eva_file
 
 
 @pytest.mark.slow
@@ -62,3 +68,42 @@ def test_an_official_checkpoint_is_a_row_under_both_engines(scenery: Scenery) ->
     project.run("dvc", "commit", "--force", "--quiet")
     assert project.dvc_plans() == set()
     assert project.snakemake_plans() == set()
+
+
+@pytest.mark.slow
+def test_rotary_positions_go_through_every_task(scenery: Scenery) -> None:
+    root, project = scenery.root, tiny(scenery)
+    (root / "data/timm").mkdir(parents=True)
+    eva_file(root / "data/timm/dinov3.safetensors")
+    # An imported row is of the size of its backbone; positions are those of 64 px.
+    network = {"architecture": "vit_small_patch16_dinov3", "image_size": 64}
+    scenery.write("backbones/vit_test.yaml", {**BACKBONE, **network})
+    hub_folder("dinov3", root / "data/hub/dinov3")
+    rows = {
+        "dinov3_timm": {
+            "timm": "vit_small_patch16_dinov3.lvd1689m",
+            "checkpoint": "timm/dinov3.safetensors",
+        },
+        "dinov3_hub": {"transformers": "hub/dinov3", "trained_on": "lvd1689m"},
+    }
+    path = scenery.params / "experiments/quickstart.yaml"
+    content = read_yaml(path)
+    content["methods"] = [
+        {"imported": {"name": name, "backbone": "vit_test", **keys}} for name, keys in rows.items()
+    ]
+    del content["pictures"]
+    scenery.write("experiments/quickstart.yaml", content)
+    shutil.rmtree(scenery.params / "recipes")
+    project.snakemake()
+    for name, (method, kind) in {
+        "dinov3_timm": ("timm", "Unknown"),
+        "dinov3_hub": ("dinov3", "Hybrid"),
+    }.items():
+        row = f"results/imported/vit_test/{name}/seed0"
+        for task, protocols in PROTOCOLS.items():
+            for protocol in protocols:
+                records, _ = read_records(root / record(row, task, protocol))
+                assert (records[0].method, records[0].kind) == (method, kind)
+    page = (root / "reports/quickstart/README.md").read_text()
+    assert "Imported: dinov3_timm, dinov3_hub." in page
+    assert not list(Path(root, "results").glob("*.scratch"))

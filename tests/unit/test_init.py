@@ -28,12 +28,14 @@ from steps.models.backbones import (
     with_channels,
 )
 from steps.models.positions import WITH_OFFSET, resize_table
-from steps.official.initial import Fitted, initial_weights
+from steps.official.fit import Fitted
+from steps.official.initial import initial_weights
 from steps.params.backbone import Backbone
 from steps.params.load import load, read_yaml, validate
 from steps.params.recipe import Init, OnlineKNN, Recipe
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, RESNET, Scenery
+from tests.unit.models.official.test_pretrained import hub_folder
 
 RECIPE, NETWORK = Path("recipes/mae.yaml"), Path("backbones/vit.yaml")
 VIT = Backbone(**BACKBONE)
@@ -306,6 +308,41 @@ def test_a_resnet_of_other_channels_is_read_whole(channels: int, tmp_path: Path)
     assert in_channels(model) == channels
     first = model.state_dict()["conv1.weight"]
     assert torch.equal(first, fitted(path, resnet).tensors["conv1.weight"])
+
+
+def test_rotary_backbones_start_there_too(tmp_path: Path) -> None:
+    theirs = hub_folder("dinov3", tmp_path / "hub")
+    sizes = {**BACKBONE["model_args"], "num_reg_tokens": 3, "mlp_ratio": 40 / 24, "qkv_bias": True}
+    network = {**BACKBONE, "architecture": "vit_small_patch16_dinov3", "model_args": sizes}
+    init = fitted(tmp_path / "hub", Backbone(**network))
+    assert init.changes == ["left out embeddings.mask_token"]
+    model = create_backbone(Backbone(**network)).eval()
+    model.load_state_dict(init.tensors)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = theirs(pixel_values=images).last_hidden_state
+        assert torch.allclose(model.forward_features(images), expected, atol=1e-4)
+    message = refusal(
+        tmp_path / "hub",
+        backbone=Backbone(**{**network, "model_args": {**sizes, "rope_temperature": 10.0}}),
+    )
+    assert "base of the rotary positions: 100.0 | allowed: 10.0, as the recipe trains" in message
+    assert "architecture: a transformer of timm's class Eva | allowed: a vision tran" in refusal(
+        tmp_path / "hub"
+    )
+
+
+def test_a_folder_of_timm(tmp_path: Path) -> None:
+    weights_file(tmp_path / "model.safetensors")
+    config = {"architecture": VIT.architecture, "pretrained_cfg": {"mean": MEAN, "std": STD}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    init = fitted(tmp_path)
+    assert init.weights.normalisation == (MEAN, STD)
+    assert init.facts["source"] == f"timm folder {tmp_path}"
+    assert Init(timm=str(tmp_path)).path == str(tmp_path)
+    assert Init(timm="hf-hub:timm/vit_tiny").path is None
+    (tmp_path / "model.safetensors").unlink()
+    assert "no file of weights | allowed: model.safetensors" in refusal(tmp_path)
 
 
 # --- What is refused

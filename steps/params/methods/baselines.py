@@ -17,6 +17,7 @@ class RandomParams(Method):
     kind = "Random"
     family = "untrained"
     reads = "features"
+    rotary = True
     takes_init = "none"
     name: Literal["random"]
     backbone: BEiTBackbone | None = None
@@ -29,6 +30,7 @@ class SupervisedParams(Method):
     kind = "Supervised"
     family = "supervised"
     reads = "features"
+    rotary = True
     name: Literal["supervised"]
     pooling: Literal["cls", "mean"] = "cls"
     """cls: the class token after the final norm. mean: the mean patch token, then a norm of its

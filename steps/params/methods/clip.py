@@ -40,6 +40,7 @@ class CLIPParams(Method):
     kind = "Language"
     family = "language"
     reads = "features"
+    rotary = True
     text = True
     compares = "tells a caption from the others of its batch"
     name: Literal["clip"]

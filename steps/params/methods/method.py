@@ -35,6 +35,9 @@ class Method(Params):
     reads: ClassVar[FeatureSpec] = "tokens"
     """Input from the backbone: the tokens of a vision transformer, or one vector per image, which
     a ResNet gives too."""
+    rotary: ClassVar[bool] = False
+    """True if it also trains timm's class Eva (rotary positions): all patches of a view go through
+    the blocks, each at its position, and the method does not change the backbone."""
     takes_teacher: ClassVar[Need] = "none"
     """Need of a ``teacher`` in the recipe."""
     takes_tokenizer: ClassVar[Need] = "none"
@@ -184,6 +187,7 @@ class PatchPrototypeHead(PrototypeHead):
 class SelfDistillation(Method):
     """A student that predicts, from any view, what its moving average says of the global ones."""
 
+    rotary = True
     global_views: Count = 2
     """Number of first views that go through the teacher too."""
     student_temp: Positive = 0.1

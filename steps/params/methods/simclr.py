@@ -24,6 +24,7 @@ class SimCLRParams(Method):
     kind = "Contrastive"
     family = "contrastive"
     reads = "features"
+    rotary = True
     compares = "tells an image from the others of its batch"
     name: Literal["simclr"]
     temperature: Positive = 0.1

@@ -147,13 +147,18 @@ def _draw(
 
 
 def make_backbone(
-    folder: Path, *, seed: int = 0, beit: BEiTBackbone | None = None, **arguments: Any
+    folder: Path,
+    *,
+    seed: int = 0,
+    beit: BEiTBackbone | None = None,
+    architecture: str = "vit_tiny_patch16_224",
+    **arguments: Any,
 ) -> Path:
     """Publish a small vision transformer as it is initialised, or a BEiT of its size."""
     sizes = {"embed_dim": 32, "depth": 4, "num_heads": 2} | arguments
     backbone = Backbone(
         scale="ViT-tiny",
-        architecture="vit_tiny_patch16_224",
+        architecture=architecture,
         image_size=64,
         patch_size=8,
         model_args=sizes,
