@@ -49,6 +49,10 @@ _NOISE = re.compile(
 )
 """Lines of Snakemake that say nothing of this project's jobs. Others are shown, known or not."""
 
+_SAYS_NOTHING = re.compile(r"--- |\s|\S+:\d+: \w*Warning: ")
+"""Lines of a log that a terminal leaves out: begins of runs, and Python's warnings of libraries
+with the line of code below."""
+
 
 def is_noise(record: logging.LogRecord) -> bool:
     """True for a line of Snakemake that the terminal replaces or leaves out."""
@@ -106,8 +110,8 @@ class Job:
         self.read += len(new)
         *lines, self._rest = re.split(r"[\r\n]", self._rest + new.decode(errors="replace"))
         warnings = []
-        for line in (escaped(line.strip()) for line in lines):
-            if not line or line.startswith("--- "):
+        for line in map(escaped, map(str.rstrip, lines)):
+            if not line or _SAYS_NOTHING.match(line):
                 continue
             self.last = line
             if line.startswith(WARNING) and line not in self._warned:

@@ -68,6 +68,10 @@ rule pretrain:
 '''
 
 
+LIBRARY = "/lib/x.py:12: UserWarning: The array is not writable\n  rows = array()\n"
+"""What Python prints of a library's warning."""
+
+
 def _project(folder: Path, end: str = "touch") -> list[str]:
     """A DAG of two jobs; the command that runs it."""
     text = SNAKEFILE.format(repository=str(REPOSITORY), end=end)
@@ -162,7 +166,12 @@ def test_last_lines_come_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     wildcards = {"backbone": "vit", "recipe": "mae", "seed": "1"}
     info = {"rule_name": "pretrain", "wildcards": wildcards, "log": [str(tmp_path / "x.log")]}
     shown.emit(_record("job_info", jobid=3, **info))
-    for clock[0], text in ((10, "step 1\n"), (31, "ste"), (40, "p 2\n\x1b[2Jstep 3\n"), (90, "")):
+    for clock[0], text in (
+        (10, "step 1\n"),
+        (31, "ste"),
+        (40, "p 2\nstep 3\x1b[2J\n"),
+        (90, LIBRARY),
+    ):
         with log.open("a") as file:
             file.write(text)
         shown.look()
@@ -172,7 +181,7 @@ def test_last_lines_come_now_and_then(tmp_path: Path, monkeypatch: pytest.Monkey
     assert stream.getvalue().splitlines() == [
         "pretrain mae vit seed 1: starts",
         "pretrain mae vit seed 1: step 1",
-        r"pretrain mae vit seed 1: \x1b[2Jstep 3",
+        r"pretrain mae vit seed 1: step 3\x1b[2J",
         "pretrain mae vit seed 1: done after 2 min 00 s",
     ]
     assert shown.finished == {"pretrain"}
