@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from steps.command import run_step
+from steps.command import UserError, run_step
 from steps.core.finite import check_rows
 from steps.data.loader import EvaluationViews, dataset_facts, evaluation_batches
 from steps.engine.watch import effective_rank
 from steps.evaluation.frozen import FrozenBackbone
-from steps.evaluation.geometry import Pairs, alignment, uniformity
+from steps.evaluation.geometry import ManyViews, Pairs, alignment, lidar, uniformity
 from steps.evaluation.task import TaskStep
 from steps.models.features import frozen_features
 from steps.params.protocols import Geometry
@@ -50,6 +50,18 @@ def main(arguments: list[str] | None = None) -> None:
         "uniformity": uniformity(of_images, protocol.t),
     }
     scores = {metric: (value, len(whole)) for metric, value in values.items()}
+    if (asked := protocol.lidar) is not None:
+        several = ManyViews(data, "val", protocol.view, backbone.size, step.seed, asked)
+        if len(several) < 2:
+            raise UserError(str(data), "one validation image, but lidar compares several")
+        batch = max(protocol.batch_size // asked.views, 1)
+        of_many = torch.cat(
+            [
+                features(x.flatten(0, 1)).unflatten(0, (-1, asked.views)).cpu()
+                for x, _ in evaluation_batches(several, batch)
+            ]
+        )
+        scores["lidar"] = lidar(of_many, asked.delta), len(several)
     step.write(scores, unit="", facts={"width": backbone.model.num_features})
 
 

@@ -25,7 +25,7 @@ from steps.artifacts.publish import check_places
 from steps.command import UserError, place, run_step
 from steps.data.sources.source import ENVIRONMENT, data_root
 from steps.engine.loop import Outcome
-from steps.engine.watch import METRICS
+from steps.engine.monitor import METRICS
 from steps.models.backbones import save_backbone
 from steps.official.formats import FORMATS, NORMALISE
 from steps.official.pretrained import Pretrained, read_timm, read_transformers

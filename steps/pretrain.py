@@ -34,8 +34,8 @@ from steps.data.text import TOKENIZER, Captions
 from steps.engine.budget import named_teacher, named_within, scaled
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome
+from steps.engine.monitor import METRICS
 from steps.engine.run import Run
-from steps.engine.watch import METRICS
 from steps.evaluation.online import knn_watch
 from steps.methods import (
     MethodContext,
@@ -53,6 +53,7 @@ from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.channels import check_training, in_words
 from steps.params.load import load, option
+from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, Training, check_backbone
 from steps.params.views import sides
@@ -128,8 +129,8 @@ def main() -> None:
 
 
 def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Namespace) -> None:
-    """Check that teacher and tokenizer are those that the recipe names, within the budget, and that
-    ``--knn`` has a use."""
+    """Check that teacher and tokenizer are those that the recipe names, within the budget, that
+    ``--knn`` has a use, and that loggers are installed."""
     where: Path = arguments.recipe
     if arguments.knn is not None and (recipe.training is None or recipe.training.knn is None):
         raise UserError(
@@ -137,6 +138,8 @@ def check_inputs(recipe: Recipe, budget: Budget | None, arguments: argparse.Name
             f"{arguments.knn}, but {where} has no training.knn",
             remedy="leave the option out, or give the recipe training.knn",
         )
+    if recipe.training is not None:
+        check_installed(f"{where}: training.loggers", recipe.training.loggers)
     teacher = named_teacher(recipe.teacher, arguments.teacher, budget)
     check_named("teacher", arguments.teacher, teacher, node="pretrain", where=where)
     tokenizer = None

@@ -30,6 +30,7 @@ from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.channels import check_tokenizer
 from steps.params.load import load, option
+from steps.params.loggers import check_installed
 from steps.params.recipe import ScaledRecipe, Training
 from steps.params.tokenizers import TokenizerRecipe
 from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
@@ -76,6 +77,7 @@ def main() -> None:
             )
         read(run, recipe, facts)
     else:
+        check_installed(f"{run.where}: training.loggers", recipe.training.loggers)
         if budget is not None:
             check_length(arguments.tokenizer, recipe.training, None)
         train(run, recipe, recipe.training, facts, budget, arguments.checkpoint)

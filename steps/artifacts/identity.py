@@ -37,7 +37,10 @@ LIBRARIES = {
     "torchvision": ("torchvision",),
 }
 """Packages whose versions change numbers: name in an import, and distributions behind it."""
-UNDECISIVE = ("strategy", "max_batch_per_device", "workers", "checkpoint_seconds")
+UNDECISIVE = (
+    *("strategy", "max_batch_per_device", "workers", "checkpoint_seconds"),
+    *("on_collapse", "loggers"),
+)
 """Keys of training params that do not change results, so that a resumed run may change them."""
 
 

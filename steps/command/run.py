@@ -37,6 +37,8 @@ def place(text: str) -> Path:
 # --- Run a step's ``main``: errors in one line, a signal to end leaves nothing behind
 
 
+WARNING = "warning: "
+"""Begin of a line of a log that warns."""
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -47,7 +49,9 @@ def run_step(main: Callable[[], None]) -> None:
     other exception is a bug of this project and keeps its traceback. SIGTERM and SIGHUP end the
     step as an exception does, so that drafts are removed.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Lines())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("timm").setLevel(logging.WARNING)  # It logs three lines per backbone.
     if stat.S_ISREG(os.fstat(2).st_mode):
         # A log file, which keeps earlier runs' lines above.
@@ -66,6 +70,16 @@ def run_step(main: Callable[[], None]) -> None:
             raise
         print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
+
+
+class Lines(logging.Formatter):
+    """A message as it is, and WARNING before one of this project's own warnings, by which an engine
+    finds it in a log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        own = record.name.partition(".")[0] in ("root", "steps", "__main__")
+        warns = own and record.levelno >= logging.WARNING
+        return f"{WARNING}{super().format(record)}" if warns else super().format(record)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -13,7 +13,7 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -41,9 +41,10 @@ from steps.data.loader import (
 from steps.data.views import normalise
 from steps.engine.checkpoint import Scratch, restore, tensors_of
 from steps.engine.gradient_cache import Chunk, cached_backward
+from steps.engine.monitor import DataWaits, Monitor
 from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
 from steps.engine.sharding import empty, gather, is_sharded, local, reduce_the_rest, twin
-from steps.engine.watch import CollapseWatch, DataWaits, Monitor, flops_per_image
+from steps.engine.watch import CollapseWatch, flops_per_image
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
 from steps.models.backbones import BackboneModel
 from steps.models.hooked import run_hooked
@@ -51,6 +52,7 @@ from steps.params.recipe import ClipGrad, Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from lightning.fabric.loggers.logger import Logger
     from lightning.fabric.wrappers import _FabricModule
 
 # --- The phases of a run: the main one, and in some recipes a short one on other views
@@ -162,6 +164,8 @@ class State:
     flops: float = 0.0
     flops_per_image: float = 0.0
     """In the phase of the last step; 0 before the first step of a phase."""
+    collapse: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Signs of collapse at the last logged step (``steps.engine.watch``)."""
 
 
 def fit(
@@ -179,6 +183,7 @@ def fit(
     knn: OnlineAccuracy | None = None,
     flops: Sequence[float] | None = None,
     resume: dict[str, Any] | None = None,
+    loggers: Callable[[int], Sequence[Logger]] | None = None,
 ) -> Outcome:
     """Train ``method`` in place.
 
@@ -196,10 +201,11 @@ def fit(
         knn: measures the backbone during training.
         flops: FLOPs per image in each phase, if they are counted already.
         resume: a checkpoint from ``scratch.load``.
+        loggers: opens the loggers of the first process, as ``Monitor`` takes them.
 
     Raises:
-        UserError: the devices cannot divide the batch, the set is smaller than a batch, or losses
-            or weights are not finite.
+        UserError: the devices cannot divide the batch, the set is smaller than a batch, losses or
+            weights are not finite, or the run collapsed and ``training.on_collapse`` is stop.
     """
     # --- length
     batch_size, steps_per_epoch = training.batch_size, facts.train_images // training.batch_size
@@ -229,8 +235,16 @@ def fit(
         metrics = resume["metrics_bytes" if "metrics_bytes" in resume else "metrics"]
 
     # --- logs
-    monitor = Monitor(scratch.folder, title, total_steps, quiet=rank > 0)
-    watch = CollapseWatch(title, total_steps, quiet=rank > 0)
+    monitor = Monitor(
+        *(scratch.folder, title, total_steps),
+        quiet=rank > 0,
+        chance=method.chance(batch_size),
+        loggers=loggers,
+    )
+    watch = CollapseWatch(title, total_steps, quiet=rank > 0, signs=state.collapse)
+    stops = training.on_collapse == "stop"
+    if stops and watch.collapsed:
+        raise watch.error(state.step, where, scratch.checkpoint)
     waits = DataWaits(fabric.device)
     window: dict[str, Tensor] = {}
     window_start = state.step
@@ -361,20 +375,22 @@ def fit(
                 values = {"epoch": state.step / steps_per_epoch, **means}
                 values |= {name: float(value) for name, value in rates.items()}
                 values |= watch.judge(state.step, means)
+                state.collapse = watch.signs
                 if measured and knn is not None:
                     _check_weights(fabric, trained, optimizer, state.step, where, scratch)
                     if (found := accuracy(knn)) is not None:
                         values["knn_top1"] = found
                 monitor.write(state.step, values, waits.take())
                 window, window_start = {}, state.step
-                if last:
+                collapsed = stops and any_process(watch.collapsed, fabric.device)
+                if last and not collapsed:
                     break
 
                 # --- checkpoint: between two windows, so that a mean never spans a resume
                 # Clocks and signals differ between processes, and a sharded checkpoint needs all.
                 terminated = any_process(bool(received), fabric.device)
                 due = time.monotonic() - saved > training.checkpoint_seconds
-                if any_process(due or terminated, fabric.device):
+                if any_process(due or terminated or collapsed, fabric.device):
                     _check_weights(fabric, trained, optimizer, state.step, where, scratch)
                     kept = {"state": dataclasses.asdict(state), "metrics": monitor.metrics}
                     # Unnamed, so that the tensors of one phase do not stay in memory in the next.
@@ -385,6 +401,8 @@ def fit(
                             {**kept, "tensors": tensors_of(trained, optimizer)}, state.step
                         )
                     saved = time.monotonic()
+                if collapsed:
+                    raise watch.error(state.step, where, scratch.checkpoint)
                 if terminated:
                     raise SystemExit(128 + signal.SIGTERM)
             del batches  # ends the loading processes

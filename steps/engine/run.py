@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from steps.artifacts.identity import Identity
 from steps.data.loader import DatasetFacts, TrainingViews
 from steps.engine.budget import facts_within, own_share, within_budget
 from steps.engine.checkpoint import scratch
+from steps.engine.loggers import open_loggers
 from steps.engine.loop import OnlineAccuracy, fit
-from steps.engine.watch import METRICS, TIMING
+from steps.engine.monitor import METRICS, TIMING
 from steps.methods.method import Method
 from steps.params.base import Params
 from steps.params.budget import Budget
@@ -136,6 +138,9 @@ class Run:
             The draft, which has the logs and facts of the run already and lacks the weights; None
             in other processes than the first.
         """
+        opened = partial(
+            open_loggers, training.loggers, out=self.out, title=title, where=self.where
+        )
         with scratch(identity, self.started, owner=fabric.global_rank == 0) as place:
             fabric.barrier()  # until the first process owns the folder
             outcome = fit(
@@ -152,6 +157,7 @@ class Run:
                 knn=knn,
                 flops=flops,
                 resume=place.load(checkpoint),
+                loggers=partial(opened, scratch=place.folder),
             )
             if fabric.global_rank > 0:
                 yield None

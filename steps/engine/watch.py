@@ -1,22 +1,15 @@
-"""Measures of a training run: FLOPs, collapse, metrics and timing."""
+"""Measures of a training run: FLOPs and collapse."""
 
 from __future__ import annotations
 
 import copy
-import json
 import logging
-import resource
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
@@ -24,7 +17,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from steps.command import UserError
-from steps.command.machine import writing
 from steps.core.distributed import gather
 from steps.core.schedules import Progress
 from steps.methods.method import Batch, Draws, Method
@@ -134,14 +126,28 @@ def embedding_statistics(embeddings_BD: Tensor) -> dict[str, float]:
 
 
 class CollapseWatch:
-    """Watches a run at the steps that are logged; a method without embeddings is not watched."""
+    """Watches a run at the steps that are logged; a method without embeddings is not watched.
 
-    def __init__(self, title: str, total_steps: int, *, quiet: bool) -> None:
+    Args:
+        title: title of the run.
+        total_steps: its length.
+        quiet: warn of nothing, as in other processes than the first.
+        signs: those of the checkpoint that the run resumes from.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        total_steps: int,
+        *,
+        quiet: bool,
+        signs: Mapping[str, float] | None = None,
+    ) -> None:
         self.title = title
         self.judged_from = GRACE * total_steps
         self.quiet = quiet
-        self.signs: set[str] = set()
-        """Values below their limits at the last judged step."""
+        self.signs = dict(signs or {})
+        """Values below their limits at the last judged step, by name."""
         self._seen: list[Tensor] = []
 
     @property
@@ -191,7 +197,29 @@ class CollapseWatch:
                 limit.meaning,
                 limit.remedy,
             )
-        self.signs = {limit.value for limit in low}
+        self.signs = {limit.value: values[limit.value] for limit in low}
+
+    def error(self, step: int, where: str, checkpoint: Path | None) -> UserError:
+        """The error that ends a run with ``on_collapse: stop``.
+
+        Args:
+            step: updates so far.
+            where: the params file.
+            checkpoint: checkpoint after ``step``, with which the run can go on.
+        """
+        low = [limit for limit in LIMITS if limit.value in self.signs]
+        found = "; ".join(
+            f"{limit.value} is {self.signs[limit.value]:.3g}, below {limit.least:g}: "
+            f"{limit.meaning}"
+            for limit in low
+        )
+        remedies = "; ".join(dict.fromkeys(limit.remedy for limit in low))
+        return UserError(
+            f"{where}: training.on_collapse",
+            f"stop, and {self.title} collapsed at step {step}: {found}",
+            remedy=f"{remedies}; or set on_collapse: warn, and the same command goes on from "
+            f"{checkpoint}",
+        )
 
 
 @contextmanager
@@ -204,174 +232,3 @@ def _evaluating(method: Method) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-# --- Metrics, timing, and progress for the reader
-
-
-METRICS = "metrics.jsonl"
-TIMING = "timing.jsonl"
-_LINE_SECONDS = 10.0
-
-
-class Monitor:
-    """Writes ``metrics.jsonl`` (the same for every run of the same thing) and ``timing.jsonl``.
-
-    A terminal gets a progress bar; a file or a pipe gets a line every ten seconds.
-    """
-
-    def __init__(self, folder: Path, title: str, total_steps: int, *, quiet: bool) -> None:
-        self.metrics_path = folder / METRICS
-        self.timing_path = folder / TIMING
-        self.title = title
-        self.total_steps = total_steps
-        self.quiet = quiet
-        self._images = 0
-        self._since = self._line = time.monotonic()
-        self._bar: Bar | None = None
-
-    def start(self, step: int, metrics: str | int) -> None:
-        """Begin at a step.
-
-        Args:
-            step: steps made before.
-            metrics: the lines of metrics.jsonl up to there, which replace the file: a killed run
-                may have written more after its checkpoint. A checkpoint of an earlier version
-                holds the number of their bytes instead.
-
-        Raises:
-            UserError: the file has fewer bytes than that.
-        """
-        if self.quiet:
-            return
-        with writing(self.metrics_path):
-            if isinstance(metrics, int):
-                metrics = self._first(metrics)
-            self.metrics_path.write_text(metrics, encoding="utf-8")
-        if sys.stderr.isatty():
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[state]}"),
-            )
-            self._task = self._bar.add_task(
-                self.title, total=self.total_steps, completed=step, state=""
-            )
-            self._bar.start()
-
-    @property
-    def metrics(self) -> str:
-        """The lines that belong to a checkpoint made now."""
-        return "" if self.quiet else self.metrics_path.read_text(encoding="utf-8")
-
-    def stepped(self, images: int) -> None:
-        """Count a step and the images of its global batch."""
-        self._images += images
-        if self._bar is not None:
-            self._bar.advance(self._task)
-
-    def write_start(self, values: dict[str, Any]) -> None:
-        """Log what was measured before the first step, which has no loss."""
-        if self.quiet:
-            return
-        _append(self.metrics_path, {"step": 0, "epoch": 0.0, **values})
-        shown = "  ".join(f"{name} {value:.2f}" for name, value in values.items())
-        log.info("%s  before the first step  %s", self.title, shown)
-
-    def write(self, step: int, values: dict[str, Any], waited: float) -> None:
-        """Log a window that ends with ``step``: its mean losses, rates, and its speed.
-
-        Args:
-            step: last step of the window.
-            values: values for metrics.jsonl.
-            waited: seconds that the device waited for data.
-        """
-        if self.quiet:
-            return
-        now = time.monotonic()
-        elapsed = max(now - self._since, 1e-9)
-        speed = self._images / elapsed
-        timing = {
-            "step": step,
-            "images_per_second": round(speed, 1),
-            "data_wait_share": round(waited / elapsed, 4),
-            "peak_memory_mib": round(_peak_memory_mib(), 1),
-        }
-        _append(self.metrics_path, {"step": step, **values})
-        _append(self.timing_path, timing)
-        state = (
-            f"loss {values['loss']:.4f}  {speed:.0f} images/s  "
-            f"waiting for data {timing['data_wait_share']:.0%}  "
-            f"{timing['peak_memory_mib']:.0f} MiB"
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, state=state)
-        elif now - self._line > _LINE_SECONDS or step == self.total_steps:
-            log.info("%s  step %d/%d  %s", self.title, step, self.total_steps, state)
-            self._line = now
-        self._since, self._images = now, 0
-
-    def _first(self, size: int) -> str:
-        """The first ``size`` bytes of metrics.jsonl."""
-        content = self.metrics_path.read_bytes() if self.metrics_path.is_file() else b""
-        if len(content) < size:
-            raise UserError(
-                str(self.metrics_path),
-                f"{len(content)} bytes, and the checkpoint beside it belongs to {size}",
-                remedy=f"remove {self.metrics_path.parent} and run again: the run starts from the "
-                "beginning",
-            )
-        return content[:size].decode()
-
-    def close(self) -> None:
-        """Release the terminal."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _append(path: Path, values: dict[str, Any]) -> None:
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(values) + "\n")
-
-
-def _peak_memory_mib() -> float:
-    if torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-
-
-class DataWaits:
-    """Adds up the waits for data between two logs.
-
-    On a CPU the wait of the host counts. A GPU still computes its earlier work meanwhile, and is
-    idle only between the end of that work and the arrival of the data, which two events of its own
-    clock measure.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._waits: list[tuple[float, Any, Any]] = []
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """The host waits for data inside."""
-        done, started = self._event(), time.monotonic()
-        yield
-        self._waits.append((time.monotonic() - started, done, self._event()))
-
-    def take(self) -> float:
-        """Seconds of all waits since the last call. The device must have finished its work."""
-        waits, self._waits = self._waits, []
-        return sum(
-            seconds if done is None else min(seconds, done.elapsed_time(resumed) / 1000)
-            for seconds, done, resumed in waits
-        )
-
-    def _event(self) -> Any:
-        if self._device.type != "cuda":
-            return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event

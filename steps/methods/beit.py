@@ -14,6 +14,7 @@ Published: ViT-B, 800 epochs of ImageNet-1K at batch 2048, lr 1.5e-3: fine-tune 
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -82,6 +83,10 @@ class BEiT(Method):
         """Normed class and patch tokens: (B, 1 + N, D)."""
         tokens = embed(self.backbone, images, mask_BN, self.mask_token)
         return cast(Tensor, self.backbone.norm(encode(self.backbone, tokens, keep)))
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log V, of V visual tokens."""
+        return {"loss": math.log(self.tokenizer.vocab_size)}
 
     def export_backbone(self) -> Beit:
         """The encoder."""

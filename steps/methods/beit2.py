@@ -16,6 +16,7 @@ after 1600; ViT-L 86.6 % and 87.3 % (section 3.2). Held to microsoft/unilm by th
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -147,6 +148,10 @@ class BEiT2(Method):
         aggregated = self.aggregation(both, relative_bias(vit), keep_head)
         norm = self.aggregation.norm or vit.norm
         return vit.norm(last), norm(aggregated)
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """2 log V, of V visual tokens: both losses predict them."""
+        return {"loss": 2 * math.log(self.tokenizer.vocab_size)}
 
     def export_backbone(self) -> Beit:
         """The encoder; the head is thrown away."""

@@ -21,6 +21,7 @@ the golden cases ``clip`` and ``siglip``.
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -29,6 +30,7 @@ from torch.nn import functional as F
 
 from steps.core.distributed import gather, rank
 from steps.core.schedules import Progress
+from steps.methods.losses import binary_entropy
 from steps.methods.method import (
     Batch,
     BatchCoupledMethod,
@@ -93,6 +95,12 @@ class CLIP(BatchCoupledMethod):
     def text_features(self, ids_BL: Tensor) -> Tensor:
         """Token ids (B, L) to (B, E), of any length."""
         return cast(Tensor, self.text_projection(self.text(ids_BL)))
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log N; with SigLIP's loss N h(1 / N), h the entropy of a pair's being right, in nats."""
+        if self.logit_bias is None:
+            return {"loss": math.log(batch)}
+        return {"loss": batch * binary_entropy(1 / batch)}
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The image tower's class tokens."""

@@ -17,6 +17,8 @@ on ImageNet-1K (abstract). Held to Separius/DILEMMA by the golden cases ``dilemm
 
 from __future__ import annotations
 
+import math
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods.losses import momentum_contrast
+from steps.methods.losses import binary_entropy, momentum_contrast
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Encoded, Losses, MethodContext
 from steps.models.ema import MomentumPair
 from steps.models.features import global_feature
@@ -155,6 +157,14 @@ class DILEMMA(BatchCoupledMethod):
         cls = vit.cls_token.expand(len(images), -1, -1)
         normed = vit.norm(encode(vit, torch.cat([cls, tokens], dim=1)))
         return normed[:, 0], normed[:, 1:]
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """4 tau log N of the contrasts, and the entropy of a token's being misplaced."""
+        contrastive = 4 * self.params.temperature * math.log(batch)
+        if self.detector is None:
+            return {"loss": contrastive}
+        detection = binary_entropy(self.params.misplaced)
+        return {"contrastive": contrastive, "detection1": detection, "detection2": detection}
 
     def embeddings(self, batch: Batch) -> Tensor:
         """Class tokens (B, D) of the first view: whole, at its right positions."""

@@ -18,6 +18,7 @@ linear 78.2 % (table 2). Held to facebookresearch/dino by the golden cases ``din
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -128,6 +129,10 @@ class DINO(BatchCoupledMethod):
         momentum = cosine(progress, self.params.momentum, self.params.momentum_end)
         ema.update(self.teacher, self.student, momentum)
         return {"momentum": momentum, "teacher_temp": self.teacher_temp(progress)}
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log K: the cross entropy of any target and K equal probabilities."""
+        return {"loss": math.log(self.params.head.out_dim)}
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view."""

@@ -23,6 +23,7 @@ README). Held to facebookresearch/dinov2 by the golden cases ``dinov2*``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -225,6 +226,13 @@ class DINOv2(BatchCoupledMethod):
         self.grid = side // int(self.student.backbone.patch_embed.patch_size[0])
         for network in (self.student, self.teacher):
             dinov2_vit.resize(network.backbone, side, self.resizing)
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log K for each pair of crops, shared out as the class tokens' losses are."""
+        local = _GLOBAL * (self.views - _GLOBAL)
+        uniform = math.log(self.params.head.out_dim) / (_GLOBAL + max(local, 1))
+        losses = {"dino_global": _GLOBAL * uniform}
+        return {**losses, "dino_local": local * uniform} if local else losses
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, nothing masked."""

@@ -20,6 +20,7 @@ epochs: 85.8 % (README of the reference). Held to Haochen-Wang409/DropPos by the
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -131,6 +132,11 @@ class DropPos(BatchCoupledMethod):
             losses["loss"] = self.params.pixel_task.pos_weight * position + pixel
             losses |= {"position_loss": position.detach(), "pixel_loss": pixel.detach()}
         return losses
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log L, of L positions: labels sum to 1 in the mean over positions."""
+        name = "loss" if self.params.pixel_task is None else "position_loss"
+        return {name: math.log(self.patches)}
 
     def export_backbone(self) -> VisionTransformer:
         """The encoder."""

@@ -19,6 +19,7 @@ epochs: 77.1 %, 79.5 %, 84.0 % (tables 1 and 2). Held to bytedance/ibot by the g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -192,6 +193,10 @@ class IBOT(BatchCoupledMethod):
             "teacher_temp": self.teacher_temp(progress),
             "teacher_patch_temp": self.patch_temp(progress),
         }
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """The class tokens' log K; the patches' depends on how many views are masked."""
+        return {"cls": self.params.dino_weight * math.log(self.params.head.out_dim)}
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The student's class tokens of the first view, unmasked."""

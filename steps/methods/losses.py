@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -150,6 +151,12 @@ def momentum_contrast(queries: Tensor, keys: Tensor, temperature: float) -> Tens
         logits = F.normalize(queries.float(), dim=1) @ all_keys.T / temperature
     own = torch.arange(len(queries), device=queries.device) + rank() * len(queries)
     return 2 * temperature * F.cross_entropy(logits, own)
+
+
+def binary_entropy(probability: float) -> float:
+    """-p log p - (1 - p) log(1 - p) in nats, of a probability p between 0 and 1."""
+    shares = (probability, 1 - probability)
+    return -sum(share * math.log(share) for share in shares if share > 0)
 
 
 # --- The KoLeo regulariser: features spread evenly over the sphere

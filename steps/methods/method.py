@@ -127,6 +127,16 @@ class Method(nn.Module):
         """
         return None
 
+    def chance(self, batch: int) -> dict[str, float]:
+        """Losses of a network that says the same of every image, by the names of logged losses.
+
+        Log lines show them beside the losses. A loss without such a number is left out.
+
+        Args:
+            batch: images of a global batch.
+        """
+        return {}
+
     def export_backbone(self) -> BackboneModel:
         """The backbone that downstream tasks take."""
         raise NotImplementedError

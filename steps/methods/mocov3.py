@@ -72,6 +72,10 @@ class MoCoV3(BatchCoupledMethod):
     def after_step(self, progress: Progress) -> dict[str, float]:
         return {"momentum": self.pair.momentum(progress)}
 
+    def chance(self, batch: int) -> dict[str, float]:
+        """4 tau log N: two contrasts with N candidates each."""
+        return {"loss": 4 * self.params.temperature * math.log(batch)}
+
     def embeddings(self, batch: Batch) -> Tensor:
         """Features (B, D) of the first view, by the encoder that learns."""
         return global_feature(self.pair.encoder.backbone, batch.views[0])

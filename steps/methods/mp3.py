@@ -20,6 +20,7 @@ code exists; held to the formula by the golden case ``mp3``.
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -128,6 +129,10 @@ class MP3(Method):
             total = error_BN.detach().sum(dim=1) - known.sum(dim=1)
             losses["other_loss"] = total.mean() / others
         return losses
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """log N, of N positions."""
+        return {"loss": math.log(self.patches)}
 
     def export_backbone(self) -> VisionTransformer:
         """The network without its classifier, its position table zero."""

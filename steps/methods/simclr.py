@@ -19,6 +19,8 @@ probe 69.3 % (table 6). ViT-B, 300 epochs, as trained by MoCo v3 (arXiv:2104.020
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,6 +67,10 @@ class SimCLR(BatchCoupledMethod):
         loss, logits_ab = nt_xent(first, second, self.params.temperature)
         hits = logits_ab.argmax(dim=1) == own_columns(logits_ab)
         return {"loss": loss, "contrast_accuracy": hits.float().mean()}
+
+    def chance(self, batch: int) -> dict[str, float]:
+        """2 log(2N - 1): each view has 2N - 1 candidates, and the loss is twice their mean."""
+        return {"loss": 2 * math.log(2 * batch - 1)}
 
     def embeddings(self, batch: Batch) -> Tensor:
         """The features of the first view."""

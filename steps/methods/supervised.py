@@ -112,6 +112,10 @@ class Supervised(Method):
         one_hot = F.one_hot(labels, self.num_classes).float()
         return one_hot * (1 - self.params.label_smoothing) + off
 
+    def chance(self, batch: int) -> dict[str, float]:
+        """log C: the cross entropy of any target and C equal probabilities."""
+        return {"loss": math.log(self.num_classes)}
+
     def export_backbone(self) -> BackboneModel:
         """The backbone without the classifier."""
         return self.backbone

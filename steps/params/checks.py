@@ -15,6 +15,7 @@ from steps.params.channels import (
 )
 from steps.params.dag import Pretraining, Tokenizer
 from steps.params.dataset import RGB, ShapesDataset
+from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
 from steps.params.protocols import Finetune, Probe
@@ -34,6 +35,7 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
         UserError: naming the file and the key at fault.
     """
     plan = Plan(name, root)
+    _check_loggers(plan)
     _check_imported(plan)
     _check_init(plan)
     _check_objects(plan)
@@ -50,6 +52,15 @@ def _needing(plan: Plan, *needs: Need) -> list[Task]:
     """The tasks of a plan with one of these needs."""
     tasks = (TASKS[name] for name in plan.experiment.tasks)
     return [task for task in tasks if {*needs} & {*task.needs}]
+
+
+def _check_loggers(plan: Plan) -> None:
+    """The loggers that a training names are installed."""
+    for node in plan.needs:
+        params = plan.params(node)
+        if params.training is not None:
+            where = f"{plan.node_file(node)}: training.loggers"
+            check_installed(where, params.training.loggers)
 
 
 def _check_imported(plan: Plan) -> None:

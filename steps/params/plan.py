@@ -26,6 +26,8 @@ from steps.params.tasks import PROTOCOLS, TASKS, ResourceTable
 from steps.params.tokenizers import TokenizerRecipe
 
 ROOT = Path("params")
+WATCHING = ("on_collapse", "loggers")
+"""Keys of a training that say how it is watched; a finished one does not run again for them."""
 AnyDataset: Any = Dataset
 """A union, which type checkers do not accept as a type."""
 
@@ -187,7 +189,8 @@ class Plan:
         return sets[0] if labelled == [False, True] else None
 
     def resolved(self, **names: str) -> dict[str, Any]:
-        """The values of params that an engine compares, by role.
+        """The values of params that an engine compares, by role: all but those that only say how
+        a training is watched.
 
         Args:
             names: of a dataset, backbone, recipe, tokenizer or protocol, by role.
@@ -199,7 +202,11 @@ class Plan:
             "tokenizer": self.tokenizers,
             "protocol": self.protocols,
         }
-        return {role: groups[role][name].resolved() for role, name in names.items()}
+        found = {role: groups[role][name].resolved() for role, name in names.items()}
+        for values in found.values():
+            for key in WATCHING:
+                (values.get("training") or {}).pop(key, None)
+        return found
 
     def _recipe(self, name: str) -> Recipe:
         """The recipe of a row, at its length and share of images in a scaling study."""
@@ -272,7 +279,7 @@ class Plan:
             known: the nodes that each node needs directly, named by their params files.
             needs: collects the result.
         """
-        params = self._params(node)
+        params = self.params(node)
         if scaled is None or scaled.budget is None or params.training is None:
             needs[node] = known[node]
             return node
@@ -295,8 +302,8 @@ class Plan:
         needs[named] = behind
         return named
 
-    def _params(self, node: Node) -> Recipe | TokenizerRecipe:
-        """The params of a node that was read."""
+    def params(self, node: Node) -> Recipe | TokenizerRecipe:
+        """The params of a pretraining or a tokenizer."""
         if isinstance(node, Tokenizer):
             return self.tokenizers[node.name]
         return self.recipes[node.recipe]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from steps.params.base import Count, NotNegative, Params, Positive, Probability
 from steps.params.methods.baselines import SupervisedParams
@@ -277,8 +282,22 @@ class Layout(Params):
     """Number of images in the picture."""
 
 
+class LiDAR(Params):
+    """Rank of what tells images apart beside what augmentation changes (arXiv:2312.04000), with the
+    paper's values for ImageNet-1K."""
+
+    images: Annotated[int, Ge(2)] = 1000
+    """Images of the validation set, evenly spaced; all, if it has fewer. The rank is at most one
+    less, and at most the width of the features."""
+    views: Annotated[int, Ge(2)] = 50
+    """Views of each image, drawn as ``view`` says."""
+    delta: Positive = 1e-4
+    """Added to the variance within images in every direction."""
+
+
 class Geometry(Params):
-    """Effective rank (arXiv:2210.02885), alignment and uniformity (arXiv:2005.10242)."""
+    """Effective rank (arXiv:2210.02885), alignment and uniformity (arXiv:2005.10242), and LiDAR
+    (arXiv:2312.04000) if asked for."""
 
     pooling: Pooling
     view: View
@@ -289,7 +308,17 @@ class Geometry(Params):
     """Factor t of the potential exp(-t d^2) in the uniformity."""
     crop_fraction: CropFraction
     """Centre crop of the images that effective rank and uniformity are measured on."""
+    lidar: LiDAR | None = None
+    """null: not measured."""
     batch_size: Count = 256
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a key that protocols of earlier versions lack, unless it is used."""
+        values: dict[str, Any] = serialise(self)
+        if self.lidar is None:
+            del values["lidar"]
+        return values
 
     @model_validator(mode="after")
     def _one_view(self) -> Geometry:

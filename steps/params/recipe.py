@@ -14,6 +14,7 @@ from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.base import Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
+from steps.params.loggers import LoggerName
 from steps.params.methods import MethodParams
 from steps.params.methods.baselines import RandomParams
 from steps.params.methods.method import Need
@@ -286,6 +287,14 @@ class Training(Params):
     knn: OnlineKNN | None = None
     """k-NN accuracy during training; null: none. Left out on a dataset without labels, with a line
     in the log."""
+    on_collapse: Literal["warn", "stop"] = "warn"
+    """Reaction to embeddings that no longer tell images apart. warn: a line in the log and a mark
+    in the report. stop: the run ends with an error at the step at which it is seen, and keeps a
+    checkpoint. Methods without a collapse watch, such as mae, are not stopped."""
+    loggers: list[LoggerName] = []
+    """Where metrics also go. tensorboard: ``<result>.tensorboard``, beside the backbone. wandb:
+    Weights & Biases. Neither this nor ``on_collapse`` changes a result, so a run resumes with
+    others."""
     checkpoint_seconds: Positive = 60.0
     """Seconds between checkpoints."""
     workers: Annotated[int, Ge(0)] = 1
@@ -319,8 +328,17 @@ class Training(Params):
             if not wanted and view.second is not None:
                 raise ValueError(f"{what} takes no second image: remove views[{index}].second")
 
+    def check_watched(self, what: str) -> None:
+        """Raise ValueError if a collapse is to stop ``what``, which has no collapse watch."""
+        if self.on_collapse == "stop":
+            raise ValueError(
+                f"{what} has no collapse watch that could stop it: remove training.on_collapse"
+            )
+
     @model_validator(mode="after")
     def _consistent(self) -> Training:
+        if len(set(self.loggers)) < len(self.loggers):
+            raise ValueError(f"loggers {', '.join(self.loggers)} names one twice")
         if self.schedule.warmup_epochs > self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs} is above epochs "
@@ -340,6 +358,10 @@ class Training(Params):
         values: dict[str, Any] = serialise(self)
         if not self.freeze_backbone_epochs:
             del values["freeze_backbone_epochs"]
+        if self.on_collapse == "warn":
+            del values["on_collapse"]
+        if not self.loggers:
+            del values["loggers"]
         return values
 
 

@@ -160,7 +160,7 @@ TASKS: dict[str, Task] = {
             "image; uniformity: how evenly images are spread. Lower is better for both, "
             "but alignment is lowest where all features are equal",
             protocol=Geometry,
-            metrics=("effective_rank", "alignment", "uniformity"),
+            metrics=("effective_rank", "alignment", "uniformity", "lidar"),
             decides=False,  # it measures no image by itself
         ),
         Task(

@@ -10,6 +10,7 @@ import yaml
 
 from steps.artifacts import Record
 from steps.command import UserError
+from steps.core.durations import duration
 from steps.params.load import closest, shortened
 from steps.reporting.confidence import Confidences, confidences
 from steps.reporting.source import (
@@ -21,7 +22,7 @@ from steps.reporting.source import (
     read_source,
 )
 from steps.reporting.summary import model_name, summarize
-from steps.reporting.text import duration, flops_unit, measured, plural, significant, visible
+from steps.reporting.text import flops_unit, measured, plural, significant, visible
 
 _FORM = "<report folder>/<method>/<backbone>/<task>[/<protocol>][/<set>][/<metric>][/seed<k>]"
 

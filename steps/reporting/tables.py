@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 
 from steps.command import UserError
+from steps.core.durations import duration
 from steps.reporting.confidence import Confidence
 from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.summary import (
@@ -20,7 +21,7 @@ from steps.reporting.summary import (
     ranked_by,
     row_name,
 )
-from steps.reporting.text import Markup, duration, flops_unit, measured, plain, significant
+from steps.reporting.text import Markup, flops_unit, measured, plain, significant
 
 ABSENT = "\N{EN DASH}"
 """Stands where there can be no number."""

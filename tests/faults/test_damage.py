@@ -27,7 +27,7 @@ from steps.command import UserError
 from steps.data.loader import EvaluationViews, dataset_facts
 from steps.data.shards import Images, ShardWriter
 from steps.engine.checkpoint import FILE, Scratch
-from steps.engine.watch import METRICS, Monitor
+from steps.engine.monitor import METRICS, Monitor
 from steps.evaluation.features import features_of, read_features
 from steps.models.backbones import (
     create_backbone,

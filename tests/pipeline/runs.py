@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from steps.core.distributed import rank
-from steps.engine.watch import Monitor
+from steps.engine.monitor import Monitor
 from tests.processes import command, environment
 
 

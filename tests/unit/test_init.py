@@ -544,7 +544,7 @@ def _watch_backbone(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         moved.append(not all(torch.equal(now[name], each) for name, each in before.items()))
 
     monkeypatch.setattr("steps.pretrain.start_from", start)
-    monkeypatch.setattr("steps.engine.watch.Monitor.stepped", stepped)
+    monkeypatch.setattr("steps.engine.monitor.Monitor.stepped", stepped)
     return moved
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from steps.engine import watch
-from steps.engine.watch import DataWaits
+from steps.engine import monitor
+from steps.engine.monitor import DataWaits
 
 
 class Clocks:
@@ -48,7 +48,7 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(
 ) -> None:
     clocks, waits = Clocks(), DataWaits(torch.device("cuda"))
     monkeypatch.setattr(waits, "_event", clocks.event)
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clocks.host)
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: clocks.host)
     for _ in range(3):
         clocks.asked(work)
         with waits.waiting():
@@ -59,7 +59,7 @@ def test_a_gpu_waits_only_when_it_has_nothing_to_do(
 
 def test_a_cpu_waits_as_long_as_its_host(monkeypatch: pytest.MonkeyPatch) -> None:
     clocks, waits = Clocks(), DataWaits(torch.device("cpu"))
-    monkeypatch.setattr(watch.time, "monotonic", lambda: clocks.host)
+    monkeypatch.setattr(monitor.time, "monotonic", lambda: clocks.host)
     with waits.waiting():
         clocks.host += 2.0
     assert waits.take() == 2.0

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from steps.reporting.text import duration, flops_unit, measured, plural, significant
+from steps.core.durations import duration
+from steps.reporting.text import flops_unit, measured, plural, significant
 
 
 @pytest.mark.parametrize(
