@@ -39,6 +39,8 @@ _NOTED: dict[Note, str] = {
     "composited": "have transparent pixels, which were put on the ground of the params",
     "first_of_several": "are the first of several frames or pages; the others are left out",
 }
+_LABELLED = ("classification", "multilabel")
+"""Kinds of sets whose classes have counts."""
 _log = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -74,6 +76,14 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     for split, facts in splits.items():
         if facts["images"] == 0:
             raise UserError(where, f"split {split} has no image", remedy="correct its path")
+        low, high = facts.get("numbers", (0, 1))
+        if low == high:
+            raise UserError(
+                where,
+                f"every number of split {split} is {low:g}",
+                allowed="different numbers, without which there is nothing to predict",
+                remedy="name another number_column, or take more images into the split",
+            )
     for instances in gathered:
         instances.enforce(where)
     for problem in tally.problems:
@@ -193,7 +203,8 @@ class _Split:
             self.instances = Instances(
                 split, source.categories, dataset.has_masks, tally, source.problems(split)
             )
-        self._per_class = [0] * classes
+        self._per_class = [0] * len(source.classes if source.kind in _LABELLED else ())
+        self._range: tuple[float, float] | None = None
         self._captions = 0
 
     def write(self, out: Path, where: str) -> dict[str, Any]:
@@ -206,10 +217,16 @@ class _Split:
         positions = iter(self._keep)
         items = source.items(split, self._keep)
         labelled = source.kind == "classification"
+        several = len(source.classes) if source.kind == "multilabel" else 0
         path = out / f"{split}.arrow"
         images = 0
         with ShardWriter(
-            path, labels=labelled, captions=source.has_captions, factors=tuple(source.factors)
+            path,
+            labels=labelled,
+            captions=source.has_captions,
+            factors=tuple(source.factors),
+            classes=several,
+            numbers=source.kind == "regression",
         ) as writer:
             decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, image in decoded:
@@ -230,6 +247,8 @@ class _Split:
                     item.label,
                     captions,
                     item.factors,
+                    item.labels,
+                    item.number,
                 )
                 images += 1
                 self._count(item, image, captions)
@@ -237,8 +256,10 @@ class _Split:
                 if split == "train" and position in sampled:
                     self._pixels.add(image.histogram)
         facts: dict[str, Any] = {"images": images}
-        if labelled:
+        if source.kind in _LABELLED:
             facts["per_class"] = self._per_class
+        if self._range is not None:
+            facts["numbers"] = list(self._range)
         if source.has_captions:
             facts["captions"] = self._captions
         facts |= self._notes
@@ -286,6 +307,11 @@ class _Split:
         self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1
+        for label in item.labels or ():
+            self._per_class[label] += 1
+        if item.number is not None:
+            low, high = self._range or (item.number, item.number)
+            self._range = min(low, item.number), max(high, item.number)
         if self.instances is not None:
             self.instances.add(item, image.width, image.height)
 
@@ -306,7 +332,7 @@ def _say_absent(source: Source, val: dict[str, Any]) -> None:
         val["empty_classes"] = absent
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         _log.warning(
-            "val: no image of %d of %d classes (%s): accuracies are of the others alone",
+            "val: no image of %d of %d classes (%s): scores are of the others alone",
             len(absent),
             len(per_class),
             shown,

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from steps.core.distributed import rank
-from steps.data.loader import EvaluationViews
+from steps.data.loader import EvaluationViews, Label
 from steps.data.shards import Images
 from steps.data.views import normalise
 from steps.evaluation.accuracy import correct_in_top, percent
@@ -77,7 +77,7 @@ class KNNWatch:
         (scores,) = (chunk[self.params.k] for chunk in votes)
         return percent(correct_in_top(scores, self.val_labels, 1), len(queries))
 
-    def _features(self, backbone: BackboneModel, images: Subset[tuple[Tensor, int]]) -> Tensor:
+    def _features(self, backbone: BackboneModel, images: Subset[tuple[Tensor, Label]]) -> Tensor:
         device = next(backbone.parameters()).device
         return torch.cat(
             [
@@ -119,7 +119,7 @@ def knn_watch(
 
 def _spread(
     dataset: Path, split: str, most: int, size: int
-) -> tuple[Subset[tuple[Tensor, int]], Tensor]:
+) -> tuple[Subset[tuple[Tensor, Label]], Tensor]:
     """At most ``most`` images of a split, evenly spread over it, and their labels."""
     views = EvaluationViews(dataset, split, size, crop_fraction=1.0)
     count = min(most, len(views))

@@ -24,6 +24,7 @@ from steps.params.load import load
 if TYPE_CHECKING:
     from steps.artifacts.decisions import Decisions
     from steps.evaluation.accuracy import Classified
+    from steps.evaluation.targets import Estimated, Labelled
 
 P = TypeVar("P", bound=Params)
 
@@ -40,6 +41,7 @@ class TaskStep(Generic[P]):
         pictures_needed: ``--pictures`` may not be left out.
         record: ``--out`` is a record file; False: an artifact.
         decides: decisions are written beside the record.
+        epilog: text below the options of ``--help``.
 
     Raises:
         UserError: the protocol is not valid, or a result has no place where it is to go.
@@ -58,10 +60,15 @@ class TaskStep(Generic[P]):
         pictures_needed: bool = True,
         record: bool = True,
         decides: bool = True,
+        epilog: str | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.name = name
-        parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
+        parser = argparse.ArgumentParser(
+            description=(about or "").split("\n")[0],
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         parser.add_argument("--protocol", type=Path, required=True, help="params/protocols/*.yaml")
         parser.add_argument("--backbone", type=Path, required=True, help="a backbone artifact")
         if features is not None:
@@ -134,6 +141,7 @@ class TaskStep(Generic[P]):
         decisions: Decisions | None = None,
         facts: Mapping[str, Any] | None = None,
         unit: str = "%",
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Write the records, and decisions beside them.
 
@@ -142,6 +150,7 @@ class TaskStep(Generic[P]):
             decisions: behind the scores.
             facts: anything else worth keeping.
             unit: of all scores.
+            units: of some scores, by metric, in place of ``unit``.
         """
         resumed = {} if self._scratch is None else self._scratch.taken_up
         write_scores(
@@ -154,6 +163,7 @@ class TaskStep(Generic[P]):
             dataset=self.data_facts["dataset"],
             started=self.started if self._scratch is None else self._scratch.started,
             unit=unit,
+            units=units,
             facts={**(facts or {}), **resumed},
             decisions=decisions,
         )
@@ -179,4 +189,34 @@ class TaskStep(Generic[P]):
             decided.scores(len(classes)) if scores is None else scores,
             decisions=decided.decisions(ids),
             facts={**(facts or {}), **decided.facts(classes)},
+        )
+
+    def write_predicted(
+        self,
+        decided: Labelled | Estimated,
+        ids: Sequence[str],
+        *,
+        scores: Mapping[str, float] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the records of a probe on several labels per image, or on numbers.
+
+        Args:
+            decided: for each image of the validation set.
+            ids: of the images.
+            scores: other than those of ``decided``; what precedes a _ in a name is the metric.
+            facts: besides those of ``decided``.
+        """
+        from steps.evaluation.targets import UNITS
+
+        values = decided.metrics() if scores is None else scores
+        self.write(
+            {metric: (value, len(ids)) for metric, value in values.items()},
+            decisions=decided.decisions(ids),
+            facts={**(facts or {}), **decided.facts(self.data_facts["classes"])},
+            units={
+                metric: UNITS[metric.partition("_")[0]]
+                for metric in values
+                if metric.partition("_")[0] in UNITS
+            },
         )

@@ -11,7 +11,7 @@ from steps.params.dag import Pretraining, Tokenizer
 from steps.params.dataset import ShapesDataset
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
-from steps.params.protocols import Finetune, Probe
+from steps.params.protocols import TOLD, Finetune, Probe, check_target
 from steps.params.recipe import Training, check_backbone
 from steps.params.tasks import TASKS, Need, Task
 from steps.params.views import View
@@ -34,6 +34,7 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
     _check_drawn(plan)
     _check_tokens_read(plan)
     _check_classes(plan)
+    _check_targets(plan)
     _check_sizes(plan)
     _check_text(plan)
     return plan
@@ -191,8 +192,9 @@ def _check_classes(plan: Plan) -> None:
     them."""
     deciding = [
         (_key(plan), dataset, task.name)
-        for task in _needing(plan, "classes")
+        for task in _needing(plan, "classes", "targets")
         for dataset in plan.experiment.sets_of(task.name)
+        if "classes" in task.needs or plan.datasets[dataset].target in (None, "class")
     ]
     deciding += [
         ("dataset", plan.experiment.dataset, f"recipe {name}")
@@ -202,9 +204,13 @@ def _check_classes(plan: Plan) -> None:
     for key, dataset, name in deciding:
         classes = getattr(plan.datasets[dataset], "classes", None)
         if not plan.datasets[dataset].has_labels:
+            target = plan.datasets[dataset].target
+            found = f"no labels, which {name} needs"
+            if target is not None:
+                found = f"{TOLD[target]}, and {name} needs one class per image"
             raise UserError(
                 f"{plan.file}: {key}",
-                f"{dataset} has no labels, which {name} needs",
+                f"{dataset} has {found}",
                 allowed="a classification set",
                 remedy=f"{_other(key, dataset, 'labels')}, or leave {name} out",
             )
@@ -214,6 +220,15 @@ def _check_classes(plan: Plan) -> None:
                 f"{dataset} has one class, and {name} decides between classes",
                 remedy=f"{_other(key, dataset, 'two classes or more')}, or leave {name} out",
             )
+
+
+def _check_targets(plan: Plan) -> None:
+    """Protocols made for one class per image measure no set of another kind."""
+    for task in _needing(plan, "targets"):
+        for name in plan.experiment.tasks[task.name]:
+            for dataset in plan.experiment.sets_of(task.name):
+                target = plan.datasets[dataset].target
+                check_target(plan.protocol_file(name), plan.protocols[name], target, dataset)
 
 
 def _key(plan: Plan) -> str:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from steps.params.base import Params, Probability
 from steps.params.names import Place
@@ -30,7 +36,9 @@ def _expression(text: str) -> str:
     return text
 
 
-Kind = Literal["classification", "detection", "captions", "images"]
+Kind = Literal["classification", "multilabel", "regression", "detection", "captions", "images"]
+Target = Literal["class", "classes", "number"]
+"""Knowledge of each image of a labelled set: its class, any number of classes, or a number."""
 
 
 class HeldOut(Params):
@@ -72,6 +80,11 @@ class _Dataset(Params):
     def has_labels(self) -> bool:
         """True if each image has a class."""
         return False
+
+    @property
+    def target(self) -> Target | None:
+        """Target of the probes of the set; None: nothing is known of each image."""
+        return "class" if self.has_labels else None
 
     @property
     def has_captions(self) -> bool:
@@ -147,7 +160,11 @@ class ImagesDataset(_Files):
 
 
 class CsvDataset(_Files):
-    """A table of one image per line, with its label."""
+    """A table of one image per line, with its class, its classes or a number.
+
+    One class: ``label_column``. Several: ``label_column`` with ``label_separator``, or
+    ``label_columns``. A number: ``number_column``.
+    """
 
     format: Literal["csv"]
     train: Place
@@ -161,10 +178,70 @@ class CsvDataset(_Files):
     delimiter: Literal[",", ";", "\t", "|"] = ","
     classes: Annotated[list[Text], Len(1)] | None = None
     """Labels in the order of their numbers; null: those of ``train``, sorted."""
+    label_separator: Text | None = None
+    """Text between the labels of an image in ``label_column``, such as | (ChestX-ray14). null: an
+    image has one label."""
+    no_label: str | None = None
+    """With ``label_separator``: the cell of an image that has none of the labels, such as No
+    Finding; an empty text is an empty cell. null: each image has at least one."""
+    label_columns: Annotated[list[Text], Len(1)] | None = None
+    """One column per label, with 1 or 0 in each line (CheXpert); the columns are the classes."""
+    label_cells: dict[str, Literal[0, 1]] = {}
+    """With ``label_columns``: further cells and what they count as, such as {'': 0, '-1.0': 1} for
+    blank and uncertain ones."""
+    number_column: Text | None = None
+    """Column of a number per image, to be predicted by regression."""
 
     @property
     def has_labels(self) -> bool:
-        return True
+        return self.target == "class"
+
+    @property
+    def target(self) -> Target:
+        """The kind of what the table says of each image."""
+        if self.number_column is not None:
+            return "number"
+        if self.label_separator is not None or self.label_columns is not None:
+            return "classes"
+        return "class"
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Columns that are read, by the key that names them."""
+        if self.number_column is not None:
+            return {"number_column": [self.number_column]}
+        if self.label_columns is not None:
+            return {"label_columns": self.label_columns}
+        return {"label_column": [self.label_column]}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that earlier versions lack, unless they are used: the params of a set are
+        part of what an engine compares."""
+        values: dict[str, Any] = serialise(self)
+        new = ("label_separator", "no_label", "label_columns", "label_cells", "number_column")
+        return {
+            key: value for key, value in values.items() if key not in new or value not in (None, {})
+        }
+
+    @model_validator(mode="after")
+    def _one_target(self) -> CsvDataset:
+        given = self.model_fields_set
+        keys = ("label_separator", "label_columns", "number_column")
+        ways = [key for key in keys if getattr(self, key) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
+        if "label_column" in given and ways in (["label_columns"], ["number_column"]):
+            raise ValueError(f"label_column has no effect beside {ways[0]}: keep one of them")
+        if self.no_label is not None and self.label_separator is None:
+            raise ValueError("no_label is only for images with several labels: set label_separator")
+        if self.label_cells and self.label_columns is None:
+            raise ValueError("label_cells is only for label_columns")
+        if self.classes is not None and ways in (["label_columns"], ["number_column"]):
+            raise ValueError(f"classes has no effect beside {ways[0]}: remove it")
+        if self.label_columns is not None and len({*self.label_columns}) < len(self.label_columns):
+            raise ValueError(f"label_columns names a column twice: {self.label_columns}")
+        return self
 
 
 class ParquetDataset(_Files):

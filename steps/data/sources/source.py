@@ -50,6 +50,10 @@ class Item:
     """Factors of a drawn image: by name, an index into the source's values."""
     problem: str | None = None
     """Fault that the reader already found."""
+    labels: tuple[int, ...] | None = None
+    """All classes of an image of a set with several labels each."""
+    number: float | None = None
+    """The number of an image, in a set that has them."""
 
 
 class Source(ABC):
