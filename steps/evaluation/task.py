@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +41,7 @@ class TaskStep(Generic[P]):
         pictures_needed: ``--pictures`` may not be left out.
         record: ``--out`` is a record file; False: an artifact.
         decides: decisions are written beside the record.
-        epilog: text below the options of ``--help``.
+        further: adds options that only this step has.
 
     Raises:
         UserError: the protocol is not valid, or a result has no place where it is to go.
@@ -60,15 +60,11 @@ class TaskStep(Generic[P]):
         pictures_needed: bool = True,
         record: bool = True,
         decides: bool = True,
-        epilog: str | None = None,
+        further: Callable[[argparse.ArgumentParser], None] | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.name = name
-        parser = argparse.ArgumentParser(
-            description=(about or "").split("\n")[0],
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        parser = argparse.ArgumentParser(description=(about or "").split("\n")[0])
         parser.add_argument("--protocol", type=Path, required=True, help="params/protocols/*.yaml")
         parser.add_argument("--backbone", type=Path, required=True, help="a backbone artifact")
         if features is not None:
@@ -78,6 +74,8 @@ class TaskStep(Generic[P]):
             needed = pictures_needed
             parser.add_argument("--pictures", type=place, required=needed, help=pictures)
         parser.add_argument("--out", type=place, required=True, help="where the result goes")
+        if further is not None:
+            further(parser)
         self.options = parser.parse_args(arguments)
         check_places(self.options, name, record=record, decisions=record and decides)
         self.protocol: P = load(self.options.protocol, model)
