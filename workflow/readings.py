@@ -18,11 +18,11 @@ from steps.data.sources.folder import walk
 from steps.data.sources.source import FILE, IMAGE_SUFFIXES, image_names, kind_of
 from steps.params.dataset import CsvDataset
 from workflow.coco_files import is_coco, read_coco
+from workflow.mask_files import read_masks
 from workflow.places import READ, SPLITS, grouped, pattern_of, place_of, split_of
 
-FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco")
+FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco", "masks")
 """Formats that a folder of a user can have."""
-_MASKS = frozenset({"mask", "masks", "segmentationclass", "gtfine", "annotations", "labels"})
 _LABELS = ("label", "class", "target", "diagnosis", "category", "species")
 """Names of label columns, the likeliest first."""
 
@@ -40,7 +40,7 @@ class Reading:
     problem: str | None = None
     """Reason that this reading cannot be taken as the files lie."""
     pictures: tuple[str, ...] = ()
-    """Image folders of a COCO set, train first."""
+    """Image folders of a set with boxes or masks, train first."""
 
     @property
     def format(self) -> str:
@@ -195,7 +195,9 @@ def _names(files: Sequence[Path], most: int = 5) -> str:
 
 def _tree(folder: Path, images: Sequence[str], notes: tuple[str, ...]) -> Iterator[Reading]:
     """Readings of a folder of images, with notes on its other files."""
-    _refuse_masks(folder, images)
+    if (masked := read_masks(folder, images)) is not None:
+        yield Reading(masked.params, masked.words, notes + masked.notes, pictures=masked.folders)
+        return
     at_top = {name.split("/")[0] for name in images if "/" in name}
     splits = {split: _named(at_top, names) for split, names in SPLITS.items()}
     places, own = {"train": place_of(folder)}, list(images)
@@ -245,21 +247,6 @@ def number(things: Sized, word: str) -> str:
 def _first(counts: Mapping[str, int], most: int = 4) -> str:
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
     return ", ".join([*shown, *(["..."] if len(counts) > most else [])])
-
-
-def _refuse_masks(folder: Path, images: Sequence[str]) -> None:
-    """Refuse a folder of PNG masks beside their images."""
-    masks = [name for name in images if {*name.lower().split("/")[:-1]} & _MASKS]
-    others = len(images) - len(masks)
-    if masks and others and all(name.lower().endswith(".png") for name in masks):
-        first = next(part for part in masks[0].split("/") if part.lower() in _MASKS)
-        raise UserError(
-            str(folder),
-            f"{len(masks):,} PNG masks in {first}/ beside {others:,} images: semantic masks alone "
-            "are not read yet",
-            allowed="masks of objects in COCO's JSON",
-            remedy="give only the folder of the images, to pretrain on them",
-        )
 
 
 # --- Shards

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from steps.command import UserError
@@ -93,6 +95,10 @@ class Decoded:
     digest: int
     """64 bits of a hash of size and pixels: images of one digest are the same image."""
     notes: tuple[Note, ...] = ()
+    mask: bytes | None = None
+    """Its semantic mask, as it will be stored."""
+    mask_pixels: npt.NDArray[np.int64] | None = None
+    """Pixels of each class (C,) in the mask."""
 
 
 def check_image(

@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from steps.data.checks import check_label as wrong_label
 from steps.data.in_both import InBoth
 from steps.data.instances import Instances, say
 from steps.data.names import same_written
+from steps.data.semantic import MaskError, encode_mask
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
 from steps.params.dataset import Dataset, FromFiles
@@ -205,6 +207,8 @@ class _Split:
             )
         self._per_class = [0] * len(source.classes if source.kind in _LABELLED else ())
         self._range: tuple[float, float] | None = None
+        self._pixels_of = np.zeros(len(source.classes), np.int64)
+        """Pixels of each class, of a set with semantic masks."""
         self._captions = 0
 
     def write(self, out: Path, where: str) -> dict[str, Any]:
@@ -227,6 +231,7 @@ class _Split:
             factors=tuple(source.factors),
             classes=several,
             numbers=source.kind == "regression",
+            masks=source.kind == "masks",
         ) as writer:
             decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, image in decoded:
@@ -249,6 +254,7 @@ class _Split:
                     item.factors,
                     item.labels,
                     item.number,
+                    image.mask,
                 )
                 images += 1
                 self._count(item, image, captions)
@@ -258,6 +264,8 @@ class _Split:
         facts: dict[str, Any] = {"images": images}
         if source.kind in _LABELLED:
             facts["per_class"] = self._per_class
+        if source.kind == "masks":
+            facts["pixels"] = self._pixels_of.tolist()
         if self._range is not None:
             facts["numbers"] = list(self._range)
         if source.has_captions:
@@ -278,7 +286,17 @@ class _Split:
         if not isinstance(dataset, FromFiles):
             return check_image(item)
         resize = getattr(dataset, "resize_short_side", None)
-        return check_image(item, resize, dataset.ground, dataset.max_pixels)
+        image = check_image(item, resize, dataset.ground, dataset.max_pixels)
+        if isinstance(image, str) or item.mask is None:
+            return image
+        size, source = (image.width, image.height), self._source
+        try:
+            mask, pixels = encode_mask(item.mask(), size, source.mask_classes, source.mask_ignored)
+        except MaskError as error:
+            return str(error)
+        except OSError as error:
+            return f"its mask is unreadable ({error.strerror or error})"
+        return replace(image, mask=mask, mask_pixels=pixels)
 
     def _wrong(self, item: Item) -> str | None:
         if (problem := check_name(item.id)) is not None:
@@ -304,6 +322,8 @@ class _Split:
 
     def _count(self, item: Item, image: Decoded, captions: list[str]) -> None:
         self._captions += len(captions)
+        if image.mask_pixels is not None:
+            self._pixels_of += image.mask_pixels
         self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1

@@ -4,9 +4,10 @@ Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG,
 PNG of its own where it was turned upright or put on a ground),
 ``width`` and ``height`` int32 in pixels, ``label`` int32 (only classification sets), ``labels`` (a
 bool per class, of sets with several labels per image) or ``number`` float64 (of sets with a number
-per image), ``captions`` list<string> (where there are any), and an int32 for each factor that drawn
-images are told by, such as ``colour``. The format is Arrow's IPC file, uncompressed, in batches of
-:data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
+per image), ``mask`` large_binary (a grey PNG of class indices, 255 where unknown, of sets with
+semantic masks), ``captions`` list<string> (where there are any), and an int32 for each factor that
+drawn images are told by, such as ``colour``. The format is Arrow's IPC file, uncompressed, in
+batches of :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
 
 ``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
 then of all bytes of the file but the images. A reader compares the last when it opens the file, and
@@ -50,6 +51,7 @@ class ShardWriter:
         factors: names of integers that each row has beside.
         classes: number of classes of which a row may have several; 0: it is no such set.
         numbers: whether each row has a number.
+        masks: whether each row has a semantic mask.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class ShardWriter:
         factors: Sequence[str] = (),
         classes: int = 0,
         numbers: bool = False,
+        masks: bool = False,
     ) -> None:
         fields = [
             pa.field("id", pa.string(), nullable=False),
@@ -74,6 +77,8 @@ class ShardWriter:
             fields.append(pa.field("labels", pa.list_(pa.bool_(), classes), nullable=False))
         if numbers:
             fields.append(pa.field("number", pa.float64(), nullable=False))
+        if masks:
+            fields.append(pa.field("mask", pa.large_binary(), nullable=False))
         self._classes = classes
         if captions:
             fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
@@ -96,11 +101,13 @@ class ShardWriter:
         factors: Mapping[str, int] | None = None,
         labels: Sequence[int] | None = None,
         number: float | None = None,
+        mask: bytes | None = None,
     ) -> None:
         """Append a row. ``label`` and all that follow are for files that have them."""
         self._checksums.append(zlib.crc32(image))
         row: dict[str, Any] = {"id": id, "image": image, "width": width, "height": height}
-        row |= {"label": label, "captions": captions, "number": number, **(factors or {})}
+        row |= {"label": label, "captions": captions, "number": number, "mask": mask}
+        row |= factors or {}
         if labels is not None:
             row["labels"] = [index in labels for index in range(self._classes)]
         for name, column in self._columns.items():
@@ -209,6 +216,11 @@ class Images:
             return stored_pixels(data)
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
             raise self._damaged(index) from error
+
+    def mask(self, index: int) -> bytes:
+        """The encoded semantic mask of row ``index``, of a set that has them."""
+        data: bytes = self._value("mask", index)
+        return data
 
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""

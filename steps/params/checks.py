@@ -111,18 +111,23 @@ def _starts_from(plan: Plan, row: str) -> str | None:
 
 def _check_objects(plan: Plan) -> None:
     """Tasks on objects need boxes, and some of them masks."""
-    for task in _needing(plan, "boxes"):
+    for task in _needing(plan, "boxes", "pixels"):
         name = getattr(plan.experiment, task.reads)
         dataset, file = plan.datasets[name], plan.dataset_file(name)
         where = f"{plan.file}: {task.reads}"
+        by_pixel = "pixels" in task.needs
+        if by_pixel and dataset.has_pixel_classes:
+            continue
         if not dataset.has_boxes:
+            other = "a set of format masks, coco with masks" if by_pixel else "a set of format coco"
             raise UserError(
                 where,
-                f"{file} has no boxes, which {task.name} needs",
-                allowed="a set of format coco, or shapes of kind detection",
+                f"{file} has no {'masks' if by_pixel else 'boxes'}, which {task.name} needs",
+                allowed=f"{other}, or shapes of kind detection",
             )
         for protocol in plan.experiment.tasks[task.name]:
-            needs_masks = getattr(plan.protocols[protocol], "masks", "masks" in task.needs) is True
+            always = by_pixel or "masks" in task.needs
+            needs_masks = getattr(plan.protocols[protocol], "masks", always) is True
             if needs_masks and not dataset.has_masks:
                 raise UserError(
                     where,

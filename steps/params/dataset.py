@@ -36,7 +36,9 @@ def _expression(text: str) -> str:
     return text
 
 
-Kind = Literal["classification", "multilabel", "regression", "detection", "captions", "images"]
+Kind = Literal[
+    "classification", "multilabel", "regression", "detection", "masks", "captions", "images"
+]
 Target = Literal["class", "classes", "number"]
 """Knowledge of each image of a labelled set: its class, any number of classes, or a number."""
 
@@ -100,6 +102,11 @@ class _Dataset(Params):
     def has_masks(self) -> bool:
         """True if each object's box comes with a mask."""
         return False
+
+    @property
+    def has_pixel_classes(self) -> bool:
+        """True if each pixel has a class: a set for semantic segmentation."""
+        return self.has_masks
 
     @model_validator(mode="after")
     def _tolerance(self) -> _Dataset:
@@ -336,6 +343,64 @@ class CocoDataset(FromFiles):
         return self.masks
 
 
+class MaskedFolder(Params):
+    """A split of images and their masks, in folders of the same structure."""
+
+    images: Place
+    """Folder below the data root."""
+    masks: Place
+    """Folder below the data root; the mask of ``a/b.jpg`` is ``a/b`` and ``mask_ending``."""
+    names: Place | None = None
+    """``.txt`` file below the data root with an image per line, without its ending, as VOC has
+    them; null: every image of the folder."""
+
+
+class MasksDataset(FromFiles):
+    """Semantic masks: a PNG per image whose pixel values, grey or of a palette, are classes."""
+
+    format: Literal["masks"]
+    train: MaskedFolder
+    val: MaskedFolder | HeldOut
+    """Files of the split, or the part of ``train`` that it is."""
+    classes: Annotated[list[Text], Len(2, 255)]
+    """Names of the classes. The first may be called background: it is then left out of
+    ``miou_objects``."""
+    first_value: Annotated[int, Ge(0)] = 0
+    """Value of the first class; the others follow (ADE20K: 1)."""
+    values: Annotated[list[Annotated[int, Ge(0)]], Len(1)] | None = None
+    """Value of each class, where they do not follow each other (Cityscapes)."""
+    ignore: list[Annotated[int, Ge(0)]] | Literal["others"] = [255]
+    """Values of pixels that are neither learnt from nor scored. others: all values that are none of
+    a class."""
+    image_ending: Text | None = None
+    """End of an image's name, which its mask's name does not have, such as _leftImg8bit.png; others
+    are passed over. null: the part from the last point on."""
+    mask_ending: Text = ".png"
+
+    @property
+    def has_pixel_classes(self) -> bool:
+        return True
+
+    @property
+    def class_values(self) -> list[int]:
+        """Value of each class in the masks."""
+        first = self.first_value
+        return self.values or list(range(first, first + len(self.classes)))
+
+    @model_validator(mode="after")
+    def _values(self) -> MasksDataset:
+        if self.values is not None:
+            if len(self.values) != len(self.classes):
+                raise ValueError(f"{len(self.values)} values for {len(self.classes)} classes")
+            if self.first_value:
+                raise ValueError("first_value has no effect beside values: remove one")
+        if len({*self.class_values}) < len(self.class_values):
+            raise ValueError(f"values has a value twice: {self.values}")
+        if self.ignore != "others" and (both := {*self.ignore} & {*self.class_values}):
+            raise ValueError(f"ignore names {min(both)}, which is the value of a class")
+        return self
+
+
 class CocoCaptionsDataset(_Files):
     """Captions in COCO's captions format, several per image."""
 
@@ -489,6 +554,7 @@ Dataset = Annotated[
     | ParquetDataset
     | WebDatasetDataset
     | CocoDataset
+    | MasksDataset
     | CocoCaptionsDataset
     | ShapesDataset,
     Field(discriminator="format"),

@@ -34,6 +34,7 @@ Need = Literal[
     "classes",  # two or more, to decide between
     "targets",  # something to predict of each image: a class, any number of labels, or a number
     "boxes",
+    "pixels",  # a class for each pixel: semantic masks, or those of objects
     "masks",  # for detect, only where its protocol says masks: true
     "captions",
     "factors",  # drawn images whose factors are recorded and independent
@@ -121,7 +122,7 @@ TASKS: dict[str, Task] = {
             "same without background; accuracy: percentage of pixels that are right",
             protocol=Segment,
             metrics=("miou",),
-            needs=("boxes", "masks", "tokens"),
+            needs=("pixels", "tokens"),
             reads=_OBJECTS,
         ),
         Task(

@@ -1,4 +1,4 @@
-"""Sets with several labels or a number per image: tasks that read them, and what is refused."""
+"""Sets with several labels, a number or a mask per image: tasks on them, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from steps.params.plan import Plan
 from tests.scenery import RECIPES, Scenery
 
 TABLE = {"format": "csv", "train": "t.csv", "val": {"share": 0.5}}
+MASKS = {"images": "i", "masks": "m"}
 SETS = {
+    "fields": {"format": "masks", "train": MASKS, "val": {"share": 0.5}, "classes": ["a", "b"]},
     "findings": {**TABLE, "label_separator": "|"},
     "ages": {**TABLE, "number_column": "age"},
 }
@@ -53,7 +55,39 @@ def _plan(scenery: Scenery, dataset: str, protocols: Any = (), **changes: Any) -
     return load_plan("test", scenery.params)
 
 
-@pytest.mark.parametrize("dataset", SETS)
+SEGMENT = {"epochs": 1, "batch_size": 4, "lr": 0.01, "weight_decay": 0.0}
+
+
+def test_semantic_masks_are_pretrained_on_and_segmented(scenery: Scenery) -> None:
+    tasks = {"segment": ["segment"], "geometry": ["geometry"]}
+    plan = _plan(scenery, "fields", {"segment": SEGMENT}, tasks=tasks, detection_dataset="fields")
+    assert {(task, on) for _, task, _, on in plan.evaluations()} == {
+        ("segment", "fields"),
+        ("geometry", "fields"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "on", "found"),
+    [
+        ("layout", "fields", r"fields\.yaml has no boxes, which layout needs"),
+        (
+            "segment",
+            "ages",
+            r"ages\.yaml has no masks, which segment needs \| allowed: a set of "
+            "format masks, coco with masks, or shapes",
+        ),
+    ],
+)
+def test_sets_without_what_a_task_on_objects_needs(
+    scenery: Scenery, task: str, on: str, found: str
+) -> None:
+    protocols = {"segment": SEGMENT, "layout": {"mass": 0.6, "crop_fraction": 1.0}}
+    with pytest.raises(UserError, match=found):
+        _plan(scenery, "fields", protocols, tasks={task: [task]}, detection_dataset=on)
+
+
+@pytest.mark.parametrize("dataset", ["findings", "ages"])
 def test_tasks_on_labels_take_them(scenery: Scenery, dataset: str) -> None:
     plan = _plan(scenery, dataset)
     assert {task for _, task, _, _ in plan.evaluations()} == {
