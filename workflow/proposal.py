@@ -119,6 +119,8 @@ _JITTER = (
     "apart, lower the jitter in its recipe."
 )
 _SELF = ("random", "supervised", "mae")
+_FINETUNE_NUMBERS = "finetune_numbers"
+"""The protocol of fine-tuning for sets with a number per image."""
 REGIMES = {
     "small": Regime(
         "vit_pico",
@@ -324,12 +326,14 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     images, boxes = proposal.sets.evaluated, proposal.sets.boxes
     tasks: dict[str, list[str]] = {}
     said: list[str] = []
-    if images.has_labels:
+    target = images.dataset.target
+    if target is not None:
         tasks |= {"knn": ["knn"], "linear": ["linear"]}
-        if parts.finetune is not None:
-            finetune = load(root / f"protocols/{parts.finetune}.yaml", Finetune)
+        name = _FINETUNE_NUMBERS if target == "number" and parts.finetune else parts.finetune
+        if name is not None:
+            finetune = load(root / f"protocols/{name}.yaml", Finetune)
             if finetune.training.batch_size <= images.train:
-                tasks["finetune"] = [parts.finetune]
+                tasks["finetune"] = [name]
     else:
         said.append("Without labels there is no k-NN, linear probe or fine-tuning.")
     if images.dataset.has_captions:
@@ -353,7 +357,7 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
             said.append("segment and layout need masks.")
     if not tasks:
         said.append("geometry compares features without any; label some images to learn more.")
-    if not images.has_labels:
+    if target is None:
         tasks = {"geometry": ["geometry"], **tasks}
     if said:
         proposal.reasons["tasks"] = " ".join(said)

@@ -98,7 +98,7 @@ def knn_watch(
     *,
     at_start: bool = False,
 ) -> KNNWatch | None:
-    """The watch that a recipe asks for; None if it asks for none, or the set has no labels.
+    """The watch that a recipe asks for; None if it asks for none, or images have no single label.
 
     A set without labels is no error, since the watch does not change the run; the first process
     logs that it is left out.
@@ -110,10 +110,12 @@ def knn_watch(
     """
     if params is None:
         return None
-    if Images(dataset, "train").has_labels:
+    images = Images(dataset, "train")
+    if images.has_labels:
         return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
     if rank() == 0:
-        log.info("%s has no labels: k-NN during training (training.knn) is left out", dataset)
+        lacks = "labels" if images.target is None else "single label per image"
+        log.info("%s has no %s: k-NN during training (training.knn) is left out", dataset, lacks)
     return None
 
 

@@ -204,6 +204,41 @@ def test_a_table_with_patients_in_its_names(home: Path) -> None:
     assert "whole patients at a time (20, by their names)" in text_of(plan.dataset_file("mine"))
 
 
+def test_a_table_of_several_labels(home: Path) -> None:
+    put(home / "data/chest", [f"{i}.jpg" for i in range(80)])
+    cells = ["Mass", "Mass|Edema", "No Finding", "Edema"]
+    rows = "".join(f"{i}.jpg,{cells[i % 4]},{i}\n" for i in range(80))
+    (home / "data/chest/labels.csv").write_text(f"Image Index,Finding Labels,Age\n{rows}")
+    plan = made("data/chest")
+    dataset = plan.datasets["mine"]
+    assert (dataset.label_separator, dataset.no_label) == ("|", "No Finding")
+    assert open_source(dataset).classes == ["Edema", "Mass"]
+    assert {*plan.experiment.tasks} == {"knn", "linear", "finetune"}
+    assert "supervised" not in plan.experiment.methods
+    assert "A cell with | holds several labels." in text_of(plan.dataset_file("mine"))
+
+
+def test_a_table_of_numbers(home: Path) -> None:
+    put(home / "data/bones", [f"{i}.jpg" for i in range(80)])
+    rows = "".join(f"{i}.jpg,{i / 4}\n" for i in range(80))
+    (home / "data/bones/ages.csv").write_text(f"image,age\n{rows}")
+    plan = made("data/bones")
+    assert plan.datasets["mine"].number_column == "age"
+    assert plan.experiment.tasks["finetune"] == ["finetune_numbers"]
+    text = text_of(plan.dataset_file("mine"))
+    assert "with a number each, age" in text
+
+
+def test_whole_numbers_are_classes_and_the_file_says_so(home: Path) -> None:
+    put(home / "data/bones", [f"{i}.jpg" for i in range(80)])
+    rows = "".join(f"{i}.jpg,{i // 3}\n" for i in range(80))
+    (home / "data/bones/ages.csv").write_text(f"image,age\n{rows}")
+    plan = made("data/bones")
+    assert plan.datasets["mine"].target == "class"
+    said = "replace label_column by number_column: age"
+    assert said in text_of(plan.dataset_file("mine"))
+
+
 def test_a_table_for_each_split(home: Path) -> None:
     put(home / "data/t", [f"{i}.jpg" for i in range(120)])
     for split, own in (("train", range(90)), ("val", range(90, 120))):
