@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
         if fabric.global_rank == 0:
             held_out = EvaluationViews(options.data, "val", size, protocol.crop_fraction)
-            parts = list(evaluate(fabric, method, held_out, protocol, mean, std))
+            parts = evaluate(fabric, method, held_out, protocol, mean, std)
             labelled, ids = {"labelled_images": facts.train_images}, held_out.images.ids
             if target == "class":
                 classified = [Classified.from_scores(*part) for part in parts]

@@ -158,7 +158,7 @@ class DatasetFacts:
     mean: list[float]
     std: list[float]
     target: Target | None = None
-    """Kind of the knowledge of each image."""
+    """Target of a probe on the set; None: it has no labels."""
 
     def of(self, images: int) -> DatasetFacts:
         """The same set with only ``images`` training images in use."""
@@ -174,7 +174,7 @@ TARGETS: dict[str, Target] = {
     "multilabel": "classes",
     "regression": "number",
 }
-"""Knowledge of each image of a set, by the kind of the set."""
+"""Target of a probe, by the kind of the set."""
 
 
 def dataset_facts(
@@ -184,8 +184,8 @@ def dataset_facts(
 
     Args:
         dataset: the artifact.
-        labels: something has to be known of each image.
-        targets: what that may be.
+        labels: the set must have labels or numbers.
+        targets: of a probe, those that are taken.
 
     Raises:
         UserError: no such artifact, ``labels`` are needed and it has none of ``targets``, or bytes
@@ -235,7 +235,7 @@ class Samples(NamedTuple):
 
 
 Label = int | float | npt.NDArray[np.float32]
-"""Knowledge of one image: a class index (-1: nothing), a number, or 1 and 0 per class."""
+"""Label of one image: a class index (-1: nothing), a number, or 1 and 0 per class."""
 
 
 class TrainingViews(Dataset[tuple[list[Tensor], Label, Tensor | None]]):
@@ -493,5 +493,5 @@ def _labels(images: Images) -> npt.NDArray[Any]:
 
 
 def _label(known: Any) -> Label:
-    """Knowledge of an image, as the loader stacks it."""
+    """Label of an image, as the loader stacks it."""
     return known if isinstance(known, np.ndarray) else cast(Label, known.item())

@@ -266,7 +266,7 @@ class Images:
 
     @property
     def target(self) -> Target | None:
-        """Kind of the knowledge of each image; None: there is none."""
+        """Target of a probe on the set; None: it has no labels."""
         columns: dict[str, Target] = {"label": "class", "labels": "classes", "number": "number"}
         known = [target for name, target in columns.items() if name in self._schema.names]
         return known[0] if known else None

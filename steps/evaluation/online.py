@@ -114,7 +114,8 @@ def knn_watch(
     if images.has_labels:
         return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
     if rank() == 0:
-        lacks = "labels" if images.target is None else "single label per image"
+        other = images.target in ("classes", "number")
+        lacks = "single label per image" if other else "labels"
         log.info("%s has no %s: k-NN during training (training.knn) is left out", dataset, lacks)
     return None
 

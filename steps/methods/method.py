@@ -51,7 +51,7 @@ class MethodContext:
     num_classes: int = 0
     """Classes of the data set; 0 if it has no labels."""
     target: Target = "class"
-    """Kind of the knowledge of each image of a labelled data set."""
+    """Target of a labelled data set."""
     numbers: tuple[float, float] = (0.0, 1.0)
     """Mean and standard deviation of the numbers that are the target."""
     teacher: Teacher | None = None

@@ -40,7 +40,7 @@ Kind = Literal[
     "classification", "multilabel", "regression", "detection", "masks", "captions", "images"
 ]
 Target = Literal["class", "classes", "number"]
-"""Knowledge of each image of a labelled set: its class, any number of classes, or a number."""
+"""Target of a probe on a labelled set: a class per image, any number of them, or a number."""
 
 
 class HeldOut(Params):

@@ -338,12 +338,12 @@ TOLD: dict[Target, str] = {
 
 
 def check_target(file: Path, protocol: Params, target: Target, dataset: str) -> None:
-    """Check that a protocol can measure what is known of a set's images.
+    """Check that a protocol can measure the target of a set.
 
     Args:
         file: the protocol's, for errors.
         protocol: of the tasks on labels.
-        target: what is known.
+        target: of the set.
         dataset: the set, for errors.
 
     Raises:
