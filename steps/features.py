@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
         "features", __doc__, Features, arguments, data="a prepared dataset", record=False
     )
     protocol, options = step.protocol, step.options
-    facts = dataset_facts(options.data, labels=True)
+    facts = dataset_facts(options.data, labels=True, targets=("class", "classes", "number"))
     backbone = FrozenBackbone.load(options.backbone).to(step.device)
     with publish(
         options.out,
@@ -43,6 +43,8 @@ def main(arguments: list[str] | None = None) -> None:
             )
         draft.facts["dataset"] = facts.name
         draft.facts["classes"] = facts.num_classes
+        if facts.target != "class":
+            draft.facts["target"] = facts.target
 
 
 if __name__ == "__main__":

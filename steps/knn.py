@@ -1,4 +1,4 @@
-"""Classify by nearest neighbours among frozen features.
+"""Classify, or estimate numbers, by nearest neighbours among frozen features.
 
     python -m steps.knn --protocol params/protocols/knn.yaml \\
         --backbone .../backbone --features .../features --data results/data/shapes \\
@@ -12,9 +12,10 @@ from steps.data.loader import check_two_classes
 from steps.data.shards import Images
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.features import features_of, read_features
-from steps.evaluation.knn_accuracy import measure
+from steps.evaluation.knn_accuracy import measure, measure_targets
+from steps.evaluation.targets import Estimated, Labelled
 from steps.evaluation.task import TaskStep
-from steps.params.protocols import KNN
+from steps.params.protocols import KNN, check_target
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,11 +28,23 @@ def main(arguments: list[str] | None = None) -> None:
         data="the prepared dataset of the features",
     )
     protocol, options = step.protocol, step.options
-    classes = features_of(options.features, options.backbone, options.data).facts["classes"]
-    check_two_classes(options.features, classes)
+    facts = features_of(options.features, options.backbone, options.data).facts
+    classes, target = facts["classes"], facts.get("target", "class")
+    check_two_classes(options.features, classes, target)
+    check_target(options.protocol, protocol, target, str(options.data))
     poolings = [protocol.pooling, *protocol.more_poolings]
     train, val = (read_features(options.features, split, poolings) for split in ("train", "val"))
     values: dict[str, float] = {}
+    ids = Images(options.data, "val").ids
+    if target != "class":
+        predicted: list[Labelled | Estimated] = []
+        for pooling in poolings:
+            suffix = "" if pooling == protocol.pooling else f"_{pooling}"
+            scored, probe = measure_targets(protocol, train, val, pooling, step.device)
+            values |= {f"{metric}{suffix}": value for metric, value in scored.items()}
+            predicted.append(probe)
+        step.write_predicted(predicted[0], ids, scores=values)
+        return
     decided: list[Classified] = []
     for pooling in poolings:
         suffix = "" if pooling == protocol.pooling else f"_{pooling}"
@@ -42,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         decided.append(classified)
     step.write_classified(
         decided[0],
-        Images(options.data, "val").ids,
+        ids,
         scores={metric: (value, len(val.labels)) for metric, value in values.items()},
     )
 

@@ -1,10 +1,11 @@
-"""Classify linearly with a frozen backbone: on cached features, or on augmented images.
+"""Train a linear probe on a frozen backbone: on cached features, or on augmented images.
 
     python -m steps.linear --protocol params/protocols/linear.yaml --backbone .../backbone \\
         --features .../features --data results/data/shapes --out .../linear/linear.json
 
 The protocol's ``kind`` decides: ``cached`` and ``logreg`` read the features, ``augmented`` reads
-the images (it runs under torchrun too, and a killed run resumes).
+the images (it runs under torchrun too, and a killed run resumes). Sets with several labels or a
+number per image take ``cached``.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from steps.evaluation.accuracy import Classified
 from steps.evaluation.augmented import augmented_probe
 from steps.evaluation.features import features_of, read_features
 from steps.evaluation.frozen import FrozenBackbone
-from steps.evaluation.linear import cached_probe, logistic_probe
+from steps.evaluation.linear import cached_probe, label_probe, logistic_probe, number_probe
 from steps.evaluation.task import TaskStep
-from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe
+from steps.params.protocols import Linear, LinearProtocol, LogReg, Probe, check_target
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,11 +48,27 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
     """Train and measure a classifier on features that were extracted once."""
     protocol, options = step.protocol, step.options
     del step.inputs["data"]
-    classes = features_of(options.features, options.backbone, options.data).facts["classes"]
-    check_two_classes(options.features, classes)
+    known = features_of(options.features, options.backbone, options.data).facts
+    classes, target = known["classes"], known.get("target", "class")
+    check_two_classes(options.features, classes, target)
+    check_target(options.protocol, protocol, target, str(options.data))
     train, val = (
         read_features(options.features, split, protocol.poolings) for split in ("train", "val")
     )
+    ids = Images(options.data, "val").ids
+    if target != "class":
+        assert isinstance(protocol, Linear)
+        probe = label_probe if target == "classes" else number_probe
+        predicted, lr = probe(
+            train.concatenated(protocol.poolings),
+            train.labels,
+            val.concatenated(protocol.poolings),
+            val.labels,
+            protocol,
+            step.seed,
+        )
+        step.write_predicted(predicted, ids, facts={"lr": lr})
+        return
     given = (
         train.concatenated(protocol.poolings).to(step.device),
         torch.from_numpy(train.labels).to(step.device),
@@ -64,15 +81,18 @@ def cached(step: TaskStep[Linear | LogReg]) -> None:
         scores, lr = cached_probe(*given, protocol, classes, step.seed)
         facts = {"lr": lr}
     decided = Classified.from_scores(scores.cpu(), torch.from_numpy(val.labels))
-    step.write_classified(decided, Images(options.data, "val").ids, facts=facts)
+    step.write_classified(decided, ids, facts=facts)
 
 
 def augmented(step: TaskStep[Probe]) -> None:
     """Train and measure classifiers on augmented views, through the frozen backbone."""
     protocol, options = step.protocol, step.options
     del step.inputs["features"]
-    seed, data = step.seed, dataset_facts(options.data, labels=True)
-    check_two_classes(options.data, data.num_classes)
+    seed = step.seed
+    data = dataset_facts(options.data, labels=True, targets=("class", "classes", "number"))
+    assert data.target is not None
+    check_two_classes(options.data, data.num_classes, data.target)
+    check_target(options.protocol, protocol, data.target, str(options.data))
     fabric = launch(protocol.precision, protocol.deterministic)
     backbone = FrozenBackbone.load(options.backbone).to(fabric.device)
     backbone = replace(backbone, autocast=fabric.autocast)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from steps.artifacts.decisions import of_confusion
 from steps.command import UserError, run_step
-from steps.data.annotations import need_masks
 from steps.data.loader import dataset_facts
+from steps.data.semantic import need_pixel_classes
 from steps.evaluation.frozen import FrozenBackbone
 from steps.evaluation.segmentation import Scenes, confusion, scores, train
 from steps.evaluation.task import TaskStep
@@ -21,7 +21,7 @@ from steps.params.protocols import Segment
 def main(arguments: list[str] | None = None) -> None:
     step = TaskStep("segment", __doc__, Segment, arguments, data="a prepared set with masks")
     protocol, data = step.protocol, step.options.data
-    need_masks(data, "segment")
+    need_pixel_classes(data, "segment")
     dataset_facts(data)
     where, artifact = f"{step.options.protocol}: image_size", step.options.backbone
     backbone = FrozenBackbone.load_transformer(
@@ -41,8 +41,9 @@ def main(arguments: list[str] | None = None) -> None:
         val = Scenes(data, "val", size, protocol, step.seed)
         of_scenes = confusion(backbone, head, val, protocol.eval_batch_size)
         counts = of_scenes.sum(dim=0)
+        shares = scores(counts, val.masks.classes[0])
         step.write(
-            {metric: (100 * value, len(val)) for metric, value in scores(counts).items()},
+            {metric: (100 * value, len(val)) for metric, value in shares.items()},
             facts={"classes": list(val.masks.classes), "confusion": counts.tolist()},
             decisions=of_confusion(val.images.ids, of_scenes.numpy()),
         )

@@ -22,7 +22,11 @@ CORES = 2
 JOB_SECONDS = 17.0
 """Seconds of a core for the imports of a job: the part of the quickstart's 24 minutes on two cores
 that its records do not have, spread over its 44 jobs."""
-_LIKE = {"mask_rcnn_shapes": "mask_rcnn_small", "layout": "layout_128"}
+_LIKE = {
+    "mask_rcnn_shapes": "mask_rcnn_small",
+    "layout": "layout_128",
+    "finetune_numbers": "finetune_small",
+}
 """Protocols that cost the same as a measured one: the same network and sizes."""
 _STATED = {"segment": 0.010}
 """Seconds per image of protocols that the quickstart lacks, as their files state them."""

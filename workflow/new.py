@@ -38,7 +38,7 @@ from workflow.estimate import CORES, Size, estimated_seconds, in_words
 from workflow.proposal import Proposal, dataset_text, experiment_text, own_sets, propose
 from workflow.readings import FORMATS, read_paths
 
-_ENDINGS = ("", "_labels", "_boxes")
+_ENDINGS = ("", "_labels", "_boxes", "_masks")
 """Ends of the names of an experiment's sets."""
 
 

@@ -309,11 +309,12 @@ def _measure(source: Source, images: int, where: str, form: Form | None) -> tupl
 
 
 def images_of(boxes: Reading) -> Reading:
-    """The images of a COCO set as a set without labels, to pretrain on."""
+    """The images of a set with boxes or masks as a set without labels, to pretrain on."""
+    of = "masks" if boxes.format == "masks" else "boxes"
     params: dict[str, Any] = {"format": "images", "train": boxes.pictures[0]}
     notes: tuple[str, ...] = ()
     if len(boxes.pictures) > 1:
         params["val"] = boxes.pictures[1]
     elif isinstance(boxes.params.get("val"), Mapping):
-        notes = ("The folder also holds the validation images of the boxes, without their boxes.",)
-    return Reading(params, "the images of the boxes, without labels", notes)
+        notes = (f"The folder also holds the validation images of the {of}, without their {of}.",)
+    return Reading(params, f"the images of the {of}, without labels", notes)

@@ -42,8 +42,14 @@ class OwnSets:
 
     def named(self, name: str) -> dict[str, OwnSet]:
         """The sets by the names of their params files."""
-        own = {name: self.images, f"{name}_labels": self.labels, f"{name}_boxes": self.boxes}
+        own = {name: self.images, f"{name}_labels": self.labels, self.objects(name): self.boxes}
         return {key: found for key, found in own.items() if found is not None}
+
+    def objects(self, name: str) -> str:
+        """The name of the set with boxes or semantic masks."""
+        return (
+            f"{name}_masks" if self.boxes and not self.boxes.dataset.has_boxes else f"{name}_boxes"
+        )
 
     @property
     def evaluated(self) -> OwnSet:
@@ -59,14 +65,15 @@ def own_sets(readings: Sequence[Reading]) -> OwnSets:
     """
     by_kind: dict[str, list[Reading]] = {"boxes": [], "unlabelled": [], "labelled": []}
     for each in readings:
-        kind = {"coco": "boxes", "images": "unlabelled"}.get(each.format, "labelled")
+        kinds = {"coco": "boxes", "masks": "boxes", "images": "unlabelled"}
+        kind = kinds.get(each.format, "labelled")
         by_kind[kind].append(each)
     boxes, unlabelled, labelled = by_kind.values()
     if len(boxes) > 1 or len(labelled) > 1:
         raise UserError(
             "PATH",
             "; ".join(each.words for each in (*labelled, *unlabelled, *boxes)),
-            allowed="images without labels, one set with labels, and one with boxes",
+            allowed="images without labels, one set with labels, and one with boxes or masks",
             remedy="describe each in an experiment of its own",
         )
     with_boxes = own_set(boxes[0]) if boxes else None
@@ -120,6 +127,8 @@ _COLOURLESS = (
     "these images."
 )
 _SELF = ("random", "supervised", "mae")
+_FINETUNE_NUMBERS = "finetune_numbers"
+"""The protocol of fine-tuning for sets with a number per image."""
 REGIMES = {
     "small": Regime(
         "vit_pico",
@@ -273,7 +282,7 @@ def propose(
             f"pretrain on its images, set dataset: {name}_labels."
         )
     if boxes is not None:
-        content["detection_dataset"] = f"{name}_boxes"
+        content["detection_dataset"] = sets.objects(name)
     content |= {"regime": chosen, "methods": methods, "backbones": [proposal.backbone]}
     if chosen == "small" and sets.images.train < _SHORT:
         content["budget"] = {"images": _SEEN}
@@ -358,18 +367,23 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     images, boxes = proposal.sets.evaluated, proposal.sets.boxes
     tasks: dict[str, list[str]] = {}
     said: list[str] = []
-    if images.has_labels:
+    target = images.dataset.target
+    if target is not None:
         tasks |= {"knn": ["knn"], "linear": ["linear"]}
-        if parts.finetune is not None:
-            finetune = load(root / f"protocols/{parts.finetune}.yaml", Finetune)
+        name = _FINETUNE_NUMBERS if target == "number" and parts.finetune else parts.finetune
+        if name is not None:
+            finetune = load(root / f"protocols/{name}.yaml", Finetune)
             suits = _suits(finetune.training, images)
             if suits and finetune.training.batch_size <= images.train:
-                tasks["finetune"] = [parts.finetune]
+                tasks["finetune"] = [name]
     else:
         said.append("Without labels there is no k-NN, linear probe or fine-tuning.")
     if images.dataset.has_captions:
         said.append("For the captions, add the method clip and retrieval: [retrieval].")
-    if boxes is not None:
+    if boxes is not None and not boxes.dataset.has_boxes:
+        tasks["segment"] = [parts.segment]
+        said.append("detect and layout need objects, not only a class for each pixel.")
+    elif boxes is not None:
         detect = parts.detect[boxes.train >= _MANY_SCENES]
         tasks["detect"] = [detect]
         protocol = load(root / f"protocols/{detect}.yaml", Detection)
@@ -385,7 +399,7 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
             said.append("segment and layout need masks.")
     if not tasks:
         said.append("geometry compares features without any; label some images to learn more.")
-    if not images.has_labels:
+    if target is None:
         colours = images.dataset.form[0] == RGB[0]
         tasks = {"geometry": ["geometry" if colours else f"geometry{_BANDS}"], **tasks}
     if said:

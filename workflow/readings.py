@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -18,11 +19,11 @@ from steps.data.sources.folder import walk
 from steps.data.sources.source import ARRAY_SUFFIXES, FILE, IMAGE_SUFFIXES, image_names, kind_of
 from steps.params.dataset import CsvDataset
 from workflow.coco_files import is_coco, read_coco
+from workflow.mask_files import read_masks
 from workflow.places import READ, SPLITS, grouped, pattern_of, place_of, split_of
 
-FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco")
+FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco", "masks")
 """Formats that a folder of a user can have."""
-_MASKS = frozenset({"mask", "masks", "segmentationclass", "gtfine", "annotations", "labels"})
 _LABELS = ("label", "class", "target", "diagnosis", "category", "species")
 """Names of label columns, the likeliest first."""
 
@@ -40,7 +41,7 @@ class Reading:
     problem: str | None = None
     """Reason that this reading cannot be taken as the files lie."""
     pictures: tuple[str, ...] = ()
-    """Image folders of a COCO set, train first."""
+    """Image folders of a set with boxes or masks, train first."""
 
     @property
     def format(self) -> str:
@@ -199,7 +200,9 @@ def _names(files: Sequence[Path], most: int = 5) -> str:
 
 def _tree(folder: Path, images: Sequence[str], notes: tuple[str, ...]) -> Iterator[Reading]:
     """Readings of a folder of images, with notes on its other files."""
-    _refuse_masks(folder, images)
+    if (masked := read_masks(folder, images)) is not None:
+        yield Reading(masked.params, masked.words, notes + masked.notes, pictures=masked.folders)
+        return
     at_top = {name.split("/")[0] for name in images if "/" in name}
     splits = {split: _named(at_top, names) for split, names in SPLITS.items()}
     places, own = {"train": place_of(folder)}, list(images)
@@ -249,21 +252,6 @@ def number(things: Sized, word: str) -> str:
 def _first(counts: Mapping[str, int], most: int = 4) -> str:
     shown = [f"{name} {count:,}" for name, count in list(counts.items())[:most]]
     return ", ".join([*shown, *(["..."] if len(counts) > most else [])])
-
-
-def _refuse_masks(folder: Path, images: Sequence[str]) -> None:
-    """Refuse a folder of PNG masks beside their images."""
-    masks = [name for name in images if {*name.lower().split("/")[:-1]} & _MASKS]
-    others = len(images) - len(masks)
-    if masks and others and all(name.lower().endswith(".png") for name in masks):
-        first = next(part for part in masks[0].split("/") if part.lower() in _MASKS)
-        raise UserError(
-            str(folder),
-            f"{len(masks):,} PNG masks in {first}/ beside {others:,} images: semantic masks alone "
-            "are not read yet",
-            allowed="masks of objects in COCO's JSON",
-            remedy="give only the folder of the images, to pretrain on them",
-        )
 
 
 # --- Shards
@@ -444,19 +432,67 @@ def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | N
     others = [each for each in columns if each != image]
     # A column with a value of its own in each line is a name or a measurement, and no class.
     values = {name: {row.get(name, "") for row in rows} - {""} for name in others}
-    candidates = [each for each in others if 1 < len(values[each]) <= len(rows) / 2]
+    candidates = [
+        each
+        for each in others
+        if 1 < len(values[each]) <= len(rows) / 2 or _several(values[each]) is not None
+    ]
+    candidates = candidates or [each for each in others if _measured(values[each])]
     label = label_column or _label(str(path), candidates, columns)
-    params = {"format": "csv", "train": place_of(path)}
+    target, told, said = _target(label, values.get(label, {""}))
+    params: dict[str, Any] = {"format": "csv", "train": place_of(path)}
     if "val" in splits:
         params["val"] = place_of(splits["val"])
-    params |= {"image_column": image, "label_column": label}
+    params |= {"image_column": image, **target}
     if any(file.parent != folder for file in splits.values()):
         params["images"] = place_of(folder)
     if (delimiter := _delimiter(path)) != CsvDataset.model_fields["delimiter"].default:
         params["delimiter"] = delimiter
     rest = [each for each in others if each != label]
     notes = (f"Columns that are not read: {', '.join(rest)}.",) if rest else ()
-    return Reading(params, f"a table of {len(rows):,} images with {label} as the label", notes)
+    return Reading(params, f"a table of {len(rows):,} images with {told}", notes + said)
+
+
+def _target(label: str, cells: set[str]) -> tuple[dict[str, Any], str, tuple[str, ...]]:
+    """Params of a label column by its cells, what it holds in words, and notes."""
+    if (separator := _several(cells)) is not None:
+        params: dict[str, Any] = {"label_column": label, "label_separator": separator}
+        if none := sorted(cell for cell in cells if cell.lower() in _NONE):
+            params["no_label"] = none[0]
+        told = f"several labels each, in {label}"
+        return params, told, (f"A cell with {separator} holds several labels.",)
+    if _measured(cells):
+        note = "Its cells are no whole numbers, so they are predicted by regression."
+        return {"number_column": label}, f"a number each, {label}", (note,)
+    told = f"{label} as the label"
+    if len(cells) > _MANY_CLASSES and all(cell.isdecimal() for cell in cells):
+        note = (
+            f"The {len(cells):,} whole numbers of {label} are read as classes: if they are a "
+            f"number to predict, replace label_column by number_column: {label}."
+        )
+        return {"label_column": label}, told, (note,)
+    return {"label_column": label}, told, ()
+
+
+def _several(cells: set[str]) -> str | None:
+    """The separator of labels in cells of several; None where each is one label."""
+    return next((each for each in "|;" if any(each in cell for cell in cells)), None)
+
+
+def _measured(cells: set[str]) -> bool:
+    """True of cells that are numbers, not all of them whole."""
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    finite = all(map(math.isfinite, numbers))
+    return finite and not all(number.is_integer() for number in numbers)
+
+
+_NONE = ("no finding", "no findings", "no label", "none")
+"""Cells that say that an image has none of several labels."""
+_MANY_CLASSES = 20
+"""Whole numbers in a column of labels from which they may be no classes."""
 
 
 _TRIED = 50

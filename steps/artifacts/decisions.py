@@ -4,6 +4,9 @@ The schema's metadata names the ``kind`` of a file:
 
 - ``classes``: ``id``, ``label``, ``top`` (at most five class indices, best first) and ``margin``
   (the best score less the second best);
+- ``labels``: ``id``, ``labels`` (the class indices that the image has) and ``scores`` (one per
+  class);
+- ``numbers``: ``id``, the true ``number`` and the ``predicted`` one;
 - ``values``: ``id``, and a column per metric whose mean is the record's value; a null does not
   count. Where a metric asks about captions there is a row per caption;
 - ``confusion``: ``id``, and the pixels of each true and predicted class, row by row;
@@ -35,6 +38,16 @@ _SCHEMAS = {
         pa.field("label", pa.int32(), nullable=False),
         pa.field("top", pa.list_(pa.int32()), nullable=False),
         pa.field("margin", pa.float32(), nullable=False),
+    ),
+    "labels": (
+        _ID,
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ),
+    "numbers": (
+        _ID,
+        pa.field("number", pa.float64(), nullable=False),
+        pa.field("predicted", pa.float64(), nullable=False),
     ),
     "values": (_ID,),
     "confusion": (_ID, pa.field("confusion", pa.list_(pa.int64()), nullable=False)),
@@ -78,6 +91,33 @@ def of_classes(
         margin: (N,).
     """
     return _table("classes", [ids, labels.astype(np.int32), _lists(top, pa.int32()), margin])
+
+
+def of_labels(
+    ids: Sequence[str], labels: npt.NDArray[np.bool_], scores: npt.NDArray[np.float32]
+) -> Decisions:
+    """Decisions on images that have any number of labels.
+
+    Args:
+        ids: N.
+        labels: (N, C), True where an image has a label.
+        scores: (N, C).
+    """
+    indices = [np.flatnonzero(row).astype(np.int32) for row in labels]
+    return _table("labels", [ids, indices, _lists(scores, pa.float32())])
+
+
+def of_numbers(
+    ids: Sequence[str], numbers: npt.NDArray[np.float64], predicted: npt.NDArray[np.float64]
+) -> Decisions:
+    """Numbers predicted for images.
+
+    Args:
+        ids: N.
+        numbers: (N,), the truth.
+        predicted: (N,).
+    """
+    return _table("numbers", [ids, numbers, predicted])
 
 
 def of_values(ids: Sequence[str], columns: Mapping[str, Sequence[float | None]]) -> Decisions:

@@ -166,6 +166,7 @@ def write_scores(
     dataset: str,
     started: float,
     unit: str = "%",
+    units: Mapping[str, str] | None = None,
     facts: Mapping[str, Any] | None = None,
     decisions: Decisions | None = None,
 ) -> None:
@@ -173,13 +174,14 @@ def write_scores(
 
     Args:
         out: the JSON file.
-        scores: by metric, in ``unit``, each with the number of samples that it is a mean over.
+        scores: by metric, each with the number of samples that it is a mean over.
         task: the node that measured.
         protocol: its params file, which names the protocol in the records.
         params: the protocol's values.
         inputs: input artifacts by role, ``backbone`` among them.
         dataset: name of the dataset measured on.
         unit: of all scores.
+        units: of some scores, by metric, in place of ``unit``.
         started, facts, decisions: as for :func:`write_records`.
 
     Raises:
@@ -198,7 +200,7 @@ def write_scores(
             protocol=protocol.stem,
             metric=metric,
             value=value,
-            unit=unit,
+            unit=(units or {}).get(metric, unit),
             n=n,
             dataset=dataset,
         )

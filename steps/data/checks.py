@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from steps.command import UserError
@@ -100,6 +101,10 @@ class Decoded:
     """Sums over the pixels of an image that is not RGB of 8 bits."""
     place: tuple[int, int] | None = None
     """Left and top edge of a tile in its image, in pixels; None: an image of its own."""
+    mask: bytes | None = None
+    """Its semantic mask, as it will be stored."""
+    mask_pixels: npt.NDArray[np.int64] | None = None
+    """Pixels of each class (C,) in the mask."""
 
 
 def check_image(

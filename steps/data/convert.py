@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from steps.data.checks import check_label as wrong_label
 from steps.data.in_both import InBoth
 from steps.data.instances import Instances, say
 from steps.data.names import same_written
+from steps.data.semantic import MaskError, encode_mask
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
 from steps.params.dataset import Dataset, FromFiles
@@ -41,6 +43,8 @@ _NOTED: dict[Note, str] = {
     "composited": "have transparent pixels, which were put on the ground of the params",
     "first_of_several": "are the first of several frames or pages; the others are left out",
 }
+_LABELLED = ("classification", "multilabel")
+"""Kinds of sets whose classes have counts."""
 _log = logging.getLogger(__name__)
 _In = TypeVar("_In")
 _Out = TypeVar("_Out")
@@ -78,6 +82,14 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
     for split, facts in splits.items():
         if facts["images"] == 0:
             raise UserError(where, f"split {split} has no image", remedy="correct its path")
+        low, high = facts.get("numbers", (0, 1))
+        if low == high:
+            raise UserError(
+                where,
+                f"every number of split {split} is {low:g}",
+                allowed="different numbers, without which there is nothing to predict",
+                remedy="name another number_column, or take more images into the split",
+            )
     for instances in gathered:
         instances.enforce(where)
     for problem in tally.problems:
@@ -206,7 +218,10 @@ class _Split:
             self.instances = Instances(
                 split, source.categories, dataset.has_masks, tally, source.problems(split)
             )
-        self._per_class = [0] * classes
+        self._per_class = [0] * len(source.classes if source.kind in _LABELLED else ())
+        self._range: tuple[float, float] | None = None
+        self._pixels_of = np.zeros(len(source.classes), np.int64)
+        """Pixels of each class, of a set with semantic masks."""
         self._captions = 0
 
     def write(self, out: Path, where: str) -> dict[str, Any]:
@@ -219,10 +234,17 @@ class _Split:
         positions = iter(self._keep)
         items = source.items(split, self._keep)
         labelled = source.kind == "classification"
+        several = len(source.classes) if source.kind == "multilabel" else 0
         path = out / f"{split}.arrow"
         images = cut = 0
         with ShardWriter(
-            path, labels=labelled, captions=source.has_captions, factors=tuple(source.factors)
+            path,
+            labels=labelled,
+            captions=source.has_captions,
+            factors=tuple(source.factors),
+            classes=several,
+            numbers=source.kind == "regression",
+            masks=source.kind == "masks",
         ) as writer:
             decoded = ordered_map(self._decode, items, os.cpu_count() or 1)
             for item, parts in decoded:
@@ -245,6 +267,9 @@ class _Split:
                         item.label,
                         captions,
                         item.factors,
+                        item.labels,
+                        item.number,
+                        image.mask,
                     )
                     images += 1
                     self._count(item, image, captions)
@@ -255,8 +280,12 @@ class _Split:
         if cut:
             facts["cut"] = cut
             _log.info("%s: %d images were cut into tiles", split, cut)
-        if labelled:
+        if source.kind in _LABELLED:
             facts["per_class"] = self._per_class
+        if source.kind == "masks":
+            facts["pixels"] = self._pixels_of.tolist()
+        if self._range is not None:
+            facts["numbers"] = list(self._range)
         if source.has_captions:
             facts["captions"] = self._captions
         facts |= self._notes
@@ -281,7 +310,16 @@ class _Split:
                 return cut_image(item, tiles, dataset.ground, dataset.max_pixels, form)
             resize = getattr(dataset, "resize_short_side", None)
             whole = check_image(item, resize, dataset.ground, dataset.max_pixels, form)
-        return whole if isinstance(whole, str) else [whole]
+        if isinstance(whole, str) or item.mask is None:
+            return whole if isinstance(whole, str) else [whole]
+        size, source = (whole.width, whole.height), self._source
+        try:
+            mask, pixels = encode_mask(item.mask(), size, source.mask_classes, source.mask_ignored)
+        except MaskError as error:
+            return str(error)
+        except OSError as error:
+            return f"its mask is unreadable ({error.strerror or error})"
+        return [replace(whole, mask=mask, mask_pixels=pixels)]
 
     def _wrong(self, item: Item) -> str | None:
         if (problem := check_name(item.id)) is not None:
@@ -307,9 +345,16 @@ class _Split:
 
     def _count(self, item: Item, image: Decoded, captions: list[str]) -> None:
         self._captions += len(captions)
+        if image.mask_pixels is not None:
+            self._pixels_of += image.mask_pixels
         self._notes.update(image.notes)
         if self._source.kind == "classification" and item.label is not None:
             self._per_class[item.label] += 1
+        for label in item.labels or ():
+            self._per_class[label] += 1
+        if item.number is not None:
+            low, high = self._range or (item.number, item.number)
+            self._range = min(low, item.number), max(high, item.number)
         if self.instances is not None:
             self.instances.add(item, image.width, image.height)
 
@@ -352,7 +397,7 @@ def _say_absent(source: Source, val: dict[str, Any]) -> None:
         val["empty_classes"] = absent
         shown = ", ".join(absent[:3]) + (", …" if len(absent) > 3 else "")
         _log.warning(
-            "val: no image of %d of %d classes (%s): accuracies are of the others alone",
+            "val: no image of %d of %d classes (%s): scores are of the others alone",
             len(absent),
             len(per_class),
             shown,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from steps.core.distributed import world_size
 from steps.core.seeds import derive, generator
 from steps.data.shards import Images
 from steps.data.views import evaluation_view, make_views
-from steps.params.dataset import RGB
+from steps.params.dataset import RGB, Target
 from steps.params.views import View, sides
 
 if TYPE_CHECKING:
@@ -159,6 +159,8 @@ class DatasetFacts:
     std: list[float]
     channels: int = 3
     bits: int = 8
+    target: Target | None = None
+    """Target of a probe on the set; None: it has no labels."""
 
     @property
     def is_rgb(self) -> bool:
@@ -174,18 +176,34 @@ class DatasetFacts:
         return replace(self, mean=mean, std=std)
 
 
-def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
+TARGETS: dict[str, Target] = {
+    "classification": "class",
+    "multilabel": "classes",
+    "regression": "number",
+}
+"""Target of a probe, by the kind of the set."""
+
+
+def dataset_facts(
+    dataset: Path, labels: bool = False, targets: Sequence[Target] = ("class",)
+) -> DatasetFacts:
     """Read the facts of a prepared set.
 
+    Args:
+        dataset: the artifact.
+        labels: the set must have labels or numbers.
+        targets: of a probe, those that are taken.
+
     Raises:
-        UserError: no such artifact, ``labels`` are needed and it has none, or bytes that are not
-            those that were written (of images, a reader says it).
+        UserError: no such artifact, ``labels`` are needed and it has none of ``targets``, or bytes
+            that are not those that were written (of images, a reader says it).
     """
     facts = verify(dataset, "prepare", shards=False).facts
-    if labels and facts["kind"] != "classification":
-        raise UserError(
-            str(dataset), f"a {facts['kind']} set, without labels", allowed="a classification set"
-        )
+    target = TARGETS.get(facts["kind"])
+    if labels and target not in targets:
+        allowed = " or ".join(kind for kind, known in TARGETS.items() if known in targets)
+        without = ", without labels" if target is None else ""
+        raise UserError(str(dataset), f"a {facts['kind']} set{without}", allowed=f"a {allowed} set")
     return DatasetFacts(
         name=facts["dataset"],
         num_classes=len(facts["classes"]),
@@ -194,16 +212,17 @@ def dataset_facts(dataset: Path, labels: bool = False) -> DatasetFacts:
         std=facts["std"],
         channels=facts.get("channels", RGB[0]),
         bits=facts.get("bits", RGB[1]),
+        target=target,
     )
 
 
-def check_two_classes(dataset: Path, classes: int) -> None:
-    """A classifier, or the accuracy of one, needs two classes to decide between.
+def check_two_classes(dataset: Path, classes: int, target: Target = "class") -> None:
+    """A classifier of one class per image, or its accuracy, needs two classes to decide between.
 
     Raises:
         UserError: ``dataset``, a prepared set or its features, has fewer.
     """
-    if classes < 2:
+    if target == "class" and classes < 2:
         raise UserError(
             str(dataset),
             f"a set of {classes} class{'es' if classes != 1 else ''}",
@@ -218,12 +237,17 @@ class Samples(NamedTuple):
     views: list[Tensor]
     """One (B, C, S, S) tensor a view, uint8 or uint16."""
     labels: Tensor
-    """(B,) int64, -1 where the set has none."""
+    """(B,) int64, -1 where the set has none; (B, C) float32 of 1 and 0 of a set with several labels
+    per image; (B,) float32 of a set of numbers."""
     text: Tensor | None
     """Token ids (B, L) int64 of a caption of each image, for a method that takes them."""
 
 
-class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
+Label = int | float | npt.NDArray[np.float32]
+"""Label of one image: a class index (-1: nothing), a number, or 1 and 0 per class."""
+
+
+class TrainingViews(Dataset[tuple[list[Tensor], Label, Tensor | None]]):
     """Views of training images, with a caption; an item is asked for by (epoch, index)."""
 
     def __init__(
@@ -266,17 +290,17 @@ class TrainingViews(Dataset[tuple[list[Tensor], int, Tensor | None]]):
         """The samples of some (epoch, index) pairs."""
         return _collate([self[pair] for pair in indices])
 
-    def __getitem__(self, pair: tuple[int, int]) -> tuple[list[Tensor], int, Tensor | None]:
+    def __getitem__(self, pair: tuple[int, int]) -> tuple[list[Tensor], Label, Tensor | None]:
         epoch, index = pair
         if self.rows is not None:
             index = int(self.rows[index])
         rng = np.random.Generator(np.random.Philox(derive(self.seed, "views", epoch, index)))
         views = make_views(self.images.pixels(index), self.views, self.size, rng)
         text = None if self.captions is None else self.captions(epoch, index)
-        return views, int(self.labels[index]), text
+        return views, _label(self.labels[index]), text
 
 
-class EvaluationViews(Dataset[tuple[Tensor, int]]):
+class EvaluationViews(Dataset[tuple[Tensor, Label]]):
     """The centre crop of each image of a split, in order."""
 
     def __init__(self, dataset: Path, split: str, size: int, crop_fraction: float) -> None:
@@ -288,9 +312,9 @@ class EvaluationViews(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Label]:
         view = evaluation_view(self.images.pixels(index), self.size, self.crop_fraction)
-        return view, int(self.labels[index])
+        return view, _label(self.labels[index])
 
 
 class _Pairs(Sampler[list[tuple[int, int]]]):
@@ -358,9 +382,10 @@ def training_batches(
 
 
 def evaluation_batches(
-    views: Dataset[tuple[Tensor, int]], batch_size: int, workers: int = 0
+    views: Dataset[tuple[Tensor, Label]], batch_size: int, workers: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """uint8 or uint16 images (b, C, S, S) and labels (b,), in the order of the split."""
+    """uint8 or uint16 images (b, C, S, S) and labels (``Samples.labels``), in the order of the
+    split."""
     return iter(Loader(views, batch_size, num_workers=workers))
 
 
@@ -459,7 +484,7 @@ def _kill_loaders() -> None:
         process.kill()
 
 
-def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Samples:
+def _collate(items: Sequence[tuple[list[Tensor], Label, Tensor | None]]) -> Samples:
     views, labels, texts = zip(*items, strict=True)
     given = [text for text in texts if text is not None]
     # torch's own collation stacks in shared memory. Tensors that are not there are put there by a
@@ -471,7 +496,12 @@ def _collate(items: Sequence[tuple[list[Tensor], int, Tensor | None]]) -> Sample
     )
 
 
-def _labels(images: Images) -> npt.NDArray[np.int64]:
-    if images.has_labels:
-        return images.labels
+def _labels(images: Images) -> npt.NDArray[Any]:
+    if images.target is not None:
+        return images.targets
     return np.full(len(images), -1, dtype=np.int64)
+
+
+def _label(known: Any) -> Label:
+    """Label of an image, as the loader stacks it."""
+    return known if isinstance(known, np.ndarray) else cast(Label, known.item())

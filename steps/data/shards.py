@@ -3,10 +3,12 @@
 Columns: ``id`` string, ``image`` large_binary (the encoded file as found: JPEG, PNG, WebP...; a
 PNG of its own where it was turned upright or put on a ground; of other images than RGB of 8 bits
 ``steps.data.bands.pack``),
-``width`` and ``height`` int32 in pixels, ``label`` int32 (only classification sets), ``captions``
-list<string> (where there are any), and an int32 for each factor that drawn images are told by, such
-as ``colour``. The format is Arrow's IPC file, uncompressed, in batches of
-:data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
+``width`` and ``height`` int32 in pixels, ``label`` int32 (only classification sets), ``labels`` (a
+bool per class, of sets with several labels per image) or ``number`` float64 (of sets with a number
+per image), ``mask`` large_binary (a grey PNG of class indices, 255 where unknown, of sets with
+semantic masks), ``captions`` list<string> (where there are any), and an int32 for each factor that
+drawn images are told by, such as ``colour``. The format is Arrow's IPC file, uncompressed, in
+batches of :data:`BATCH_ROWS` rows, so that row ``i`` is found without reading the rows before it.
 
 ``<split>.crc32`` beside it holds uint32 checksums in little endian: of each row's encoded image,
 then of all bytes of the file but the images. A reader compares the last when it opens the file, and
@@ -33,6 +35,7 @@ from steps.artifacts.manifest import ANEW
 from steps.command import UserError
 from steps.data.bands import Array, is_packed, unpack
 from steps.data.decoding import stored_pixels
+from steps.params.dataset import Target
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")
@@ -48,10 +51,21 @@ class ShardWriter:
         labels: whether each row has a label.
         captions: whether each row has captions.
         factors: names of integers that each row has beside.
+        classes: number of classes of which a row may have several; 0: it is no such set.
+        numbers: whether each row has a number.
+        masks: whether each row has a semantic mask.
     """
 
     def __init__(
-        self, path: Path, *, labels: bool, captions: bool, factors: Sequence[str] = ()
+        self,
+        path: Path,
+        *,
+        labels: bool,
+        captions: bool,
+        factors: Sequence[str] = (),
+        classes: int = 0,
+        numbers: bool = False,
+        masks: bool = False,
     ) -> None:
         fields = [
             pa.field("id", pa.string(), nullable=False),
@@ -61,6 +75,13 @@ class ShardWriter:
         ]
         if labels:
             fields.append(pa.field("label", pa.int32(), nullable=False))
+        if classes:
+            fields.append(pa.field("labels", pa.list_(pa.bool_(), classes), nullable=False))
+        if numbers:
+            fields.append(pa.field("number", pa.float64(), nullable=False))
+        if masks:
+            fields.append(pa.field("mask", pa.large_binary(), nullable=False))
+        self._classes = classes
         if captions:
             fields.append(pa.field("captions", pa.list_(pa.string()), nullable=False))
         fields += [pa.field(name, pa.int32(), nullable=False) for name in factors]
@@ -80,11 +101,17 @@ class ShardWriter:
         label: int | None = None,
         captions: Sequence[str] | None = None,
         factors: Mapping[str, int] | None = None,
+        labels: Sequence[int] | None = None,
+        number: float | None = None,
+        mask: bytes | None = None,
     ) -> None:
-        """Append a row. ``label``, ``captions`` and ``factors`` are for files that have them."""
+        """Append a row. ``label`` and all that follow are for files that have them."""
         self._checksums.append(zlib.crc32(image))
         row: dict[str, Any] = {"id": id, "image": image, "width": width, "height": height}
-        row |= {"label": label, "captions": captions, **(factors or {})}
+        row |= {"label": label, "captions": captions, "number": number, "mask": mask}
+        row |= factors or {}
+        if labels is not None:
+            row["labels"] = [index in labels for index in range(self._classes)]
         for name, column in self._columns.items():
             column.append(row[name])
         if len(self._columns["id"]) == BATCH_ROWS:
@@ -208,6 +235,11 @@ class Images:
         except Exception as error:  # Pillow raises a dozen kinds for a file that it cannot read
             raise self._damaged(index) from error
 
+    def mask(self, index: int) -> bytes:
+        """The encoded semantic mask of row ``index``, of a set that has them."""
+        data: bytes = self._value("mask", index)
+        return data
+
     def captions(self, index: int) -> list[str]:
         """The captions of row ``index``; empty where the dataset has none."""
         if not self.has_captions:
@@ -249,6 +281,32 @@ class Images:
                 allowed="a classification dataset",
             )
         return self._integers("label")
+
+    @property
+    def target(self) -> Target | None:
+        """Target of a probe on the set; None: it has no labels."""
+        columns: dict[str, Target] = {"label": "class", "labels": "classes", "number": "number"}
+        known = [target for name, target in columns.items() if name in self._schema.names]
+        return known[0] if known else None
+
+    @cached_property
+    def targets(self) -> npt.NDArray[Any]:
+        """Targets of each row: class indices (N,) int64, for several labels per image 1 and 0
+        per class (N, C) float32, or numbers (N,) float64.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self.target == "classes":
+            kind = self._schema.field("labels").type
+            flat = [batch.column("labels").flatten() for batch in self._batches]
+            rows = [part.to_numpy(zero_copy_only=False) for part in flat]
+            joined = np.concatenate([np.empty(0, bool), *rows]).astype(np.float32)
+            return joined.reshape(-1, kind.list_size)
+        if self.target == "number":
+            numbers = [batch.column("number").to_numpy() for batch in self._batches]
+            return np.concatenate([np.empty(0), *numbers])
+        return self.labels
 
     def factor(self, name: str) -> npt.NDArray[np.int64]:
         """A factor that the images were drawn by, ``(N,)``: indices into its values.

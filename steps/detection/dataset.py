@@ -122,8 +122,8 @@ class Detections(Dataset[dict[str, Any]]):
         image: Pixels = np.asarray(self.images.image(row))
         meta = {"img_id": image_id, "ori_shape": image.shape[:2]}
         if self.augmentation is None:
-            image = _resize(image, self._size(image, short_side=self.short_side))
-            return _pack(image, meta, None)
+            size = fitted(image, self.image_size, self.short_side)
+            return _pack(_resize(image, size), meta, None)
         rng = np.random.default_rng(derive(self.seed, "augment", self.epoch, image_id))
         height, width = image.shape[:2]
         found = Targets.from_annotations(json.loads(targets), height, width, masks=self.masks)
@@ -145,7 +145,7 @@ class Detections(Dataset[dict[str, Any]]):
         elif augmentation.scale_jitter is not None:
             low, high = augmentation.scale_jitter
             factor = float(rng.uniform(low, high))
-        size = self._size(image, factor, short_side)
+        size = fitted(image, self.image_size, short_side, factor)
         image, found = _resize(image, size), found.resized(size)
         if rng.random() < augmentation.flip:
             image, found = image[:, ::-1], found.flipped()
@@ -154,18 +154,25 @@ class Detections(Dataset[dict[str, Any]]):
             image, found = _window(image, found, window, rng)
         return image, found
 
-    def _size(
-        self, image: Pixels, factor: float = 1.0, short_side: int | None = None
-    ) -> tuple[int, int]:
-        """Height and width that fit ``factor`` times the square, aspect kept.
 
-        With ``short_side``: that has it, but for images that would be too long.
-        """
-        height, width = image.shape[:2]
-        scale = factor * self.image_size / max(height, width)
-        if short_side is not None:
-            scale = min(scale, short_side / min(height, width))
-        return max(1, round(height * scale)), max(1, round(width * scale))
+def sample_of(image: Pixels, image_size: int, short_side: int | None) -> dict[str, Any]:
+    """Any image (H, W, 3), resized as those of a validation split."""
+    meta = {"img_id": 0, "ori_shape": image.shape[:2]}
+    return _pack(_resize(image, fitted(image, image_size, short_side)), meta, None)
+
+
+def fitted(
+    image: Pixels, image_size: int, short_side: int | None = None, factor: float = 1.0
+) -> tuple[int, int]:
+    """Height and width that fit ``factor`` times the square of side ``image_size``, aspect kept.
+
+    With ``short_side``: that has it, but for images that would be too long.
+    """
+    height, width = image.shape[:2]
+    scale = factor * image_size / max(height, width)
+    if short_side is not None:
+        scale = min(scale, short_side / min(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 class Targets:

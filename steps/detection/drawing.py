@@ -37,6 +37,8 @@ class Objects:
     masks: npt.NDArray[np.bool_] | None
     names: list[str]
     """Text at each."""
+    scores: npt.NDArray[np.float32] | None = None
+    """(N,) of detections."""
 
 
 def draw(model: nn.Module, params: Detection, data: Path) -> bytes:
@@ -80,7 +82,7 @@ def detect(
     labels = found.labels.numpy()
     names = [f"{classes[k]} {score:.2f}" for k, score in zip(labels, found.scores, strict=True)]
     masks = found.masks.numpy().astype(bool) if "masks" in found else None
-    return Objects(found.bboxes.numpy(), labels, masks, names)
+    return Objects(found.bboxes.numpy(), labels, masks, names, found.scores.numpy())
 
 
 def _truth(targets: Targets, classes: tuple[str, ...]) -> Objects:

@@ -24,6 +24,7 @@ from steps.core.schedules import Progress
 from steps.core.seeds import seeded
 from steps.data.loader import (
     EvaluationViews,
+    Label,
     TrainingViews,
     evaluation_batches,
     plan_batch,
@@ -180,7 +181,7 @@ def train(
 def measure(
     backbone: FrozenBackbone,
     probes: Probes,
-    views: Dataset[tuple[Tensor, int]],
+    views: Dataset[tuple[Tensor, Label]],
     protocol: Probe,
     diverged: Sequence[bool],
 ) -> list[int]:
@@ -211,7 +212,7 @@ def read(
 
 @torch.no_grad()
 def predict(
-    backbone: FrozenBackbone, probes: Probes, views: Dataset[tuple[Tensor, int]], protocol: Probe
+    backbone: FrozenBackbone, probes: Probes, views: Dataset[tuple[Tensor, Label]], protocol: Probe
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (b, L, C) of L classifiers on the CPU and labels (b,), a batch at a time."""
     probes.eval()

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +30,11 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """Features of a split: (N, D) memory-mapped for each pooling, and labels (N,)."""
+    """Features of a split: (N, D) memory-mapped for each pooling, and labels as ``Images.targets``
+    has them: (N,), or (N, C) of a set with several labels per image."""
 
     arrays: dict[str, npt.NDArray[np.float32]]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any]
 
     def concatenated(self, poolings: Sequence[str]) -> Tensor:
         """(N, D * len(poolings)) float32, in memory."""
@@ -135,7 +136,7 @@ def extract(
     batch_size: int,
     workers: int = 0,
 ) -> None:
-    """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy`` (N,) int64.
+    """Write ``<split>_<pooling>.npy`` (N, D) float32 and ``<split>_labels.npy``, the labels.
 
     Args:
         backbone: on the device to use.

@@ -64,17 +64,70 @@ def knn_votes(
     """
     for start in range(0, len(queries), chunk):
         block = _rows(queries, start, start + chunk, device)
-        similarity, index = nearest(train, block, max(ks), bank_chunk)
-        logits = similarity / temperature
-        # Votes are only compared within a row, so that a row may be scaled before it overflows.
-        logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
-        given = logits.exp() if weights == "exp" else logits.softmax(dim=1)
+        index, given = _weighed(train, block, max(ks), temperature, bank_chunk, weights)
         labels = train_labels[index.cpu()].to(device)
         votes = {}
         for k in ks:
             empty = torch.zeros(len(block), num_classes, device=device)
             votes[k] = empty.scatter_add_(1, labels[:, :k], given[:, :k]).cpu()
         yield votes
+
+
+def knn_means(
+    train: Features,
+    train_values: Tensor,
+    queries: Features,
+    *,
+    ks: Sequence[int],
+    temperature: float,
+    chunk: int,
+    bank_chunk: int = BANK_CHUNK,
+    device: torch.device | str = "cpu",
+) -> Iterator[dict[int, Tensor]]:
+    """Weighted means of the k nearest training samples' values, for a chunk of queries at a time.
+
+    The weights are those of ``knn_votes``, which a mean only needs up to a factor.
+
+    Args:
+        train: (N, D); may be a memory map.
+        train_values: (N, T) float, such as 1 and 0 per label.
+        queries: (M, D); may be a memory map.
+        ks: numbers of neighbours; those above N count as N.
+        temperature: T of the weights.
+        chunk, bank_chunk: queries and training samples at a time.
+        device: that computes.
+
+    Yields:
+        For each chunk, means (m, T) float64 by k, on the CPU.
+
+    Raises:
+        UserError: features that are not finite.
+    """
+    for start in range(0, len(queries), chunk):
+        block = _rows(queries, start, start + chunk, device)
+        index, given = _weighed(train, block, max(ks), temperature, bank_chunk, "exp")
+        given, values = given.cpu().double(), train_values.double()[index.cpu()]
+        yield {
+            k: torch.einsum("mk,mkt->mt", given[:, :k], values[:, :k])
+            / given[:, :k].sum(dim=1, keepdim=True)
+            for k in ks
+        }
+
+
+def _weighed(
+    train: Features,
+    block: Tensor,
+    k: int,
+    temperature: float,
+    bank_chunk: int,
+    weights: Literal["exp", "softmax"],
+) -> tuple[Tensor, Tensor]:
+    """Indices of the k nearest training samples of each query, and their weights (m, k)."""
+    similarity, index = nearest(train, block, k, bank_chunk)
+    logits = similarity / temperature
+    # Votes are only compared within a row, so that a row may be scaled before it overflows.
+    logits = logits - (logits[:, :1] - _LARGEST).clamp(min=0)
+    return index, logits.exp() if weights == "exp" else logits.softmax(dim=1)
 
 
 def nearest(train: Features, queries: Tensor, k: int, bank_chunk: int) -> tuple[Tensor, Tensor]:

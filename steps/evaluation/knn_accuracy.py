@@ -1,15 +1,17 @@
-"""Accuracies of k-NN by a protocol: of every k, and of few-shot training sets."""
+"""Scores of k-NN by a protocol: of every k, and of few-shot training sets of classes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steps.evaluation.accuracy import Classified
 from steps.evaluation.features import FrozenFeatures
-from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_votes
+from steps.evaluation.knn import few_shot_ks, few_shot_rows, knn_means, knn_votes
+from steps.evaluation.targets import Estimated, Labelled
 from steps.params.protocols import KNN
 
 
@@ -87,3 +89,45 @@ def classify(
         for k, scores in votes.items():
             parts[k].append(Classified.from_scores(scores, here))
     return {k: Classified.together(chunks) for k, chunks in parts.items()}
+
+
+def measure_targets(
+    protocol: KNN,
+    train: FrozenFeatures,
+    val: FrozenFeatures,
+    pooling: str,
+    device: str,
+) -> tuple[dict[str, float], Labelled | Estimated]:
+    """Scores on several labels or a number per image, by metric: of the headline, then of each k.
+
+    A label's score, or the number, is the weighted mean over the neighbours.
+
+    Returns:
+        The scores, and the headline's decisions.
+    """
+    several = train.labels.ndim == 2
+    known = torch.from_numpy(train.labels)
+    means: dict[int, list[Tensor]] = defaultdict(list)
+    for found in knn_means(
+        train.arrays[pooling],
+        known if several else known.unsqueeze(1),
+        val.arrays[pooling],
+        ks=protocol.k,
+        temperature=protocol.temperature,
+        chunk=protocol.chunk,
+        bank_chunk=protocol.bank_chunk,
+        device=device,
+    ):
+        for k, part in found.items():
+            means[k].append(part)
+    of_k: dict[int, Labelled | Estimated] = {}
+    for k, parts in means.items():
+        predicted = torch.cat(parts).numpy()
+        if several:
+            of_k[k] = Labelled(val.labels > 0, predicted.astype(np.float32), threshold=0.5)
+        else:
+            of_k[k] = Estimated(val.labels, predicted[:, 0])
+    values = of_k[protocol.headline_k].metrics()
+    for k in protocol.k:
+        values |= {f"{metric}_k{k}": value for metric, value in of_k[k].metrics().items()}
+    return values, of_k[protocol.headline_k]

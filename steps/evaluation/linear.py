@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 from steps.command import UserError
 from steps.core.finite import check_rows, check_weights
 from steps.core.seeds import generator
+from steps.evaluation.targets import Estimated, Labelled
 from steps.params.protocols import Linear, LogReg
 
 # --- A linear classifier on cached frozen features
@@ -28,18 +32,29 @@ def standardised(features: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return (features - mean) / std
 
 
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Mean loss of outputs (L * B, C) and targets of L * B samples."""
+
+
 def train_classifiers(
-    features: Tensor, labels: Tensor, lrs: Sequence[float], params: Linear, classes: int, seed: int
+    features: Tensor,
+    labels: Tensor,
+    lrs: Sequence[float],
+    params: Linear,
+    classes: int,
+    seed: int,
+    loss_of: Loss = F.cross_entropy,
 ) -> tuple[Tensor, Tensor]:
     """Train one classifier a learning rate, on the same batches.
 
     Args:
         features: (N, D), standardised, on the device to use.
-        labels: (N,) int64, on that device.
+        labels: (N,) int64, or (N, C) float32 for a loss that takes them; on that device.
         lrs: L learning rates for a batch of 256.
         params: the protocol.
-        classes: C.
+        classes: C, the number of outputs.
         seed: of the order.
+        loss_of: the loss.
 
     Returns:
         Weights (L, D, C) and biases (L, 1, C).
@@ -60,9 +75,9 @@ def train_classifiers(
             order = order.to(device)
         chosen = order[index * batch : (index + 1) * batch]
         logits = torch.baddbmm(biases, features[chosen].expand(len(lrs), -1, -1), weights)
-        targets = labels[chosen].repeat(len(lrs))
+        targets = labels[chosen].repeat(len(lrs), *[1] * (labels.ndim - 1))
         # The sum over classifiers leaves each one's gradient its own.
-        loss = F.cross_entropy(logits.flatten(0, 1), targets) * len(lrs)
+        loss = loss_of(logits.flatten(0, 1), targets) * len(lrs)
         gradients = torch.autograd.grad(loss, (weights, biases))
         rate = peaks * 0.5 * (1 + math.cos(math.pi * step / total))
         with torch.no_grad():
@@ -127,6 +142,108 @@ def cached_probe(
         hits[~predictions.isfinite().flatten(1).all(dim=1)] = -1
         lr = params.lr[int(hits.argmax())]
     weights, biases = train_classifiers(train, train_labels, [lr], params, classes, seed)
+    check_weights([("the classifier", weights), ("its bias", biases)], f"lr {lr}", LOWER)
+    return val @ weights[0] + biases[0], lr
+
+
+# --- The same linear layer for several labels per image, or for numbers
+# A sigmoid and the binary cross entropy for each label; the squared error for standardised numbers.
+# The learning rate with the lowest loss on the held-out part is taken.
+
+
+def label_probe(
+    train: Tensor,
+    train_labels: npt.NDArray[np.float32],
+    val: Tensor,
+    val_labels: npt.NDArray[np.float32],
+    params: Linear,
+    seed: int,
+) -> tuple[Labelled, float]:
+    """Train one classifier for each label, and predict.
+
+    Args:
+        train: (N, D) features.
+        train_labels: (N, C), 1 and 0.
+        val: (M, D).
+        val_labels: (M, C).
+        params: the protocol.
+        seed: of the split and the order.
+
+    Returns:
+        Decisions on the validation samples, and the learning rate chosen.
+
+    Raises:
+        UserError: features are not finite, or every learning rate diverged.
+    """
+    scores, lr = _fitted(
+        train,
+        torch.from_numpy(train_labels),
+        val,
+        params,
+        seed,
+        F.binary_cross_entropy_with_logits,
+    )
+    return Labelled(val_labels > 0, scores.numpy(), threshold=0.0), lr
+
+
+def number_probe(
+    train: Tensor,
+    train_numbers: npt.NDArray[np.float64],
+    val: Tensor,
+    val_numbers: npt.NDArray[np.float64],
+    params: Linear,
+    seed: int,
+) -> tuple[Estimated, float]:
+    """Train a linear regression of numbers, standardised by mean and deviation of the training set,
+    and predict.
+
+    Args:
+        train: (N, D) features.
+        train_numbers: (N,).
+        val: (M, D).
+        val_numbers: (M,).
+        params: the protocol.
+        seed: of the split and the order.
+
+    Returns:
+        Numbers predicted for the validation samples, and the learning rate chosen.
+
+    Raises:
+        UserError: features are not finite, or every learning rate diverged.
+    """
+    mean, std = float(train_numbers.mean()), float(train_numbers.std())
+    standard = torch.from_numpy((train_numbers - mean) / std).float().unsqueeze(1)
+    outputs, lr = _fitted(train, standard, val, params, seed, F.mse_loss)
+    return Estimated(val_numbers, outputs[:, 0].double().numpy() * std + mean), lr
+
+
+def _fitted(
+    train: Tensor, targets: Tensor, val: Tensor, params: Linear, seed: int, loss_of: Loss
+) -> tuple[Tensor, float]:
+    """Outputs (M, C) for the validation samples, and the learning rate chosen.
+
+    Args:
+        train: (N, D) features.
+        targets: (N, C) float32.
+        val: (M, D).
+        params: the protocol.
+        seed: of the split and the order.
+        loss_of: the loss.
+    """
+    check_rows(train, "features of train")
+    check_rows(val, "features of val")
+    std, mean = torch.std_mean(train, dim=0, correction=0)
+    std = (std.square() + 1e-6).sqrt()
+    train, val = standardised(train, mean, std), standardised(val, mean, std)
+    outputs, lr = targets.shape[1], params.lr[0]
+    fit: dict[str, Any] = {"params": params, "classes": outputs, "seed": seed, "loss_of": loss_of}
+    if len(params.lr) > 1:
+        kept, held = split_held_out(len(train), params.held_out, seed)
+        weights, biases = train_classifiers(train[kept], targets[kept], params.lr, **fit)
+        found = torch.baddbmm(biases, train[held].expand(len(weights), -1, -1), weights)
+        losses = torch.stack([loss_of(each, targets[held]) for each in found])
+        lr = params.lr[int(losses.nan_to_num(nan=torch.inf).argmin())]
+    weights, biases = train_classifiers(train, targets, [lr], **fit)
     check_weights([("the classifier", weights), ("its bias", biases)], f"lr {lr}", LOWER)
     return val @ weights[0] + biases[0], lr
 

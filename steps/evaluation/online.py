@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from steps.core.distributed import rank
-from steps.data.loader import EvaluationViews
+from steps.data.loader import EvaluationViews, Label
 from steps.data.shards import Images
 from steps.data.views import normalise
 from steps.evaluation.accuracy import correct_in_top, percent
@@ -77,7 +77,7 @@ class KNNWatch:
         (scores,) = (chunk[self.params.k] for chunk in votes)
         return percent(correct_in_top(scores, self.val_labels, 1), len(queries))
 
-    def _features(self, backbone: BackboneModel, images: Subset[tuple[Tensor, int]]) -> Tensor:
+    def _features(self, backbone: BackboneModel, images: Subset[tuple[Tensor, Label]]) -> Tensor:
         device = next(backbone.parameters()).device
         return torch.cat(
             [
@@ -98,7 +98,7 @@ def knn_watch(
     *,
     at_start: bool = False,
 ) -> KNNWatch | None:
-    """The watch that a recipe asks for; None if it asks for none, or the set has no labels.
+    """The watch that a recipe asks for; None if it asks for none, or images have no single label.
 
     A set without labels is no error, since the watch does not change the run; the first process
     logs that it is left out.
@@ -110,16 +110,19 @@ def knn_watch(
     """
     if params is None:
         return None
-    if Images(dataset, "train").has_labels:
+    images = Images(dataset, "train")
+    if images.has_labels:
         return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
     if rank() == 0:
-        log.info("%s has no labels: k-NN during training (training.knn) is left out", dataset)
+        other = images.target in ("classes", "number")
+        lacks = "single label per image" if other else "labels"
+        log.info("%s has no %s: k-NN during training (training.knn) is left out", dataset, lacks)
     return None
 
 
 def _spread(
     dataset: Path, split: str, most: int, size: int
-) -> tuple[Subset[tuple[Tensor, int]], Tensor]:
+) -> tuple[Subset[tuple[Tensor, Label]], Tensor]:
     """At most ``most`` images of a split, evenly spread over it, and their labels."""
     views = EvaluationViews(dataset, split, size, crop_fraction=1.0)
     count = min(most, len(views))

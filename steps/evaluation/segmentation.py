@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, Dataset
 from steps.command import UserError
 from steps.core.finite import not_finite
 from steps.core.seeds import derive, generator, seeded
-from steps.data.annotations import IGNORED, SemanticMasks
+from steps.data.annotations import IGNORED
 from steps.data.loader import Loader
+from steps.data.semantic import BACKGROUND, pixel_classes
 from steps.data.shards import Images
 from steps.data.views import centre_crop, resized_cut, to_tensor
 from steps.engine.checkpoint import Scratch
@@ -48,7 +49,7 @@ class Scenes(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(self, folder: Path, split: str, size: int, protocol: Segment, seed: int) -> None:
         self.images = Images(folder, split)
-        self.masks = SemanticMasks(folder, split)
+        self.masks = pixel_classes(folder, split)
         if len(self.images) != len(self.masks):
             raise UserError(
                 str(folder / f"{split}.json"),
@@ -236,12 +237,12 @@ def confusion(backbone: FrozenBackbone, head: Head, scenes: Scenes, batch_size: 
     return torch.stack(counts).view(-1, classes, classes)
 
 
-def scores(counts: Tensor) -> dict[str, float]:
-    """Shares from a confusion matrix (C, C), rows the truth; class 0 is the background.
+def scores(counts: Tensor, first: str = BACKGROUND) -> dict[str, float]:
+    """Shares from a confusion matrix (C, C), rows the truth.
 
     ``miou``: intersection over union of a class's pixels, true and predicted, over all images,
-    the mean of classes that there are in either; ``miou_objects``: without the background;
-    ``accuracy``: of pixels that are right.
+    the mean of classes that there are in either; ``miou_objects``: without the background, where
+    the ``first`` class is it; ``accuracy``: of pixels that are right.
     """
     counts = counts.double()
     hits = counts.diagonal()
@@ -250,8 +251,11 @@ def scores(counts: Tensor) -> dict[str, float]:
     overlap = hits / union.clamp(min=1)
     objects = there.clone()
     objects[0] = False
-    return {
+    found = {
         "miou": float(overlap[there].mean()),
         "miou_objects": float(overlap[objects].mean()) if objects.any() else 0.0,
         "accuracy": float(hits.sum() / counts.sum()),
     }
+    if first != BACKGROUND:
+        del found["miou_objects"]
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +27,7 @@ from steps.params.load import load
 if TYPE_CHECKING:
     from steps.artifacts.decisions import Decisions
     from steps.evaluation.accuracy import Classified
+    from steps.evaluation.targets import Estimated, Labelled
 
 P = TypeVar("P", bound=Params)
 
@@ -43,6 +44,7 @@ class TaskStep(Generic[P]):
         pictures_needed: ``--pictures`` may not be left out.
         record: ``--out`` is a record file; False: an artifact.
         decides: decisions are written beside the record.
+        further: adds options that only this step has.
 
     Raises:
         UserError: the protocol is not valid, a result has no place where it is to go, or the
@@ -62,6 +64,7 @@ class TaskStep(Generic[P]):
         pictures_needed: bool = True,
         record: bool = True,
         decides: bool = True,
+        further: Callable[[argparse.ArgumentParser], None] | None = None,
     ) -> None:
         self.started = time.monotonic()
         self.name = name
@@ -75,6 +78,8 @@ class TaskStep(Generic[P]):
             needed = pictures_needed
             parser.add_argument("--pictures", type=place, required=needed, help=pictures)
         parser.add_argument("--out", type=place, required=True, help="where the result goes")
+        if further is not None:
+            further(parser)
         self.options = parser.parse_args(arguments)
         check_places(self.options, name, record=record, decisions=record and decides)
         self.protocol: P = load(self.options.protocol, model)
@@ -159,6 +164,7 @@ class TaskStep(Generic[P]):
         decisions: Decisions | None = None,
         facts: Mapping[str, Any] | None = None,
         unit: str = "%",
+        units: Mapping[str, str] | None = None,
     ) -> None:
         """Write the records, and decisions beside them.
 
@@ -167,6 +173,7 @@ class TaskStep(Generic[P]):
             decisions: behind the scores.
             facts: anything else worth keeping.
             unit: of all scores.
+            units: of some scores, by metric, in place of ``unit``.
         """
         resumed = {} if self._scratch is None else self._scratch.taken_up
         write_scores(
@@ -179,6 +186,7 @@ class TaskStep(Generic[P]):
             dataset=self.data_facts["dataset"],
             started=self.started if self._scratch is None else self._scratch.started,
             unit=unit,
+            units=units,
             facts={**(facts or {}), **resumed},
             decisions=decisions,
         )
@@ -204,4 +212,34 @@ class TaskStep(Generic[P]):
             decided.scores(len(classes)) if scores is None else scores,
             decisions=decided.decisions(ids),
             facts={**(facts or {}), **decided.facts(classes)},
+        )
+
+    def write_predicted(
+        self,
+        decided: Labelled | Estimated,
+        ids: Sequence[str],
+        *,
+        scores: Mapping[str, float] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the records of a probe on several labels per image, or on numbers.
+
+        Args:
+            decided: for each image of the validation set.
+            ids: of the images.
+            scores: other than those of ``decided``; what precedes a _ in a name is the metric.
+            facts: besides those of ``decided``.
+        """
+        from steps.evaluation.targets import UNITS
+
+        values = decided.metrics() if scores is None else scores
+        self.write(
+            {metric: (value, len(ids)) for metric, value in values.items()},
+            decisions=decided.decisions(ids),
+            facts={**(facts or {}), **decided.facts(self.data_facts["classes"])},
+            units={
+                metric: UNITS[metric.partition("_")[0]]
+                for metric in values
+                if metric.partition("_")[0] in UNITS
+            },
         )

@@ -13,6 +13,7 @@ from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
 from steps.models.teacher import Teacher
 from steps.models.tokenizer import FixedTokenizer
+from steps.params.dataset import Target
 from steps.params.methods.method import Method as Params
 
 Draws = dict[str, Tensor]
@@ -30,8 +31,8 @@ class Batch:
     """Images of B samples, normalised.
 
     ``views`` has one (B, 3, H, W) tensor per view, in the order of the recipe's list; ``labels``
-    is (B,) int64, -1 where the set has none; ``text`` is the token ids of a caption of each image,
-    (B, L) int64, for methods with a text tower.
+    is (B,) int64, -1 where the set has none, or as ``Samples.labels`` says; ``text`` is the token
+    ids of a caption of each image, (B, L) int64, for methods with a text tower.
     """
 
     views: list[Tensor]
@@ -49,6 +50,10 @@ class MethodContext:
     """Side of each view, in pixels."""
     num_classes: int = 0
     """Classes of the data set; 0 if it has no labels."""
+    target: Target = "class"
+    """Target of a labelled data set."""
+    numbers: tuple[float, float] = (0.0, 1.0)
+    """Mean and standard deviation of the numbers that are the target."""
     teacher: Teacher | None = None
     """The recipe's fixed teacher, in eval mode."""
     tokenizer: FixedTokenizer | None = None

@@ -5,7 +5,9 @@
 where y mixes two smoothed one-hot labels with the mixing weight of the batch (mixup,
 arXiv:1710.09412; cutmix, arXiv:1905.04899). The same module trains from scratch (pooling "cls",
 DeiT's recipe) and fine-tunes a pretrained backbone (pooling "mean" with a norm of its own, as in
-MAE, arXiv:2111.06377, appendix A.1).
+MAE, arXiv:2111.06377, appendix A.1). Where an image has several labels, the loss is the mean over
+labels of the binary cross entropy of a sigmoid; for numbers it is the squared error, with the
+numbers standardised.
 
 Published: ViT-B from scratch, 300 epochs of ImageNet-1K at batch 1024: 81.8 %.
 """
@@ -40,12 +42,13 @@ class Supervised(Method):
         self, params: SupervisedParams, backbone: BackboneModel, context: MethodContext
     ) -> None:
         super().__init__()
-        num_classes = context.num_classes
-        if num_classes < 2:
+        num_classes = 1 if context.target == "number" else context.num_classes
+        if context.target == "class" and num_classes < 2:
             raise ValueError(f"supervised training needs two classes or more, not {num_classes}")
         self.params = params
         self.paired = bool(params.mixup or params.cutmix)
         self.num_classes = num_classes
+        self.target, self.numbers = context.target, context.numbers
         self.side = image_size(backbone)
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
@@ -95,6 +98,9 @@ class Supervised(Method):
         if (own := draws.get("own")) is not None:
             images, targets = images[own], targets[own]
             keep = None if keep is None else keep[own]
+        if self.target != "class":
+            loss = F.mse_loss if self.target == "number" else F.binary_cross_entropy_with_logits
+            return {"loss": loss(self.logits(images, keep).float(), targets)}
         log_p = F.log_softmax(self.logits(images, keep).float(), dim=-1)
         return {"loss": -(targets * log_p).sum(dim=-1).mean()}
 
@@ -107,7 +113,13 @@ class Supervised(Method):
         return cast(Tensor, self.head(pooled))
 
     def targets(self, labels: Tensor) -> Tensor:
-        """Smoothed one-hot labels (B, C): smoothing is spread over all classes."""
+        """Smoothed one-hot labels (B, C): smoothing is spread over all classes, or over the two
+        values of each of several labels. Numbers (B, 1) are standardised."""
+        if self.target == "number":
+            mean, std = self.numbers
+            return ((labels - mean) / std).unsqueeze(1)
+        if self.target == "classes":
+            return labels * (1 - self.params.label_smoothing) + self.params.label_smoothing / 2
         off = self.params.label_smoothing / self.num_classes
         one_hot = F.one_hot(labels, self.num_classes).float()
         return one_hot * (1 - self.params.label_smoothing) + off

@@ -18,7 +18,7 @@ from steps.params.dataset import RGB, ShapesDataset
 from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
-from steps.params.protocols import Finetune, Probe
+from steps.params.protocols import TOLD, Finetune, Probe, check_target
 from steps.params.recipe import Training, check_backbone
 from steps.params.tasks import TASKS, Need, Task
 from steps.params.views import View
@@ -42,6 +42,7 @@ def load_plan(name: str, root: Path = ROOT) -> Plan:
     _check_drawn(plan)
     _check_tokens_read(plan)
     _check_classes(plan)
+    _check_targets(plan)
     _check_sizes(plan)
     _check_text(plan)
     _check_channels(plan)
@@ -128,18 +129,23 @@ def _starts_from(plan: Plan, row: str) -> str | None:
 
 def _check_objects(plan: Plan) -> None:
     """Tasks on objects need boxes, and some of them masks."""
-    for task in _needing(plan, "boxes"):
+    for task in _needing(plan, "boxes", "pixels"):
         name = getattr(plan.experiment, task.reads)
         dataset, file = plan.datasets[name], plan.dataset_file(name)
         where = f"{plan.file}: {task.reads}"
+        by_pixel = "pixels" in task.needs
+        if by_pixel and dataset.has_pixel_classes:
+            continue
         if not dataset.has_boxes:
+            other = "a set of format masks, coco with masks" if by_pixel else "a set of format coco"
             raise UserError(
                 where,
-                f"{file} has no boxes, which {task.name} needs",
-                allowed="a set of format coco, or shapes of kind detection",
+                f"{file} has no {'masks' if by_pixel else 'boxes'}, which {task.name} needs",
+                allowed=f"{other}, or shapes of kind detection",
             )
         for protocol in plan.experiment.tasks[task.name]:
-            needs_masks = getattr(plan.protocols[protocol], "masks", "masks" in task.needs) is True
+            always = by_pixel or "masks" in task.needs
+            needs_masks = getattr(plan.protocols[protocol], "masks", always) is True
             if needs_masks and not dataset.has_masks:
                 raise UserError(
                     where,
@@ -209,8 +215,9 @@ def _check_classes(plan: Plan) -> None:
     them."""
     deciding = [
         (_key(plan), dataset, task.name)
-        for task in _needing(plan, "classes")
+        for task in _needing(plan, "classes", "targets")
         for dataset in plan.experiment.sets_of(task.name)
+        if "classes" in task.needs or plan.datasets[dataset].target in (None, "class")
     ]
     deciding += [
         ("dataset", plan.experiment.dataset, f"recipe {name}")
@@ -220,9 +227,13 @@ def _check_classes(plan: Plan) -> None:
     for key, dataset, name in deciding:
         classes = getattr(plan.datasets[dataset], "classes", None)
         if not plan.datasets[dataset].has_labels:
+            target = plan.datasets[dataset].target
+            found = f"no labels, which {name} needs"
+            if target is not None:
+                found = f"{TOLD[target]}, and {name} needs one class per image"
             raise UserError(
                 f"{plan.file}: {key}",
-                f"{dataset} has no labels, which {name} needs",
+                f"{dataset} has {found}",
                 allowed="a classification set",
                 remedy=f"{_other(key, dataset, 'labels')}, or leave {name} out",
             )
@@ -232,6 +243,15 @@ def _check_classes(plan: Plan) -> None:
                 f"{dataset} has one class, and {name} decides between classes",
                 remedy=f"{_other(key, dataset, 'two classes or more')}, or leave {name} out",
             )
+
+
+def _check_targets(plan: Plan) -> None:
+    """Protocols made for one class per image measure no set of another kind."""
+    for task in _needing(plan, "targets"):
+        for name in plan.experiment.tasks[task.name]:
+            for dataset in plan.experiment.sets_of(task.name):
+                target = plan.datasets[dataset].target
+                check_target(plan.protocol_file(name), plan.protocols[name], target, dataset)
 
 
 def _key(plan: Plan) -> str:

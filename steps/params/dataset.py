@@ -38,7 +38,11 @@ def _expression(text: str) -> str:
     return text
 
 
-Kind = Literal["classification", "detection", "captions", "images"]
+Kind = Literal[
+    "classification", "multilabel", "regression", "detection", "masks", "captions", "images"
+]
+Target = Literal["class", "classes", "number"]
+"""Target of a probe on a labelled set: a class per image, any number of them, or a number."""
 
 
 class HeldOut(Params):
@@ -93,6 +97,11 @@ class _Dataset(Params):
         return False
 
     @property
+    def target(self) -> Target | None:
+        """Target of the probes of the set; None: nothing is known of each image."""
+        return "class" if self.has_labels else None
+
+    @property
     def has_captions(self) -> bool:
         """True if each image has captions."""
         return False
@@ -106,6 +115,11 @@ class _Dataset(Params):
     def has_masks(self) -> bool:
         """True if each object's box comes with a mask."""
         return False
+
+    @property
+    def has_pixel_classes(self) -> bool:
+        """True if each pixel has a class: a set for semantic segmentation."""
+        return self.has_masks
 
     @model_validator(mode="after")
     def _tolerance(self) -> _Dataset:
@@ -234,7 +248,11 @@ class ImagesDataset(_Files):
 
 
 class CsvDataset(_Files):
-    """A table of one image per line, with its label."""
+    """A table of one image per line, with its class, its classes or a number.
+
+    One class: ``label_column``. Several: ``label_column`` with ``label_separator``, or
+    ``label_columns``. A number: ``number_column``.
+    """
 
     format: Literal["csv"]
     train: Place
@@ -248,10 +266,70 @@ class CsvDataset(_Files):
     delimiter: Literal[",", ";", "\t", "|"] = ","
     classes: Annotated[list[Text], Len(1)] | None = None
     """Labels in the order of their numbers; null: those of ``train``, sorted."""
+    label_separator: Text | None = None
+    """Text between the labels of an image in ``label_column``, such as | (ChestX-ray14). null: an
+    image has one label."""
+    no_label: str | None = None
+    """With ``label_separator``: the cell of an image that has none of the labels, such as No
+    Finding; an empty text is an empty cell. null: each image has at least one."""
+    label_columns: Annotated[list[Text], Len(1)] | None = None
+    """One column per label, with 1 or 0 in each line (CheXpert); the columns are the classes."""
+    label_cells: dict[str, Literal[0, 1]] = {}
+    """With ``label_columns``: further cells and what they count as, such as {'': 0, '-1.0': 1} for
+    blank and uncertain ones."""
+    number_column: Text | None = None
+    """Column of a number per image, to be predicted by regression."""
 
     @property
     def has_labels(self) -> bool:
-        return True
+        return self.target == "class"
+
+    @property
+    def target(self) -> Target:
+        """The kind of what the table says of each image."""
+        if self.number_column is not None:
+            return "number"
+        if self.label_separator is not None or self.label_columns is not None:
+            return "classes"
+        return "class"
+
+    @property
+    def columns(self) -> dict[str, list[str]]:
+        """Columns that are read, by the key that names them."""
+        if self.number_column is not None:
+            return {"number_column": [self.number_column]}
+        if self.label_columns is not None:
+            return {"label_columns": self.label_columns}
+        return {"label_column": [self.label_column]}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that earlier versions lack, unless they are used: the params of a set are
+        part of what an engine compares."""
+        values: dict[str, Any] = serialise(self)
+        new = ("label_separator", "no_label", "label_columns", "label_cells", "number_column")
+        return {
+            key: value for key, value in values.items() if key not in new or value not in (None, {})
+        }
+
+    @model_validator(mode="after")
+    def _one_target(self) -> CsvDataset:
+        given = self.model_fields_set
+        keys = ("label_separator", "label_columns", "number_column")
+        ways = [key for key in keys if getattr(self, key) is not None]
+        if len(ways) > 1:
+            raise ValueError(f"{' and '.join(ways)} contradict each other: keep one")
+        if "label_column" in given and ways in (["label_columns"], ["number_column"]):
+            raise ValueError(f"label_column has no effect beside {ways[0]}: keep one of them")
+        if self.no_label is not None and self.label_separator is None:
+            raise ValueError("no_label is only for images with several labels: set label_separator")
+        if self.label_cells and self.label_columns is None:
+            raise ValueError("label_cells is only for label_columns")
+        if self.classes is not None and ways in (["label_columns"], ["number_column"]):
+            raise ValueError(f"classes has no effect beside {ways[0]}: remove it")
+        if self.label_columns is not None and len({*self.label_columns}) < len(self.label_columns):
+            raise ValueError(f"label_columns names a column twice: {self.label_columns}")
+        return self
 
 
 class ParquetDataset(_Files):
@@ -344,6 +422,64 @@ class CocoDataset(FromFiles):
     @property
     def has_masks(self) -> bool:
         return self.masks
+
+
+class MaskedFolder(Params):
+    """A split of images and their masks, in folders of the same structure."""
+
+    images: Place
+    """Folder below the data root."""
+    masks: Place
+    """Folder below the data root; the mask of ``a/b.jpg`` is ``a/b`` and ``mask_ending``."""
+    names: Place | None = None
+    """``.txt`` file below the data root with an image per line, without its ending, as VOC has
+    them; null: every image of the folder."""
+
+
+class MasksDataset(FromFiles):
+    """Semantic masks: a PNG per image whose pixel values, grey or of a palette, are classes."""
+
+    format: Literal["masks"]
+    train: MaskedFolder
+    val: MaskedFolder | HeldOut
+    """Files of the split, or the part of ``train`` that it is."""
+    classes: Annotated[list[Text], Len(2, 255)]
+    """Names of the classes. The first may be called background: it is then left out of
+    ``miou_objects``."""
+    first_value: Annotated[int, Ge(0)] = 0
+    """Value of the first class; the others follow (ADE20K: 1)."""
+    values: Annotated[list[Annotated[int, Ge(0)]], Len(1)] | None = None
+    """Value of each class, where they do not follow each other (Cityscapes)."""
+    ignore: list[Annotated[int, Ge(0)]] | Literal["others"] = [255]
+    """Values of pixels that are neither learnt from nor scored. others: all values that are none of
+    a class."""
+    image_ending: Text | None = None
+    """End of an image's name, which its mask's name does not have, such as _leftImg8bit.png; others
+    are passed over. null: the part from the last point on."""
+    mask_ending: Text = ".png"
+
+    @property
+    def has_pixel_classes(self) -> bool:
+        return True
+
+    @property
+    def class_values(self) -> list[int]:
+        """Value of each class in the masks."""
+        first = self.first_value
+        return self.values or list(range(first, first + len(self.classes)))
+
+    @model_validator(mode="after")
+    def _values(self) -> MasksDataset:
+        if self.values is not None:
+            if len(self.values) != len(self.classes):
+                raise ValueError(f"{len(self.values)} values for {len(self.classes)} classes")
+            if self.first_value:
+                raise ValueError("first_value has no effect beside values: remove one")
+        if len({*self.class_values}) < len(self.class_values):
+            raise ValueError(f"values has a value twice: {self.values}")
+        if self.ignore != "others" and (both := {*self.ignore} & {*self.class_values}):
+            raise ValueError(f"ignore names {min(both)}, which is the value of a class")
+        return self
 
 
 class CocoCaptionsDataset(_Files):
@@ -499,6 +635,7 @@ Dataset = Annotated[
     | ParquetDataset
     | WebDatasetDataset
     | CocoDataset
+    | MasksDataset
     | CocoCaptionsDataset
     | ShapesDataset,
     Field(discriminator="format"),

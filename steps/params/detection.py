@@ -5,10 +5,15 @@ plain vision transformer (ViTDet, arXiv:2203.16527) or a ResNet.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from steps.params.base import (
     Count,
@@ -303,6 +308,18 @@ class Detection(Params):
     """Epochs between evaluations; null: evaluate only after the last epoch."""
     workers: Annotated[int, Ge(0)] = 0
     """Processes that load images, per device. The number does not change the images."""
+    keep_detector: bool = False
+    """Keep the trained detector beside the pictures, for ``steps.detect --predict``: the weights of
+    the backbone, as pretrained and as trained, and of the heads. It changes no score."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out a key that detections of earlier versions lack, unless it is used: the params
+        of a run are part of its identity."""
+        values: dict[str, Any] = serialise(self)
+        if not self.keep_detector:
+            del values["keep_detector"]
+        return values
 
     @model_validator(mode="after")
     def _sizes(self) -> Detection:

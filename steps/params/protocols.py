@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -12,7 +13,9 @@ from pydantic import (
     model_validator,
 )
 
+from steps.command import UserError
 from steps.params.base import Count, NotNegative, Params, Positive, Probability
+from steps.params.dataset import Target
 from steps.params.methods.baselines import SupervisedParams
 from steps.params.recipe import Schedule, Training
 from steps.params.text import Prompts
@@ -352,3 +355,47 @@ class Bias(Decode):
     """Temperature of k-NN."""
     pooling: Pooling
     """Features of k-NN."""
+
+
+# --- Sets with several labels or a number per image
+
+
+TOLD: dict[Target, str] = {
+    "class": "one class per image",
+    "classes": "several labels per image",
+    "number": "a number per image",
+}
+"""Kinds of sets in words."""
+
+
+def check_target(file: Path, protocol: Params, target: Target, dataset: str) -> None:
+    """Check that a protocol can measure the target of a set.
+
+    Args:
+        file: the protocol's, for errors.
+        protocol: of the tasks on labels.
+        target: of the set.
+        dataset: the set, for errors.
+
+    Raises:
+        UserError: it is made for one class per image.
+    """
+    if target == "class":
+        return
+    wrong, allowed = "", ""
+    if isinstance(protocol, LogReg | Probe):
+        wrong, allowed = f"kind: {protocol.kind}", "kind: cached"
+    elif isinstance(protocol, KNN) and protocol.samples_per_class:
+        wrong, allowed = f"samples_per_class: {protocol.samples_per_class}", "[]"
+    elif isinstance(protocol, KNN) and protocol.per_class:
+        wrong, allowed = "per_class: true", "false"
+    elif isinstance(protocol, Finetune) and target == "number" and protocol.method.label_smoothing:
+        wrong, allowed = f"method.label_smoothing: {protocol.method.label_smoothing:g}", "0"
+    if wrong:
+        raise UserError(
+            f"{file}: {wrong.partition(':')[0]}",
+            f"{wrong.partition(': ')[2]}, which needs one class per image, and {dataset} has "
+            f"{TOLD[target]}",
+            allowed=allowed,
+            remedy="name another protocol for this set",
+        )

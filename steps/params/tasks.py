@@ -32,7 +32,9 @@ from steps.params.protocols import (
 
 Need = Literal[
     "classes",  # two or more, to decide between
+    "targets",  # something to predict of each image: a class, any number of labels, or a number
     "boxes",
+    "pixels",  # a class for each pixel: semantic masks, or those of objects
     "masks",  # for detect, only where its protocol says masks: true
     "captions",
     "factors",  # drawn images whose factors are recorded and independent
@@ -53,7 +55,8 @@ class Task:
     protocol: Any
     """Params model of its protocols, or a union of models."""
     metrics: tuple[str, ...]
-    """Metrics that tables show unfolded; the first one is the headline."""
+    """Metrics that tables show unfolded; the first one that is recorded is the headline, of which
+    more is better."""
     needs: tuple[Need, ...] = ()
     """Properties that its set, the backbones and the methods must have; the plan checks them."""
     reads: str = "dataset"
@@ -66,6 +69,11 @@ class Task:
     """It draws pictures beside its records."""
 
 
+BETTER: dict[str, Literal["higher", "lower"]] = {"R2": "higher", "MAE": "lower", "RMSE": "lower"}
+"""Direction in which metrics that are no percentage improve; more is better of a percentage, and no
+direction is known of any other."""
+_ON_LABELS = ("top1", "mAP", "AUROC", "F1", "R2", "MAE")
+"""Metrics on one class per image, on several labels, on a number."""
 _OBJECTS = "detection_dataset"
 TASKS: dict[str, Task] = {
     task.name: task
@@ -75,16 +83,16 @@ TASKS: dict[str, Task] = {
             title="Fine-tuning",
             meaning="the whole backbone is fine-tuned together with a linear classifier",
             protocol=Finetune,
-            metrics=("top1",),
-            needs=("classes",),
+            metrics=_ON_LABELS,
+            needs=("targets",),
         ),
         Task(
             name="linear",
             title="Linear probe",
             meaning="a linear classifier is trained on frozen features",
             protocol=LinearProtocol,
-            metrics=("top1",),
-            needs=("classes",),
+            metrics=_ON_LABELS,
+            needs=("targets",),
             features=True,
         ),
         Task(
@@ -92,8 +100,8 @@ TASKS: dict[str, Task] = {
             title="k-NN",
             meaning="each image gets the class that its nearest training images vote for",
             protocol=KNN,
-            metrics=("top1",),
-            needs=("classes",),
+            metrics=_ON_LABELS,
+            needs=("targets",),
             features=True,
         ),
         Task(
@@ -114,7 +122,7 @@ TASKS: dict[str, Task] = {
             "same without background; accuracy: percentage of pixels that are right",
             protocol=Segment,
             metrics=("miou",),
-            needs=("boxes", "masks", "tokens"),
+            needs=("pixels", "tokens"),
             reads=_OBJECTS,
         ),
         Task(

@@ -48,7 +48,9 @@ def tasks_on_labels(heading: ReportSpec) -> list[str]:
     found = [
         task
         for task in heading.tasks
-        if task in TASKS and "classes" in TASKS[task].needs and any(heading.sets_of(task))
+        if task in TASKS
+        and {"classes", "targets"} & {*TASKS[task].needs}
+        and any(heading.sets_of(task))
     ]
     return [task for task in found if heading.methods_of(task) == heading.methods] or found
 

@@ -191,6 +191,8 @@ def _confidence(
     low, high = table.intervals()
     if unit == "%":
         low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
+    elif metric == "R2":
+        high = np.minimum(high, 1)
     pairs = [
         (index, place[starts[row]])
         for row, index in place.items()

@@ -23,6 +23,7 @@ from steps.artifacts import Record, verify
 from steps.artifacts.decisions import Decisions, read_decisions
 from steps.artifacts.manifest import digest_value
 from steps.command import UserError
+from steps.evaluation.targets import mean_average_precision, r_squared
 from steps.params.tasks import TASKS
 
 DECISIONS, IMAGES = "decisions.parquet", "images.parquet"
@@ -148,6 +149,9 @@ def _kept(item: Measured, decided: Decisions) -> Iterator[tuple[str, _Kept]]:
         packed = np.packbits(correct.astype(bool)).tobytes()
         yield "top1", _Kept(digest, len(labels), labels, correct=packed)
         return
+    if decided.kind in ("labels", "numbers"):
+        yield _predicted(decided)
+        return
     there = [record.metric for record in item.records]
     wanted = [name for name in TASKS[item.records[0].task].metrics if name in there] or there[:1]
     if decided.kind == "detections":
@@ -165,6 +169,25 @@ def _kept(item: Measured, decided: Decisions) -> Iterator[tuple[str, _Kept]]:
             owner = np.array([place[name] for name in ids])
             draws = _means(table[metric].to_numpy(), owner, weights)
         yield metric, _Kept(digest, len(distinct), [], draws=draws)
+
+
+def _predicted(decided: Decisions) -> tuple[str, _Kept]:
+    """The headline of a probe on several labels per image (``mAP``), or on numbers (``R2``)."""
+    table = decided.table
+    name = "labels" if decided.kind == "labels" else "number"
+    known = table[name].to_pylist()
+    weights = resamples(len(known))
+    if decided.kind == "labels":
+        scores = np.array(table["scores"].to_pylist(), np.float32).reshape(len(known), -1)
+        truth = np.zeros(scores.shape, bool)
+        for row, labels in zip(truth, known, strict=True):
+            row[labels] = True
+        metric, draws = "mAP", mean_average_precision(truth, scores, weights)
+    else:
+        metric = "R2"
+        draws = r_squared(np.array(known), table["predicted"].to_numpy(), weights)
+    digest = digest_value([table["id"].to_pylist(), known])
+    return metric, _Kept(digest, len(known), [], draws=draws.astype(np.float32))
 
 
 def _detected(

@@ -215,7 +215,12 @@ def _score_panel(
             path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )
     # Leave a third of the panel beyond the longest row for its number.
-    panel.set_xlim(0, reach * 1.36)
+    lowest = min(cell["mean"] for cell in found.values())
+    if lowest < 0:  # R2
+        reach = max(reach, 0.0)
+        panel.set_xlim(1.1 * lowest, reach + 0.36 * (reach - lowest))
+    else:
+        panel.set_xlim(0, reach * 1.36)
     finish_bars(panel)
 
 

@@ -31,6 +31,7 @@ from steps.reporting.summary import (
     IMPORTED,
     UNSTABLE,
     cells_of,
+    direction,
     figure_methods,
     figure_rows,
     headline,
@@ -338,7 +339,8 @@ def _caption(
     mine = heading.methods_of(evaluation.task)
     others = [name for name in heading.methods if name not in mine]
     lacking = f" {ABSENT}: no text tower ({plain(', '.join(others))})." if others else ""
-    bold = evaluation.task != "bias" and (cells["unit"] == "%").any()
+    known = [direction(*each) for each in cells.select("metric", "unit").iter_rows()]
+    bold = evaluation.task != "bias" and any(known)
     best = " Bold: the best of each column." if bold else ""
     if confidence is not None:
         best = " Bold: no row is resolved as better."
@@ -349,8 +351,18 @@ def _caption(
             )
     return (
         f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
-        f"{plural(first['n'], 'validation image')}.{best}{lacking}\n"
+        f"{plural(first['n'], 'validation image')}.{best}{lacking}"
+        f"{_ON_TARGETS.get(headline(summary, evaluation), '')}\n"
     )
+
+
+_ON_TARGETS = {
+    "mAP": " Images have several labels: mAP (average precision), AUROC and F1 are means over the "
+    "labels that an image of the validation set has.",
+    "R2": " Images have a number: R2 is the share of its variance that is predicted, 0 for its "
+    "mean; MAE and RMSE are errors in its own unit, of which less is better.",
+}
+"""Meaning of the headline metrics of sets without one class per image."""
 
 
 def _how_to_read(source: Source, summary: pl.DataFrame) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from steps.command import UserError
-from steps.params.tasks import TASKS
+from steps.params.tasks import BETTER, TASKS
 from steps.reporting.decided import TABLE
 from steps.reporting.source import Evaluation, ReportSpec
 
@@ -18,10 +18,9 @@ BALANCED = "balanced"
 """The metric that replaces accuracy where classes differ in size."""
 UNTRAINED = "Random"
 """The type of an untrained row."""
-HEADLINES = {name: task.metrics[0] for name, task in TASKS.items()}
-"""The headline metric of each task, in the order in which tasks are taken for the ranking."""
 SHOWN = {name: task.metrics for name, task in TASKS.items()}
-"""Metrics that a table shows beside balanced accuracy; others are folded."""
+"""Metrics that a table shows beside balanced accuracy; others are folded. The first one recorded is
+the headline. Tasks are in the order in which they are taken for the ranking."""
 COLLAPSED = "†"
 """Mark of a row with collapsed embeddings."""
 UNSTABLE = "‡"
@@ -96,9 +95,9 @@ def by_row(cells: pl.DataFrame) -> dict[Row, dict[str, Any]]:
 
 
 def ranked_by(heading: ReportSpec) -> Evaluation:
-    """The evaluation that the ranking is sorted by: the first task of HEADLINES that the
+    """The evaluation that the ranking is sorted by: the first task of SHOWN that the
     experiment has, by its first protocol, on its first set."""
-    task = next((task for task in HEADLINES if task in heading.tasks), next(iter(heading.tasks)))
+    task = next((task for task in SHOWN if task in heading.tasks), next(iter(heading.tasks)))
     return heading.first(task)
 
 
@@ -110,12 +109,17 @@ def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.
 
 def headline(summary: pl.DataFrame, evaluation: Evaluation) -> str:
     """The headline metric: balanced accuracy where class sizes differ much, otherwise the one of
-    HEADLINES, or the first one recorded."""
+    SHOWN, or the first one recorded."""
     metrics = metrics_of(summary, evaluation)
     if BALANCED in metrics and cells_of(summary, evaluation)["unequal"][0]:
         return BALANCED
-    wanted = HEADLINES.get(evaluation.task, metrics[0])
-    return wanted if wanted in metrics else metrics[0]
+    wanted = SHOWN.get(evaluation.task, ())
+    return next((metric for metric in wanted if metric in metrics), metrics[0])
+
+
+def direction(metric: str, unit: str) -> str | None:
+    """Direction in which a metric improves, ``higher`` or ``lower``; None if that is not known."""
+    return "higher" if unit == "%" else BETTER.get(metric.partition("_")[0])
 
 
 def metrics_of(summary: pl.DataFrame, evaluation: Evaluation) -> list[str]:

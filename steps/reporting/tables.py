@@ -15,6 +15,7 @@ from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.summary import (
     UNSTABLE,
     cells_of,
+    direction,
     headline,
     metrics_of,
     ranked,
@@ -217,11 +218,14 @@ def measured_mean(row: dict[str, Any]) -> str:
 
 
 def _best(cells: pl.DataFrame) -> str | None:
-    """The best mean as printed; None if all are equal, or if higher may not be better."""
+    """The best mean as printed; None if all are equal, or if it is not known what is better."""
     printed = [measured_mean(row) for row in cells.iter_rows(named=True)]
-    if len(set(printed)) < 2 or cells["unit"][0] != "%":
+    metric, unit = cells["metric"][0], cells["unit"][0]
+    way = direction(metric, unit)
+    if len(set(printed)) < 2 or way is None:
         return None
-    return measured(float(cells["mean"].max()), "%")  # type: ignore[arg-type]
+    mean = cells["mean"].max() if way == "higher" else cells["mean"].min()
+    return measured(float(mean), unit)  # type: ignore[arg-type]
 
 
 def _column(summary: pl.DataFrame, evaluation: Evaluation, metric: str) -> str:

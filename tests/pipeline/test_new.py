@@ -268,6 +268,41 @@ def test_a_table_with_patients_in_its_names(home: Path) -> None:
     assert "whole patients at a time (20, by their names)" in text_of(plan.dataset_file("mine"))
 
 
+def test_a_table_of_several_labels(home: Path) -> None:
+    put(home / "data/chest", [f"{i}.jpg" for i in range(80)])
+    cells = ["Mass", "Mass|Edema", "No Finding", "Edema"]
+    rows = "".join(f"{i}.jpg,{cells[i % 4]},{i}\n" for i in range(80))
+    (home / "data/chest/labels.csv").write_text(f"Image Index,Finding Labels,Age\n{rows}")
+    plan = made("data/chest")
+    dataset = plan.datasets["mine"]
+    assert (dataset.label_separator, dataset.no_label) == ("|", "No Finding")
+    assert open_source(dataset).classes == ["Edema", "Mass"]
+    assert {*plan.experiment.tasks} == {"knn", "linear", "finetune"}
+    assert "supervised" not in plan.experiment.methods
+    assert "A cell with | holds several labels." in text_of(plan.dataset_file("mine"))
+
+
+def test_a_table_of_numbers(home: Path) -> None:
+    put(home / "data/bones", [f"{i}.jpg" for i in range(80)])
+    rows = "".join(f"{i}.jpg,{i / 4}\n" for i in range(80))
+    (home / "data/bones/ages.csv").write_text(f"image,age\n{rows}")
+    plan = made("data/bones")
+    assert plan.datasets["mine"].number_column == "age"
+    assert plan.experiment.tasks["finetune"] == ["finetune_numbers"]
+    text = text_of(plan.dataset_file("mine"))
+    assert "with a number each, age" in text
+
+
+def test_whole_numbers_are_classes_and_the_file_says_so(home: Path) -> None:
+    put(home / "data/bones", [f"{i}.jpg" for i in range(80)])
+    rows = "".join(f"{i}.jpg,{i // 3}\n" for i in range(80))
+    (home / "data/bones/ages.csv").write_text(f"image,age\n{rows}")
+    plan = made("data/bones")
+    assert plan.datasets["mine"].target == "class"
+    said = "replace label_column by number_column: age"
+    assert said in text_of(plan.dataset_file("mine"))
+
+
 def test_a_table_for_each_split(home: Path) -> None:
     put(home / "data/t", [f"{i}.jpg" for i in range(120)])
     for split, own in (("train", range(90)), ("val", range(90, 120))):
@@ -436,14 +471,70 @@ def test_a_damaged_image(home: Path) -> None:
     assert "photos: 0.jpg: " in refused("data/photos")
 
 
+def semantic(folder: Path, count: int = 80, value: int = 1, mode: str = "L") -> None:
+    """Images of 64 x 48 px, and masks of the values 0, ``value`` and 255."""
+    put(folder / "images", [f"{i}.jpg" for i in range(count)])
+    (folder / "masks").mkdir()
+    for i in range(count):
+        pixels = np.zeros((48, 64), np.uint8)
+        pixels[:20], pixels[20:22] = value, 255
+        Image.fromarray(pixels).convert(mode).save(folder / f"masks/{i}.png")
+
+
 def test_semantic_masks(home: Path) -> None:
-    put(home / "data/street/images", [f"{i}.jpg" for i in range(5)])
-    for i in range(5):
-        (home / "data/street/masks").mkdir(exist_ok=True)
-        Image.new("L", (8, 8)).save(home / f"data/street/masks/{i}.png")
-    line = refused("data/street")
-    assert "5 PNG masks in masks/ beside 5 images: semantic masks alone are not read yet" in line
-    assert "remedy: give only the folder of the images" in line
+    semantic(home / "data/street")
+    plan = made("data/street")
+    assert plan.experiment.tasks == {"geometry": ["geometry"], "segment": ["segment"]}
+    masks = plan.datasets["mine_masks"]
+    assert masks.classes == ["background", "class 1"]
+    assert (masks.train.images, masks.train.masks) == ("street/images", "street/masks")
+    assert masks.val.share == 0.2
+    assert plan.datasets["mine"].train == "street/images"
+    assert "Classes are the values of 80 masks" in text_of(plan.dataset_file("mine_masks"))
+    assert len(open_source(masks).names("val")) == 16
+
+
+def test_semantic_masks_in_splits_with_gaps(home: Path) -> None:
+    for split, count in (("training", 80), ("validation", 9)):
+        semantic(home / "data/ade", count, value=7)
+        for kind in ("images", "masks"):
+            (home / f"data/ade/{kind}").rename(home / f"data/{split}-{kind}")
+    for split in ("training", "validation"):
+        for kind, name in (("images", "images"), ("masks", "annotations")):
+            (home / f"data/ade/{name}").mkdir(exist_ok=True)
+            (home / f"data/{split}-{kind}").rename(home / f"data/ade/{name}/{split}")
+    masks = made("data/ade").datasets["mine_masks"]
+    assert masks.train.masks == "ade/annotations/training"
+    assert masks.val.images == "ade/images/validation"
+    assert masks.class_values == [0, 7]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (lambda folder: (folder / "masks/3.png").unlink(), "3.jpg: its mask "),
+        (
+            lambda folder: Image.new("RGB", (64, 48)).save(folder / "masks/0.png"),
+            "masks/0.png: a mask of colours (RGB)",
+        ),
+        (
+            lambda folder: [p.rename(p.with_name(f"m{p.name}")) for p in folder.glob("masks/*")],
+            "and none of them has an image's name",
+        ),
+        (
+            lambda folder: [p.rename(folder / p.name) for p in folder.glob("images/*")],
+            "not in a folder of images and a folder of masks",
+        ),
+        (
+            lambda folder: [Image.new("L", (64, 48)).save(p) for p in folder.glob("masks/*")],
+            "masks with 1 values",
+        ),
+    ],
+)
+def test_bad_semantic_masks(home: Path, spoil: Any, line: str) -> None:
+    semantic(home / "data/street")
+    spoil(home / "data/street")
+    assert line in refused("data/street")
 
 
 @pytest.mark.parametrize(

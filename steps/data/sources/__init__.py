@@ -3,6 +3,7 @@
 from steps.data.sources.coco import CocoCaptionsSource, CocoSource
 from steps.data.sources.folder import FolderSource
 from steps.data.sources.images import ImagesSource
+from steps.data.sources.masks import MasksSource
 from steps.data.sources.parquet import ParquetSource
 from steps.data.sources.shapes import ShapesSource
 from steps.data.sources.source import HeldOutSource, Item, Problem, Source, data_root
@@ -16,6 +17,7 @@ from steps.params.dataset import (
     FolderDataset,
     HeldOut,
     ImagesDataset,
+    MasksDataset,
     ParquetDataset,
     WebDatasetDataset,
 )
@@ -49,6 +51,8 @@ def _source(dataset: Dataset) -> Source:
         return WebDatasetSource(dataset)
     if isinstance(dataset, CocoDataset):
         return CocoSource(dataset)
+    if isinstance(dataset, MasksDataset):
+        return MasksSource(dataset)
     if isinstance(dataset, CocoCaptionsDataset):
         return CocoCaptionsSource(dataset)
     return ShapesSource(dataset)

@@ -52,6 +52,12 @@ class Item:
     """Factors of a drawn image: by name, an index into the source's values."""
     problem: str | None = None
     """Fault that the reader already found."""
+    labels: tuple[int, ...] | None = None
+    """All classes of an image of a set with several labels each."""
+    number: float | None = None
+    mask: Callable[[], bytes] | None = None
+    """The encoded semantic mask. May raise OSError."""
+    """The number of an image, in a set that has them."""
 
 
 class Source(ABC):
@@ -60,6 +66,10 @@ class Source(ABC):
     kind: Kind
     classes: list[str]
     """Names in the order of the labels; empty for a caption set."""
+    mask_classes: Mapping[int, int] = {}
+    """Class of each value of a semantic mask."""
+    mask_ignored: Sequence[int] | None = ()
+    """Values of a semantic mask that are ignored; None: all that are none of a class."""
     has_captions: bool = False
     categories: Sequence[dict[str, Any]] = ()
     """COCO's categories, in the order of ``classes`` (detection)."""
@@ -110,6 +120,7 @@ class HeldOutSource(Source):
         self._source = source
         self.kind, self.classes, self.categories = source.kind, source.classes, source.categories
         self.has_captions, self.factors = source.has_captions, source.factors
+        self.mask_classes, self.mask_ignored = source.mask_classes, source.mask_ignored
         self._labels = source.labels("train")
         chosen = hold_out(source.names("train"), self._labels, held_out, where)
         every = range(len(self._labels))

@@ -230,6 +230,116 @@ def test_tables_that_cannot_be_read(root: Path, text: str, found: str) -> None:
     assert "labels.csv" in str(raised.value)
 
 
+def told(source: Source) -> list[tuple[Any, ...]]:
+    return [(item.labels, item.number, item.problem) for item in items(source, "train")]
+
+
+def test_a_table_of_several_labels_in_one_cell(root: Path) -> None:
+    text = "image,label\n1.png,Mass|Edema\n2.png,No Finding\n3.png, Mass \n"
+    dataset = table(root, text, label_separator="|", no_label="No Finding")
+    source = open_source(dataset)
+    assert (source.kind, source.classes) == ("multilabel", ["Edema", "Mass"])
+    assert (dataset.target, dataset.has_labels) == ("classes", False)
+    assert told(source) == [((0, 1), None, None), ((), None, None), ((1,), None, None)]
+
+
+def test_a_table_of_a_column_per_label(root: Path) -> None:
+    text = "image,Mass,Edema\n1.png,1.0,-1.0\n2.png,0,\n3.png,1,1\n"
+    columns = {"label_columns": ["Edema", "Mass"]}
+    source = open_source(table(root, text, **columns, label_cells={"": 0, "-1.0": 1}))
+    assert source.classes == ["Edema", "Mass"]
+    assert [labels for labels, _, _ in told(source)] == [(0, 1), (), (0, 1)]
+    remedy = "and not 1 or 0; say in label_cells what it counts as"
+    assert [problem for _, _, problem in told(open_source(table(root, text, **columns)))] == [
+        f"line 2 of labels.csv has '-1.0' in column 'Edema', {remedy}",
+        f"line 3 of labels.csv has an empty cell in column 'Edema', {remedy}",
+        None,
+    ]
+
+
+def test_a_table_of_numbers(root: Path) -> None:
+    text = "image,age\n1.png,-1.5e2\n2.png,\n3.png,old\n1.png,nan\nlost.png,3\n"
+    source = open_source(table(root, text, number_column="age"))
+    assert (source.kind, source.classes) == ("regression", [])
+    assert told(source) == [
+        (None, -150.0, None),
+        (None, None, "line 3 of labels.csv has no number"),
+        (None, None, "line 4 of labels.csv has 'old', and not a number"),
+        (None, None, "line 5 of labels.csv has nan, not finite"),
+        (None, 3.0, "no such file"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("label", "problem"),
+    [
+        ("", "line 3 of labels.csv has no label"),
+        ("a||b", "line 3 of labels.csv has an empty label"),
+    ],
+)
+def test_labels_that_are_empty(root: Path, label: str, problem: str) -> None:
+    source = open_source(
+        table(root, f"image,label\n1.png,a|b\n2.png,{label}\n", label_separator="|")
+    )
+    assert [found for _, _, found in told(source)] == [None, problem]
+
+
+def test_a_column_of_a_label_is_absent(root: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"no column 'Mass' \| allowed: image, mass .*label_columns"
+    ):
+        open_source(table(root, "image,mass\n1.png,1\n", label_columns=["Mass"]))
+
+
+@pytest.mark.parametrize(
+    ("keys", "found"),
+    [
+        ({"number_column": "a", "label_separator": "|"}, "contradict each other"),
+        ({"number_column": "a", "label_column": "b"}, "label_column has no effect"),
+        ({"number_column": "a", "classes": ["b"]}, "classes has no effect"),
+        ({"no_label": "none"}, "set label_separator"),
+        ({"label_cells": {"": 0}}, "only for label_columns"),
+        ({"label_columns": ["a", "a"]}, "names a column twice"),
+    ],
+)
+def test_keys_of_a_table_that_contradict_each_other(keys: dict[str, Any], found: str) -> None:
+    with pytest.raises(ValueError, match=found):
+        CsvDataset(format="csv", train="t.csv", val="v.csv", **keys)
+
+
+def test_params_of_a_table_of_classes_are_as_before() -> None:
+    keys = {*CsvDataset(format="csv", train="t.csv", val="v.csv").resolved()}
+    assert not keys & {"label_separator", "no_label", "label_columns", "label_cells"}
+    assert "number_column" not in keys
+
+
+def test_several_labels_and_numbers_are_prepared(root: Path) -> None:
+    rows = "".join(f"{index + 1}.png,{'ab'[index % 2]},{index / 3}\n" for index in range(3))
+    (root / "t").mkdir()
+    put(root / "t", ["1.png", "2.png", "3.png"])
+    (root / "t/t.csv").write_text(f"image,kind,age\n{rows}", encoding="utf-8")
+    common = "format: csv, train: t/t.csv, val: t/t.csv, max_in_both: null"
+    for name, further in {
+        "several": "label_column: kind, label_separator: '+'",
+        "numbers": "number_column: age",
+    }.items():
+        params = root / f"{name}.yaml"
+        params.write_text(f"{{{common}, {further}}}", encoding="utf-8")
+        prepare(["--dataset", str(params), "--out", str(root / name)])
+    facts = read_manifest(root / "several").facts
+    assert facts["splits"]["train"] == {"images": 3, "per_class": [2, 1]}
+    assert Images(root / "several", "val").targets.tolist() == [[1, 0], [0, 1], [1, 0]]
+    facts = read_manifest(root / "numbers").facts
+    assert facts["splits"]["train"] == {"images": 3, "numbers": [0.0, 2 / 3]}
+    images = Images(root / "numbers", "val")
+    assert images.targets.tolist() == [0, 1 / 3, 2 / 3]
+    assert (images.target, images.has_labels) == ("number", False)
+    (root / "t/t.csv").write_text("image,age\n1.png,4\n2.png,4\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"every number of split train is 4 .*different numbers"):
+        prepare(["--dataset", str(root / "numbers.yaml"), "--out", str(root / "same")])
+    assert not (root / "same").exists()
+
+
 def test_an_unlabelled_tree_is_prepared(root: Path) -> None:
     put(root / "photos", [f"{index}.png" for index in range(12)])
     (root / "photos/readme.md").write_text("text", encoding="utf-8")

@@ -35,6 +35,7 @@ from steps.models.features import last_blocks
 from steps.params.backbone import BEiTBackbone
 from steps.params.load import load
 from steps.params.protocols import Segment
+from steps.prepare import main as prepare
 from steps.segment import main
 from tests.unit.detection.conftest import make_backbone, make_scenes
 
@@ -205,6 +206,40 @@ def test_command(
     kept = torch.tensor(decided.table["confusion"].to_pylist()).view(4, 3, 3)
     assert torch.equal(kept.sum(dim=0), counted)
     assert decided.table["id"].to_pylist() == Images(scenes, "val").ids
+
+
+@pytest.mark.parametrize("first", ["background", "road"])
+def test_command_on_semantic_masks(
+    first: str, backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRETEXT_DATA", str(tmp_path))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 3)):
+        for folder in ("images", "masks"):
+            (tmp_path / split / folder).mkdir(parents=True)
+        for index in range(count):
+            classes = np.zeros((70, 90), np.uint8)
+            classes[:, int(rng.integers(20, 70)) :] = 1
+            classes[:8] = 255
+            pixels = 60 + 120 * (classes[..., None] == 1) + rng.normal(0, 9, (70, 90, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{split}/images/{index}.png")
+            Image.fromarray(classes).save(tmp_path / f"{split}/masks/{index}.png")
+    places = {s: {"images": f"{s}/images", "masks": f"{s}/masks"} for s in ("train", "val")}
+    params = {"format": "masks", **places, "classes": [first, "sky"]}
+    Path("fields.yaml").write_text(yaml.safe_dump(params))
+    prepare(["--dataset", "fields.yaml", "--out", "fields"])
+    Path("tiny.yaml").write_text(yaml.safe_dump({**SMALL, "epochs": 20}))
+    flags = {"protocol": "tiny.yaml", "backbone": backbone, "data": "fields", "out": "s.json"}
+    main([text for name, path in flags.items() for text in (f"--{name}", str(path))])
+    records, manifest = read_records(Path("s.json"))
+    metrics = {record.metric: record.value for record in records}
+    assert manifest.facts["classes"] == [first, "sky"]
+    assert {*metrics} == {"miou", "accuracy", *(["miou_objects"] if first == "background" else [])}
+    assert metrics["miou"] > 50
+    counted = torch.tensor(manifest.facts["confusion"])
+    # Pixels of the value 255 are not scored.
+    assert counted.sum() < 3 * 64 * 64 * 0.95
 
 
 def test_a_beit_is_looked_at_in_another_size(
