@@ -22,7 +22,11 @@ CORES = 2
 JOB_SECONDS = 17.0
 """Seconds of a core for the imports of a job: the part of the quickstart's 24 minutes on two cores
 that its records do not have, spread over its 44 jobs."""
-_LIKE = {"mask_rcnn_shapes": "mask_rcnn_small", "layout": "layout_128"}
+_LIKE = {
+    "mask_rcnn_shapes": "mask_rcnn_small",
+    "layout": "layout_128",
+    "geometry_bands": "geometry",
+}
 """Protocols that cost the same as a measured one: the same network and sizes."""
 _STATED = {"segment": 0.010}
 """Seconds per image of protocols that the quickstart lacks, as their files state them."""
@@ -109,7 +113,8 @@ def estimated_seconds(plan: Plan, sizes: dict[str, Size], report: Path = REPORT)
     for node in plan.needs:
         if not isinstance(node, Pretraining):
             return None
-        stem = plan.recipe_file(node.recipe).stem
+        # Recipes for any channels do the work of those for photographs, but for the colours.
+        stem = plan.recipe_file(node.recipe).stem.removesuffix("_bands")
         each = measured.recipes.get((experiment.regime, node.backbone, stem))
         if each is None:
             return None
