@@ -26,6 +26,7 @@ _LIKE = {
     "mask_rcnn_shapes": "mask_rcnn_small",
     "layout": "layout_128",
     "finetune_numbers": "finetune_small",
+    "geometry_bands": "geometry",
 }
 """Protocols that cost the same as a measured one: the same network and sizes."""
 _STATED = {"segment": 0.010}
@@ -113,7 +114,8 @@ def estimated_seconds(plan: Plan, sizes: dict[str, Size], report: Path = REPORT)
     for node in plan.needs:
         if not isinstance(node, Pretraining):
             return None
-        stem = plan.recipe_file(node.recipe).stem
+        # Recipes for any channels do the work of those for photographs, but for the colours.
+        stem = plan.recipe_file(node.recipe).stem.removesuffix("_bands")
         each = measured.recipes.get((experiment.regime, node.backbone, stem))
         if each is None:
             return None

@@ -158,6 +158,7 @@ def test_images_of_other_channels(
     assert f"The first image has {channels} channel" in said
     assert counts(plan) == (128, 32)
     assert "_bands change no colours" in text_of(home / "params/experiments/mine.yaml")
+    assert "\nAbout " in capsys.readouterr().out
 
 
 def test_images_of_other_channels_without_labels(home: Path) -> None:
