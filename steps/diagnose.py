@@ -40,8 +40,8 @@ from steps.methods.mp3 import MP3
 from steps.models.backbones import CONFIG, normalisation
 from steps.models.teacher import pixels_of
 from steps.params.base import Size
-from steps.params.dataset import RGB
 from steps.params.load import option
+from steps.params.sets import RGB
 from steps.tokenizers import load_tokenizer
 
 BATCH = 64

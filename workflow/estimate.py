@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from steps.params.dag import Pretraining
-from steps.params.dataset import ShapesDataset
 from steps.params.load import load
 from steps.params.plan import Plan
+from steps.params.shapes import ShapesDataset
 from workflow.dvc import Stages
 
 REPOSITORY = Path(__file__).resolve().parents[1]

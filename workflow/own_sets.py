@@ -17,9 +17,9 @@ from steps.data.decoding import UnfitImageError, decode
 from steps.data.names import escaped
 from steps.data.sources import Source, open_source
 from steps.params.channels import in_words
-from steps.params.dataset import GROUND, MAX_PIXELS, RGB, Tiles
 from steps.params.load import validate
 from steps.params.plan import AnyDataset
+from steps.params.sets import GROUND, MAX_PIXELS, RGB, Tiles
 from workflow.readings import Reading
 
 _OPENED = 16

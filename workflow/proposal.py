@@ -15,11 +15,11 @@ import yaml
 from steps.command import UserError
 from steps.params.backbone import Backbone
 from steps.params.channels import check_training, in_words
-from steps.params.dataset import RGB
 from steps.params.detection import Detection
 from steps.params.load import Loader, load
 from steps.params.protocols import Finetune
 from steps.params.recipe import Recipe, Training
+from steps.params.sets import RGB
 from workflow.own_sets import OwnSet, images_of, own_set, stored_side
 from workflow.readings import Reading
 

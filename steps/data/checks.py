@@ -18,7 +18,7 @@ from steps.data.decoding import Picture, UnfitImageError, decode, lossless
 from steps.data.names import escaped, is_text, written
 from steps.data.sources.source import Item, Problem
 from steps.data.values import shown
-from steps.params.dataset import GROUND, MAX_PIXELS, Tiles
+from steps.params.sets import GROUND, MAX_PIXELS, Tiles
 
 Note = Literal["turned", "composited", "first_of_several"]
 """Change that makes an image other than its file's plain content, as :class:`Picture` has it."""

@@ -32,7 +32,8 @@ from steps.data.names import same_written
 from steps.data.semantic import MaskError, encode_mask
 from steps.data.shards import SPLITS, ShardWriter
 from steps.data.sources import Item, Source
-from steps.params.dataset import Dataset, FromFiles
+from steps.params.dataset import Dataset
+from steps.params.sets import FromFiles
 
 PIXEL_SAMPLE = 50_000
 """The most training images that the channel mean and std are taken from, evenly spaced."""

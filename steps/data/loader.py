@@ -29,7 +29,7 @@ from steps.core.distributed import world_size
 from steps.core.seeds import derive, generator
 from steps.data.shards import Images
 from steps.data.views import evaluation_view, make_views
-from steps.params.dataset import RGB, Target
+from steps.params.sets import RGB, Target
 from steps.params.views import View, sides
 
 if TYPE_CHECKING:

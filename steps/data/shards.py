@@ -35,7 +35,7 @@ from steps.artifacts.manifest import ANEW
 from steps.command import UserError
 from steps.data.bands import Array, is_packed, unpack
 from steps.data.decoding import stored_pixels
-from steps.params.dataset import Target
+from steps.params.sets import Target
 
 BATCH_ROWS = 1024
 SPLITS = ("train", "val")

@@ -12,8 +12,8 @@ from steps.methods import Method, MethodContext, build_method
 from steps.methods.build import backbone_for
 from steps.models.backbones import HEADS, WEIGHTS, create_backbone, normalisation, with_channels
 from steps.params.backbone import Backbone
-from steps.params.dataset import RGB
 from steps.params.recipe import Recipe
+from steps.params.sets import RGB
 from steps.tokenizers import load_tokenizer
 
 

@@ -34,7 +34,8 @@ from steps.data.views import RESAMPLING, centre_crop, normalise, to_tensor
 from steps.evaluation.frozen import FrozenBackbone, sized
 from steps.models.backbones import Transformer, image_size, load_backbone, normalisation
 from steps.models.features import frozen_features
-from steps.params.dataset import GROUND, MAX_PIXELS, RGB, ImagesDataset
+from steps.params.dataset import ImagesDataset
+from steps.params.sets import GROUND, MAX_PIXELS, RGB
 
 log = logging.getLogger(__name__)
 TIMM = "timm:"

@@ -21,8 +21,8 @@ from steps.engine.checkpoint import Scratch, scratch
 from steps.engine.devices import claim_gpu
 from steps.params.base import Params
 from steps.params.channels import check_protocol, in_words
-from steps.params.dataset import RGB
 from steps.params.load import load
+from steps.params.sets import RGB
 
 if TYPE_CHECKING:
     from steps.artifacts.decisions import Decisions

@@ -13,8 +13,8 @@ from steps.core.schedules import Progress
 from steps.models.backbones import BackboneModel
 from steps.models.teacher import Teacher
 from steps.models.tokenizer import FixedTokenizer
-from steps.params.dataset import Target
 from steps.params.methods.method import Method as Params
+from steps.params.sets import Target
 
 Draws = dict[str, Tensor]
 """Random choices by name, each with the batch as its first axis."""

@@ -23,7 +23,7 @@ from steps.core.finite import DIVERGED, check_weights
 from steps.models.batch_norm import BatchNorm2d
 from steps.models.positions import WITH_OFFSET, Resizing
 from steps.params.backbone import Backbone
-from steps.params.dataset import RGB
+from steps.params.sets import RGB
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

@@ -27,7 +27,7 @@ from steps.models.positions import (
 )
 from steps.official.files import check_fit
 from steps.official.weights import CHANNELS, RELATIVE, Weights, sizes_of, sizes_of_model
-from steps.params.dataset import RGB
+from steps.params.sets import RGB
 
 _STEMS = ("conv1.weight", "patch_embed.proj.weight")
 """Names of the first layer of a ResNet and of a transformer."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from steps.command import UserError
 from steps.params.base import Params
-from steps.params.dataset import RGB
 from steps.params.recipe import Training
+from steps.params.sets import RGB
 from steps.params.tokenizers import TokenizerRecipe
 from steps.params.views import View
 

@@ -14,12 +14,13 @@ from steps.params.channels import (
     in_words,
 )
 from steps.params.dag import Pretraining, Tokenizer
-from steps.params.dataset import RGB, ShapesDataset
 from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
 from steps.params.protocols import TOLD, Finetune, Probe, check_target
 from steps.params.recipe import Training, check_backbone
+from steps.params.sets import RGB
+from steps.params.shapes import ShapesDataset
 from steps.params.tasks import TASKS, Need, Task
 from steps.params.views import View
 

@@ -15,9 +15,9 @@ from pydantic import (
 
 from steps.command import UserError
 from steps.params.base import Count, NotNegative, Params, Positive, Probability
-from steps.params.dataset import Target
 from steps.params.methods.baselines import SupervisedParams
 from steps.params.recipe import Schedule, Training
+from steps.params.sets import Target
 from steps.params.text import Prompts
 from steps.params.views import View
 

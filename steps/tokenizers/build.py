@@ -15,7 +15,7 @@ from steps.command import UserError
 from steps.models.backbones import CONFIG, WEIGHTS, save_weights
 from steps.models.teacher import Renormalise, Teacher, pixels_of
 from steps.models.tokenizer import FixedTokenizer, Tokenizer
-from steps.params.dataset import RGB
+from steps.params.sets import RGB
 from steps.params.tokenizers import DalleParams, TokenizerParams, VQKDParams
 from steps.tokenizers.dalle import DVAE, DVAETraining
 from steps.tokenizers.training import TokenizerTraining

@@ -15,12 +15,12 @@ from steps.params.dataset import (
     CsvDataset,
     Dataset,
     FolderDataset,
-    HeldOut,
     ImagesDataset,
     MasksDataset,
     ParquetDataset,
     WebDatasetDataset,
 )
+from steps.params.sets import HeldOut
 
 __all__ = ["Item", "Problem", "Source", "data_root", "open_source"]
 

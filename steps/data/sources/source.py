@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from steps.command import UserError
-from steps.params.dataset import HeldOut, Kind
+from steps.params.sets import HeldOut, Kind
 
 ENVIRONMENT = "PRETEXT_DATA"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")

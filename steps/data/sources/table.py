@@ -13,7 +13,8 @@ from steps.data.names import check_label_names
 from steps.data.sources.images import missing
 from steps.data.sources.source import Item, Source, existing_file, existing_folder, given
 from steps.data.values import shown
-from steps.params.dataset import CsvDataset, Kind, Target
+from steps.params.dataset import CsvDataset
+from steps.params.sets import Kind, Target
 
 _ALLOWED = "UTF-8 text, a line of column names, then a line for each image"
 _KINDS: dict[Target, Kind] = {

@@ -23,7 +23,7 @@ from steps.data.loader import BatchPlan, TrainingViews, training_batches
 from steps.data.shards import Images, ShardWriter
 from steps.data.sources import Item
 from steps.data.views import evaluation_view, make_views, normalise
-from steps.params.dataset import GROUND, MAX_PIXELS
+from steps.params.sets import GROUND, MAX_PIXELS
 from steps.params.views import Blur, Jitter, SecondImage, View
 from tests.faults.builders_data import png
 

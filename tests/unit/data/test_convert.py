@@ -17,7 +17,8 @@ from steps.data import convert as subject
 from steps.data.convert import choose, convert, ordered_map
 from steps.data.shards import Images
 from steps.data.sources import Item, Source
-from steps.params.dataset import FolderDataset, Limit
+from steps.params.dataset import FolderDataset
+from steps.params.sets import Limit
 
 LIMITED = [0, 0, 0, 0, 1, 1, 2, 1, 2, 1]
 

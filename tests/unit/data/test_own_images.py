@@ -15,7 +15,8 @@ from steps.artifacts import read_manifest
 from steps.command import UserError
 from steps.data.shards import Images
 from steps.data.sources import Item, Source, open_source
-from steps.params.dataset import CsvDataset, FolderDataset, HeldOut, ImagesDataset
+from steps.params.dataset import CsvDataset, FolderDataset, ImagesDataset
+from steps.params.sets import HeldOut
 from steps.prepare import main as prepare
 
 HELD = HeldOut(share=0.25)

@@ -36,8 +36,9 @@ from steps.data.sources.shapes.reader import (
     shapes_with_cues,
     with_cues,
 )
-from steps.params.dataset import Cues, Dataset, ShapesDataset
+from steps.params.dataset import Dataset
 from steps.params.load import load, read_yaml
+from steps.params.shapes import Cues, ShapesDataset
 
 PARAMS = Path(__file__).parents[3] / "params" / "datasets"
 SAMPLES = 3000

@@ -17,7 +17,8 @@ from steps.data.bands import unpack
 from steps.data.checks import check_image, cut_image
 from steps.data.shards import Images
 from steps.data.sources import Item
-from steps.params.dataset import FolderDataset, ImagesDataset, Tiles
+from steps.params.dataset import FolderDataset, ImagesDataset
+from steps.params.sets import Tiles
 from steps.prepare import main as prepare
 
 

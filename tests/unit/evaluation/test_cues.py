@@ -22,9 +22,10 @@ from steps.data.sources import open_source
 from steps.evaluation.cues import CUES, Seen, decided, factors, looks, need_independent, scores
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import cached_probe
-from steps.params.dataset import Cues, Dataset, ShapesDataset
+from steps.params.dataset import Dataset
 from steps.params.load import load
 from steps.params.protocols import Linear
+from steps.params.shapes import Cues, ShapesDataset
 from tests.processes import REPOSITORY
 from tests.unit.detection.conftest import make_backbone
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from steps.command import UserError
-from steps.params.dataset import Finish, ShapesDataset
+from steps.params.shapes import Finish, ShapesDataset
 
 # --- The classes: outlines of one area, so that size says nothing about the class
 

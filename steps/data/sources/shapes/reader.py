@@ -21,7 +21,7 @@ from steps.data.sources.shapes.paint import (
     sample_scene,
 )
 from steps.data.sources.source import Item, Source
-from steps.params.dataset import Cues, ShapesDataset
+from steps.params.shapes import Cues, ShapesDataset
 
 # --- Captions of a scene with one shape, in several ways of saying it
 
