@@ -31,7 +31,9 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def image(path: Path, value: int = 7) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", SIZE, (value, 9, 9)).save(path)
+    picture = Image.new("RGB", SIZE, (value, 9, 9))
+    picture.putpixel((0, 0), (9, 99, 199))  # no channel of one value
+    picture.save(path)
 
 
 def mask(path: Path, values: Any, mode: str = "L") -> None:
