@@ -184,7 +184,7 @@ def test_a_set_without_facts_is_named(scenery: Scenery) -> None:
     data = scenery.images(train=4, val=4)
     path = data / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_bytes()), "facts": {}}), encoding="utf-8")
-    with pytest.raises(UserError, match=r"manifest.json: facts: dataset: missing \| remedy"):
+    with pytest.raises(UserError, match=r"manifest.json: facts: kind: missing \| remedy"):
         dataset_facts(data)
 
 
