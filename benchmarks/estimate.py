@@ -1,4 +1,4 @@
-"""How long an experiment on ImageNet-1K would take: arithmetic on params, and a measured decoding.
+"""Estimated time of an experiment on ImageNet-1K: arithmetic on params, and a measured decoding.
 
     python -m benchmarks.estimate
 

@@ -69,7 +69,7 @@ rule pretrain:
 
 
 LIBRARY = "/lib/x.py:12: UserWarning: The array is not writable\n  rows = array()\n"
-"""What Python prints of a library's warning."""
+"""Lines that Python prints for a warning of a library."""
 
 
 def _project(folder: Path, end: str = "touch") -> list[str]:
