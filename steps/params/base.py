@@ -5,9 +5,18 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer
 
 # --- The base of every params model
+
+
+class _Later:
+    """Type of ``LATER``."""
+
+
+LATER = _Later()
+"""Marks a key that earlier versions lack. At its default it is left out of what is written: params
+are part of a run's identity, and a run made before the key existed is still the same run."""
 
 
 class Params(BaseModel):
@@ -18,6 +27,15 @@ class Params(BaseModel):
     def resolved(self) -> dict[str, Any]:
         """All values as JSON, defaults included, for manifests and digests."""
         return self.model_dump(mode="json")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out keys that are marked as ``LATER`` and have their defaults."""
+        values: dict[str, Any] = serialise(self)
+        for name, field in type(self).model_fields.items():
+            if LATER in field.metadata and getattr(self, name) == field.default:
+                values.pop(name, None)
+        return values
 
 
 # --- Kinds of numbers, with their ranges

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Len
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
-from steps.params.base import Params
+from steps.params.base import LATER, Params
 from steps.params.names import Place
 from steps.params.sets import FromFiles, HeldOut, ImageFiles, Target, Text, Tiles
 from steps.params.shapes import ShapesDataset
@@ -45,7 +43,7 @@ class ImagesDataset(ImageFiles):
     whose image members are taken."""
     val: Place | Annotated[list[Place], Len(1)] | HeldOut
     """Places of the split, or the part of ``train`` that it is."""
-    tiles: Tiles | None = None
+    tiles: Annotated[Tiles | None, LATER] = None
     """Cut images larger than what a network sees, so that small objects keep their pixels: each
     tile becomes an image of its own, as JPEG of quality 95; PNGs stay PNGs. ``limit`` and ``val``
     count and choose whole images. null: images stay whole."""
@@ -78,18 +76,18 @@ class CsvDataset(ImageFiles):
     delimiter: Literal[",", ";", "\t", "|"] = ","
     classes: Annotated[list[Text], Len(1)] | None = None
     """Labels in the order of their numbers; null: those of ``train``, sorted."""
-    label_separator: Text | None = None
+    label_separator: Annotated[Text | None, LATER] = None
     """Text between the labels of an image in ``label_column``, such as | (ChestX-ray14). null: an
     image has one label."""
-    no_label: str | None = None
+    no_label: Annotated[str | None, LATER] = None
     """With ``label_separator``: the cell of an image that has none of the labels, such as No
     Finding; an empty text is an empty cell. null: each image has at least one."""
-    label_columns: Annotated[list[Text], Len(1)] | None = None
+    label_columns: Annotated[Annotated[list[Text], Len(1)] | None, LATER] = None
     """One column per label, with 1 or 0 in each line (CheXpert); the columns are the classes."""
-    label_cells: dict[str, Literal[0, 1]] = {}
+    label_cells: Annotated[dict[str, Literal[0, 1]], LATER] = {}
     """With ``label_columns``: further cells and what they count as, such as {'': 0, '-1.0': 1} for
     blank and uncertain ones."""
-    number_column: Text | None = None
+    number_column: Annotated[Text | None, LATER] = None
     """Column of a number per image, to be predicted by regression."""
 
     @property
@@ -113,16 +111,6 @@ class CsvDataset(ImageFiles):
         if self.label_columns is not None:
             return {"label_columns": self.label_columns}
         return {"label_column": [self.label_column]}
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that earlier versions lack, unless they are used: the params of a set are
-        part of what an engine compares."""
-        values: dict[str, Any] = serialise(self)
-        new = ("label_separator", "no_label", "label_columns", "label_cells", "number_column")
-        return {
-            key: value for key, value in values.items() if key not in new or value not in (None, {})
-        }
 
     @model_validator(mode="after")
     def _one_target(self) -> CsvDataset:

@@ -5,17 +5,16 @@ plain vision transformer (ViTDet, arXiv:2203.16527) or a ResNet.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
 from steps.params.base import (
+    LATER,
     Count,
     DropPath,
     Interval,
@@ -45,7 +44,7 @@ class DetectionBackbone(Params):
     drop_path: DropPath = 0.0
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: less memory, the same numbers."""
-    frozen: bool = False
+    frozen: Annotated[bool, LATER] = False
     """Keep the pretrained weights, and train pyramid and heads alone: AP then tells what the
     features hold, which fine-tuning on many scenes washes out. Maps pass the pretrained final
     norm, as frozen features do elsewhere (DINOv3, arXiv:2508.10104)."""
@@ -308,18 +307,9 @@ class Detection(Params):
     """Epochs between evaluations; null: evaluate only after the last epoch."""
     workers: Annotated[int, Ge(0)] = 0
     """Processes that load images, per device. The number does not change the images."""
-    keep_detector: bool = False
+    keep_detector: Annotated[bool, LATER] = False
     """Keep the trained detector beside the pictures, for ``steps.detect --predict``: the weights of
     the backbone, as pretrained and as trained, and of the heads. It changes no score."""
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a key that detections of earlier versions lack, unless it is used: the params
-        of a run are part of its identity."""
-        values: dict[str, Any] = serialise(self)
-        if not self.keep_detector:
-            del values["keep_detector"]
-        return values
 
     @model_validator(mode="after")
     def _sizes(self) -> Detection:

@@ -6,13 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     Discriminator,
-    SerializerFunctionWrapHandler,
     Tag,
-    model_serializer,
     model_validator,
 )
 
-from steps.params.base import Epochs, Params
+from steps.params.base import LATER, Epochs, Params
 from steps.params.methods import METHODS
 from steps.params.methods.method import Kind
 from steps.params.names import Below, Label, Name, PathText
@@ -36,10 +34,10 @@ class Imported(Params):
     """Name of the row in tables and of its folder in the results."""
     format: Format | None = None
     """Method that published the file ``checkpoint``."""
-    timm: PathText | None = None
+    timm: Annotated[PathText | None, LATER] = None
     """Name of a timm model, such as ``vit_small_patch16_dinov3.lvd1689m``. Without ``checkpoint``,
     timm downloads it."""
-    transformers: Below | None = None
+    transformers: Annotated[Below | None, LATER] = None
     """Path below the data root of a Hugging Face folder: ViT, ViTMAE, DINOv2 (with registers too),
     DINOv3, BEiT, or the image tower of CLIP or SigLIP."""
     checkpoint: Below | None = None
@@ -50,7 +48,7 @@ class Imported(Params):
     network: Name | None = None
     """Network of a file with two (teacher, student, base, momentum); null: the one for
     evaluation."""
-    method: Name | None = None
+    method: Annotated[Name | None, LATER] = None
     """Method of its training, for tables, with ``timm`` or ``transformers``; null: as the folder
     says, else unknown."""
     epochs: Epochs | None = None
@@ -87,16 +85,6 @@ class Imported(Params):
         if self.method is not None and self.method not in KINDS:
             raise ValueError(f"{self.name}: method {self.method} is none of {', '.join(KINDS)}")
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that rows of earlier versions lack, unless they are used: pages of
-        experiments are made again when these values change."""
-        values: dict[str, Any] = serialise(self)
-        for key in ("timm", "transformers", "method"):
-            if values[key] is None:
-                del values[key]
-        return values
 
     @property
     def asked(self) -> dict[str, Any]:

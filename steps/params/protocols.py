@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import (
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
 from steps.command import UserError
-from steps.params.base import Count, NotNegative, Params, Positive, Probability
+from steps.params.base import LATER, Count, NotNegative, Params, Positive, Probability
 from steps.params.methods.baselines import SupervisedParams
 from steps.params.recipe import Schedule, Training
 from steps.params.sets import Target
@@ -311,17 +309,9 @@ class Geometry(Params):
     """Factor t of the potential exp(-t d^2) in the uniformity."""
     crop_fraction: CropFraction
     """Centre crop of the images that effective rank and uniformity are measured on."""
-    lidar: LiDAR | None = None
+    lidar: Annotated[LiDAR | None, LATER] = None
     """null: not measured."""
     batch_size: Count = 256
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a key that protocols of earlier versions lack, unless it is used."""
-        values: dict[str, Any] = serialise(self)
-        if self.lidar is None:
-            del values["lidar"]
-        return values
 
     @model_validator(mode="after")
     def _one_view(self) -> Geometry:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import model_validator
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
-from steps.params.base import Count, Epochs, NotNegative, Params, Positive
+from steps.params.base import LATER, Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
 from steps.params.loggers import LoggerName
 from steps.params.methods import MethodParams
@@ -275,7 +275,7 @@ class Training(Params):
     clip_grad: ClipGrad | None = None
     views: Annotated[list[View], Len(1)]
     final_phase: FinalPhase | None = None
-    freeze_backbone_epochs: NotNegative = 0.0
+    freeze_backbone_epochs: Annotated[NotNegative, LATER] = 0.0
     """First epochs in which the backbone keeps the weights of ``init`` and only new parts, such as
     heads, are trained. Schedules do not change."""
     normalise: Normalise | None = None
@@ -287,11 +287,11 @@ class Training(Params):
     knn: OnlineKNN | None = None
     """k-NN accuracy during training; null: none. Left out on a dataset without labels, with a line
     in the log."""
-    on_collapse: Literal["warn", "stop"] = "warn"
+    on_collapse: Annotated[Literal["warn", "stop"], LATER] = "warn"
     """Reaction to embeddings that no longer tell images apart. warn: a line in the log and a mark
     in the report. stop: the run ends with an error at the step at which it is seen, and keeps a
     checkpoint. Methods without a collapse watch, such as mae, are not stopped."""
-    loggers: list[LoggerName] = []
+    loggers: Annotated[list[LoggerName], LATER] = []
     """Where metrics also go. tensorboard: ``<result>.tensorboard``, beside the backbone. wandb:
     Weights & Biases. Neither this nor ``on_collapse`` changes a result, so a run resumes with
     others."""
@@ -351,19 +351,6 @@ class Training(Params):
             )
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a key that trainings of earlier versions lack, unless it is used: the params of
-        a run are part of its identity."""
-        values: dict[str, Any] = serialise(self)
-        if not self.freeze_backbone_epochs:
-            del values["freeze_backbone_epochs"]
-        if self.on_collapse == "warn":
-            del values["on_collapse"]
-        if not self.loggers:
-            del values["loggers"]
-        return values
-
 
 # --- A recipe: a method with its hyper-parameters, and how it is trained
 
@@ -376,7 +363,7 @@ class Recipe(Params):
     """Frozen network that the method learns from; it is trained first if it does not exist."""
     tokenizer: Name | None = None
     """``params/tokenizers/<regime>/<tokenizer>.yaml``; the method predicts its tokens."""
-    init: Init | None = None
+    init: Annotated[Init | None, LATER] = None
     """Weights that the backbone starts from (continued pretraining); null: random ones."""
     training: Training | None = None
     data_share: Share = 1.0
@@ -426,14 +413,6 @@ class Recipe(Params):
         if (final := self.training.final_phase) is not None:
             self.method.check_views(sum(view.count for view in final.views))
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out a key that recipes of earlier versions lack, unless it is used."""
-        values: dict[str, Any] = serialise(self)
-        if self.init is None:
-            del values["init"]
-        return values
 
 
 # --- A recipe and a backbone fit each other

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import (
     AfterValidator,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
-from steps.params.base import Params
+from steps.params.base import LATER, Params
 
 GROUND = (255, 255, 255)
 RGB = (3, 8)
@@ -171,12 +169,12 @@ class ImageFiles(FromFiles):
     """Short side in pixels to which larger images are shrunk, as JPEG of quality 95; PNGs stay
     PNGs, and images too large for JPEG become PNGs. null: keep each file's bytes, except that
     images that are turned upright or put on ``ground`` become PNGs."""
-    channels: Annotated[int, Ge(1), Le(1024)] = 3
+    channels: Annotated[int, Ge(1), Le(1024), LATER] = 3
     """Channels of each image, such as 4 for red, green, blue and near infrared. Images of other
     than three channels of 8 bits are TIFF files, NumPy's ``.npy`` (channels first or last), or
     pictures of as many channels. They are stored without loss, and all their channels are data:
     ``ground`` does not apply. Every image must have this number."""
-    bits: Literal[8, 16] = 8
+    bits: Annotated[Literal[8, 16], LATER] = 8
     """Bits of each channel in the files. Values count as shares of 255 or 65,535."""
 
     @property
@@ -191,13 +189,3 @@ class ImageFiles(FromFiles):
                 f"{self.bits}, where a fourth channel is data: remove the key"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out keys that sets of earlier versions lack, unless they are used: the params of
-        a set are part of its identity."""
-        values: dict[str, Any] = serialise(self)
-        for key, usual in {"channels": RGB[0], "bits": RGB[1], "tiles": None}.items():
-            if key in values and values[key] == usual:
-                del values[key]
-        return values
