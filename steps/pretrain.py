@@ -247,6 +247,13 @@ def pretrain(
     )
     if init is not None:
         spent = {**spent, **started(init, new, spent, facts, quiet=fabric.global_rank > 0)}
+
+    def save(folder: Path) -> None:
+        exported, norm = method.export_backbone(), {"mean": facts.mean, "std": facts.std}
+        save_backbone(exported, backbone, folder, **norm, heads=method.heads())
+        if captions is not None:
+            captions.tokenizer.save(folder / TOKENIZER)
+
     with run.train(
         fabric,
         method,
@@ -260,14 +267,10 @@ def pretrain(
         about={**about, **spent},
         knn=knn,
         flops=flops,
+        save=save,
     ) as draft:
         if draft is not None:
-            trained, heads = method.export_backbone().cpu(), method.heads()
-            save_backbone(
-                trained, backbone, draft.path, mean=facts.mean, std=facts.std, heads=heads
-            )
-            if captions is not None:
-                captions.tokenizer.save(draft.path / TOKENIZER)
+            save(draft.path)
 
 
 def started(

@@ -108,7 +108,9 @@ def text_methods(experiment: Experiment, root: Path) -> list[str]:
     if not any("text" in TASKS[task].needs for task in experiment.tasks):
         return []
     folder, scaled = root / "recipes" / experiment.regime, experiment.scaled
-    stems = {name: scaled[name].recipe if name in scaled else name for name in experiment.recipes}
+    rows = {name: name for name in experiment.recipes}
+    rows |= {name: each.recipe for name, each in experiment.kept.items()}
+    stems = {name: scaled[row].recipe if row in scaled else row for name, row in rows.items()}
     return [
         name for name, stem in stems.items() if load(folder / f"{stem}.yaml", Recipe).method.text
     ]

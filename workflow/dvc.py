@@ -119,6 +119,8 @@ class Stages:
         for network, name, seed in plan.rows():
             if name in experiment.imported:
                 yield self._imported(network, name, seed)
+            if name in plan.kept:
+                yield self._kept(network, name, seed)
         for row, dataset in plan.extractions():
             yield self._task(self.paths.row(*row), "features", experiment.features, dataset)
         for row, task, protocol, dataset in plan.evaluations():
@@ -157,6 +159,15 @@ class Stages:
             "--out": backbone(self.paths.imported(network, name, seed)),
         }
         return Stage("import", options)
+
+    def _kept(self, network: str, name: str, seed: int) -> Stage:
+        kept = self.plan.kept[name]
+        options: dict[str, object] = {
+            "--backbone": backbone(self.paths.pretrained(network, kept.recipe, seed)),
+            "--epoch": f"{kept.epoch:g}",
+            "--out": backbone(self.paths.pretrained(network, name, seed)),
+        }
+        return Stage("kept", options)
 
     def _task(self, row: str, task: str, protocol: str, dataset: str) -> Stage:
         made = self.paths.outputs(row, task, protocol, dataset)

@@ -154,6 +154,10 @@ class Outcome:
     """True if the embeddings were collapsed at the last step (``steps.engine.watch``)."""
 
 
+Keep = Callable[[float, int, Outcome], None]
+"""Keeps the weights as they are now: given the epoch, the steps made, and the outcome so far."""
+
+
 @dataclass
 class State:
     """Counts of a run, which a checkpoint holds with its tensors and metrics."""
@@ -184,6 +188,7 @@ def fit(
     flops: Sequence[float] | None = None,
     resume: dict[str, Any] | None = None,
     loggers: Callable[[int], Sequence[Logger]] | None = None,
+    keep: Keep | None = None,
 ) -> Outcome:
     """Train ``method`` in place.
 
@@ -202,6 +207,7 @@ def fit(
         flops: FLOPs per image in each phase, if they are counted already.
         resume: a checkpoint from ``scratch.load``.
         loggers: opens the loggers of the first process, as ``Monitor`` takes them.
+        keep: keeps the weights of ``training.keep_epochs``, called in the first process.
 
     Raises:
         UserError: the devices cannot divide the batch, the set is smaller than a batch, losses or
@@ -218,6 +224,7 @@ def fit(
     rank, world = fabric.global_rank, fabric.world_size
     phases = plan_phases(training, views, steps_per_epoch, rank=rank, world=world, where=where)
     total_steps = phases[-1].stop
+    kept_after = {} if keep is None else kept_steps(training, phases[0], where)
 
     # --- method and optimizer on the devices, at the phase of the first step to make
     state = State() if resume is None else State(**resume["state"])
@@ -298,7 +305,9 @@ def fit(
                 progress = phase.progress(state.step)
                 last = state.step + 1 == total_steps
                 measured = knn is not None and knn.due(state.step + 1, steps_per_epoch, total_steps)
-                logged = last or measured or (state.step + 1) % training.log_every == 0
+                epoch_kept = kept_after.get(state.step + 1)
+                special = last or measured or epoch_kept is not None
+                logged = special or (state.step + 1) % training.log_every == 0
 
                 # --- rates
                 lr = learning_rate(progress, training.schedule, phase.peak_lr)
@@ -382,6 +391,16 @@ def fit(
                         values["knn_top1"] = found
                 monitor.write(state.step, values, waits.take())
                 window, window_start = {}, state.step
+
+                # --- weights to keep, of which a row of its own is made
+                if keep is not None and epoch_kept is not None:
+                    _check_weights(fabric, trained, optimizer, state.step, where, scratch)
+                    gather(fabric, trained, method)
+                    if rank == 0:
+                        outcome = _outcome(state, training, facts, world, watch)
+                        keep(epoch_kept, state.step, outcome)
+                    if sharded:
+                        empty(method)
                 collapsed = stops and any_process(watch.collapsed, fabric.device)
                 if last and not collapsed:
                     break
@@ -412,16 +431,45 @@ def fit(
     gather(fabric, trained, method)
     if sharded and rank == 0:
         method.to(fabric.device)
+    return _outcome(state, training, facts, world, watch)
+
+
+# --- Parts of the loop
+
+
+def kept_steps(training: Training, phase: Phase, where: str) -> dict[int, float]:
+    """The epochs of ``training.keep_epochs`` by the number of steps after which they end.
+
+    Raises:
+        UserError: two of them end with the same step, or one with the last.
+    """
+    kept: dict[int, float] = {}
+    for epoch in training.keep_epochs:
+        step = max(round(epoch * phase.schedule_epoch), 1)
+        if step in kept or step >= phase.steps:
+            other = "the run" if step >= phase.steps else f"epoch {kept[step]:g}"
+            raise UserError(
+                f"{where}: training.keep_epochs",
+                f"epoch {epoch:g} ends after step {step} of {phase.steps}, as {other} does",
+                allowed="epochs that end with steps of their own",
+                remedy=f"an epoch has {phase.schedule_epoch:g} steps: name epochs further apart",
+            )
+        kept[step] = epoch
+    return kept
+
+
+def _outcome(
+    state: State, training: Training, facts: DatasetFacts, world: int, watch: CollapseWatch
+) -> Outcome:
+    """Length, cost and health of a run so far."""
+    images = state.step * training.batch_size
     return Outcome(
-        epochs=total_steps * batch_size / facts.train_images,
-        images_seen=total_steps * batch_size,
+        epochs=images / facts.train_images,
+        images_seen=images,
         flops=state.flops,
         device_seconds=round(state.seconds * world, 3),
         collapsed=watch.collapsed,
     )
-
-
-# --- Parts of the loop
 
 
 def _begin(

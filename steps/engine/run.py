@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from steps.artifacts import Draft, identify, publish
 from steps.artifacts.identity import Identity
+from steps.command.machine import writing
 from steps.data.loader import DatasetFacts, TrainingViews
 from steps.engine.budget import facts_within, own_share, within_budget
 from steps.engine.checkpoint import scratch
 from steps.engine.loggers import open_loggers
-from steps.engine.loop import OnlineAccuracy, fit
+from steps.engine.loop import OnlineAccuracy, Outcome, fit
 from steps.engine.monitor import METRICS, TIMING
 from steps.methods.method import Method
 from steps.params.base import Params
 from steps.params.budget import Budget
-from steps.params.recipe import Training
+from steps.params.recipe import KeptWeights, Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+KEPT, OUTCOME = "kept", "outcome.json"
+"""Folder of the weights of ``training.keep_epochs``, and the file of what they cost."""
 SETS = ("data", "knn")
 """Roles of inputs that are prepared sets: of the training, and of ``training.knn``."""
 
@@ -125,6 +129,7 @@ class Run:
         about: Mapping[str, Any],
         knn: OnlineAccuracy | None = None,
         flops: Sequence[float] | None = None,
+        save: Callable[[Path], None] | None = None,
     ) -> Iterator[Draft | None]:
         """Train, from the last checkpoint if there is one, then publish from the first process.
 
@@ -133,6 +138,8 @@ class Run:
             identity: names the scratch folder.
             checkpoint: another one to go on from.
             about: facts for the manifest.
+            save: writes the weights as they are now into an existing folder, for those of
+                ``training.keep_epochs``.
 
         Yields:
             The draft, which has the logs and facts of the run already and lacks the weights; None
@@ -158,6 +165,7 @@ class Run:
                 flops=flops,
                 resume=place.load(checkpoint),
                 loggers=partial(opened, scratch=place.folder),
+                keep=None if save is None else partial(_keep, save, place.folder / KEPT),
             )
             if fabric.global_rank > 0:
                 yield None
@@ -168,4 +176,27 @@ class Run:
                     shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)
                 draft.facts.update(about, **asdict(outcome), **place.taken_up)
+                if training.keep_epochs:
+                    shutil.copytree(place.folder / KEPT, draft.path / KEPT)
+                    names = (KeptWeights("", epoch).folder for epoch in training.keep_epochs)
+                    draft.logs.update(f"{KEPT}/{name}/{OUTCOME}" for name in names)
                 yield draft
+
+
+def _keep(
+    save: Callable[[Path], None], folder: Path, epoch: float, step: int, outcome: Outcome
+) -> None:
+    """Write the weights of an epoch below ``folder``, whole or not at all, with what they cost.
+
+    A run that resumes from before that epoch writes the same again.
+    """
+    name = KeptWeights("", epoch).folder
+    final, draft = folder / name, folder / f"{name}.new"
+    with writing(final):
+        for path in (draft, final):
+            shutil.rmtree(path, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save(draft)
+        facts = {"step": step, **asdict(outcome)}
+        (draft / OUTCOME).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        draft.rename(final)

@@ -121,7 +121,7 @@ def _check_init(plan: Plan) -> None:
 
 def _starts_from(plan: Plan, row: str) -> str | None:
     """The row that a row starts from, if any."""
-    recipe = plan.recipes.get(row)
+    recipe = plan.recipe_of(row)
     return None if recipe is None or recipe.init is None else recipe.init.row
 
 

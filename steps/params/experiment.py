@@ -10,12 +10,13 @@ from typing import Annotated, Any
 from annotated_types import Len
 from pydantic import PrivateAttr, model_validator
 
+from steps.command import UserError
 from steps.params.base import Params, Whole
 from steps.params.budget import Budget
 from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.load import load
 from steps.params.names import Label, Name
-from steps.params.recipe import Recipe, ScaledRecipe, Scaling
+from steps.params.recipe import KeptWeights, Recipe, ScaledRecipe, Scaling
 from steps.params.tasks import TASKS, TaskName
 
 Names = Annotated[list[Name], Len(1)]
@@ -64,6 +65,8 @@ class Experiment(Params):
 
     _untrained: frozenset[str] = PrivateAttr(frozenset())
     """Methods whose recipes train nothing, to which no budget applies."""
+    _keep_epochs: dict[str, list[float]] = PrivateAttr({})
+    """Epochs at which recipes keep weights, by method."""
 
     def resolved(self) -> dict[str, Any]:
         """All values as JSON. Without ``evaluate_on`` there is no such key, so that the pages of
@@ -76,7 +79,19 @@ class Experiment(Params):
     @property
     def recipes(self) -> list[str]:
         """The rows that are pretrained here: methods, or their points in a scaling study."""
-        return [name for name in self.names if name not in self.imported]
+        aside = {*self.imported, *self.kept}
+        return [name for name in self.names if name not in aside]
+
+    @property
+    def kept(self) -> dict[str, KeptWeights]:
+        """The rows of weights that a pretraining keeps along its way, by name."""
+        kept = [
+            KeptWeights(name, epoch)
+            for method, names in self._trained.items()
+            for name in names
+            for epoch in self._keep_epochs.get(method, ())
+        ]
+        return {each.name: each for each in kept}
 
     @property
     def scaled(self) -> dict[str, ScaledRecipe]:
@@ -111,14 +126,25 @@ class Experiment(Params):
     @property
     def names(self) -> list[str]:
         """The name of every row in tables, in the order of the experiment."""
+        before: dict[str, list[str]] = {}
+        for name, each in self.kept.items():
+            before.setdefault(each.recipe, []).append(name)
+        names: list[str] = []
+        for method in self.methods:
+            if isinstance(method, str):
+                for name in self._trained[method]:
+                    names += [*before.get(name, []), name]
+            else:
+                names.append(method.imported.name)
+        return names
+
+    @property
+    def _trained(self) -> dict[str, list[str]]:
+        """The names of the rows that each recipe among the methods trains."""
         points: dict[str, list[str]] = {}
         for each in self.scaled.values():
             points.setdefault(each.recipe, []).append(each.name)
-        names: list[str] = []
-        for method in self.methods:
-            name = method if isinstance(method, str) else method.imported.name
-            names += points.get(name, [name])
-        return names
+        return {name: points.get(name, [name]) for name in self.methods if isinstance(name, str)}
 
     def sets_of(self, task: str) -> list[str]:
         """The sets that a task, or ``features``, reads: several only with ``evaluate_on``.
@@ -201,7 +227,8 @@ class Experiment(Params):
 
 
 def load_experiment(file: Path) -> Experiment:
-    """Read an experiment; with a budget its recipes too, to find the rows that train nothing.
+    """Read an experiment, and of its recipes what decides its rows: the ones that train nothing,
+    and the epochs at which weights are kept.
 
     Args:
         file: ``<root>/experiments/<experiment>.yaml``.
@@ -210,11 +237,28 @@ def load_experiment(file: Path) -> Experiment:
         UserError: naming the file and the key at fault.
     """
     experiment = load(file, Experiment)
+    folder = file.parents[1] / "recipes" / experiment.regime
+    recipes = {
+        name: load(folder / f"{name}.yaml", Recipe)
+        for name in experiment.methods
+        if isinstance(name, str)
+    }
+    trainings = {name: recipe.training for name, recipe in recipes.items()}
     if experiment.budget is not None:
-        folder = file.parents[1] / "recipes" / experiment.regime
         experiment._untrained = frozenset(
-            name
-            for name in experiment.methods
-            if isinstance(name, str) and load(folder / f"{name}.yaml", Recipe).training is None
+            name for name, training in trainings.items() if training is None
         )
+    experiment._keep_epochs = {
+        name: training.keep_epochs for name, training in trainings.items() if training is not None
+    }
+    for name, kept in experiment.kept.items():
+        other = folder / f"{name}.yaml"
+        if name in experiment.imported or other.is_file():
+            what = "an imported row" if name in experiment.imported else f"the recipe {other}"
+            raise UserError(
+                f"{file}: methods",
+                f"the weights of {kept.recipe} after {kept.epoch:g} epochs (training.keep_epochs) "
+                f"would be called {name}, as {what} is",
+                remedy="rename that one: both would have one folder in the results",
+            )
     return experiment

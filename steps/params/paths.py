@@ -10,7 +10,8 @@ Results made of a backbone stand beside it: ``features/<dataset>/<protocol>/`` a
 ``diagnose/<dataset>/``; records as ``<task>/<dataset>/<protocol>.json``, or on frozen features as
 ``<task>/<dataset>/<features>/<protocol>.json``; their decisions beside them as
 ``<protocol>.parquet``. A recipe at another length or on a share of the images is called
-``<recipe>-x<length>-d<share>``. A name may also be a pattern in braces, for an engine.
+``<recipe>-x<length>-d<share>``, and the weights that it keeps at an epoch ``<recipe>-e<epoch>``. A
+name may also be a pattern in braces, for an engine.
 """
 
 from __future__ import annotations

@@ -56,6 +56,8 @@ class Plan:
         self.experiment: Experiment = load_experiment(self.file)
         self.scaled = self.experiment.scaled
         """Pretrainings that change their recipe, by name."""
+        self.kept = self.experiment.kept
+        """Rows of weights that a pretraining keeps along its way, by name."""
         self.scaled_tokenizers: dict[str, ScaledRecipe] = {}
         """Tokenizers within a budget, by name."""
         self.datasets: dict[str, Any] = {
@@ -69,7 +71,7 @@ class Plan:
         rows = [
             Pretraining(backbone, recipe)
             for backbone, recipe, _ in self.rows()
-            if recipe not in self.experiment.imported
+            if recipe in self.recipes
         ]
         self.needs = self._needs(rows)
         """Every pretraining and tokenizer, with the nodes that it needs directly."""
@@ -102,9 +104,15 @@ class Plan:
         return self.root / "backbones" / f"{name}.yaml"
 
     def recipe_file(self, name: str) -> Path:
-        """The file of a recipe, or of the recipe behind a row of a scaling study or of a budget."""
+        """The file of a recipe, or of the recipe behind a row of a scaling study, of a budget or of
+        kept weights."""
+        name = self.kept[name].recipe if name in self.kept else name
         stem = self.scaled[name].recipe if name in self.scaled else name
         return self.root / "recipes" / self.experiment.regime / f"{stem}.yaml"
+
+    def recipe_of(self, name: str) -> Recipe | None:
+        """The recipe that trained a row's weights; None for an imported row."""
+        return self.recipes.get(self.kept[name].recipe if name in self.kept else name)
 
     def recipe_options(self, name: str) -> list[str]:
         """Options of ``steps.pretrain`` that change the recipe: length, budget, share of images."""
@@ -146,9 +154,12 @@ class Plan:
 
     def methods_of(self, task: str) -> list[str]:
         """The methods that a task applies to; tasks on text need a text tower."""
+        names = self.experiment.names
         if "text" in TASKS[task].needs:
-            return [name for name in self.experiment.recipes if self.recipes[name].method.text]
-        return self.experiment.names
+            return [
+                name for name in names if (recipe := self.recipe_of(name)) and recipe.method.text
+            ]
+        return names
 
     def drawn(self) -> list[Node]:
         """Nodes that ``steps.diagnose`` draws for the page with the first seed: pretrainings, then

@@ -246,6 +246,7 @@ class Finetune(Params):
         self.training.check_second_images("fine-tuning", wanted=False)
         self.training.check_final_phase("fine-tuning", allowed=False)
         self.training.check_frozen("fine-tuning", allowed=False)
+        self.training.check_kept("fine-tuning")
         return self
 
 

@@ -162,6 +162,25 @@ class ScaledRecipe:
         return length + ([] if self.budget is None else self.budget.options) + share
 
 
+@dataclass(frozen=True)
+class KeptWeights:
+    """Weights that a pretraining keeps at an epoch (``training.keep_epochs``)."""
+
+    recipe: str
+    """Row of the pretraining."""
+    epoch: float
+
+    @property
+    def name(self) -> str:
+        """Name of the row in tables: mae-e10 has MAE's weights after 10 epochs."""
+        return f"{self.recipe}-{self.folder}"
+
+    @property
+    def folder(self) -> str:
+        """Name of their folder in the pretraining's artifact."""
+        return f"e{self.epoch:g}"
+
+
 # --- Params of a training run: batch, optimiser, schedule, views
 
 
@@ -287,6 +306,10 @@ class Training(Params):
     knn: OnlineKNN | None = None
     """k-NN accuracy during training; null: none. Left out on a dataset without labels, with a line
     in the log."""
+    keep_epochs: Annotated[list[Annotated[Positive, Le(1_000_000)]], LATER] = []
+    """Epochs after which the weights are kept. Each is a row of its own, such as ``mae-e10``, so
+    that a curve of scores over epochs costs no second training. The schedules are those of the
+    whole run: it is not what a run of 10 epochs would end with."""
     on_collapse: Annotated[Literal["warn", "stop"], LATER] = "warn"
     """Reaction to embeddings that no longer tell images apart. warn: a line in the log and a mark
     in the report. stop: the run ends with an error at the step at which it is seen, and keeps a
@@ -328,6 +351,14 @@ class Training(Params):
             if not wanted and view.second is not None:
                 raise ValueError(f"{what} takes no second image: remove views[{index}].second")
 
+    def check_kept(self, what: str) -> None:
+        """Raise ValueError if weights are to be kept along the way of ``what``, which is no row."""
+        if self.keep_epochs:
+            raise ValueError(
+                f"training.keep_epochs makes rows of pretraining, and {what} is none: remove the "
+                "key"
+            )
+
     def check_watched(self, what: str) -> None:
         """Raise ValueError if a collapse is to stop ``what``, which has no collapse watch."""
         if self.on_collapse == "stop":
@@ -339,6 +370,20 @@ class Training(Params):
     def _consistent(self) -> Training:
         if len(set(self.loggers)) < len(self.loggers):
             raise ValueError(f"loggers {', '.join(self.loggers)} names one twice")
+        for value in self.keep_epochs:
+            if value >= self.epochs:
+                raise ValueError(
+                    f"keep_epochs names {value:g}, and the run ends after {self.epochs:g} epochs, "
+                    "whose weights are kept anyway: name epochs before the last"
+                )
+            if float(f"{value:g}") != value:
+                raise ValueError(
+                    f"keep_epochs: {value!r}: at most six digits are allowed in a row's name"
+                )
+        if sorted(set(self.keep_epochs)) != self.keep_epochs:
+            raise ValueError(
+                f"keep_epochs {self.keep_epochs}: must be in increasing order, each once"
+            )
         if self.schedule.warmup_epochs > self.epochs:
             raise ValueError(
                 f"schedule.warmup_epochs {self.schedule.warmup_epochs} is above epochs "

@@ -208,7 +208,7 @@ if TYPE_CHECKING:
 else:
     TaskName = Literal[*TASKS]
     NodeName = Literal[
-        *("default", "prepare", "tokenizer", "pretrain", "imported", "features"),
+        *("default", "prepare", "tokenizer", "pretrain", "kept", "imported", "features"),
         *(*TASKS, "diagnose", "page"),
     ]
 

@@ -218,6 +218,7 @@ class TokenizerRecipe(Params):
             self.training.check_final_phase(f"tokenizer {params.name}", allowed=False)
             self.training.check_frozen(f"tokenizer {params.name}", allowed=False)
             self.training.check_watched(f"tokenizer {params.name}")
+            self.training.check_kept(f"tokenizer {params.name}")
             if self.training.normalise is not None:
                 raise ValueError("a tokenizer takes pixels in 0 to 1: remove training.normalise")
         return self

@@ -144,7 +144,8 @@ def collect(heading: ReportSpec, paths: Paths) -> Source:
     for cell in cells:
         artifact = Path(backbone_of(cell.row(paths)))
         backbone = read_manifest(artifact, "pretrain")
-        curves.append(read_curve(artifact, backbone))
+        if cell.recipe not in heading.kept:  # whose curve is the first part of another row's
+            curves.append(read_curve(artifact, backbone))
         for evaluation in cell.evaluations(heading):
             file = Path(paths.record(cell.row(paths), *evaluation))
             records, manifest = read_records(file)
@@ -195,7 +196,8 @@ def _require_all(heading: ReportSpec, paths: Paths, cells: list[_Cell]) -> None:
     expected = []
     for cell in cells:
         row = cell.row(paths)
-        step = "import" if cell.recipe in heading.imported else "pretrain"
+        kinds = {**dict.fromkeys(heading.imported, "import"), **dict.fromkeys(heading.kept, "kept")}
+        step = kinds.get(cell.recipe, "pretrain")
         expected.append((step, Path(backbone_of(row), MANIFEST)))
         expected += [
             (each.task, Path(paths.record(row, *each))) for each in cell.evaluations(heading)

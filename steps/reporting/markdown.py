@@ -80,7 +80,11 @@ def _about(budget: Budget) -> str:
 
 def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
     """Largest distance of a row from the budget, if all share one."""
-    rows = ranked(summary, source.heading).filter(~pl.col("imported"), pl.col("flops") > 0)
+    rows = ranked(summary, source.heading).filter(
+        ~pl.col("imported"),
+        ~pl.col("recipe").is_in(list(source.heading.kept)),
+        pl.col("flops") > 0,
+    )
     if source.heading.scaling or rows.is_empty():
         return ""
     flops, images = rows["flops"] / 1e12, rows["images_seen"] + rows["images_behind"]
@@ -134,6 +138,7 @@ def page(
         ranking_table(summary, heading, best).markdown(),
         _under_ranking(source, summary, best),
         *budget_note(source, summary),
+        *_kept_note(heading),
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
         *_unstable_note(sure, heading),
@@ -290,6 +295,20 @@ def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
         f"{UNSTABLE} Unstable: the seeds of {plain(names)} spread more than those of the other "
         "rows (F test, Holm's correction over rows, 5 %). The interval comes from the row's own "
         "few seeds; the row has no rank, and no difference from it is resolved.\n"
+    ]
+
+
+def _kept_note(heading: ReportSpec) -> list[str]:
+    """A paragraph on rows of weights that a pretraining kept along its way; none without them."""
+    if not heading.kept:
+        return []
+    named = ", ".join(
+        f"{heading.shown(name)} of {heading.shown(row)}" for name, row in heading.kept.items()
+    )
+    return [
+        f"Weights kept along the way of a pretraining (`training.keep_epochs`): {plain(named)}. "
+        "Their epochs, images, FLOPs and time are those up to there, under the schedules of the "
+        "whole run. The verdict leaves them out.\n"
     ]
 
 

@@ -91,6 +91,8 @@ class ReportSpec(BaseModel):
     """Tasks that apply only to some methods, with those methods."""
     imported: dict[str, str] = {}
     """Official checkpoints among the methods, with the backbone of each."""
+    kept: dict[str, str] = {}
+    """Rows of weights that a pretraining kept along its way, with the row of that pretraining."""
     scaling: dict[str, ScaledRow] = {}
     """Rows of a study of scale by name."""
     budget: Budget | None = None
@@ -122,6 +124,7 @@ class ReportSpec(BaseModel):
                 if "text" in TASKS[task].needs
             },
             imported={name: each.backbone for name, each in experiment.imported.items()},
+            kept={name: each.recipe for name, each in experiment.kept.items()},
             scaling=_scaled_rows(experiment),
             **paths,
         )
@@ -153,7 +156,8 @@ class ReportSpec(BaseModel):
         """A method's name in tables and figures: without the budget if all rows share one."""
         if self.budget is None or self.scaling:
             return method
-        return method.removesuffix(f"-{self.budget.name}")
+        row = self.kept.get(method, method)
+        return row.removesuffix(f"-{self.budget.name}") + method.removeprefix(row)
 
     def label(self, evaluation: Evaluation, on: str = " on ") -> str:
         """A short name: the task, or the protocol if the task has several; then ``on`` and the set,
@@ -387,8 +391,8 @@ def _check_digest(item: TracedRecord) -> None:
 
 def source_files(source: Source) -> dict[str, bytes]:
     """The files that hold a source, by name; :func:`read_source` reads them back."""
-    # Experiments of one set have the file that they had before there were several.
-    unsaid = set() if source.heading.evaluate_on else {"evaluate_on"}
+    # Experiments without these have the file that they had before there were any.
+    unsaid = {key for key in ("evaluate_on", "kept") if not getattr(source.heading, key)}
     spec = source.heading.model_dump(mode="json", exclude=unsaid)
     heading = json.dumps(spec, indent=2, ensure_ascii=False)
     lines = [

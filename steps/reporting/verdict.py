@@ -78,7 +78,9 @@ class _Words:
         self.heading = source.heading
         self.summary = summary
         self.family = _families(source)
-        self.rows = by_row(ranked(summary, source.heading))
+        rows = by_row(ranked(summary, source.heading))
+        self.rows = {row: cells for row, cells in rows.items() if row[0] not in source.heading.kept}
+        """Rows that a verdict may name: none of weights kept along the way of another row."""
 
     def name(self, row: Row) -> str:
         return plain(model_name(*row, self.heading))
@@ -88,7 +90,7 @@ class _Words:
 
     def free(self, rows: Iterable[Row]) -> list[Row]:
         """Rows that were trained without labels or captions."""
-        return [row for row in rows if self.family[row] in WITHOUT_LABELS]
+        return [row for row in rows if row in self.rows and self.family[row] in WITHOUT_LABELS]
 
     def score(self, confidence: Confidence, row: Row) -> str:
         place = confidence.place[row]
@@ -136,7 +138,7 @@ class _Words:
 
     def is_rival(self, confidence: Confidence, row: Row, family: str) -> bool:
         """True of a row of a family whose score can be trusted."""
-        return self.family[row] == family and self.is_sound(confidence, row)
+        return row in self.rows and self.family[row] == family and self.is_sound(confidence, row)
 
     def beside(self, confidence: Confidence, rival: Row, first: Row, what: str) -> str:
         """Position of a row trained with labels or captions relative to the leader."""
@@ -203,7 +205,9 @@ class _Words:
         collapsed = [row for row, cells in self.rows.items() if cells["collapsed"]]
         if collapsed:
             said.append(f"The embeddings of {self.names(collapsed)} collapsed: those runs failed.")
-        unstable = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
+        unstable = dict.fromkeys(
+            row for each in sure.known.values() for row in each.unstable if row in self.rows
+        )
         if unstable:
             said.append(
                 f"The seeds of {self.names(unstable)} spread more than those of other rows "

@@ -21,8 +21,10 @@ GRID = {"methods": ["mae"], "lengths": [0.5, 1], "data_shares": [0.25, 1]}
 
 
 def _everything(scenery: Scenery) -> None:
-    """An experiment with imported rows, tokenizers, teachers that are no rows, a budget, scaling
-    and text."""
+    """An experiment with imported rows, tokenizers, teachers that are no rows, a budget, scaling,
+    weights kept along the way, and text."""
+    scenery.recipe("mae", keep_epochs=[0.5])
+    scenery.recipe("clip", keep_epochs=[0.25, 0.5])
     large = {"recipe": "dino", "backbone": "vit_large"}
     scenery.write("backbones/vit_large.yaml", BACKBONE)
     scenery.write("recipes/test/dino_distilled.yaml", {**RECIPES["dino"], "teacher": large})
@@ -113,12 +115,12 @@ def test_same_commands_and_files(
     if experiment == "everything":
         # Held to a count by hand, since both engines could leave out the same. On each of two
         # backbones: four points of a study of scale, one of them all of the budget, and six other
-        # recipes; and two checkpoints of the first backbone. Each has features and nine
-        # evaluations, clip two more. Twice, by seed; so are two tokenizers and two teachers, which
-        # are no rows within their shares of the budget. Drawn are two methods on each backbone,
-        # and both tokenizers.
-        rows = 2 * (4 + 6) + 2
-        assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 2 + 2 + 2) + 2 * 2 + 2 + 1
+        # recipes; and two checkpoints of the first backbone. Each point keeps weights once along
+        # its way, and clip twice. Each has features and nine evaluations, clip and its kept weights
+        # two more. Twice, by seed; so are two tokenizers and two teachers, which are no rows within
+        # their shares of the budget. Drawn are two methods on each backbone, and both tokenizers.
+        rows = 2 * (4 + 4 + 6 + 2) + 2
+        assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1
     if experiment == "three_sets":
         # Five prepared sets. Each of six rows is trained, and has a detection; on each of three
         # sets it has features and five evaluations. One row is drawn, and there is one page.

@@ -19,6 +19,7 @@ from steps.models.backbones import create_backbone, save_backbone
 from steps.params.backbone import Backbone
 from steps.params.checks import load_plan
 from steps.params.dataset import Dataset
+from steps.params.recipe import Recipe
 from tests.pages import DOCS, TEXT, Block, block_run_by, blocks
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE
@@ -96,6 +97,11 @@ def test_params_are_valid(block: Block, tmp_path: Path) -> None:
     content: dict[str, Any] = yaml.safe_load(block.content)
     if "format" in content:
         TypeAdapter[Any](Dataset).validate_python(content)
+        return
+    if "training" in content:
+        recipe = yaml.safe_load((REPOSITORY / "params/recipes/imagenet/mae.yaml").read_text())
+        training = {**recipe["training"], **content["training"]}
+        Recipe.model_validate({**recipe, "training": training})
         return
     shapes = yaml.safe_load((REPOSITORY / "params/datasets/shapes.yaml").read_text())
     if "cues" in content:

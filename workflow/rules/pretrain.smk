@@ -1,3 +1,8 @@
+# Rows that are trained, and rows of weights that these keep, have paths of one form.
+TRAINED = "|".join(map(re.escape, PLAN.recipes)) or "-"
+KEPT = "|".join(map(re.escape, PLAN.kept)) or "-"
+
+
 rule pretrain:
     input:
         unpack(
@@ -9,6 +14,8 @@ rule pretrain:
         directory(backbone(PRETRAINED)),
     log:
         log_of(backbone(PRETRAINED)),
+    wildcard_constraints:
+        recipe=TRAINED,
     # The longest path through the DAG starts here.
     priority: 10
     conda:
@@ -25,3 +32,29 @@ rule pretrain:
     shell:
         "python -m steps.pretrain --recipe {params.recipe:q} {params.scaled:u} --backbone {params.backbone:q}"
         ' {params.read:u} --seed {wildcards.seed:q} --out {output:q} 2>> "$(kept {log:q})"'
+
+
+rule kept:
+    input:
+        backbone=lambda wildcards: backbone(
+            PATHS.pretrained(
+                wildcards.backbone, PLAN.kept[wildcards.recipe].recipe, wildcards.seed
+            )
+        ),
+    output:
+        directory(backbone(PRETRAINED)),
+    log:
+        log_of(backbone(PRETRAINED)),
+    wildcard_constraints:
+        recipe=KEPT,
+    conda:
+        "../envs/pretext.yaml"
+    threads: ASKS.of("kept").threads
+    resources:
+        **ASKS.of("kept").asked(),
+    params:
+        epoch=lambda wildcards: f"{PLAN.kept[wildcards.recipe].epoch:g}",
+        read=read,
+    shell:
+        "python -m steps.kept {params.read:u} --epoch {params.epoch:q} --out {output:q}"
+        ' 2>> "$(kept {log:q})"'

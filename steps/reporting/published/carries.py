@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
 from steps.reporting.confidence import confidences
 from steps.reporting.published.data import DOUBTFUL, Carried, Published
-from steps.reporting.source import Source
+from steps.reporting.source import ReportSpec, Source
 from steps.reporting.statistics.agreement import LEAST, agreement
 from steps.reporting.summary import cells_of, headline, summarize
 from steps.reporting.tables import ABSENT, Table
@@ -58,14 +59,15 @@ def _rows(published: Published, source: Source) -> Iterator[list[str]]:
         confidence = sure.known.get(evaluation)
         known = medians(published, rule)
         for backbone in source.heading.backbones:
-            cells = _methods(cells_of(summary, evaluation, metric=metric), backbone, rule)
-            names = [name for name in cells if name in known]
+            cells = cells_of(summary, evaluation, metric=metric)
+            measured = _methods(cells, source.heading, backbone, rule)
+            names = [name for name in measured if name in known]
             covariance = None
             if confidence is not None:
-                chosen = [confidence.place[name, backbone] for name in names]
+                chosen = [confidence.place[measured[name].recipe, backbone] for name in names]
                 covariance = confidence.table.covariance()[np.ix_(chosen, chosen)]
             found = agreement(
-                np.array([cells[name] for name in names]),
+                np.array([measured[name].score for name in names]),
                 covariance,
                 np.array([known[name] for name in names]),
             )
@@ -83,16 +85,30 @@ def _rows(published: Published, source: Source) -> Iterator[list[str]]:
             ]
 
 
-def _methods(cells: pl.DataFrame, backbone: str, rule: Carried) -> dict[str, float]:
-    """Scores of methods without labels that were trained here and did not collapse.
+class _Measured(NamedTuple):
+    """A method's own row: not one of a study of scale, and no weights kept along the way."""
+
+    recipe: str
+    """Its name in records, which a budget is part of."""
+    score: float
+
+
+def _methods(
+    cells: pl.DataFrame, heading: ReportSpec, backbone: str, rule: Carried
+) -> dict[str, _Measured]:
+    """Methods without labels that were trained here and did not collapse.
 
     Only backbones of the rule's family count.
     """
     family = rule.backbone.partition("-")[0]
     cells = cells.filter(pl.col("scale").str.starts_with(family))
     chosen = cells.filter(pl.col("collapsed").list.len() == 0, backbone=backbone, imported=False)
-    chosen = chosen.filter(pl.col("recipe") == pl.col("method"), pl.col("kind") != "Supervised")
-    return dict(chosen.select("recipe", "mean").iter_rows())
+    rows = chosen.filter(pl.col("kind") != "Supervised").select("method", "recipe", "mean")
+    return {
+        method: _Measured(recipe, score)
+        for method, recipe, score in rows.iter_rows()
+        if heading.shown(recipe) == method
+    }
 
 
 def medians(published: Published, rule: Carried) -> dict[str, float]:
