@@ -56,7 +56,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, help="the reading, where a path can be read in two ways"
     )
-    parser.add_argument("--label-column", help="the column of a table that holds the labels")
+    parser.add_argument(
+        "--label-column",
+        action="append",
+        default=[],
+        help="the column of a table that holds the labels; given several times, columns of 0 and 1 "
+        "that are labels each",
+    )
     parser.add_argument(
         "--tiles",
         type=option(Count),
@@ -85,8 +91,10 @@ def _command(options: argparse.Namespace) -> str:
     """The command line, for the first comment of what it writes."""
     words = [options.name, *options.paths]
     for key in ("format", "label_column", "tiles", "regime", "backbone"):
-        if (value := getattr(options, key)) is not None:
-            words += [f"--{key.replace('_', '-')}", str(value)]
+        value = getattr(options, key)
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                words += [f"--{key.replace('_', '-')}", str(each)]
     return shlex.join(["python", "-m", "workflow.new", *words])
 
 

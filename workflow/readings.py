@@ -18,6 +18,7 @@ from steps.command import UserError
 from steps.data.sources.folder import walk
 from steps.data.sources.source import ARRAY_SUFFIXES, FILE, IMAGE_SUFFIXES, image_names, kind_of
 from steps.params.dataset import CsvDataset
+from steps.params.load import shortened
 from workflow.coco_files import is_coco, read_coco
 from workflow.mask_files import read_masks
 from workflow.places import READ, SPLITS, grouped, pattern_of, place_of, split_of
@@ -49,14 +50,14 @@ class Reading:
 
 
 def read_paths(
-    paths: Sequence[str], chosen: str | None = None, label_column: str | None = None
+    paths: Sequence[str], chosen: str | None = None, label_columns: Sequence[str] = ()
 ) -> list[Reading]:
     """The reading of each path. Image folders that a COCO file names belong to its reading.
 
     Args:
         paths: as the user gives them.
         chosen: the format that decides where a path can be read in two ways.
-        label_column: column of the labels in a table.
+        label_columns: of a table: the column of the labels, or several of 0 and 1.
 
     Raises:
         UserError: a path is absent, empty, unreadable, of no known format, or can be read in two
@@ -69,7 +70,7 @@ def read_paths(
     readings = [_annotated(files, folders, used) for files in jsons]
     for files in groups:
         if files[0].suffix != ".json" and files[0] not in used:
-            possible = list(_readings(files, chosen, label_column))
+            possible = list(_readings(files, chosen, label_columns))
             readings.append(_only(files[0], possible, chosen))
     if chosen is not None and chosen not in [each.format for each in readings]:
         raise UserError(
@@ -118,16 +119,18 @@ def _annotated(files: Sequence[Path], folders: Sequence[Path], used: list[Path])
 # --- One path
 
 
-def _readings(files: list[Path], chosen: str | None, label_column: str | None) -> Iterator[Reading]:
+def _readings(
+    files: list[Path], chosen: str | None, label_columns: Sequence[str]
+) -> Iterator[Reading]:
     path = files[0]
     if path.suffix == ".tar":
         yield from _tars(files)
     elif path.suffix == ".parquet":
-        yield _parquet(files, label_column)
+        yield _parquet(files, label_columns)
     elif path.is_dir():
-        yield from _in_folder(path, chosen, label_column)
+        yield from _in_folder(path, chosen, label_columns)
     elif path.suffix in (".csv", ".tsv"):
-        yield _table(files, [path.parent, *_folders_in(path.parent)], label_column)
+        yield _table(files, [path.parent, *_folders_in(path.parent)], label_columns)
     elif path.suffix == ".txt":
         yield Reading({"format": "images", "train": place_of(path)}, "a list of images")
 
@@ -136,7 +139,7 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(each for each in folder.iterdir() if each.is_dir())
 
 
-def _in_folder(folder: Path, chosen: str | None, label_column: str | None) -> Iterator[Reading]:
+def _in_folder(folder: Path, chosen: str | None, label_columns: Sequence[str]) -> Iterator[Reading]:
     listed = walk(folder)
     for name, problem in listed:
         if problem is not None and "unreadable" in problem:
@@ -165,14 +168,14 @@ def _in_folder(folder: Path, chosen: str | None, label_column: str | None) -> It
     ignored: tuple[str, ...] = ()
     if images and tables and chosen in (None, "csv"):
         if any(_image_columns(table, [table.parent, *around]) for table in tables):
-            yield _table(tables, [tables[0].parent, *around], label_column)
+            yield _table(tables, [tables[0].parent, *around], label_columns)
             # A table of every image leaves no doubt; one of some of them does.
             if sum(len(_rows(table)[1]) for table in tables) >= len(images):
                 return
         else:
             ignored = (f"Not read, since no column names images: {_names(tables)}.",)
     if ".parquet" in by_suffix:
-        yield _parquet([folder / name for name in by_suffix[".parquet"]], label_column)
+        yield _parquet([folder / name for name in by_suffix[".parquet"]], label_columns)
     if ".tar" in by_suffix:
         yield from _tars([folder / name for name in by_suffix[".tar"]])
     if images:
@@ -302,7 +305,7 @@ _MEMBERS = 300
 """Members of a tar file that are looked at to find its kind."""
 
 
-def _parquet(files: list[Path], label_column: str | None) -> Reading:
+def _parquet(files: list[Path], label_columns: Sequence[str]) -> Reading:
     places, train, notes = _shards(sorted(files))
     try:
         schema = pq.read_schema(train)
@@ -321,10 +324,16 @@ def _parquet(files: list[Path], label_column: str | None) -> Reading:
     texts = [each.name for each in schema if pa.types.is_string(each.type)]
     params = {"format": "parquet", **places, "image_column": images[0]}
     count = number(files, "parquet file")
-    if label_column is None and not integers and len(texts) == 1:
+    if len(label_columns) > 1:
+        raise UserError(
+            f"--label-column {label_columns[1]}",
+            f"a second column, and {train} is a Parquet file",
+            allowed="one column of labels; several in a table",
+        )
+    if not label_columns and not integers and len(texts) == 1:
         params |= {"label_column": None, "caption_column": texts[0]}
         return Reading(params, f"{count} of images and captions (column {texts[0]})", notes)
-    label = label_column or _label(str(train), integers, schema.names)
+    label = label_columns[0] if label_columns else _label(str(train), integers, schema.names)
     params["label_column"] = label
     return Reading(params, f"{count} of images and labels ({label})", notes)
 
@@ -349,7 +358,7 @@ def _label(where: str, candidates: Sequence[str], columns: Sequence[str]) -> str
         where,
         f"{found}, among {', '.join(columns)}",
         allowed=" or ".join(f"--label-column {name}" for name in candidates) or "a label per image",
-        remedy="name the column of the labels"
+        remedy="name the column of the labels, or several columns of 0 and 1 that are labels each"
         if candidates
         else "give the images without the table, to pretrain on them",
     )
@@ -401,7 +410,7 @@ def _image_columns(path: Path, folders: Sequence[Path]) -> list[tuple[str, Path]
     ]
 
 
-def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | None) -> Reading:
+def _table(files: Sequence[Path], folders: Sequence[Path], label_columns: Sequence[str]) -> Reading:
     """The reading of a table, or of one for each split, whose images lie in one of the folders."""
     splits = {split_of(file): file for file in files}
     if len(files) == 1:
@@ -423,12 +432,11 @@ def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | N
             allowed="a column of paths from the table's folder, or from a folder beside it",
         )
     image, folder = named[0]
-    if label_column is not None and label_column not in columns:
-        raise UserError(
-            f"--label-column {label_column}",
-            f"no such column in {path}",
-            allowed=", ".join(columns),
-        )
+    for name in label_columns:
+        if name not in columns:
+            raise UserError(
+                f"--label-column {name}", f"no such column in {path}", allowed=", ".join(columns)
+            )
     others = [each for each in columns if each != image]
     # A column with a value of its own in each line is a name or a measurement, and no class.
     values = {name: {row.get(name, "") for row in rows} - {""} for name in others}
@@ -438,8 +446,11 @@ def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | N
         if 1 < len(values[each]) <= len(rows) / 2 or _several(values[each]) is not None
     ]
     candidates = candidates or [each for each in others if _measured(values[each])]
-    label = label_column or _label(str(path), candidates, columns)
-    target, told, said = _target(label, values.get(label, {""}))
+    if len(label_columns) > 1:
+        read, (target, told, said) = list(label_columns), _flags(label_columns, values)
+    else:
+        label = (*label_columns, "")[0] or _label(str(path), candidates, columns)
+        read, (target, told, said) = [label], _target(label, values.get(label, {""}))
     params: dict[str, Any] = {"format": "csv", "train": place_of(path)}
     if "val" in splits:
         params["val"] = place_of(splits["val"])
@@ -448,13 +459,35 @@ def _table(files: Sequence[Path], folders: Sequence[Path], label_column: str | N
         params["images"] = place_of(folder)
     if (delimiter := _delimiter(path)) != CsvDataset.model_fields["delimiter"].default:
         params["delimiter"] = delimiter
-    rest = [each for each in others if each != label]
+    rest = [each for each in others if each not in read]
     notes = (f"Columns that are not read: {', '.join(rest)}.",) if rest else ()
     return Reading(params, f"a table of {len(rows):,} images with {told}", notes + said)
 
 
-def _target(label: str, cells: set[str]) -> tuple[dict[str, Any], str, tuple[str, ...]]:
-    """Params of a label column by its cells, what it holds in words, and notes."""
+_Target = tuple[dict[str, Any], str, tuple[str, ...]]
+"""Params of what is predicted, the same in words, and notes."""
+
+
+def _flags(columns: Sequence[str], values: Mapping[str, set[str]]) -> _Target:
+    """Target of columns of 0 and 1, each of which is a label that an image has or has not."""
+    for name in columns:
+        if others := sorted(values.get(name, {""}) - _FLAGS):
+            raise UserError(
+                f"--label-column {name}",
+                f"one of {len(columns)} columns, and its cells hold {shortened(', '.join(others))}",
+                allowed="0 and 1 where there are several columns, each a label",
+                remedy="correct the cells; a dataset's params can also say what others count as "
+                "(label_cells)",
+            )
+    return {"label_columns": list(columns)}, f"several labels each, {', '.join(columns)}", ()
+
+
+_FLAGS = {"0", "1"}
+"""Cells of columns that are labels of their own."""
+
+
+def _target(label: str, cells: set[str]) -> _Target:
+    """Target of a label column by its cells."""
     if (separator := _several(cells)) is not None:
         params: dict[str, Any] = {"label_column": label, "label_separator": separator}
         if none := sorted(cell for cell in cells if cell.lower() in _NONE):

@@ -198,6 +198,15 @@ def _check_tokens_read(plan: Plan) -> None:
                     allowed="vision transformers, such as vit_s16",
                     remedy=f"leave {task.name} out, or train the ResNet in its own experiment",
                 )
+    for task in _needing(plan, "class_token"):
+        for name in plan.experiment.backbones:
+            if plan.backbones[name].model_args.get("class_token") is False:
+                raise UserError(
+                    f"{plan.file}: tasks",
+                    f"{task.name} looks from the class token, which backbone {name} is without",
+                    allowed="backbones with a class token",
+                    remedy=f"leave {task.name} out, or measure {name} in its own experiment",
+                )
     for node, behind in plan.needs.items():
         if isinstance(node, Pretraining):
             recipe, backbone = plan.recipes[node.recipe], plan.backbones[node.backbone]

@@ -27,7 +27,9 @@ def check_installed(where: str, loggers: Iterable[str]) -> None:
         UserError: naming the first that is missing, and the command that installs it.
     """
     for name in loggers:
-        if find_spec(name) is None:
+        found = find_spec(name)
+        # A folder of that name, such as W&B's own of its runs, counts as a package without a file.
+        if found is None or found.origin is None:
             raise UserError(
                 where,
                 f"{name}, which is not installed",

@@ -40,6 +40,7 @@ Need = Literal[
     "factors",  # drawn images whose factors are recorded and independent
     "conflicts",  # drawn images whose cues conflict
     "tokens",  # a vision transformer
+    "class_token",  # which a vision transformer may be without
     "text",  # a method with a text tower
 ]
 
@@ -138,7 +139,7 @@ TASKS: dict[str, Task] = {
             "are",
             protocol=Layout,
             metrics=("jaccard",),
-            needs=("boxes", "masks", "tokens"),
+            needs=("boxes", "masks", "tokens", "class_token"),
             reads=_OBJECTS,
             draws=True,
         ),

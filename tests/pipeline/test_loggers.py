@@ -140,6 +140,8 @@ def test_a_logger_that_is_not_installed_is_refused_before_any_work(
         load_plan("quickstart", scenery.params)
     assert said in str(caught.value)
     data, out = scenery.root / "no_data", scenery.root / "out"
+    # W&B writes its runs into a folder of its own name, which is no package.
+    (scenery.root / "wandb").mkdir()
     done = step("pretrain", *scenery.pretrain_arguments(path, data, out))
     assert done.returncode == 2
     assert said in done.stderr

@@ -283,6 +283,20 @@ def test_a_table_of_several_labels(home: Path) -> None:
     assert "A cell with | holds several labels." in text_of(plan.dataset_file("mine"))
 
 
+def test_a_table_of_columns_of_0_and_1(home: Path) -> None:
+    put(home / "data/chest", [f"{i}.jpg" for i in range(80)])
+    rows = "".join(f"{i}.jpg,{i % 2},{int(i % 3 == 0)},scan{i}\n" for i in range(80))
+    (home / "data/chest/labels.csv").write_text(f"image,Mass,Edema,Name\n{rows}")
+    assert "--label-column Mass or --label-column Edema" in refused("data/chest")
+    plan = made("data/chest", "--label-column", "Mass", "--label-column", "Edema")
+    dataset = plan.datasets["mine"]
+    assert dataset.label_columns == ["Mass", "Edema"]
+    assert open_source(dataset).classes == ["Mass", "Edema"]
+    text = text_of(plan.dataset_file("mine"))
+    assert "several labels each, Mass, Edema" in text
+    assert "Columns that are not read: Name." in text
+
+
 def test_a_table_of_numbers(home: Path) -> None:
     put(home / "data/bones", [f"{i}.jpg" for i in range(80)])
     rows = "".join(f"{i}.jpg,{i / 4}\n" for i in range(80))
@@ -546,6 +560,11 @@ def test_bad_semantic_masks(home: Path, spoil: Any, line: str) -> None:
         ("image,kind\n{}", ("--label-column", "label"), "no such column in"),
         ("name,label\n", (), "no line below the column names"),
         ("image,one,two\n{}", (), "--label-column one or --label-column two"),
+        (
+            "image,one,two\n{}79.jpg,2,1\n",
+            ("--label-column", "one", "--label-column", "two"),
+            "one of 2 columns, and its cells hold 2",
+        ),
         ("image\n{}", (), "no column of labels"),
         ("image,label\nx.jpg,a\ny.jpg,b\n", (), "no column names image files"),
     ],

@@ -341,6 +341,10 @@ def test_object_layout_needs_tokens(scenery: Scenery) -> None:
     _experiment(scenery, **layout)
     with pytest.raises(UserError, match="layout reads tokens, and backbone resnet_test"):
         _experiment(scenery, **layout, backbones=["resnet_test"])
+    arguments = {**BACKBONE["model_args"], "class_token": False, "global_pool": "avg"}
+    scenery.write("backbones/no_token.yaml", {**BACKBONE, "model_args": arguments})
+    with pytest.raises(UserError, match="layout looks from the class token, which backbone no_tok"):
+        _experiment(scenery, **layout, backbones=["no_token"])
 
 
 @pytest.mark.parametrize(
