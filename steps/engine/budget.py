@@ -46,6 +46,7 @@ class Spent:
         for path in artifacts:
             facts = read_manifest(path).facts
             own = {name: facts[name] for name in asdict(total)}
+            # A manifest holds the sum behind it, so that a chain of any length adds up.
             total = total.plus(own).plus(facts.get("behind", {}))
         return total
 
@@ -68,6 +69,7 @@ def facts_within(training: Training, behind: Iterable[Path]) -> dict[str, Any]:
     elsewhere: list[str] = []
     for path in (behind := list(behind)):
         facts = read_manifest(path).facts
+        # What others trained cost nothing here; the page names it instead.
         elsewhere += [facts["tokenizer"]] if "official" in facts else facts.get("elsewhere", [])
     spent = asdict(Spent.on(behind))
     return {"length": training.length, "behind": spent, "elsewhere": elsewhere}
@@ -219,12 +221,14 @@ def within_budget(
         return plan_phases(scaled, views, steps_per_epoch, rank=0, world=1, where=where)
 
     flops = _flops(method, phases(1.0), facts)
+    # An image costs one unit in a budget of images, whatever its size; the rest is the same.
     costs = flops if budget.images is None else [_TERA] * len(flops)
     steps = [cost * training.batch_size / _TERA for cost in costs]
     epochs = [training.epochs, *([final.epochs] if (final := training.final_phase) else [])]
     whole = sum(step * each * steps_per_epoch for step, each in zip(steps, epochs, strict=True))
     length = own / whole
     _check_length(training, budget, own, length, max(steps), where)
+    # Each phase rounds to whole steps by itself, so that the sum is known only now.
     spent = sum(s * phase.steps for s, phase in zip(steps, phases(length), strict=True))
     if abs(spent - own) > TOLERANCE * own:
         raise UserError(
@@ -243,6 +247,7 @@ def _check_length(
     """Refuse a length that makes no run of the recipe."""
     epochs, warmup = length * training.epochs, training.schedule.warmup_epochs
     part = "" if own == budget.amount else f", of which {own:.4g} are its own,"
+    # From the run's own part back to the budget, which is what a reader would change.
     asked = budget.amount / own
     if own < step:
         raise UserError(
@@ -286,6 +291,7 @@ def _flops(method: Method, phases: list[Phase], facts: DatasetFacts) -> list[flo
         )
         draws = trial.sample(_COUNTED, generator(0, "flops"))
         progress = phase.progress(phase.first + phase.steps // 2)
+        # As in training, where the draws of a batch are made at once and then divided.
         parts = [
             {name: draw[first : first + _AT_ONCE] for name, draw in draws.items()}
             for first in range(0, _COUNTED, _AT_ONCE)

@@ -146,6 +146,7 @@ class Scratch(ScratchFolder):
                 json.dump({**self._header(), **facts, _DIGESTS: digests}, file)
                 file.flush()
                 os.fsync(file.fileno())
+        # The name appears once every shard is on the disk, so that a folder of that name is whole.
         before = [*self._folders(), self.folder / FILE]
         draft.rename(self.folder / f"{SHARDS}{time.time_ns()}")
         self._remove(before)
@@ -312,6 +313,7 @@ def restore(method: Method, optimizer: TorchOptimizer, saved: Tensors) -> None:
             continue
         name, _, moment = key.removeprefix(_OPTIMIZER).rpartition(".")
         parameter = parameters[name]
+        # Moments are laid out like their parameter; a counter of steps is whole in every process.
         if size == parameter.shape:
             targets[key] = torch.zeros_like(parameter, dtype=dtype)
         else:

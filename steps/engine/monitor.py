@@ -140,6 +140,7 @@ class Monitor:
         now = time.monotonic()
         elapsed = max(now - self._since, 1e-9)
         speed = self._images / elapsed
+        # In a file of their own: metrics are the same for every run of one thing, times are not.
         timing = {
             "step": step,
             "images_per_second": round(speed, 1),
@@ -206,11 +207,13 @@ class Monitor:
 
 
 def _append(path: Path, values: dict[str, Any]) -> None:
+    # Opened for each line, so that a killed run leaves every line that it has logged.
     with writing(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(values) + "\n")
 
 
 def _peak_memory_mib() -> float:
+    # The device's memory is what limits a batch; the host's where there is no device.
     if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -43,6 +43,7 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
         scale = params.layer_decay ** (depth + 1 - layer_of(name, depth))
         if re.search(r"(?:^|\.)backbone\.patch_embed\.", name):
             scale *= params.patch_embed_scale
+        # A rate belongs to a group, and DINO holds last layers still in the first epochs.
         last = ".last_layer." in name
         groups.setdefault((decayed, scale, last), []).append(parameter)
     return [
@@ -68,6 +69,7 @@ def layer_of(name: str, depth: int) -> int:
     embeddings = "cls_token|reg_token|mask_token|pos_embed|rope|patch_embed|norm_pre|conv1|bn1"
     if re.search(rf"(?:^|\.)backbone\.({embeddings})\b", name):
         return 0
+    # The final norm too: the official code of MAE and BEiT counts it with the head.
     return depth + 1
 
 
@@ -76,6 +78,7 @@ def build_optimizer(module: nn.Module, params: Optimizer, depth: int, lr: float)
     groups = parameter_groups(module, params, depth)
     if params.name == "adamw":
         betas = (params.betas[0], params.betas[1])
+        # Fused: one pass over each weight. In a small network the update is a large part of a step.
         return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=params.eps, fused=True)
     if params.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=params.momentum, fused=True)
@@ -124,6 +127,7 @@ class LARS(TorchOptimizer):
             lengths, sizes = norms(matrices), norms([*updates.values()])
             for parameter, length, size in zip(matrices, lengths, sizes, strict=True):
                 adapted = group["trust"] * length / size
+                # A weight of zeros would have a factor of zero, and never move.
                 both = (length > 0) & (size > 0)
                 local(updates[parameter]).mul_(torch.where(both, adapted, torch.ones_like(adapted)))
             for parameter in moving:
@@ -146,6 +150,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:
     sizes = torch.stack(norms(gradients))
     if clip.scope != "tensor":
         sizes = sizes.norm().expand(len(gradients))
+    # The epsilon is that of clip_grad_norm_, which the references call.
     factors = (clip.max_norm / (sizes + 1e-6)).clamp(max=1.0)
     scaled = list(zip(gradients, factors.unbind(), strict=True))
     if gradients[0].device.type == "cpu":

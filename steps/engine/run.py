@@ -172,6 +172,7 @@ class Run:
                 return
             with self.publish() as draft:
                 draft.seconds_before = place.seconds
+                # Copied, not moved: a kill before the artifact is there leaves the scratch whole.
                 for log in (METRICS, TIMING):
                     shutil.copyfile(place.folder / log, draft.path / log)
                 draft.logs.add(TIMING)

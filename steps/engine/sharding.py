@@ -103,11 +103,13 @@ def gather(fabric: Fabric, trained: Method, method: Method, *, everywhere: bool 
     keep = everywhere or fabric.global_rank == 0
     weights = {}
     for name, tensor in trained.state_dict().items():
+        # A tensor that no process shares would go on changing with the twin: it is copied.
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.detach().clone()
         if keep:
             weights[name] = whole.cpu()
     if keep:
         for name, parameter in method.named_parameters():
+            # An emptied parameter has no shape that load_state_dict could fill.
             parameter.data = weights[name]
         method.load_state_dict(weights)
 
@@ -134,6 +136,7 @@ def norms(tensors: Sequence[Tensor]) -> list[Tensor]:
     found = list(torch._foreach_norm([local(tensor) for tensor in tensors]))
     shared = [index for index, tensor in enumerate(tensors) if isinstance(tensor, DTensor)]
     if shared:
+        # One message for all tensors: their number, not their size, is what takes time.
         squares = torch.stack([found[index] for index in shared]).square()
         dist.all_reduce(squares)
         for index, norm in zip(shared, squares.sqrt(), strict=True):

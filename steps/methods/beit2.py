@@ -122,6 +122,7 @@ class BEiT2(Method):
         labels = self.tokenizer.tokens(token_images)[mask]
         last, aggregated = self.features(images, mask, draws.get("keep"), draws.get("keep_head"))
         loss_1, accuracy_1 = token_prediction(self.lm_head(last[:, 1:][mask]), labels, hidden)
+        # Shared where the head has no output of its own, as in the reference by default.
         lm_head = self.aggregation.lm_head or self.lm_head
         loss_2, accuracy_2 = token_prediction(lm_head(aggregated[:, 1:][mask]), labels, hidden)
         return {
@@ -144,6 +145,7 @@ class BEiT2(Method):
         tokens = embed(vit, images, mask_BN, self.mask_token)
         early = encode(vit, tokens, keep, stop=early_layers)
         last = encode(vit, early, keep, start=early_layers)
+        # Early patches beside the late class token, which alone can bring what they lack.
         both = torch.cat([last[:, :1], early[:, 1:]], dim=1)
         aggregated = self.aggregation(both, relative_bias(vit), keep_head)
         norm = self.aggregation.norm or vit.norm

@@ -25,6 +25,7 @@ def backbone_for(params: MethodParams, backbone: Backbone) -> Backbone:
     Raises:
         UserError: the method cannot make what it needs of it.
     """
+    # By the type of the params, not by the name of the method: several share a BEiT.
     match getattr(params, "backbone", None):
         case BEiTBackbone() as options:
             return as_beit(backbone, options)

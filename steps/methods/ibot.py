@@ -118,6 +118,7 @@ class IBOT(BatchCoupledMethod):
         )
         # Collected after its use: this step's centre is the previous steps' mean.
         self.center.accumulate(teacher_logits)
+        # The class loss is averaged over pairs of views, the patch loss over crops and their masks.
         cls = params.dino_weight * loss_cls
         patch = params.ibot_weight * self.patch_loss(encoded, self.mask(draws, progress), progress)
         return {

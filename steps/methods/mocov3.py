@@ -67,6 +67,7 @@ class MoCoV3(BatchCoupledMethod):
         q1, q2 = self.pair.queries(encoded["q1"]), self.pair.queries(encoded["q2"])
         k1, k2 = self.pair.keys(encoded["k1"]), self.pair.keys(encoded["k2"])
         tau = self.params.temperature
+        # Each view asks for the other: the loss is symmetric (section 3).
         return {"loss": momentum_contrast(q1, k2, tau) + momentum_contrast(q2, k1, tau)}
 
     def after_step(self, progress: Progress) -> dict[str, float]:

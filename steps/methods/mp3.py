@@ -109,6 +109,7 @@ class MP3(Method):
 
     def sample(self, batch: int, generator: torch.Generator) -> Draws:
         """Indices of each image's context patches: (B, C) int64."""
+        # By sorting noise, so that every image has a context of one size.
         noise = torch.rand(batch, self.patches, generator=generator)
         return {"context": noise.argsort(dim=1)[:, : self.context_size]}
 

@@ -74,6 +74,7 @@ class Supervised(Method):
         that a part of the batch carries its own. Partners are neighbours (0 with 1, 2 with 3,
         …) of the global batch, however it is cut over devices.
         """
+        # NumPy's: torch draws Beta variates from its global generator only.
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         draws: Draws = {}
         if self.params.drop_path:
@@ -142,6 +143,7 @@ class Supervised(Method):
             alpha = params.cutmix if cut else params.mixup
             weight = float(rng.beta(alpha, alpha))
             if cut:
+                # A side of the box is even, twice this half, as timm cuts it.
                 half = int(side * math.sqrt(1 - weight)) // 2
                 y, x = rng.integers(side, size=2)
                 top, left = max(y - half, 0), max(x - half, 0)
@@ -185,7 +187,7 @@ def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
     """Fill each sample's box with normal noise.
 
     Args:
-        images: (B, 3, H, W), normalised.
+        images: (B, C, H, W), normalised.
         boxes: (B, 4) top, left, bottom, right; empty boxes change nothing.
         seeds: (B,) of each sample's noise.
     """
@@ -193,7 +195,7 @@ def erase(images: Tensor, boxes: Tensor, seeds: Tensor) -> Tensor:
     for index, (top, left, bottom, right) in enumerate(boxes.tolist()):
         if bottom > top:
             generator = torch.Generator().manual_seed(int(seeds[index]))
-            noise = torch.randn(3, bottom - top, right - left, generator=generator)
+            noise = torch.randn(images.shape[1], bottom - top, right - left, generator=generator)
             images[index, :, top:bottom, left:right] = noise.to(images)
     return images
 

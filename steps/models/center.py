@@ -33,6 +33,7 @@ def sinkhorn_knopp(logits_NK: Tensor, temperature: float, iterations: int) -> Te
     shares_KN = shares_KN / sum_over_processes(shares_KN.sum())
     for _ in range(iterations):
         shares_KN = shares_KN / sum_over_processes(shares_KN.sum(dim=1, keepdim=True)) / prototypes
+        # All scores of a sample are here: only sums over samples need a message.
         shares_KN = shares_KN / shares_KN.sum(dim=0, keepdim=True) / samples
     return (shares_KN * samples).T
 

@@ -79,6 +79,7 @@ class MomentumPair(nn.Module):
             ),
         )
         self.momentum_encoder = teacher_of(self.encoder)
+        # Outside the encoder that is averaged: keys pass through no predictor.
         last_norm: LastNorm = "plain" if predictor.last_norm else "none"
         self.predictor = mlp(dim, predictor.hidden_dim, dim, predictor.layers, last_norm=last_norm)
 

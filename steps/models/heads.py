@@ -57,6 +57,7 @@ class WeightNormLinear(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, *, train_length: bool) -> None:
         super().__init__()
+        # A length of 1 whatever the direction, as the reference fills it.
         self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=train_length)
         self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
 

@@ -18,6 +18,7 @@ def run_hooked(module: nn.Module, function: Callable[..., T], *inputs: Any) -> T
     Call the parts of a block through this function, and any method of a ``Method`` that computes,
     other than ``forward``: under FSDP weights are whole only during a registered forward method.
     """
+    # A module that FSDP does not wrap has its weights at any time.
     run = getattr(module, _METHOD, None)
     return function(module, *inputs) if run is None else cast(T, run(function, *inputs))
 

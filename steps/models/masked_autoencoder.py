@@ -50,6 +50,7 @@ def patch_statistics(pixels_BNP: Tensor) -> tuple[Tensor, Tensor]:
 
     The variance has divisor n - 1, and 1e-6 is added to it (MAE's reference code).
     """
+    # Unbiased, unlike the variance of a norm: the reference calls var with its default.
     variance = pixels_BNP.var(dim=2, keepdim=True)
     return pixels_BNP.mean(dim=2, keepdim=True), (variance + _EPSILON).sqrt()
 
@@ -158,6 +159,7 @@ class PixelDecoder(Decoder):
         # Visible tokens come first and in shuffled order; ``restore_BN`` puts all back.
         masks = self.mask_token.expand(batch, patches + 1 - tokens.shape[1], -1)
         patches_BND = gather_tokens(torch.cat([tokens[:, 1:], masks], dim=1), restore_BN)
+        # The class token has a row in the table too, of zeros, as in the reference.
         tokens = torch.cat([tokens[:, :1], patches_BND], dim=1) + self.pos_embed
         if read_BN is None:
             return self.decode(tokens)[:, 1:]

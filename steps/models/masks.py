@@ -143,6 +143,7 @@ class BlockGenerator:
                 if 0 < (block & ~mask).bit_count() <= limit:
                     mask |= block
                     break
+            # The references give up at the first block without a place, though patches are left.
             else:
                 break
         return mask
@@ -152,6 +153,7 @@ class BlockGenerator:
         bound = math.log(self.min_aspect)
         sketch = Block(rng.uniform(self.min_block, limit), rng.uniform(bound, -bound), 0, 0)
         height, width = sketch.size
+        # The reference draws no corner for a block that does not fit, so nothing is drawn here.
         if height >= self.height or width >= self.width:
             return sketch
         top, left = rng.randint(0, self.height - height), rng.randint(0, self.width - width)
@@ -187,6 +189,7 @@ def block_generator(
     """The generator of masks for a grid of patches."""
     return BlockGenerator(
         *grid,
+        # Cut down, as the references do: 196 patches at 0.4 are 78.
         patches=int(params.ratio * grid[0] * grid[1]),
         min_block=params.min_block,
         max_block=params.max_block,
@@ -226,6 +229,7 @@ def sample_ratio_masks(crops: int, side: int, params: RatioMasks, seeds: torch.G
     masks = []
     for _ in range(crops):
         shares = [rng.uniform(ratio - variance, ratio + variance) for ratio, variance in ranges]
+        # Every share is drawn, though one is taken: so the reference uses its generator.
         patches = rng.choice(shares) * count
         if params.shape == "random":
             hidden = rng.sample(range(count), int(patches))

@@ -136,6 +136,7 @@ class CropNetwork(nn.Module):
         # Without masks the patch loss is over all patches, as in distillation.
         if read is None:
             read = torch.ones_like(embedded[:, vit.num_prefix_tokens :, 0], dtype=torch.bool)
+        # Draws are one list over all views: those of the local ones begin behind the global.
         counts, kinds = self._by_size(views[crops:], crops, keep, gates)
         first = Crops(embedded, read, _rows(keep, 0, crops), _rows(gates, 0, crops))
         tokens, *local = normed_crops(vit, [first, *kinds])

@@ -75,6 +75,7 @@ class Renormalise(nn.Module):
             [torch.tensor(list(values), dtype=torch.float64).view(1, -1, 1, 1) for values in pair]
             for pair in (given, wanted)
         )
+        # Decided once: in ``forward`` a GPU would make the host wait for the answer.
         self.same = bool((mean == own_mean).all() and (std == own_std).all())
         # Computed in float64 and rounded once.
         self.register_buffer("scale", (std / own_std).float(), persistent=False)

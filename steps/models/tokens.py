@@ -70,6 +70,7 @@ def embed(
     if vit.pos_embed is not None:
         rows = vit.pos_embed.shape[1] - vit.patch_embed.num_patches
         table = resize_table(vit.pos_embed, grid, rows, resizing or own_resizing(vit))
+        # timm gives registers no position where the table has rows for the class token only.
         prefix = torch.cat([prefix[:, :rows] + table[:, :rows], prefix[:, rows:]], dim=1)
         patches = patches + table[:, rows:]
     return torch.cat([prefix.expand(len(images), -1, -1), patches], dim=1)

@@ -63,6 +63,16 @@ def test_erasing_fills_the_box_alone_and_from_its_seed() -> None:
     assert images.abs().sum().item() == 0.0, "the input was changed"
 
 
+def test_erasing_images_of_any_number_of_channels() -> None:
+    boxes, seeds = torch.tensor([[1, 2, 5, 6]]), torch.tensor([3])
+    for channels in (1, 4):
+        erased = erase(torch.zeros(1, channels, 8, 8), boxes, seeds)
+        filled = erased[0, :, 1:5, 2:6]
+        assert filled.shape == (channels, 4, 4)
+        assert (filled != 0).all()
+        assert torch.count_nonzero(erased) == filled.numel()
+
+
 def test_share_of_erased_images() -> None:
     draws = _method(random_erasing=0.25).sample(2000, torch.Generator().manual_seed(0))
     top, left, bottom, right = draws["erase"].unbind(dim=1)
