@@ -8,7 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from steps.params.budget import Budget
 from steps.params.dag import Pretraining
 from steps.params.load import load
 from steps.params.plan import Plan
@@ -57,19 +59,31 @@ _CACHED = ("knn", "linear")
 """Tasks that decode no image: they read features."""
 
 
+class Cost(NamedTuple):
+    """Of an image in a pretraining."""
+
+    seconds: float
+    flops: float
+
+
 class Measured:
     """Seconds per image of recipes and protocols, from a report's records."""
 
     def __init__(self, report: Path) -> None:
-        recipes: dict[tuple[str, str, str], float] = {}
+        recipes: dict[tuple[str, str, str], Cost] = {}
+        # Rows of a budget have it in their names, and cost per image what they cost without it.
+        budget = json.loads(report.with_name("report.json").read_text(encoding="utf-8"))["budget"]
+        ending = "" if budget is None else f"-{Budget.model_validate(budget).name}"
         tasks: dict[tuple[str, str], list[float]] = defaultdict(list)
         for line in report.read_text(encoding="utf-8").splitlines():
             entry = json.loads(line)
             record, measured = entry["records"][0], entry["measured"]
             regime = entry["source"].split("/")[2]
             images = record["images_seen"]
-            key = (regime, record["backbone"], record["recipe"])
-            recipes[key] = record["device_seconds"] / images if images else 0.0
+            key = (regime, record["backbone"], record["recipe"].removesuffix(ending))
+            recipes[key] = Cost(
+                *(record[of] / images if images else 0.0 for of in ("device_seconds", "flops"))
+            )
             dataset: ShapesDataset = load(
                 REPOSITORY / f"params/datasets/{record['dataset']}.yaml", ShapesDataset
             )
@@ -119,7 +133,8 @@ def estimated_seconds(plan: Plan, sizes: dict[str, Size], report: Path = REPORT)
         each = measured.recipes.get((experiment.regime, node.backbone, stem))
         if each is None:
             return None
-        seconds += seeds * _images_seen(plan, node.recipe, own.train) * (each + own.decode_seconds)
+        images = _images_seen(plan, node.recipe, own.train, each)
+        seconds += seeds * images * (each.seconds + own.decode_seconds)
     # A pass over the images for features costs about one of the three passes of geometry.
     for row, task, protocol, dataset in plan.evaluations():
         size = sizes[dataset]
@@ -136,13 +151,14 @@ def estimated_seconds(plan: Plan, sizes: dict[str, Size], report: Path = REPORT)
     return seconds / CORES
 
 
-def _images_seen(plan: Plan, recipe: str, train: int) -> float:
+def _images_seen(plan: Plan, recipe: str, train: int, cost: Cost) -> float:
     """Images of a pretraining; an incomplete last batch of an epoch is left out."""
     training, scaled = plan.recipes[recipe].training, plan.scaled.get(recipe)
     if training is None:
         return 0.0
-    if scaled is not None and scaled.budget is not None and scaled.budget.images is not None:
-        return float(scaled.budget.images)
+    if scaled is not None and scaled.budget is not None:
+        budget = scaled.budget
+        return float(budget.images or 1e12 * budget.amount / cost.flops)
     return training.epochs * (train // training.batch_size) * training.batch_size
 
 

@@ -44,7 +44,7 @@ def explain(cell: Path) -> str:
     chosen = [
         (item, records)
         for item in source.traced
-        if (records := [record for record in item.records if _matches(record, parts)])
+        if (records := [each for each in item.records if _matches(each, parts, source.heading)])
     ]
     if len(parts) < 3 or not chosen:
         raise _unknown(folder, parts, source)
@@ -106,8 +106,9 @@ def _certainty(
     ]
 
 
-def _cell(record: Record) -> str:
-    return f"{record.recipe}/{record.backbone}/{record.task}"
+def _cell(record: Record, heading: ReportSpec) -> str:
+    """The cell by the name of its row in tables, which leaves out a budget that all rows share."""
+    return f"{heading.shown(record.recipe)}/{record.backbone}/{record.task}"
 
 
 def _ends(record: Record) -> tuple[str, ...]:
@@ -115,9 +116,10 @@ def _ends(record: Record) -> tuple[str, ...]:
     return record.protocol, record.dataset, record.metric, f"seed{record.seed}"
 
 
-def _matches(record: Record, parts: tuple[str, ...]) -> bool:
-    ends = _ends(record)
-    return "/".join(parts[:3]) == _cell(record) and all(part in ends for part in parts[3:])
+def _matches(record: Record, parts: tuple[str, ...], heading: ReportSpec) -> bool:
+    whole = f"{record.recipe}/{record.backbone}/{record.task}"
+    named = "/".join(parts[:3]) in (whole, _cell(record, heading))
+    return named and all(part in _ends(record) for part in parts[3:])
 
 
 def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
@@ -125,9 +127,12 @@ def _unknown(folder: Path, parts: tuple[str, ...], source: Source) -> UserError:
     records = [record for item in source.traced for record in item.records]
     key = "/".join(parts[:3])
     ends = dict.fromkeys(
-        f"{key}/{end}" for record in records if _cell(record) == key for end in _ends(record)
+        f"{key}/{end}"
+        for record in records
+        if _matches(record, parts[:3], source.heading)
+        for end in _ends(record)
     )
-    allowed = list(ends or dict.fromkeys(map(_cell, records)))
+    allowed = list(ends or dict.fromkeys(_cell(record, source.heading) for record in records))
     close = closest("/".join(parts), allowed)
     return UserError(
         str(folder / "/".join(parts)),

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from steps.command import UserError
 from steps.params.budget import Budget
 from steps.params.experiment import Experiment
 from steps.reporting.collect import collect
-from steps.reporting.explain import file_text
+from steps.reporting.explain import explain, file_text
 from steps.reporting.markdown import budget_note, page
 from steps.reporting.source import (
     ReportSpec,
@@ -86,6 +87,12 @@ def test_it_is_read_back_and_explained(source: Source, tmp_path: Path) -> None:
     dino = next(item for item in again.traced if item.behind)
     text = file_text("results", dino, list(dino.records))
     assert "behind it        11.6 TFLOPs, 1 min 00 s (teacher and tokenizer)" in text
+    # A cell is named as the tables name its row, or as the results do.
+    record = dino.records[0]
+    cell = f"{record.backbone}/{record.task}"
+    assert explain(tmp_path / "dino" / cell) == explain(tmp_path / record.recipe / cell)
+    with pytest.raises(UserError, match=f"no such cell .*did you mean .*/dino/{cell}"):
+        explain(tmp_path / "dina" / cell)
 
 
 def test_names_leave_the_budget_out_unless_there_are_several(source: Source) -> None:
