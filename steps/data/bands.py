@@ -81,8 +81,8 @@ def decode_bands(encoded: bytes, form: Form, max_pixels: int) -> Bands:
     return _of_picture(encoded, form, max_pixels)
 
 
-def _of_numpy(encoded: bytes, form: Form, max_pixels: int) -> Array:
-    file = io.BytesIO(encoded)
+def _numpy_header(file: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order (True: of Fortran) and type of a NumPy file, which is read up to its values."""
     version = np.lib.format.read_magic(file)
     headers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -90,7 +90,12 @@ def _of_numpy(encoded: bytes, form: Form, max_pixels: int) -> Array:
     }
     if version not in headers:
         raise UnfitImageError(f"a NumPy file of version {version}; 1.0 and 2.0 are taken")
-    shape, fortran, dtype = headers[version](file)
+    return headers[version](file)
+
+
+def _of_numpy(encoded: bytes, form: Form, max_pixels: int) -> Array:
+    file = io.BytesIO(encoded)
+    shape, fortran, dtype = _numpy_header(file)
     axis = _channel_axis(shape, "", form)
     _check_size(shape, axis, max_pixels)
     _check_values(dtype, form)
@@ -175,8 +180,7 @@ def form_of(encoded: bytes) -> Form | None:
     Of an array whose axes have no names, the channels are the shorter of the first and last axis.
     """
     if encoded.startswith(_NUMPY):
-        array = np.load(io.BytesIO(encoded), allow_pickle=False)
-        shape, axes, dtype = array.shape, "", array.dtype
+        (shape, _, dtype), axes = _numpy_header(io.BytesIO(encoded)), ""
     elif encoded.startswith(_TIFF):
         with _tifffile().TiffFile(io.BytesIO(encoded)) as file:
             series = file.series[0]
@@ -246,7 +250,8 @@ def _channel_axis(shape: Sequence[int], axes: str, form: Form) -> int | None:
 def _check_size(shape: Sequence[int], axis: int | None, max_pixels: int) -> None:
     height, width = (side for index, side in enumerate(shape) if index != axis)
     check_pixels(width, height, max_pixels)
-    if height == 0 or width == 0:
+    # A damaged header of a NumPy file may hold any whole numbers.
+    if height < 1 or width < 1:
         raise UnfitImageError(f"{width}x{height} pixels; at least one is needed")
 
 

@@ -16,7 +16,7 @@ from torchvision.io import encode_png
 
 from steps.command import UserError
 from steps.data import bands
-from steps.data.bands import Form, Sums, decode_bands, is_packed, pack, unpack
+from steps.data.bands import Form, Sums, decode_bands, form_of, is_packed, pack, unpack
 from steps.data.checks import Decoded, check_image
 from steps.data.decoding import UnfitImageError, decode
 from steps.data.loader import BatchPlan, TrainingViews, training_batches
@@ -135,6 +135,7 @@ def test_other_numbers_of_channels_of_8_bits(encoded: bytes, expected: Any) -> N
         (tiff(WIDE.astype(np.float32), planarconfig="separate", **PLAIN), "values of float32"),
         (tiff(WIDE, imagej=True, metadata={"axes": "ZYX"}), "a stack of 4x20x30 along Z"),
         (npy(WIDE[:, :0]), "30x0 pixels; at least one"),
+        (npy(WIDE).replace(b"(4, 20, 30)", b"(4, -1, 30)"), "30x-1 pixels; at least one"),
         (picture(BYTES[0]), "8 bits a channel; bits is 16"),
         (picture(BYTES[0] % 2 == 0), "an image of mode 1"),
         (b"nothing", "not an image of a known format"),
@@ -150,6 +151,15 @@ def test_what_does_not_fit_is_named(encoded: bytes, fault: str) -> None:
 def test_too_many_pixels_are_not_decoded(encoded: bytes) -> None:
     with pytest.raises(UnfitImageError, match="30x20 pixels are more than max_pixels, 599"):
         decode_bands(encoded, FOUR, 599)
+
+
+def test_a_header_that_claims_much_takes_no_memory() -> None:
+    file = io.BytesIO()
+    claims = {"shape": (4, 20_000_000_000, 30), "fortran_order": False, "descr": "<u2"}
+    np.lib.format.write_array_header_1_0(file, claims)
+    assert form_of(file.getvalue()) == FOUR
+    with pytest.raises(UnfitImageError, match="30x20000000000 pixels are more than max_pixels"):
+        decode_bands(file.getvalue(), FOUR, MAX_PIXELS)
 
 
 @pytest.mark.parametrize(
