@@ -427,10 +427,17 @@ def _check_tokens(plan: Plan, node: Pretraining, training: Training) -> None:
 
 
 def _check_tokenizer(plan: Plan, node: Tokenizer) -> None:
-    """A tokenizer and its teacher must see the same patches."""
+    """A tokenizer and its teacher must see the same patches, and the teacher must have the
+    projection that the tokenizer takes."""
     params = plan.tokenizers[node.name].tokenizer
     for other in plan.needs[node]:
         if isinstance(other, Pretraining):
+            if getattr(params, "projected", False) and not plan.recipes[other.recipe].method.text:
+                raise UserError(
+                    f"{plan.tokenizer_file(node.name)}: tokenizer.projected",
+                    f"true, and its teacher {other.recipe} has no space shared with text",
+                    allowed="false, or a teacher with a text tower, such as clip",
+                )
             patch_size = plan.backbones[other.backbone].patch_size
             if patch_size != params.token_pixels:
                 raise UserError(

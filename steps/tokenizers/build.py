@@ -38,6 +38,7 @@ def build_training(
 
     Raises:
         ValueError: it needs a teacher.
+        UserError: it takes the teacher's projection, and there is none.
     """
     match params:
         case DalleParams():
@@ -45,6 +46,12 @@ def build_training(
         case VQKDParams():
             if teacher is None:
                 raise ValueError("vqkd is trained against a teacher")
+            if params.projected and teacher.projection is None:
+                raise UserError(
+                    "tokenizer.projected",
+                    "true, and the teacher has no projection into a space shared with text",
+                    allowed="false, or a teacher that was pretrained by clip",
+                )
             width = teacher.width(projected=params.projected)
             return VQKD(params, teacher, width, channels)
 

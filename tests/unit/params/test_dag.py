@@ -138,6 +138,19 @@ def test_a_teacher_with_other_patches_than_its_tokenizer(scenery: Scenery) -> No
     assert "teacher.backbone: vit_fine has patches of 4 px, the tokenizer of 8 px" in message
 
 
+def test_a_tokenizer_that_takes_a_projection_needs_a_teacher_with_one(scenery: Scenery) -> None:
+    tokenizer = {**TOKENIZERS["vqkd"]["tokenizer"], "projected": True}
+    for name, fits in (("clip", True), ("dino", False)):
+        content = {**TOKENIZERS["vqkd"], "tokenizer": tokenizer}
+        content["teacher"] = {"recipe": name, "backbone": "vit_test"}
+        scenery.write("tokenizers/test/vqkd.yaml", content)
+        if fits:
+            _plan(scenery, "beit2")
+            continue
+        message = _error(scenery, "beit2")
+        assert "vqkd.yaml: tokenizer.projected: true, and its teacher dino has no space" in message
+
+
 def test_keys_that_a_method_needs_or_does_not_take(scenery: Scenery) -> None:
     scenery.write("recipes/test/mae.yaml", {**RECIPES["mae"], "tokenizer": "dalle"})
     assert "method mae takes no tokenizer: remove 'tokenizer'" in _error(scenery, "mae")

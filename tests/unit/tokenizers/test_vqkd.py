@@ -10,12 +10,14 @@ import torch
 from pydantic import TypeAdapter
 from torch.nn import functional as F
 
+from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.methods import Batch
 from steps.models.backbones import create_backbone
 from steps.models.teacher import PIXELS, Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.tokenizers import VQKDParams
+from steps.tokenizers.build import build_training
 from steps.tokenizers.vqkd import VQKD
 from tests.scenery import BACKBONE, TOKENIZERS
 
@@ -83,6 +85,9 @@ def test_projected_features_need_a_projection() -> None:
     method = _vqkd(projected=True)
     with pytest.raises(ValueError, match="no projection"):
         method.targets(_batch().views[0])
+    params = {**TOKENIZERS["vqkd"]["tokenizer"], "projected": True}
+    with pytest.raises(UserError, match="projected: true, and the teacher has no projection"):
+        build_training(TypeAdapter(VQKDParams).validate_python(params), _teacher())
 
 
 def test_imagenet_normalisation() -> None:
