@@ -27,7 +27,8 @@ that its records do not have, spread over its 44 jobs."""
 _LIKE = {
     "mask_rcnn_shapes": "mask_rcnn_small",
     "layout": "layout_128",
-    "finetune_numbers": "finetune_small",
+    "finetune_small": "finetune_shapes",
+    "finetune_numbers": "finetune_shapes",
     "geometry_bands": "geometry",
 }
 """Protocols that cost the same as a measured one: the same network and sizes."""
