@@ -117,8 +117,8 @@ class Regime:
 
 
 _JITTER = (
-    "simclr's crops and strong colour jitter were tuned on drawn shapes: where colour tells images "
-    "apart, lower the jitter in its recipe."
+    "simclr jitters colours as for photographs, and its crops were tuned on drawn shapes: where "
+    "colour tells images apart, lower the jitter in its recipe."
 )
 _BANDS = "_bands"
 """End of the names of recipes and protocols whose views and normalisation suit any channels."""

@@ -67,6 +67,8 @@ class Experiment(Params):
     """Methods whose recipes train nothing, to which no budget applies."""
     _keep_epochs: dict[str, list[float]] = PrivateAttr({})
     """Epochs at which recipes keep weights, by method."""
+    _trials: dict[str, int] = PrivateAttr({})
+    """Number of settings of a recipe that were tried, by method."""
 
     def resolved(self) -> dict[str, Any]:
         """All values as JSON. Without ``evaluate_on`` there is no such key, so that the pages of
@@ -122,6 +124,18 @@ class Experiment(Params):
         """The official checkpoints by name."""
         found = [m.imported for m in self.methods if isinstance(m, ImportedMethod)]
         return {each.name: each for each in found}
+
+    @property
+    def trials(self) -> dict[str, int]:
+        """Number of settings of a row's recipe that were tried, by the name of the row."""
+        rows = {
+            name: self._trials[method]
+            for method, names in self._trained.items()
+            for name in names
+            if method in self._trials
+        }
+        kept = {n: rows[each.recipe] for n, each in self.kept.items() if each.recipe in rows}
+        return rows | kept
 
     @property
     def names(self) -> list[str]:
@@ -250,6 +264,9 @@ def load_experiment(file: Path) -> Experiment:
         )
     experiment._keep_epochs = {
         name: training.keep_epochs for name, training in trainings.items() if training is not None
+    }
+    experiment._trials = {
+        name: recipe.trials for name, recipe in recipes.items() if recipe.trials is not None
     }
     for name, kept in experiment.kept.items():
         other = folder / f"{name}.yaml"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from steps.command import UserError
 from steps.params.backbone import Backbone
@@ -411,6 +411,10 @@ class Recipe(Params):
     init: Annotated[Init | None, LATER] = None
     """Weights that the backbone starts from (continued pretraining); null: random ones."""
     training: Training | None = None
+    trials: Annotated[Count | None, Field(exclude=True)] = None
+    """Number of settings of this recipe, itself included, that were tried on another draw of the
+    images that tables are measured on, or on images held out. Tables show it. It is no part of a
+    run: a change of it makes nothing anew."""
     data_share: Share = 1.0
     """Share of the training images, drawn by the seed without regard to labels. All methods get the
     same images, and a larger share contains a smaller one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -89,7 +90,9 @@ def _used(source: Source, summary: pl.DataFrame, budget: Budget) -> str:
         return ""
     flops, images = rows["flops"] / 1e12, rows["images_seen"] + rows["images_behind"]
     off = ((flops if budget.images is None else images) / budget.amount - 1).abs().max()
-    return f"Every row is within {100 * float(off):.1f} % of it."  # type: ignore[arg-type]
+    # Rounded up, since "within 0.0 %" would say that it is met exactly.
+    tenths = max(math.ceil(1000 * float(off) - 1e-6), 1)  # type: ignore[arg-type]
+    return f"Every row is within {tenths / 10:.1f} % of it."
 
 
 MOST_CLASSES = 12
@@ -109,6 +112,7 @@ _ABOUT_APART = (
     "Who beats whom: blue where the row's score is resolved above the column's, orange where it is "
     "resolved below, pale where the difference may be chance.\n"
 )
+_ABOUT_TRIALS = " Trials are the settings of a recipe that were tried, on images other than these."
 _ABOUT_TIME = (
     "Device time covers only pretraining, by the runs behind the records on the devices below; it "
     "varies from run to run.\n"
@@ -269,7 +273,8 @@ def _under_ranking(source: Source, summary: pl.DataFrame, confidence: Confidence
     first = ", the first set of `evaluate_on`" if best.dataset else ""
     return (
         f"Sorted by {plain(headline(summary, best))} of {_section(heading, best)}{first}; "
-        f"{spread}. Epochs, images, FLOPs and device time refer to pretraining on {datasets}.\n"
+        f"{spread}. Epochs, images, FLOPs and device time refer to pretraining on {datasets}."
+        f"{_ABOUT_TRIALS if heading.trials else ''}\n"
     )
 
 

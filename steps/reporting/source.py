@@ -93,6 +93,8 @@ class ReportSpec(BaseModel):
     """Official checkpoints among the methods, with the backbone of each."""
     kept: dict[str, str] = {}
     """Rows of weights that a pretraining kept along its way, with the row of that pretraining."""
+    trials: dict[str, int] = {}
+    """Number of settings of a row's recipe that were tried, where its file says it."""
     scaling: dict[str, ScaledRow] = {}
     """Rows of a study of scale by name."""
     budget: Budget | None = None
@@ -124,6 +126,7 @@ class ReportSpec(BaseModel):
                 if "text" in TASKS[task].needs
             },
             imported={name: each.backbone for name, each in experiment.imported.items()},
+            trials=experiment.trials,
             kept={name: each.recipe for name, each in experiment.kept.items()},
             scaling=_scaled_rows(experiment),
             **paths,
@@ -392,7 +395,7 @@ def _check_digest(item: TracedRecord) -> None:
 def source_files(source: Source) -> dict[str, bytes]:
     """The files that hold a source, by name; :func:`read_source` reads them back."""
     # Experiments without these have the file that they had before there were any.
-    unsaid = {key for key in ("evaluate_on", "kept") if not getattr(source.heading, key)}
+    unsaid = {key for key in ("evaluate_on", "kept", "trials") if not getattr(source.heading, key)}
     spec = source.heading.model_dump(mode="json", exclude=unsaid)
     heading = json.dumps(spec, indent=2, ensure_ascii=False)
     lines = [

@@ -120,6 +120,11 @@ def ranking_table(
             for row in rows.iter_rows(named=True)
         ],
     )
+    if heading.trials:
+        table.columns.append("Trials")
+        table.right.append(True)
+        for cells, row in zip(table.rows, rows.iter_rows(named=True), strict=True):
+            cells.append(str(heading.trials.get(row["recipe"], ABSENT)))
     if confidence is not None:
         table.columns.insert(1, "Rank")
         table.right.insert(1, True)

@@ -334,6 +334,22 @@ def test_segmentation_needs_patches(scenery: Scenery) -> None:
         _experiment(scenery, **experiment, backbones=["resnet_test"])
 
 
+def test_trials_are_told_and_no_part_of_a_run(scenery: Scenery) -> None:
+    before = load(scenery.params / "recipes/test/mae.yaml", Recipe)
+    file = scenery.write("recipes/test/mae.yaml", {**RECIPES["mae"], "trials": 3})
+    recipe = load(file, Recipe)
+    assert recipe.trials == 3
+    assert recipe.resolved() == before.resolved()
+    kept = {**RECIPES["mae"]["training"], "keep_epochs": [1]}
+    scenery.write("recipes/test/mae.yaml", {**RECIPES["mae"], "training": kept, "trials": 3})
+    found = _experiment(scenery, methods=["random", "mae"]).experiment
+    assert found.trials == {"mae": 3, "mae-e1": 3}
+    for wrong in (0, 1.5, "some"):
+        scenery.write("recipes/test/mae.yaml", {**RECIPES["mae"], "trials": wrong})
+        with pytest.raises(UserError, match=r"mae\.yaml: trials"):
+            load(file, Recipe)
+
+
 def test_object_layout_needs_tokens(scenery: Scenery) -> None:
     scenery.write("protocols/layout.yaml", {"mass": 0.6, "crop_fraction": 1.0})
     scenery.write("datasets/boxes.yaml", _BOXES)

@@ -38,6 +38,16 @@ def test_mean_and_sample_deviation_over_seeds(source: Source, summary: pl.DataFr
     assert row["std"][0] == pytest.approx(statistics.stdev(values), abs=1e-6)
 
 
+def test_trials_have_a_column_where_recipes_say_them(source: Source, summary: pl.DataFrame) -> None:
+    assert "Trials" not in ranking_table(summary, source.heading).columns
+    heading = source.heading.model_copy(update={"trials": {"mae": 4}})
+    table = ranking_table(summary, heading)
+    assert table.columns[-1] == "Trials"
+    assert {row[0].split()[0]: row[-1] for row in table.rows} == {"mae": "4", "random": "–"}
+    text = page(Source(heading, source.traced, source.curves), summary, with_curves=False)
+    assert "Trials are the settings of a recipe that were tried" in text
+
+
 def test_ranking_takes_linear_before_knn_and_sorts_best_first(
     source: Source, summary: pl.DataFrame
 ) -> None:
