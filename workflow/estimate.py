@@ -22,8 +22,8 @@ REPORT = REPOSITORY / "reports/quickstart/records.jsonl"
 CORES = 2
 """CPU cores of the machine that the estimate is for."""
 JOB_SECONDS = 11.4
-"""Seconds of a core for the imports of a job: the part of the quickstart's 23.2 minutes on two cores
-that its records do not have, spread over its 44 jobs."""
+"""Seconds of a core for the imports of a job: the part of the quickstart's 23.2 minutes on two
+cores that its records do not have, spread over its 44 jobs."""
 _LIKE = {
     "mask_rcnn_shapes": "mask_rcnn_small",
     "layout": "layout_128",

@@ -9,7 +9,7 @@ from steps.command import UserError
 from steps.reporting.markdown import page
 from steps.reporting.source import Evaluation, Source
 from steps.reporting.summary import ranked, ranked_by, results_csv, summarize
-from steps.reporting.tables import Table, evaluation_table, ranking_table
+from steps.reporting.tables import ABSENT, Table, evaluation_table, ranking_table
 from tests.unit.reporting.synthetic import Synthetic, write_task
 
 
@@ -43,7 +43,7 @@ def test_trials_have_a_column_where_recipes_say_them(source: Source, summary: pl
     heading = source.heading.model_copy(update={"trials": {"mae": 4}})
     table = ranking_table(summary, heading)
     assert table.columns[-1] == "Trials"
-    assert {row[0].split()[0]: row[-1] for row in table.rows} == {"mae": "4", "random": "–"}
+    assert {row[0].split()[0]: row[-1] for row in table.rows} == {"mae": "4", "random": ABSENT}
     text = page(Source(heading, source.traced, source.curves), summary, with_curves=False)
     assert "Trials are the settings of a recipe that were tried" in text
 
