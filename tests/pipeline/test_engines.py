@@ -41,11 +41,14 @@ def _everything(scenery: Scenery) -> None:
             {"imported": {**official, "name": "spaced", "checkpoint": "a mae.pth"}},
         ],
         "backbones": ["vit_test", "vit_pico"],
+        "seeds": [0, 1],
+        "detection_dataset": "shapes_scenes",
         "pictures": ["dino", "beit", "beit2"],
         "scaling": GRID,
         "budget": {"tflops": 36, "behind": 0.5},
     }
     experiment["tasks"]["linear"] = ["linear", "logreg", "linear_mae"]
+    experiment["tasks"] |= {"detect": ["mask_rcnn_small"], "layout": ["layout"]}
     experiment["tasks"]["segment"] = ["segment"]
     scenery.write("experiments/everything.yaml", experiment)
 
@@ -116,11 +119,11 @@ def test_same_commands_and_files(
         # Held to a count by hand, since both engines could leave out the same. On each of two
         # backbones: four points of a study of scale, one of them all of the budget, and six other
         # recipes; and two checkpoints of the first backbone. Each point keeps weights once along
-        # its way, and clip twice. Each has features and nine evaluations, clip and its kept weights
-        # two more. Twice, by seed; so are two tokenizers and two teachers, which are no rows within
+        # its way, and clip twice. Each has features and ten evaluations, clip and its kept weights
+        # two more. There are four sets. Twice, by seed; so are two tokenizers and two teachers, which are no rows within
         # their shares of the budget. Drawn are two methods on each backbone, and both tokenizers.
         rows = 2 * (4 + 4 + 6 + 2) + 2
-        assert len(dvc_nodes) == 2 + 2 * (rows * 11 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1
+        assert len(dvc_nodes) == 4 + 2 * (rows * 12 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1
     if experiment == "three_sets":
         # Five prepared sets. Each of six rows is trained, and has a detection; on each of three
         # sets it has features and five evaluations. One row is drawn, and there is one page.
