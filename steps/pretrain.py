@@ -208,11 +208,7 @@ def pretrain(
     arguments: argparse.Namespace,
 ) -> None:
     """Train, and publish from the first process; ``about`` are facts for the manifest."""
-    if training.normalise is not None:
-        facts = facts.normalised_by(training.normalise.mean, training.normalise.std)
-    elif init is not None and init.weights.normalisation is not None and facts.is_rgb:
-        # Other inputs than the weights were trained on would spoil them before the first step.
-        facts = facts.normalised_by(*init.weights.normalisation)
+    facts = as_inputs(facts, training, init)
     size, seed = backbone.image_size, run.seed
     captions = captions_for(recipe, arguments.data, seed, run.where)
     context = method_context(training, size, facts, arguments, captions)
@@ -230,11 +226,7 @@ def pretrain(
     is_scaled = (arguments.length, arguments.data_share) != (None, None)
     identity = run.identity(
         subject(about, seed),
-        # A vocabulary's params may name a file, which can change; so may those of an init.
-        further={
-            **({} if captions is None else {"vocabulary": captions.tokenizer.digest}),
-            **({} if init is None or "init" in run.given else {"init": init.weights.digest}),
-        },
+        further=digests_besides(run, captions, init),
         options={"length": length, "data_share": share} if is_scaled else {},
     )
     knn = knn_watch(
@@ -271,6 +263,25 @@ def pretrain(
     ) as draft:
         if draft is not None:
             save(draft.path)
+
+
+def as_inputs(facts: DatasetFacts, training: Training, init: Fitted | None) -> DatasetFacts:
+    """Facts of the set with the normalisation of the method's inputs: the recipe's, that of the
+    weights to start from, or the set's own."""
+    if training.normalise is not None:
+        return facts.normalised_by(training.normalise.mean, training.normalise.std)
+    if init is not None and init.weights.normalisation is not None and facts.is_rgb:
+        # Other inputs than the weights were trained on would spoil them before the first step.
+        return facts.normalised_by(*init.weights.normalisation)
+    return facts
+
+
+def digests_besides(run: Run, captions: Captions | None, init: Fitted | None) -> dict[str, str]:
+    """Digests of what params name by a file that can change, and which is no input artifact."""
+    found = {} if captions is None else {"vocabulary": captions.tokenizer.digest}
+    if init is not None and "init" not in run.given:
+        found["init"] = init.weights.digest
+    return found
 
 
 def started(
