@@ -61,7 +61,7 @@ _CACHED = ("knn", "linear")
 
 
 class Cost(NamedTuple):
-    """Of an image in a pretraining."""
+    """Cost of an image in a pretraining."""
 
     seconds: float
     flops: float

@@ -469,7 +469,7 @@ _Target = tuple[dict[str, Any], str, tuple[str, ...]]
 
 
 def _flags(columns: Sequence[str], values: Mapping[str, set[str]]) -> _Target:
-    """Target of columns of 0 and 1, each of which is a label that an image has or has not."""
+    """Target of columns of 0 and 1, each of which is a label that some images have."""
     for name in columns:
         if others := sorted(values.get(name, {""}) - _FLAGS):
             raise UserError(

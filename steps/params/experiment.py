@@ -255,7 +255,8 @@ def load_experiment(file: Path) -> Experiment:
     recipes = {
         name: load(folder / f"{name}.yaml", Recipe)
         for name in experiment.methods
-        if isinstance(name, str)
+        # The plan names a recipe that is missing; a report needs none.
+        if isinstance(name, str) and (experiment.budget or (folder / f"{name}.yaml").is_file())
     }
     trainings = {name: recipe.training for name, recipe in recipes.items()}
     if experiment.budget is not None:

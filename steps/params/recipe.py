@@ -414,7 +414,7 @@ class Recipe(Params):
     trials: Annotated[Count | None, Field(exclude=True)] = None
     """Number of settings of this recipe, itself included, that were tried on another draw of the
     images that tables are measured on, or on images held out. Tables show it. It is no part of a
-    run: a change of it makes nothing anew."""
+    run: a change of it makes nothing again."""
     data_share: Share = 1.0
     """Share of the training images, drawn by the seed without regard to labels. All methods get the
     same images, and a larger share contains a smaller one."""

@@ -140,7 +140,7 @@ def test_the_explained_cell(capsys: pytest.CaptureFixture[str]) -> None:
     block = block_run_by("unit/test_docs.py::test_the_explained_cell")
     arguments = block.content.split("steps.report ")[1].split()
     report.main([arguments[0], str(REPOSITORY / arguments[1])])
-    assert capsys.readouterr().out.startswith("mae / vit_pico / linear / seed 0")
+    assert capsys.readouterr().out.startswith("mae-6tflops / vit_pico / linear / seed 0")
 
 
 # --- What ImageNet needs
