@@ -23,7 +23,7 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.engine.run import KEPT, OUTCOME
 from steps.params.base import Positive
 from steps.params.load import option
-from steps.params.recipe import KeptWeights
+from steps.params.recipe import KeptWeights, epoch_name
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     source: Path = arguments.backbone
     manifest = verify(source, "pretrain")
     kept = KeptWeights(manifest.facts["recipe"], arguments.epoch)
-    folder = source / KEPT / kept.folder
+    folder = source / KEPT / epoch_name(kept.epoch)
     if not folder.is_dir():
         there = sorted((path.name[1:] for path in (source / KEPT).glob("e*")), key=float)
         raise UserError(

@@ -449,7 +449,7 @@ def _table(files: Sequence[Path], folders: Sequence[Path], label_columns: Sequen
     if len(label_columns) > 1:
         read, (target, told, said) = list(label_columns), _flags(label_columns, values)
     else:
-        label = (*label_columns, "")[0] or _label(str(path), candidates, columns)
+        label = label_columns[0] if label_columns else _label(str(path), candidates, columns)
         read, (target, told, said) = [label], _target(label, values.get(label, {""}))
     params: dict[str, Any] = {"format": "csv", "train": place_of(path)}
     if "val" in splits:

@@ -23,7 +23,7 @@ from steps.engine.monitor import METRICS, TIMING
 from steps.methods.method import Method
 from steps.params.base import Params
 from steps.params.budget import Budget
-from steps.params.recipe import KeptWeights, Training
+from steps.params.recipe import Training, epoch_name
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -179,7 +179,7 @@ class Run:
                 draft.facts.update(about, **asdict(outcome), **place.taken_up)
                 if training.keep_epochs:
                     shutil.copytree(place.folder / KEPT, draft.path / KEPT)
-                    names = (KeptWeights("", epoch).folder for epoch in training.keep_epochs)
+                    names = (epoch_name(epoch) for epoch in training.keep_epochs)
                     draft.logs.update(f"{KEPT}/{name}/{OUTCOME}" for name in names)
                 yield draft
 
@@ -191,7 +191,7 @@ def _keep(
 
     A run that resumes from before that epoch writes the same again.
     """
-    name = KeptWeights("", epoch).folder
+    name = epoch_name(epoch)
     final, draft = folder / name, folder / f"{name}.new"
     with writing(final):
         for path in (draft, final):

@@ -11,7 +11,7 @@ from annotated_types import Len
 from pydantic import PrivateAttr, model_validator
 
 from steps.command import UserError
-from steps.params.base import Params, Whole
+from steps.params.base import LATER, Params, Whole
 from steps.params.budget import Budget
 from steps.params.imported import Imported, ImportedMethod, Method
 from steps.params.load import load
@@ -34,7 +34,7 @@ class Experiment(Params):
     """The question that the report answers, in a sentence or two."""
     dataset: Name
     """``params/datasets/<dataset>.yaml``: for pretraining, and for tasks that name no other set."""
-    evaluate_on: Names | None = None
+    evaluate_on: Annotated[Names | None, LATER] = None
     """Sets that replace ``dataset`` in tasks, each with tables of its own; ``dataset`` may be among
     them. The ranking stands on the first one, and so does ``training.knn`` where ``dataset`` has no
     labels. null: tasks read ``dataset``."""
@@ -69,14 +69,6 @@ class Experiment(Params):
     """Epochs at which recipes keep weights, by method."""
     _trials: dict[str, int] = PrivateAttr({})
     """Number of settings of a recipe that were tried, by method."""
-
-    def resolved(self) -> dict[str, Any]:
-        """All values as JSON. Without ``evaluate_on`` there is no such key, so that the pages of
-        experiments from before it are not made again."""
-        values = super().resolved()
-        if self.evaluate_on is None:
-            del values["evaluate_on"]
-        return values
 
     @property
     def recipes(self) -> list[str]:
@@ -242,7 +234,7 @@ class Experiment(Params):
 
 def load_experiment(file: Path) -> Experiment:
     """Read an experiment, and of its recipes what decides its rows: the ones that train nothing,
-    and the epochs at which weights are kept.
+    and the epochs at which weights are kept; and how many settings were tried.
 
     Args:
         file: ``<root>/experiments/<experiment>.yaml``.

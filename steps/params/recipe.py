@@ -173,12 +173,12 @@ class KeptWeights:
     @property
     def name(self) -> str:
         """Name of the row in tables: mae-e10 has MAE's weights after 10 epochs."""
-        return f"{self.recipe}-{self.folder}"
+        return f"{self.recipe}-{epoch_name(self.epoch)}"
 
-    @property
-    def folder(self) -> str:
-        """Name of their folder in the pretraining's artifact."""
-        return f"e{self.epoch:g}"
+
+def epoch_name(epoch: float) -> str:
+    """Name of an epoch in names of rows, and of its folder in a pretraining's artifact: e10."""
+    return f"e{epoch:g}"
 
 
 # --- Params of a training run: batch, optimiser, schedule, views
