@@ -120,8 +120,9 @@ def test_same_commands_and_files(
         # backbones: four points of a study of scale, one of them all of the budget, and six other
         # recipes; and two checkpoints of the first backbone. Each point keeps weights once along
         # its way, and clip twice. Each has features and ten evaluations, clip and its kept weights
-        # two more. There are four sets. Twice, by seed; so are two tokenizers and two teachers, which are no rows within
-        # their shares of the budget. Drawn are two methods on each backbone, and both tokenizers.
+        # two more. There are four sets. Twice, by seed; so are two tokenizers and two teachers,
+        # which are no rows within their shares of the budget. Drawn are two methods on each
+        # backbone, and both tokenizers.
         rows = 2 * (4 + 4 + 6 + 2) + 2
         assert len(dvc_nodes) == 4 + 2 * (rows * 12 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1
     if experiment == "three_sets":
