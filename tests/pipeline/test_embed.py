@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
@@ -133,6 +134,22 @@ def test_row_groups_are_streamed(
     cosines = unit @ unit.T - 2 * torch.eye(6)
     for query, nearest in zip(found.queries, found.nearest, strict=True):
         assert [index for _, index in nearest] == cosines[query].topk(2).indices.tolist()
+
+
+def niceness(image: Image.Image) -> Image.Image:
+    """A picture whose red says how nice the process is that looks at it."""
+    return Image.new("RGB", (4, 4), (os.getpriority(os.PRIO_PROCESS, 0), 0, 0))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the forward pass needs no cores")
+def test_decoding_gives_way_to_the_forward_pass(tmp_path: Path) -> None:
+    photos(tmp_path / "photos", 2)
+    items = embeddings.images_at(str(tmp_path / "photos"))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for workers, expected in ((0, own), (1, 19)):
+        ((seen, _),) = embeddings.batches(items, niceness, batch_size=2, workers=workers)
+        assert seen is not None
+        assert seen[:, 0].unique().tolist() == [expected]
 
 
 @pytest.mark.parametrize("most", [50_000, 1])
