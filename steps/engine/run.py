@@ -167,6 +167,7 @@ class Run:
                 loggers=partial(opened, scratch=place.folder),
                 keep=None if save is None else partial(_keep, save, place.folder / KEPT),
             )
+            # One process writes the artifact; the others had only to train.
             if fabric.global_rank > 0:
                 yield None
                 return
@@ -200,4 +201,5 @@ def _keep(
         save(draft)
         facts = {"step": step, **asdict(outcome)}
         (draft / OUTCOME).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        # The last act: a kill before it leaves a draft, which the next try removes.
         draft.rename(final)

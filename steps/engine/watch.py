@@ -176,6 +176,7 @@ class CollapseWatch:
         """
         if not self._seen:
             return {}
+        # Of all processes: embeddings of one share of a batch have a lower rank.
         statistics = embedding_statistics(gather(torch.cat(self._seen)))
         self._seen = []
         if step >= self.judged_from:
@@ -185,6 +186,7 @@ class CollapseWatch:
     def _judge(self, step: int, values: Mapping[str, float]) -> None:
         low = [limit for limit in LIMITS if values.get(limit.value, limit.least) < limit.least]
         for limit in low:
+            # Once, when the sign appears: every logged step would repeat it.
             if limit.value in self.signs or self.quiet:
                 continue
             log.warning(

@@ -57,6 +57,7 @@ class BEiT(Method):
         self.backbone = backbone
         self.mask_token = nn.Parameter(torch.zeros(1, 1, backbone.embed_dim))
         self.lm_head = nn.Linear(backbone.embed_dim, self.tokenizer.vocab_size)
+        # Output layer and mask token are drawn as the blocks are, with one deviation for all.
         initialise_backbone(backbone, params.backbone.init_std)
         initialise(self.lm_head, params.backbone.init_std)
         cut_normal(self.mask_token, params.backbone.init_std)
@@ -75,6 +76,7 @@ class BEiT(Method):
         mask = draws["mask"]
         # Tokens of hidden patches only: the others have no loss.
         labels = self.tokenizer.tokens(token_images)[mask]
+        # Without the class token, which stands for no patch.
         logits = self.lm_head(self.features(images, mask, draws.get("keep"))[:, 1:][mask])
         loss, accuracy = token_prediction(logits, labels, draws["hidden"])
         return {"loss": loss, "token_accuracy": accuracy}

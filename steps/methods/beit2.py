@@ -119,6 +119,7 @@ class BEiT2(Method):
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
         images, token_images = batch.views
         mask, hidden = draws["mask"], draws["hidden"]
+        # Tokens of hidden patches only: the others have no loss.
         labels = self.tokenizer.tokens(token_images)[mask]
         last, aggregated = self.features(images, mask, draws.get("keep"), draws.get("keep_head"))
         loss_1, accuracy_1 = token_prediction(self.lm_head(last[:, 1:][mask]), labels, hidden)

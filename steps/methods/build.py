@@ -95,6 +95,7 @@ def start_from(method: Method, backbone: BackboneModel, weights: Mapping[str, Te
     Raises:
         ValueError: a tensor that the method's backbone does not have.
     """
+    # What the weights lack stays as it was drawn and is named; what they have too much is refused.
     own = trained_layout(backbone, weights)
     new, unknown = backbone.load_state_dict(own, strict=False)
     if unknown:
@@ -103,6 +104,7 @@ def start_from(method: Method, backbone: BackboneModel, weights: Mapping[str, Te
     for name, module in method.named_modules():
         if isinstance(module, BackboneModel):
             prefixes.append(f"{name}.")
+            # A teacher or a target network: it has to start where the student does.
             if module is not backbone:
                 module.load_state_dict(backbone.state_dict())
     above = {prefix.split(".")[0] for prefix in prefixes}

@@ -113,6 +113,7 @@ class DILEMMA(BatchCoupledMethod):
             return {"loss": contrastive}
         wrong = self.misplaced(draws["label"]).float()
         detection = [
+            # In float32: autocast gives the logits in half precision, with three digits.
             F.binary_cross_entropy_with_logits(encoded[f"d{view + 1}"].float(), wrong[:, view])
             for view in range(2)
         ]
@@ -138,6 +139,7 @@ class DILEMMA(BatchCoupledMethod):
         dropped one where half of them or more are dropped. Where none is, the order is reversed.
         """
         order = order_noise_BN.argsort(dim=1)
+        # From the other end of the order: no two tokens of a view are given one wrong position.
         own = order[:, : self.kept]
         other = order[:, -self.kept :] if self.kept < self.patches else order.flip(1)
         return own, torch.where(self.misplaced(label_noise_BK), other, own)

@@ -99,6 +99,7 @@ class DropPos(BatchCoupledMethod):
         (images,) = batch.views
         masks = self.maskings(draws)
         latent = self.encode_visible(images, masks)
+        # Without the class token; in float32, since the loss is a softmax over all positions.
         encoded = {"logits": self.decoder(latent)[:, 1:].float()}
         if self.params.attn_guide:
             encoded["attention"] = self.attention(images)

@@ -173,12 +173,14 @@ class BatchCoupledMethod(Method):
         raise NotImplementedError
 
     def forward(self, batch: Batch, draws: Draws, progress: Progress) -> Losses:
+        # A batch that goes through at once needs no cache of gradients between the two parts.
         return self.losses(self.encode(batch, draws, progress), draws, progress)
 
 
 def besides_backbone(method: Method) -> dict[str, Tensor]:
     """All weights of a method except those of its ``backbone``, which it exports."""
     weights = method.state_dict()
+    # The dot keeps a sibling such as backbone_head out of the match.
     return {name: tensor for name, tensor in weights.items() if not name.startswith("backbone.")}
 
 

@@ -99,6 +99,7 @@ class MP3(Method):
         self.params = params
         self.backbone = backbone
         self.patches: int = backbone.patch_embed.num_patches
+        # Rounded down: where the ratio gives no whole number, one patch less is hidden.
         self.context_size = self.patches - int(params.mask_ratio * self.patches)
         self.position_head = nn.Linear(backbone.embed_dim, self.patches)
         nn.init.trunc_normal_(self.position_head.weight, std=0.02)

@@ -30,6 +30,7 @@ def update(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
 
     By name, over those that both have: one that the student lacks stays as it is.
     """
+    # Parameters only: running statistics of batch norms are each network's own.
     students = dict(student.named_parameters())
     common = [pair for pair in teacher.named_parameters() if pair[0] in students]
     theirs = [parameter.detach() for _, parameter in common]

@@ -59,6 +59,7 @@ class WeightNormLinear(nn.Module):
         super().__init__()
         # A length of 1 whatever the direction, as the reference fills it.
         self.weight_g = nn.Parameter(torch.ones(out_dim, 1), requires_grad=train_length)
+        # Drawn as torch draws a linear layer, which the reference wraps.
         self.weight_v = nn.Parameter(nn.Linear(in_dim, out_dim, bias=False).weight.detach())
 
     def forward(self, inputs: Tensor) -> Tensor:

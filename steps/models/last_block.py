@@ -59,6 +59,7 @@ class PackedCrops:
 
     def kept(self, keep_R: Tensor) -> PackedCrops:
         """Only the sequences for which ``keep_R`` is True."""
+        # Stacked first: a device is asked once for all groups, and not once for each.
         counts = torch.stack([part.sum() for part in keep_R.split(self.rows)]).tolist()
         lengths = [length for _, length in self.groups]
         return PackedCrops(tuple(zip(map(int, counts), lengths, strict=True)))

@@ -30,6 +30,7 @@ def sincos_table(
     Returns:
         (1, prefix + grid * grid, D) float32.
     """
+    # In float64, as the references' NumPy: sines of large angles lose digits in float32.
     frequencies = 1.0 / 10000 ** (torch.arange(dim // 4, dtype=torch.float64) / (dim / 4))
     at = torch.arange(grid, dtype=torch.float64)
 
@@ -79,6 +80,7 @@ def resize_table(
         (1, prefix + rows * columns, D); the table itself where it fits already.
     """
     side = round((table_1ND.shape[1] - prefix) ** 0.5)
+    # With an offset, resizing a grid to itself would move every position a little.
     if grid == (side, side):
         return table_1ND
     weights = _bicubic(side, grid, resizing, table_1ND.device, table_1ND.dtype)
@@ -104,6 +106,7 @@ def resize_map(map_1HWD: Tensor, grid: tuple[int, int], resizing: Resizing) -> T
     rows, columns = map_1HWD.shape[1:3]
     if grid == (rows, columns):
         return map_1HWD
+    # Bicubic weights of a point are products of those of its row and its column.
     down, across = (
         _cubic(side, wanted, resizing).to(map_1HWD)
         for side, wanted in zip((rows, columns), grid, strict=True)
@@ -114,6 +117,7 @@ def resize_map(map_1HWD: Tensor, grid: tuple[int, int], resizing: Resizing) -> T
 @functools.cache
 def _cubic(side: int, wanted: int, resizing: Resizing) -> Tensor:
     """Interpolation along one axis as a matrix, (wanted, side)."""
+    # The basis is as wide as high, so that only the wanted axis is resized; any column tells it.
     basis = torch.eye(side, dtype=torch.float64).view(-1, 1, side, 1)
     factor = (wanted + resizing.offset) / side
     resized = F.interpolate(
@@ -209,6 +213,7 @@ def resize_relative_table(table_RH: Tensor, grid: int) -> Tensor:
 def ratio_between(source: int, target: int) -> float:
     """q of the series whose sum of source - 1 terms is target - 1, as far as RATIOS allow."""
     low, high = RATIOS
+    # By halving, as the reference: q in closed form would differ in its last digits.
     middle = low
     while high - low > PRECISION:
         middle = (low + high) / 2

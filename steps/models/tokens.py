@@ -30,6 +30,7 @@ def patch_tokens_at(vit: Transformer, images: Tensor, patches_BK: Tensor) -> Ten
         patches_BK: which patches of each image, in raster order from 0; their order is kept.
     """
     size = vit.patch_embed.patch_size[0]
+    # A patch embedding sees one patch at a time, so cut patches go through it as a batch.
     grid = images.unfold(2, size, size).unfold(3, size, size)  # (B, 3, rows, columns, P, P)
     pixels = grid.permute(0, 2, 3, 1, 4, 5).flatten(1, 2)
     samples = torch.arange(len(images), device=images.device).unsqueeze(1)
