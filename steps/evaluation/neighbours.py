@@ -27,6 +27,8 @@ LISTED = 200
 EVERY_PAIR = 50_000
 """Images up to which every pair is compared, with all embeddings in memory; above, queries only."""
 _SIDE, _GAP, _TEXT = 112, 6, 14
+_NAME = 13
+"""Characters of a name that fit below a picture."""
 _CHUNK = 1024
 _EPS = 1e-12
 
@@ -186,10 +188,12 @@ def _figure(picture: Image.Image, name: str, caption: str) -> str:
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=80)
     data = base64.b64encode(buffer.getvalue()).decode()
-    shown = html.escape(name, quote=True)
+    whole = html.escape(name, quote=True)
+    # The end of a name is what differs within a folder, and often all that does.
+    ending = name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
     return (
-        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{shown}" title="{shown}">'
-        f"<figcaption><b>{caption}</b> {shown}</figcaption></figure>"
+        f'<figure><img src="data:image/jpeg;base64,{data}" alt="{whole}" title="{whole}">'
+        f"<figcaption><b>{caption}</b> {html.escape(ending)}</figcaption></figure>"
     )
 
 

@@ -95,6 +95,7 @@ def test_a_folder_through_the_command(
     # Six queries with three neighbours each; near-duplicates come on top.
     assert page.count("data:image/jpeg;base64,") >= 6 * 4
     assert "b/deep/0 &lt;&amp;&gt;.png" in page
+    assert "</b> …ep/0 &lt;&amp;&gt;.png<" in page, "the end of a long name, below its picture"
     assert "<&>" not in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     sheet = Image.open(io.BytesIO((tmp_path / "found/all.neighbours.png").read_bytes()))
