@@ -27,7 +27,7 @@ LISTED = 200
 EVERY_PAIR = 50_000
 """Images up to which every pair is compared, with all embeddings in memory; above, queries only."""
 _SIDE, _GAP, _TEXT = 112, 6, 14
-_NAME = 13
+_NAME = 16
 """Characters of a name that fit below a picture."""
 _CHUNK = 1024
 _EPS = 1e-12
@@ -193,7 +193,7 @@ def _figure(picture: Image.Image, name: str, caption: str) -> str:
     ending = name if len(name) <= _NAME else f"…{name[1 - _NAME :]}"
     return (
         f'<figure><img src="data:image/jpeg;base64,{data}" alt="{whole}" title="{whole}">'
-        f"<figcaption><b>{caption}</b> {html.escape(ending)}</figcaption></figure>"
+        f"<figcaption><b>{caption}</b><br>{html.escape(ending)}</figcaption></figure>"
     )
 
 

@@ -95,11 +95,20 @@ def test_a_folder_through_the_command(
     # Six queries with three neighbours each; near-duplicates come on top.
     assert page.count("data:image/jpeg;base64,") >= 6 * 4
     assert "b/deep/0 &lt;&amp;&gt;.png" in page
-    assert "</b> …ep/0 &lt;&amp;&gt;.png<" in page, "the end of a long name, below its picture"
     assert "<&>" not in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page)
     sheet = Image.open(io.BytesIO((tmp_path / "found/all.neighbours.png").read_bytes()))
     assert sheet.size == (4 * 118 + 12, 6 * 132 + 6)
+
+
+def test_the_end_of_a_long_name_is_shown() -> None:
+    found = neighbours.Neighbours([0], [[(0.5, 1)]], [], 0, every_pair=True)
+    pictures = dict.fromkeys((0, 1), Image.new("RGB", (4, 4)))
+    names = ["val2017/000000000139.jpg", "short.jpg"]
+    page = neighbours.page(found, pictures, names, "photos")
+    assert "<br>…00000000139.jpg<" in page
+    assert 'title="val2017/000000000139.jpg"' in page
+    assert "<b>0.500</b><br>short.jpg<" in page
 
 
 def test_lists_tars_and_another_size(backbone: Path, tmp_path: Path) -> None:
