@@ -3,7 +3,8 @@
 ``--experiment``, ``--results`` and ``--out`` make the page. ``--published`` makes the page of
 published figures beside measured ones. ``--check`` renders committed reports from their own records
 and compares; ``--render`` writes them again instead, for example after a change of wording.
-``--explain`` prints where the number in a cell comes from.
+``--explain`` prints where the number in a cell comes from. ``--merge`` and ``--out`` make one page
+of the seeds of several reports, which ran on other machines or at other times.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from steps.params.tasks import TASKS
 from steps.reporting.check import check_report, rewrite_report
 from steps.reporting.collect import collect
 from steps.reporting.explain import explain
+from steps.reporting.merge import merge_reports
 from steps.reporting.pictures import collect_pictures
 from steps.reporting.published.data import is_published
 from steps.reporting.published.explain import explain_published
@@ -46,15 +48,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--explain", type=Path, metavar="CELL", help="reports/<experiment>/<method>/<backbone>/…"
     )
+    parser.add_argument(
+        "--merge", type=Path, nargs="+", metavar="REPORT", help="reports of an experiment's seeds"
+    )
     options = parser.parse_args(arguments)
-    making = (options.experiment, options.results, options.out)
-    commands = (options.published, options.check, options.render, options.explain)
+    making = (options.experiment, options.results, None if options.merge else options.out)
+    commands = (options.published, options.check, options.render, options.explain, options.merge)
     if sum(command is not None for command in (*commands, any(making) or None)) > 1:
         parser.error(
-            "--published, --check, --render, --explain and making a report are five commands: "
-            "give one"
+            "--published, --check, --render, --explain, --merge and making a report are six "
+            "commands: give one"
         )
-    if options.check:
+    if options.merge:
+        if options.out is None:
+            parser.error("--merge needs --out, the folder to write")
+        print(merge_reports(options.merge, options.out, _printed(options.out)))
+    elif options.check:
         for folder in options.check:
             print(check_published(folder) if is_published(folder) else check_report(folder))
     elif options.render:
@@ -67,10 +76,11 @@ def main(arguments: list[str] | None = None) -> None:
     elif options.published:
         write_published(options.published)
     elif all(making):
-        make(*making)
+        make(options.experiment, options.results, options.out)
     else:
         parser.error(
-            "give --experiment, --results and --out; or --published, --check, --render or --explain"
+            "give --experiment, --results and --out; or --merge and --out; or --published, "
+            "--check, --render or --explain"
         )
 
 
