@@ -59,6 +59,8 @@ COLOURS = {
 OTHER = "#8C564B"
 INK, SOFT, GREY, GRID = "#24292F", "#6E7781", "#B6BCC3", "#E3E6EA"
 WIDTH = 9.0
+_TITLES = 105
+"""Characters of titles that fit side by side."""
 STEPS = [1, 2, 5, 10]
 TITLE: dict[str, Any] = {"fontsize": 9.5, "loc": "left", "fontweight": "bold"}
 LINE_STYLES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
@@ -164,8 +166,8 @@ def ranking_figure(
             # Seven panels side by side leave no room for a line.
             unit = cells["unit"][0]
             lines = heading.label(evaluation, on="\n").splitlines()
-            title = "\n".join(map(drawn, [*lines, metric]))
-            title += f" ({drawn(unit)})" if unit else ""
+            lines.append(f"{metric} ({unit})" if unit else metric)
+            title = "\n".join(broken(drawn(line), _TITLES // columns) for line in lines)
             panel.set_title(title, **TITLE)
             panel.xaxis.set_major_locator(MaxNLocator(max(3, 8 // columns), steps=STEPS))
         for panel in panels[len(evaluations) :]:
@@ -175,6 +177,14 @@ def ranking_figure(
         panels[0].set_ylim(len(names) - 0.4, -0.6)
         _type_legend(figure, order["kind"].unique(maintain_order=True).to_list())
         return png(figure)
+
+
+def broken(line: str, most: int) -> str:
+    """A name in lines of at most ``most`` characters, if it has underscores to break it after."""
+    place = line.rfind("_", 0, most) + 1
+    if len(line) <= most or not place:
+        return line
+    return f"{line[:place]}\n{broken(line[place:], most)}"
 
 
 def _score_panel(

@@ -171,7 +171,7 @@ def page(
         about = _about_curves(source, summary)
         parts += [f"{about}\n", "![Training loss of each method over its epochs](curves.png)\n"]
         parts += _over_compute(source, summary)
-    parts += gallery(pictures)
+    parts += gallery(pictures, source.heading.shown)
     parts += ["## How to read this\n", *_how_to_read(source, summary)]
     return "\n".join(parts)
 
@@ -361,8 +361,7 @@ def _caption(
     cells = cells_of(summary, evaluation)
     first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
-    others = [name for name in heading.methods if name not in mine]
-    lacking = f" {ABSENT}: no text tower ({plain(', '.join(others))})." if others else ""
+    lacking = " Only for rows with a text tower." if {*heading.methods} - {*mine} else ""
     known = [direction(*each) for each in cells.select("metric", "unit").iter_rows()]
     bold = evaluation.task != "bias" and any(known)
     best = " Bold: the best of each column." if bold else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
 from io import BytesIO
@@ -286,10 +286,16 @@ _UNSAID = ("head", "size")
 """Facts that say nothing beside a picture."""
 
 
-def gallery(pictures: Sequence[Picture]) -> list[str]:
-    """The section's paragraphs; none without pictures."""
+def gallery(pictures: Sequence[Picture], shown_as: Callable[[str], str] = str) -> list[str]:
+    """The section's paragraphs; none without pictures.
+
+    Args:
+        pictures: the report's.
+        shown_as: gives a method's name as tables show it.
+    """
     if not pictures:
         return []
+    pictures = [each.model_copy(update={"recipe": shown_as(each.recipe)}) for each in pictures]
     seed = pictures[0].seed
     parts = ["## Pictures\n", f"From seed {seed}, reduced for this page.\n"]
     told: set[str] = set()

@@ -147,8 +147,8 @@ def evaluation_table(
     """One row per method and backbone in the ranking's order, one column per metric.
 
     The best of each column is bold. In the headline column, if its confidence is known, every row
-    that is not resolved below another is bold, or none if no row differs from random weights. A
-    method that the task does not apply to has a row without numbers.
+    that is not resolved below another is bold, or none if no row differs from random weights.
+    Methods that the task does not apply to have no row.
 
     Args:
         summary: of the records.
@@ -170,7 +170,6 @@ def evaluation_table(
     for row in ranked(summary, heading).iter_rows(named=True):
         name = row_name(row, heading)
         if row["recipe"] not in heading.methods_of(evaluation.task):
-            rows.append([name, *[ABSENT] * (1 + len(ranks) + len(metrics))])
             continue
         cells = mine.get((row["recipe"], row["backbone"]), {})
         seeds = {cell["seeds"] for cell in cells.values()}

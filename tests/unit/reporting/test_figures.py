@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steps.reporting.figures import DRAWN_WITH, curves_figure, ranking_figure
+from steps.reporting.figures import DRAWN_WITH, broken, curves_figure, ranking_figure
 from steps.reporting.source import CURVES_SCHEMA
 from steps.reporting.summary import summarize
 from tests.unit.reporting.synthetic import KINDS, Synthetic, write_task
@@ -20,6 +20,19 @@ def _pixels(png: bytes) -> np.ndarray:
 def _has(png: bytes, colour: str) -> bool:
     wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     return bool((_pixels(png) == wanted).all(axis=-1).any())
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("top1 (%)", "top1 (%)"),
+        ("outline_vs_texture (%)", "outline_vs_\ntexture (%)"),
+        ("a_b_c_d_e_f_g_h_i_j_k_l_m_n", "a_b_c_d_e_f_g_h_i_\nj_k_l_m_n"),
+        ("withoutanyunderscoreatall", "withoutanyunderscoreatall"),
+    ],
+)
+def test_a_title_is_broken_after_underscores(line: str, expected: str) -> None:
+    assert broken(line, 18) == expected
 
 
 def test_same_records_give_the_same_bytes_whatever_the_users_style(

@@ -132,9 +132,12 @@ def test_several_versions_devices_and_params_are_noted(single: Synthetic) -> Non
     assert re.search(r"\| a{12} +\| b{12} +\| NVIDIA H200 +\| detect +\| +3 \|", text)
 
 
-def test_methods_that_a_task_does_not_apply_to_are_named(partial: Synthetic) -> None:
+def test_rows_that_a_task_does_not_apply_to_are_left_out(partial: Synthetic) -> None:
     text = _page(partial.source())
-    assert text.count("–: no text tower (mae).") == 2  # noqa: RUF001
-    assert "## Zero-shot classification" in text
-    assert "## Retrieval" in text
-    assert "no text tower" not in text[: text.index("## Zero-shot")]
+    before, zeroshot, retrieval = re.split("^## (?:Zero-shot|Retrieval)", text, flags=re.MULTILINE)
+    assert "text tower" not in before
+    assert "| mae " in before
+    for section in (zeroshot, retrieval.partition("## Figures")[0]):
+        assert section.count("Only for rows with a text tower.") == 1
+        assert "| clip " in section
+        assert "| mae " not in section

@@ -195,6 +195,9 @@ def test_side_by_side_are_three_at_most(made: tuple[Synthetic, ReportSpec]) -> N
     five = [picture.model_copy(update={"recipe": f"m{number}"}) for number in range(5)]
     rows = [line for line in "\n".join(gallery(five)).splitlines() if line.startswith("| m")]
     assert [line.count(" m") for line in rows] == [3, 2]
+    text = "\n".join(gallery(five, lambda name: name.replace("m", "method")))
+    assert "method3" in text
+    assert "| m3" not in text
 
 
 def test_pictures_that_differ_in_protocol_say_so(made: tuple[Synthetic, ReportSpec]) -> None:

@@ -52,7 +52,7 @@ def test_a_report_of_six_methods_is_held_against_the_published_order(tmp_path: P
     section = "\n".join(_section(_folder(tmp_path, "all_methods")))
     rows = [line for line in section.splitlines() if line.startswith("| `reports/all_methods`")]
     assert rows
-    assert "finetune top1" in rows[0]
+    assert "linear top1" in rows[0]
     assert "supervised" not in section
     assert "clip" not in section
 
