@@ -118,7 +118,9 @@ def measured(value: float, unit: str) -> str:
 
 def flops_unit(largest: float) -> tuple[float, str]:
     """The divisor and name of the unit in which a column up to ``largest`` FLOPs reads best."""
-    return next((unit for unit in _FLOPS if largest >= unit[0]), _FLOPS[-1])
+    # As it will be printed: 0.9998 TFLOPs are 1 TFLOP, and not 1,000 GFLOPs.
+    printed = float(f"{largest:.2e}")
+    return next((unit for unit in _FLOPS if printed >= unit[0]), _FLOPS[-1])
 
 
 def plural(count: int, noun: str) -> str:

@@ -42,7 +42,14 @@ def test_duration_reads_as_a_clock(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("largest", "name"),
-    [(0.0, "GFLOPs"), (5e11, "GFLOPs"), (2e13, "TFLOPs"), (1e15, "PFLOPs"), (3e20, "PFLOPs")],
+    [
+        (0.0, "GFLOPs"),
+        (5e11, "GFLOPs"),
+        (9.998e11, "TFLOPs"),
+        (2e13, "TFLOPs"),
+        (1e15, "PFLOPs"),
+        (3e20, "PFLOPs"),
+    ],
 )
 def test_flops_unit_fits_the_largest(largest: float, name: str) -> None:
     assert flops_unit(largest)[1] == name
