@@ -49,7 +49,7 @@ def _everything(scenery: Scenery) -> None:
     }
     experiment["tasks"]["linear"] = ["linear", "logreg", "linear_mae"]
     experiment["tasks"] |= {"detect": ["mask_rcnn_small"], "layout": ["layout"]}
-    experiment["tasks"]["segment"] = ["segment"]
+    experiment["tasks"] |= {"segment": ["segment"], "finetune": ["finetune_shapes"]}
     scenery.write("experiments/everything.yaml", experiment)
 
 
