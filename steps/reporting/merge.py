@@ -102,7 +102,9 @@ def _seeds(source: Source) -> tuple[int, ...]:
     return source.heading.seeds
 
 
-def _in_order(frame: pl.DataFrame, keys: list[str], order: Iterable[tuple[Any, ...]]) -> Any:
+def _in_order(
+    frame: pl.DataFrame, keys: list[str], order: Iterable[tuple[Any, ...]]
+) -> pl.DataFrame:
     """Rows of a frame by groups of equal keys, in the order given; the rows of a group stay."""
     groups = frame.partition_by(keys, as_dict=True, maintain_order=True)
     return pl.concat([frame.clear(), *(groups[key] for key in order if key in groups)])
@@ -149,9 +151,9 @@ def _settings(source: Source, item: TracedRecord) -> list[tuple[tuple[Any, ...],
     """Params and images that have to be the same at every seed, each with a key that names it."""
     record = item.records[0]
     row = (record.recipe, record.backbone)
-    # Bits and draws of two seeds are compared image by image.
     evaluation = source.heading.evaluation_of(record)
     table = tuple(filter(None, evaluation))
+    # Bits and draws of two seeds are compared image by image.
     same = (pl.col(key) == value for key, value in zip(TABLE, evaluation, strict=True))
     decided = source.decisions.filter(*same)
     return [
