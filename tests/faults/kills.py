@@ -45,6 +45,7 @@ EXPERIMENTS = ("quickstart", "more", "official")
 MOST = 3
 """Kills in a row."""
 CLIP = LAST.replace("/mae/", "/clip/")
+KEPT = LAST.replace("/mae/", "/clip-e1/")
 IMPORTED = "results/imported/vit_imported/mae_official/seed0/backbone"
 
 
@@ -87,6 +88,7 @@ def targets() -> list[Target]:
         Target("diagnose", "quickstart", (f"{LAST}/diagnose/shapes",)),
         Target("features", "quickstart", (f"{LAST}/features/shapes/features",)),
         Target("import", "official", (IMPORTED,)),
+        Target("kept", "more", (f"{KEPT}/backbone",)),
         Target("pretrain", "quickstart", (f"{LAST}/backbone",)),
         Target("tokenizer", "more", ("results/tokenizers/shapes/test/dalle/seed0/tokenizer",)),
         Target("prepare", "quickstart", ("results/data/shapes",)),
@@ -127,6 +129,7 @@ class Kills:
         scenery.write("experiments/official.yaml", more)
         # Checkpoints at every step of what trains, some seconds of it, and no lone log lines.
         scenery.recipe("mae", epochs=4, checkpoint_seconds=1e-9)
+        scenery.recipe("clip", epochs=2, keep_epochs=[1])
         scenery.tokenizer("dalle", epochs=4)
         self.written = ""
         self.seconds: dict[str, float] = {}
