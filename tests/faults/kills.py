@@ -1,6 +1,6 @@
 """Kill whole engines at random moments, give the same command again, and compare the results.
 
-    python -m tests.faults.kills --kills 200 --out benchmarks/results/2026-11-26-kills.md
+    python -m tests.faults.kills --kills 200 --out benchmarks/results/2026-11-27-kills.md
 
 Experiments at the size of seconds are run once, under Snakemake, and never stopped. Then, for
 each kind of node and each engine in turn, the result of a node is removed, the engine is started
