@@ -129,8 +129,8 @@ class Kills:
         scenery.write("experiments/official.yaml", more)
         # Checkpoints at every step of what trains, some seconds of it, and no lone log lines.
         scenery.recipe("mae", epochs=4, checkpoint_seconds=1e-9)
-        scenery.recipe("clip", epochs=2, keep_epochs=[1])
         scenery.tokenizer("dalle", epochs=4)
+        scenery.recipe("clip", epochs=2, keep_epochs=[1])
         self.written = ""
         self.seconds: dict[str, float] = {}
         self.expected: dict[str, dict[str, str]] = {}
