@@ -14,7 +14,7 @@ import torch
 from steps.command import run_step
 from steps.data.loader import check_two_classes, dataset_facts
 from steps.engine.devices import claim_gpu
-from steps.evaluation.cues import Seen, decided, factors, kept, looks, scores
+from steps.evaluation.cues import Seen, check_conflicts, decided, kept, looks, scores
 from steps.evaluation.knn import knn_votes
 from steps.evaluation.linear import cached_probe
 from steps.evaluation.task import TaskStep
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
     protocol, data = step.protocol, step.options.data
     classes = dataset_facts(data, labels=True).num_classes
     check_two_classes(data, classes)
-    factors(data, "val", ["conflict"])
+    check_conflicts(data)
     of_classes = looks(data)
     seed = step.seed
     claim_gpu()

@@ -36,6 +36,10 @@ def main(arguments: list[str] | None = None) -> None:
         return rows.float()
 
     whole = EvaluationViews(data, "val", backbone.size, protocol.crop_fraction)
+    if len(whole) < 2:
+        raise UserError(
+            str(data), "one validation image, but geometry compares several", allowed="2 or more"
+        )
     pairs = Pairs(data, "val", protocol.view, backbone.size, step.seed)
     of_images = torch.cat([features(x) for x, _ in evaluation_batches(whole, protocol.batch_size)])
     of_views = torch.cat(
@@ -52,8 +56,6 @@ def main(arguments: list[str] | None = None) -> None:
     scores = {metric: (value, len(whole)) for metric, value in values.items()}
     if (asked := protocol.lidar) is not None:
         several = ManyViews(data, "val", protocol.view, backbone.size, step.seed, asked)
-        if len(several) < 2:
-            raise UserError(str(data), "one validation image, but lidar compares several")
         batch = max(protocol.batch_size // asked.views, 1)
         of_many = torch.cat(
             [

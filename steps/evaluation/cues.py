@@ -83,6 +83,24 @@ def factors(data: Path, split: str, names: Sequence[str]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(images.factor(name)) for name in names}
 
 
+def check_conflicts(data: Path) -> None:
+    """Require a validation image in which each cue contradicts the outline.
+
+    Raises:
+        UserError: the set has none, or does not tell.
+    """
+    conflict = factors(data, "val", ["conflict"])["conflict"]
+    names = read_manifest(data, "prepare").facts["factors"]["conflict"]
+    for cue in CUES:
+        if not (conflict == names.index(cue)).any():
+            raise UserError(
+                f"{data}: val",
+                f"{len(conflict)} images, in none of which {cue} contradicts the outline",
+                allowed="one or more for each cue",
+                remedy="draw more validation images",
+            )
+
+
 def need_independent(data: Path) -> dict[str, int]:
     """The number of values of each factor of a set, once none of them tells about another.
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import matplotlib as mpl
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from steps.artifacts.publish import write_whole
 from steps.command import UserError
@@ -160,5 +160,5 @@ def _picture(path: Path) -> tuple[str, Pixels]:
         with Image.open(path) as image:
             drawn = str(image.info.get(DRAWN_WITH, "an unknown program"))
             return drawn, np.asarray(image.convert("RGBA"))
-    except UnidentifiedImageError as error:
-        raise UserError(str(path), "not a picture", remedy=_REMEDY) from error
+    except (OSError, SyntaxError) as error:  # what Pillow raises for a damaged file
+        raise UserError(str(path), "not a whole picture", remedy=_REMEDY) from error

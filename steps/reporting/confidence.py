@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -202,19 +202,18 @@ def _confidence(
         ((recipe, backbone), seed): digest
         for recipe, backbone, seed, digest in order.select(*_ROW, "seed", "digest").rows()
     }
+    family = differences(table, all_pairs(len(rows)))
+    against = differences(table, np.array(pairs, np.intp).reshape(-1, 2))
+    if unit == "%":
+        family, against = _within_100(family), _within_100(against)
     return Confidence(
-        evaluation,
-        metric,
-        unit,
-        rows,
-        table,
-        low,
-        high,
-        differences(table, all_pairs(len(rows))),
-        differences(table, np.array(pairs, np.intp).reshape(-1, 2)),
-        seeds,
-        digests,
+        evaluation, metric, unit, rows, table, low, high, family, against, seeds, digests
     )
+
+
+def _within_100(family: Family) -> Family:
+    """The family with intervals cut where no two percentages are further apart."""
+    return replace(family, low=family.low.clip(-100, 100), high=family.high.clip(-100, 100))
 
 
 def _values(

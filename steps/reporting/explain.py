@@ -96,11 +96,14 @@ def _certainty(
         or "no row"
         for title, chosen in groups.items()
     }
-    unstable = " (unstable: no claim rests on it)" if confidence.table.unstable[place] else ""
+    rank = f"{first} to {last} of {len(confidence.rows)}"
+    unstable = ""
+    if confidence.table.unstable[place]:
+        unstable, rank = " (unstable: no claim rests on it)", "none: unstable"
     return [
         f"interval         {confidence.metric} {mean} [{', '.join(ends)}], 95 %, over {chance}"
         f"{unstable}",
-        f"rank             {first} to {last} of {len(confidence.rows)}",
+        f"rank             {rank}",
         *(f"{title:<16} {names[title]}" for title in groups),
         f"decisions        sha256 {confidence.digests[row, record.seed]}",
     ]

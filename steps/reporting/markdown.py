@@ -196,9 +196,10 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
     """Class sizes, and a note on balanced accuracy if they differ much."""
     if not counts:
         return []
-    most, least = max(counts.values()), min(counts.values())
+    some = [count for count in counts.values() if count]
+    most, least, empty = max(some), min(some), len(counts) - len(some)
     if most == least:
-        said = f"{plural(len(counts), 'class').replace('classs', 'classes')}, {most:,} images each."
+        said = f"{plural(len(some), 'class').replace('classs', 'classes')}, {most:,} images each."
     elif len(counts) <= MOST_CLASSES:
         told = ", ".join(f"{plain(name)} {count:,}" for name, count in counts.items())
         said = f"Images per class: {told}."
@@ -206,9 +207,11 @@ def _class_note(counts: Mapping[str, int], confidence: Confidence | None) -> lis
         said = f"{len(counts):,} classes of {least:,} to {most:,} images."
     if confidence is not None and confidence.metric == BALANCED:
         said += (
-            f" The largest class has {most / max(least, 1):.0f} times the images of the smallest, "
-            "so rows are compared by balanced accuracy, the mean of the classes' recalls."
+            f" The largest class has {most / least:.0f} times the images of the smallest, so rows "
+            "are compared by balanced accuracy, the mean of the classes' recalls."
         )
+    if empty:
+        said += f" {plural(empty, 'class').replace('classs', 'classes')} without an image here."
     return [f"{said}\n"]
 
 
@@ -324,7 +327,7 @@ def _imported_note(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     if not names:
         return []
     return [
-        f"{IMPORTED} Imported: {plain(', '.join(names))}. The authors pretrained these weights; "
+        f"{IMPORTED} Imported: {plain(', '.join(names))}. These weights come from elsewhere; "
         f"only the evaluation was run here. {ABSENT} stands where their files do not say how they "
         "were trained.\n"
     ]
@@ -361,11 +364,13 @@ def _caption(
     cells = cells_of(summary, evaluation)
     first, heading = cells.row(0, named=True), source.heading
     mine = heading.methods_of(evaluation.task)
+    each = " for each cue" if evaluation.task == "bias" else ""
     lacking = " Only for rows with a text tower." if {*heading.methods} - {*mine} else ""
     known = [direction(*each) for each in cells.select("metric", "unit").iter_rows()]
     bold = evaluation.task != "bias" and any(known)
     best = " Bold: the best of each column." if bold else ""
-    if confidence is not None:
+    # The table of bias has no bold, and its metrics are each of a part of the images.
+    if confidence is not None and evaluation.task != "bias":
         best = " Bold: no row is resolved as better."
         if not confidence.tells:
             best = (
@@ -374,7 +379,7 @@ def _caption(
             )
     return (
         f"Protocol {code(evaluation.protocol)} on {plain(first['dataset'])}, "
-        f"{plural(first['n'], 'validation image')}.{best}{lacking}"
+        f"{plural(first['n'], 'validation image')}{each}.{best}{lacking}"
         f"{_ON_TARGETS.get(headline(summary, evaluation), '')}\n"
     )
 

@@ -23,6 +23,7 @@ from steps.reporting.figures import (
 from steps.reporting.figures import FILE as APART_FIGURE
 from steps.reporting.markdown import page
 from steps.reporting.pictures import FOLDER, PICTURES, Picture, pictures_json
+from steps.reporting.scaling import study
 from steps.reporting.scaling.figure import FILE as SCALING_FIGURE
 from steps.reporting.scaling.figure import scaling_figure
 from steps.reporting.source import CURVES, HEADING, RECORDS, Source, source_files
@@ -98,7 +99,7 @@ def render_figures(source: Source, sure: Confidences | None = None) -> dict[str,
     files[CURVES_FIGURE] = curves_figure(source.curves, kinds, source.heading, shown)
     if over_compute := compute_figure(source, shown):
         files[COMPUTE_FILE] = over_compute
-    if source.heading.scaling:
+    if source.heading.scaling and study.evaluations(summary, source.heading):
         files[SCALING_FIGURE] = scaling_figure(summary, source.heading)
     if matrices := apart_figure(summary, source.heading, list(sure.known.values())):
         files[APART_FIGURE] = matrices

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -281,7 +282,8 @@ class Source:
         unequal = {
             evaluation
             for evaluation, counts in self.class_counts().items()
-            if max(counts.values()) >= UNEQUAL * max(min(counts.values()), 1)
+            if (some := [count for count in counts.values() if count])
+            and max(some) >= UNEQUAL * min(some)
         }
         rows = [
             {
@@ -306,8 +308,9 @@ def make_source(
     """A source in the experiment's order: task, protocol, set, method, backbone, seed.
 
     Raises:
-        UserError: a record appears twice or does not belong to the experiment, or its numbers
-            are not those that its step wrote.
+        UserError: a record appears twice, is missing or does not belong to the experiment, its
+            numbers are not those that its step wrote, or rows of one table were measured on
+            different versions of a set.
     """
     seen: dict[str, str] = {}
     orders = _orders(heading)
@@ -326,15 +329,49 @@ def make_source(
             seen[cell] = item.source
         _check_digest(item)
         placed.append((place, item))
-    there = {heading.evaluation_of(item.records[0]) for item in traced}
-    for evaluation in set(heading.evaluations()) - there:
-        raise UserError(
-            HEADING,
-            f"names {evaluation}, which has no record",
-            remedy="make the report again with the commands at the end of its page",
-        )
+    _check_whole(heading, traced)
+    _check_one_set(heading, traced)
     placed.sort(key=lambda pair: pair[0])
     return Source(heading, tuple(item for _, item in placed), curves)
+
+
+def _check_whole(heading: ReportSpec, traced: Sequence[TracedRecord]) -> None:
+    """Require each evaluation's record of each row and seed: a page without one would hide it."""
+    there = {
+        (heading.evaluation_of(record), record.recipe, record.backbone, record.seed)
+        for item in traced
+        for record in item.records
+    }
+    cells = product(heading.evaluations(), heading.methods, heading.backbones, heading.seeds)
+    for evaluation, method, backbone, seed in cells:
+        measured = method in heading.methods_of(evaluation.task)
+        if not measured or not heading.has_row(method, backbone):
+            continue
+        if (evaluation, method, backbone, seed) not in there:
+            raise UserError(
+                HEADING,
+                f"names {evaluation} of {method}/{backbone}/seed{seed}, which has no record",
+                remedy="make the report again with the commands at the end of its page",
+            )
+
+
+def _check_one_set(heading: ReportSpec, traced: Sequence[TracedRecord]) -> None:
+    """Require one version of the set behind the rows of a table, where records name it."""
+    first: dict[Evaluation, TracedRecord] = {}
+    for item in traced:
+        evaluation = heading.evaluation_of(item.records[0])
+        data = item.measured.inputs.get("data")
+        if data is None:
+            continue
+        known = first.setdefault(evaluation, item)
+        if data != (other := known.measured.inputs["data"]):
+            raise UserError(
+                f"{item.source}: data",
+                f"measured on a version {data[:12]} of {item.records[0].dataset}, "
+                f"{known.source} on {other[:12]}",
+                allowed="one version, or the rows cannot be compared",
+                remedy=f"run python -m steps.{item.measured.node} for the older of both again",
+            )
 
 
 Orders = dict[str, dict[str | int, int]]

@@ -96,9 +96,11 @@ def by_row(cells: pl.DataFrame) -> dict[Row, dict[str, Any]]:
 
 def ranked_by(heading: ReportSpec) -> Evaluation:
     """The evaluation that the ranking is sorted by: the first task of SHOWN that the
-    experiment has, by its first protocol, on its first set."""
-    task = next((task for task in SHOWN if task in heading.tasks), next(iter(heading.tasks)))
-    return heading.first(task)
+    experiment has and that measures every row, by its first protocol, on its first set."""
+    tasks = [task for task in SHOWN if task in heading.tasks] or list(heading.tasks)
+    # Tables have the rows of the ranking, so one without some rows would hide them everywhere.
+    of_all = [task for task in tasks if heading.methods_of(task) == heading.methods]
+    return heading.first((of_all or tasks)[0])
 
 
 def cells_of(summary: pl.DataFrame, evaluation: Evaluation, **names: str) -> pl.DataFrame:

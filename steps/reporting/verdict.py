@@ -32,6 +32,8 @@ EQUAL_COMPUTE = 1.05
 """Largest ratio of the trained rows' most to least compute that counts as equal."""
 SATURATED = 95.0
 """Percentage reached by random weights from which a task counts as saturated."""
+FEW_IMAGES = 30
+"""Number of validation images below which a verdict warns."""
 _LISTED = 6
 
 
@@ -107,14 +109,19 @@ class _Words:
             confidence.rows, key=lambda row: -confidence.table.score[confidence.place[row]]
         )
         # No claim rests on rows whose seeds or embeddings went astray.
-        sound = [row for row in self.free(by_score) if self.is_sound(confidence, row)]
+        free = self.free(by_score)
+        sound = [row for row in free if self.is_sound(confidence, row)]
         if not sound:
             return []
         first, others = sound[0], sound[1:]
+        aside = free[: free.index(first)]
         cells = cells_of(self.summary, confidence.evaluation, metric=confidence.metric)
-        where = f"{self.at_compute()}on {plain(cells['dataset'][0])}"
         how = f"by {_task(confidence.evaluation)}"
         tied = [row for row in others if not confidence.pair(first, row)[3]]
+        named = [first, *(tied or others[:1])]
+        where = f"{self.at_compute(named)}on {plain(cells['dataset'][0])}"
+        if aside:
+            where += f", {self.names(aside)} left aside as unstable or collapsed"
         score = self.score(confidence, first)
         if not others:
             said = [f"{where[0].upper()}{where[1:]}, {self.name(first)} reaches {score} {how}."]
@@ -159,25 +166,32 @@ class _Words:
     def baselines(self, sure: Confidences, best: Confidence) -> list[str]:
         """Methods that beat random weights, and evaluations in which none does."""
         found = best.beats_baseline
-        free = self.free(found)
+        free = [row for row in self.free(found) if self.is_sound(best, row)]
         better = [row for row in free if found[row] > 0]
         rest = [row for row in free if found[row] <= 0]
         said = []
+        what = "method" if len(self.heading.backbones) == 1 else "row"
         if better:
-            text = f"{len(better)} of {plural(len(free), 'method')} without labels "
+            text = f"{len(better)} of {plural(len(free), what)} without labels "
             text += "beats" if len(better) == 1 else "beat"
             said.append(f"{text} random weights")
+            if len({int(other) for other in best.against.pairs[:, 1]}) > 1:
+                said[0] += f" of {'its' if len(better) == 1 else 'their'} own backbone"
             if rest:
                 said.append(f"{self.names(rest)} {'does' if len(rest) == 1 else 'do'} not")
         nobody = dict.fromkeys(
             _task(each.evaluation) + _on(each.evaluation)
             for each in sure.known.values()
-            if (rows := self.free(each.beats_baseline))
+            # A bias says which cue is followed, and a higher one is not a better one.
+            if each.evaluation.task != "bias"
+            and (
+                rows := [row for row in self.free(each.beats_baseline) if self.is_sound(each, row)]
+            )
             and not any(each.beats_baseline[row] > 0 for row in rows)
         )
         if nobody:
-            what = "none does" if said else "no method without labels beats random weights"
-            said.append(f"{what} by {_listed(list(nobody), 'or')}")
+            none = "none does" if said else f"no {what} without labels beats random weights"
+            said.append(f"{none} by {_listed(list(nobody), 'or')}")
         text = "; ".join(said)
         return [f"{text[0].upper()}{text[1:]}."] if text else []
 
@@ -195,7 +209,8 @@ class _Words:
             f"{family} {measured(median(scores[family]), confidence.unit)} ({len(scores[family])})"
             for family in order
         ]
-        return [f"Median score of each family (number of methods): {', '.join(told)}."]
+        what = "methods" if len(self.heading.backbones) == 1 else "rows"
+        return [f"Median score of each family (number of {what}): {', '.join(told)}."]
 
     def weaknesses(self, confidence: Confidence, sure: Confidences) -> list[str]:
         """Caveats to the verdict."""
@@ -218,6 +233,13 @@ class _Words:
             divisor, unit = flops_unit(most)
             ends = (significant(each / divisor) for each in (least, most))
             said.append(f"Compute is unequal: {' to '.join(ends)} {unit}.")
+        if imported := [row for row, cells in self.rows.items() if cells["imported"]]:
+            said.append(f"The compute behind {self.names(imported)} is not known.")
+        if confidence.table.images.n < FEW_IMAGES:
+            said.append(
+                f"{plural(confidence.table.images.n, 'validation image')}: fewer than "
+                f"{FEW_IMAGES} are hardly a sample."
+            )
         starts = {int(other) for other in confidence.against.pairs[:, 1]}
         floor = max((float(confidence.table.score[each]) for each in starts), default=0.0)
         if confidence.unit == "%" and floor >= SATURATED:
@@ -241,9 +263,12 @@ class _Words:
         ]
         return min(flops, default=0.0), max(flops, default=0.0)
 
-    def at_compute(self) -> str:
-        """``at 36.0 TFLOPs `` where all trained rows had as much; else nothing."""
+    def at_compute(self, named: Iterable[Row]) -> str:
+        """``at 36.0 TFLOPs `` where all trained rows had as much, and none of those named has
+        weights from elsewhere; else nothing."""
         least, most = self.compute()
+        if any(self.rows[row]["imported"] for row in named):
+            return ""
         if not least or most > EQUAL_COMPUTE * least:
             return ""
         divisor, unit = flops_unit(most)

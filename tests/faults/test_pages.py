@@ -326,7 +326,9 @@ def test_a_record_without_its_evaluation_is_named(made_up: Synthetic, tmp_path: 
     (tmp_path / "report.json").write_text(json.dumps(heading))
     from steps.reporting.check import check_report
 
-    with pytest.raises(UserError, match="names linear/linear, which has no record"):
+    with pytest.raises(
+        UserError, match="linear/linear of random/vit_pico/seed0, which has no record"
+    ):
         check_report(tmp_path)
 
 

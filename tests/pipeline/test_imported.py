@@ -61,7 +61,7 @@ def test_an_official_checkpoint_is_a_row_under_both_engines(scenery: Scenery) ->
     assert (records[0].recipe, records[0].kind) == ("mae_official", "Generative")
     page = (root / "reports/quickstart/README.md").read_text()
     assert "| mae_official ◐ |    1 | Generative | ViT-Test |" in page
-    assert "Imported: mae_official. The authors pretrained these weights" in page
+    assert "Imported: mae_official. These weights come from elsewhere" in page
     assert "pretraining on imagenet1k." in page
 
     project.dvc()

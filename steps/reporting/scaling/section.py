@@ -19,6 +19,10 @@ from steps.reporting.text import Markup, flops_unit, measured, plain, plural, si
 
 Runs = dict[str, pl.DataFrame]
 """The runs of each method."""
+_NO_ERROR = (
+    "No task measures every row with a score in %, so there is no error whose fall with compute "
+    "could be fitted. The tables below have the rows of each size and length.\n"
+)
 
 
 def scaling_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
@@ -26,6 +30,8 @@ def scaling_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
     if not heading.scaling:
         return []
     chosen = study.evaluations(summary, heading)
+    if not chosen:
+        return ["## Scale\n", _NO_ERROR]
     by_task = {each: _runs(summary, heading, each) for each in chosen}
     labels = {each: plain(f"{heading.label(each)} {headline(summary, each)}") for each in chosen}
     return [
@@ -126,7 +132,7 @@ def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str
     for evaluation, runs in by_task.items():
         for budget in study.budgets(runs):
             best = {method: _best_within(own, budget) for method, own in runs.items()}
-            most = max(measured(run["score"], "%") for run in best.values())
+            most = measured(max(run["score"] for run in best.values()), "%")
             cells = []
             for run in best.values():
                 score = measured(run["score"], "%")
@@ -148,8 +154,10 @@ def _verdict(label: str, runs: Runs) -> str:
 
 
 def _spread(runs: Runs) -> str:
+    if len(runs) < 2:
+        return "There is one method, so nothing is compared with it."
     budgets = study.budgets(runs)
-    if not budgets or len(runs) < 2:
+    if not budgets:
         return "The methods' runs do not overlap in compute, so they are not compared."
     errors = {
         method: [float(_best_within(own, budget)["error"]) for budget in budgets]
@@ -201,13 +209,15 @@ def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs]) -> str:
     lines = [
         "Recipes are made for one length and one backbone. No learning rate was tuned for other "
         "points of the grid, so a method may lose at some size only for that reason.",
-        f"The shortest runs hardly train at all ({seen:,} images, {plain(fewest['row'])}).",
+        f"The shortest run sees {seen:,} images ({plain(fewest['row'])}).",
         "The frontier takes the best of several runs, lucky ones included; its standard errors "
         "cover the fit of the line, not this choice.",
         "A curve sums up its runs: at a single budget, the runs may stand in another order.",
         "The law has no irreducible error, so it promises too much far to the right.",
         "Compute is counted in FLOPs of the networks; device time differs (see the ranking).",
     ]
+    if failed := every.filter("collapsed")["row"].unique(maintain_order=True).to_list():
+        lines.insert(0, f"Embeddings collapsed in {plain(', '.join(failed))}, which are counted.")
     if len(heading.seeds) == 1:
         lines.insert(0, "One seed: it is unknown how far runs differ by chance.")
     return "\n".join(f"- {line}" for line in lines) + "\n"

@@ -130,11 +130,13 @@ WHOLE = 100.0
 
 
 def evaluations(summary: pl.DataFrame, heading: ReportSpec) -> list[Evaluation]:
-    """Evaluations whose headline metric is a percentage, so that it has an error."""
+    """Evaluations of every scaled row whose headline metric is a percentage, so that it has an
+    error."""
     return [
         each
         for each in heading.evaluations()
-        if cells_of(summary, each, metric=headline(summary, each))["unit"][0] == "%"
+        if {*heading.scaling} <= {*heading.methods_of(each.task)}
+        and cells_of(summary, each, metric=headline(summary, each))["unit"][0] == "%"
     ]
 
 
@@ -149,8 +151,8 @@ def runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> 
     Returns:
         columns ``method``, ``backbone``, ``row`` (as tables call it), ``data_share``, ``flops``
         (of pretraining), ``size`` (FLOPs an image), ``images`` (in an epoch), ``epochs``,
-        ``score``, ``std`` (null for one seed) and ``error`` (percent all). An error of 0 counts as
-        half an image: logarithms need one.
+        ``score``, ``std`` (null for one seed) and ``error`` (percent all), ``collapsed`` (true if
+        a seed's embeddings were). An error of 0 counts as half an image: logarithms need one.
     """
     cells = cells_of(summary, evaluation, metric=headline(summary, evaluation))
     return (
@@ -161,11 +163,12 @@ def runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) -> 
             size=pl.col("flops") / pl.col("images_seen"),
             images=pl.col("images_seen") / pl.col("epochs"),
             error=pl.max_horizontal(WHOLE - pl.col("mean"), 0.5 * WHOLE / pl.col("n")),
+            collapsed=pl.col("collapsed").list.len() > 0,
         )
         .rename({"mean": "score", "recipe": "row"})
         .select(
             *("method", "backbone", "row", "data_share", "flops", "size", "images", "epochs"),
-            *("score", "std", "error"),
+            *("score", "std", "error", "collapsed"),
         )
         .sort("flops", maintain_order=True)
     )

@@ -153,8 +153,9 @@ class Scores:
     def simulated(self, count: int, generator: np.random.Generator) -> Floats:
         """Errors of the scores in simulated tables ``(count, R)``.
 
-        Normal, with the covariance of images, and variances over seeds that are drawn for each
-        table from what they may be.
+        Those of images are of Student's t, since their covariance is an estimate from as many
+        images; those of seeds are normal, with variances that are drawn for each table from what
+        they may be.
 
         Args:
             count: of tables.
@@ -164,7 +165,9 @@ class Scores:
         covariance = self.images.covariance
         ridge = 1e-8 * float(np.trace(covariance)) / rows + 1e-12
         half = np.linalg.cholesky(covariance + ridge * np.eye(rows))
-        errors = generator.standard_normal((count, rows)) @ half.T
+        df = max(self.images.n - 1, 1)
+        scale = np.sqrt(df / generator.chisquare(df, (count, 1)))
+        errors = generator.standard_normal((count, rows)) @ half.T * scale
         if self.seeds is not None:
             variance = self.seeds_part(self.seeds.plausible(count, generator))
             shared = (self.unit * self.common) ** 2 / self.seeds.seeds

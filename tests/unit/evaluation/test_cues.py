@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steps import bias, decode
+from steps import bias, decode, geometry
 from steps.artifacts import publish, read_records
 from steps.artifacts.decisions import read_decisions
 from steps.command import UserError
@@ -76,6 +76,12 @@ def test_the_steps_measure_a_backbone(tmp_path: Path, monkeypatch: pytest.Monkey
         _step(bias, independent, backbone, protocols / "bias.yaml")
     with pytest.raises(UserError, match="its factors are not told, or tell of each other"):
         _step(decode, conflicts, backbone, protocols / "decode.yaml")
+    few = _prepare("shapes_conflicts", tmp_path / "few", train=40, val=2)
+    with pytest.raises(UserError, match="2 images, in none of which"):
+        _step(bias, few, backbone, protocols / "bias.yaml")
+    one = _prepare("shapes", tmp_path / "one", train=40, val=1)
+    with pytest.raises(UserError, match="one validation image, but geometry compares several"):
+        _step(geometry, one, backbone, protocols / "geometry.yaml")
     told = _step(decode, independent, backbone, protocols / "decode.yaml")
     assert list(told) == ["outline", "colour", "texture", "ground_colour", "ground_texture"]
     assert max(told.values()) < 60, "random weights, 160 images"

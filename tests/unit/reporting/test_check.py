@@ -113,6 +113,8 @@ def test_a_missing_file_is_named(report: Path, name: str) -> None:
 
 
 def test_what_is_not_a_picture_is_named(report: Path) -> None:
-    (report / "curves.png").write_text("not a picture")
-    with pytest.raises(UserError, match=r"curves\.png: not a picture"):
-        check_report(report)
+    whole = (report / "curves.png").read_bytes()
+    for content in (b"not a picture", whole[: len(whole) // 2]):
+        (report / "curves.png").write_bytes(content)
+        with pytest.raises(UserError, match=r"curves\.png: not a whole picture"):
+            check_report(report)

@@ -64,7 +64,7 @@ def test_the_protocol_is_in_the_heading_where_a_task_has_several(protocols: Synt
 def test_an_official_checkpoint_gets_a_footnote(official: Synthetic, tmp_path: Path) -> None:
     write_report(official.source(), tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "◐ Imported: mae (vit_pico). The authors pretrained these weights" in text
+    assert "◐ Imported: mae (vit_pico). These weights come from elsewhere" in text
     assert "README.md and results.csv follow" in check_report(tmp_path)
     said = explain(tmp_path / "mae/vit_pico/knn")
     assert "imported by python -m steps.import from an official file" in said

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from steps.command import UserError
+from steps.reporting.markdown import page
 from steps.reporting.source import (
     CURVES,
     CURVES_SCHEMA,
@@ -15,6 +18,8 @@ from steps.reporting.source import (
     read_source,
     source_files,
 )
+from steps.reporting.summary import summarize
+from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import Synthetic
 
 
@@ -73,3 +78,31 @@ def test_empty_curves_survive_their_file(single: Synthetic, tmp_path: Path) -> N
     bare = make_source(source.heading, source.traced, CURVES_SCHEMA.to_frame())
     _write(source_files(bare), tmp_path)
     assert read_source(tmp_path).curves.is_empty()
+
+
+def test_a_missing_record_is_named(several: Synthetic) -> None:
+    source = several.source()
+    gone = source.traced[-1]
+    with pytest.raises(UserError, match=r"names .*/seed\d, which has no record"):
+        make_source(source.heading, source.traced[:-1], source.curves)
+    assert gone.records
+
+
+def test_one_table_is_of_one_version_of_its_set(single: Synthetic) -> None:
+    source = single.source()
+    others = list(source.traced)
+    for index, data in ((0, "a" * 64), (1, "b" * 64)):
+        item = source.traced[index]
+        measured = item.measured.model_copy(update={"inputs": {"data": data}})
+        others[index] = item.model_copy(update={"measured": measured})
+    with pytest.raises(UserError, match=r"measured on a version b{12} of shapes, .* on aaa"):
+        make_source(source.heading, others, source.curves)
+
+
+def test_a_class_without_images_does_not_make_classes_unequal(single: Synthetic) -> None:
+    source = decided(single.source(), counts=(500, 500))
+    named = source.images.with_columns(classes=pl.Series([["cat", "dog", "bird"]]))
+    source = replace(source, images=named)
+    assert not source.records()["unequal"].any()
+    text = page(source, summarize(source.records()), with_curves=False)
+    assert "2 classes, 500 images each. 1 class without an image here." in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import statistics
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -10,7 +11,7 @@ from steps.reporting.markdown import page
 from steps.reporting.source import Evaluation, Source
 from steps.reporting.summary import ranked, ranked_by, results_csv, summarize
 from steps.reporting.tables import ABSENT, Table, evaluation_table, ranking_table
-from tests.unit.reporting.synthetic import Synthetic, write_task
+from tests.unit.reporting.synthetic import Synthetic, build, write_task
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +203,16 @@ def test_a_method_that_a_task_does_not_apply_to_has_no_row(partial: Synthetic) -
     )
     assert table.columns == ["Model", "Seeds", "top1", "top5"]
     assert table.rows == [["clip", "1", "51.0", "54.0"]]
+
+
+def test_tables_hide_no_row_that_lacks_a_text_tower(tmp_path: Path) -> None:
+    made = build(
+        tmp_path,
+        methods=("random", "mae", "clip"),
+        tasks=("zeroshot", "decode"),
+        text_methods=("clip",),
+    )
+    source = made.source()
+    summary = summarize(source.records())
+    assert ranked_by(source.heading).task == "decode"
+    assert sorted(ranked(summary, source.heading)["recipe"]) == ["clip", "mae", "random"]

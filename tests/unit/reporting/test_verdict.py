@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from steps.reporting.explain import explain
 from steps.reporting.markdown import page
+from steps.reporting.render import write_report
 from steps.reporting.source import Source
 from steps.reporting.summary import summarize
 from tests.unit.reporting.made_decisions import decided
@@ -80,3 +82,46 @@ def test_it_names_collapse_unequal_compute_saturation_and_unstable_rows(tmp_path
 def test_without_decisions_there_is_no_verdict(tmp_path: Path) -> None:
     made = build(tmp_path, methods=METHODS, tasks=("linear",))
     assert _verdict(made.source()) == ("", "")
+
+
+def test_rows_left_aside_are_named_and_no_claim_is_made_of_them(tmp_path: Path) -> None:
+    made = build(tmp_path, methods=METHODS, seeds=(0, 1, 2), tasks=("linear",))
+    for seed, gain in enumerate((-20, 0, 16)):
+        write_task(made.row("dino", seed), "linear", gain=gain)
+    source = decided(made.source())
+    said, weak = _verdict(source)
+    assert "on shapes, dino left aside as unstable or collapsed, mae has the highest" in said
+    assert "2 of 2 methods without labels beat random weights." in said
+    assert "dino does not" not in said
+    assert "The seeds of dino spread more" in weak
+    write_report(source, tmp_path / "report")
+    text = explain(tmp_path / "report/dino/vit_pico/linear/seed0")
+    assert "rank             none: unstable\n" in text
+
+
+def test_compute_is_not_said_of_weights_from_elsewhere(tmp_path: Path) -> None:
+    made = build(tmp_path, methods=("random", "mae", "dino"), tasks=("linear",), imported=("dino",))
+    said, weak = _verdict(decided(made.source()))
+    assert said.startswith("**Verdict.** On shapes, dino leads the methods without labels")
+    assert "The compute behind dino is not known." in weak
+
+
+def test_rows_on_several_backbones_are_no_methods(tmp_path: Path) -> None:
+    made = build(
+        tmp_path,
+        methods=("random", "mae", "dino"),
+        tasks=("linear",),
+        backbones=("vit_pico", "vit_nano"),
+    )
+    said, _ = _verdict(decided(made.source()))
+    assert "4 of 4 rows without labels beat random weights of their own backbone." in said
+    assert "(number of rows)" in said
+
+
+def test_a_handful_of_images_resolves_little_and_is_said(tmp_path: Path) -> None:
+    made = build(tmp_path, methods=("random", "mae", "dino"), tasks=("linear",))
+    for name, value in (("random", 0.0), ("mae", 100.0), ("dino", 50.0)):
+        write_task(made.row(name), "linear", value=value, n=2)
+    said, weak = _verdict(decided(made.source()))
+    assert "cannot be told apart" in said
+    assert "2 validation images: fewer than 30 are hardly a sample." in weak

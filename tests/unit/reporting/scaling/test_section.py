@@ -80,7 +80,7 @@ def test_the_verdict_follows_from_the_numbers(study: Synthetic) -> None:
         assert (slow, fast) == ("mae", "dino")
     assert "dino leads mae throughout" in text
     assert "One seed" in text
-    assert "hardly train at all (25,000 images, mae-x0.5-d25)" in text
+    assert "The shortest run sees 25,000 images (mae-x0.5-d25)." in text
 
 
 def test_lengths_are_factors_on_a_budget(study: Synthetic) -> None:
@@ -95,6 +95,14 @@ def test_an_experiment_without_a_study_has_no_section(single: Synthetic) -> None
     assert scaling_section(summarize(source.records()), source.heading) == []
     assert "pictures/scaling.png" not in render_figures(source)
     assert "## Scale" not in render_tables(source)["README.md"].decode()
+
+
+def test_a_study_without_a_score_of_every_row_in_percent_says_so(study: Synthetic) -> None:
+    source = study.source()
+    heading = source.heading.model_copy(update={"only": dict.fromkeys(source.heading.tasks, ())})
+    (title, said) = scaling_section(summarize(source.records()), heading)
+    assert title == "## Scale\n"
+    assert said.startswith("No task measures every row with a score in %")
 
 
 def test_the_report_holds_the_figure_and_is_checked(study: Synthetic, tmp_path: Path) -> None:
