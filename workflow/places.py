@@ -44,6 +44,13 @@ def split_of(file: Path) -> str | None:
     return None
 
 
+def listed(files: Sequence[Path], most: int = 5) -> str:
+    """The names of the first few files."""
+    return ", ".join(
+        [*(file.name for file in files[:most]), *(["..."] if len(files) > most else [])]
+    )
+
+
 def grouped(paths: Sequence[str]) -> Iterator[list[Path]]:
     """Files that belong together, such as the shards of a set; each other path by itself.
 
