@@ -37,6 +37,7 @@ from steps.params.plan import ROOT, Plan
 from workflow.estimate import CORES, Size, estimated_seconds, in_words
 from workflow.proposal import Proposal, dataset_text, experiment_text, own_sets, propose
 from workflow.readings import FORMATS, read_paths
+from workflow.table_files import Columns
 
 _ENDINGS = ("", "_labels", "_boxes", "_masks")
 """Ends of the names of an experiment's sets."""
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="the column of a table that holds the labels; given several times, columns of 0 and 1 "
         "that are labels each",
     )
+    parser.add_argument("--image-column", help="the column of the images, where several name some")
     parser.add_argument(
         "--tiles",
         type=option(Count),
@@ -74,7 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--params", type=Path, default=ROOT, help="the params folder")
     options = parser.parse_args(arguments)
     files = _files(options.name, options.params)
-    sets = own_sets(read_paths(options.paths, options.format, options.label_column))
+    columns = Columns(options.label_column, options.image_column)
+    sets = own_sets(read_paths(options.paths, options.format, columns))
     proposal = propose(
         options.name,
         sets,
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _command(options: argparse.Namespace) -> str:
     """The command line, for the first comment of what it writes."""
     words = [options.name, *options.paths]
-    for key in ("format", "label_column", "tiles", "regime", "backbone"):
+    for key in ("format", "label_column", "image_column", "tiles", "regime", "backbone"):
         value = getattr(options, key)
         for each in value if isinstance(value, list) else [value]:
             if each is not None:

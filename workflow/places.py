@@ -35,13 +35,18 @@ def place_of(path: Path) -> str:
 
 def split_of(file: Path) -> str | None:
     """The split that a file's name shows, or else its folder's."""
-    for name in (file.stem, file.parent.name):
-        # train-00000-of-00002, instances_val2017, TRAIN
-        for word in re.findall(r"[a-z]+", name.lower()):
-            for split, names in SPLITS.items():
-                if word in names:
-                    return split
-    return None
+    return split_in(file.stem) or split_in(file.parent.name)
+
+
+def split_in(name: str) -> str | None:
+    """The split that a name shows, such as train-00000-of-00002, instances_val2017, TRAIN."""
+    words = re.findall(r"[a-z]+", name.lower())
+    return next((s for word in words for s, names in SPLITS.items() if word in names), None)
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted."""
+    return sorted(each for each in folder.iterdir() if each.is_dir())
 
 
 def listed(files: Sequence[Path], most: int = 5) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,8 +17,17 @@ from steps.data.sources.folder import walk
 from steps.data.sources.source import ARRAY_SUFFIXES, IMAGE_SUFFIXES, image_names
 from workflow.coco_files import is_coco, read_coco
 from workflow.mask_files import read_masks
-from workflow.places import READ, SPLITS, grouped, listed, pattern_of, place_of, split_of
-from workflow.table_files import image_columns, label_column, read_tables, rows_of
+from workflow.places import (
+    READ,
+    SPLITS,
+    folders_in,
+    grouped,
+    listed,
+    pattern_of,
+    place_of,
+    split_of,
+)
+from workflow.table_files import Columns, label_column, names_images, read_tables, rows_of
 
 FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco", "masks")
 """Formats that a folder of a user can have."""
@@ -44,15 +53,13 @@ class Reading:
         return str(self.params["format"])
 
 
-def read_paths(
-    paths: Sequence[str], chosen: str | None = None, label_columns: Sequence[str] = ()
-) -> list[Reading]:
+def read_paths(paths: Sequence[str], chosen: str | None, columns: Columns) -> list[Reading]:
     """The reading of each path. Image folders that a COCO file names belong to its reading.
 
     Args:
         paths: as the user gives them.
         chosen: the format that decides where a path can be read in two ways.
-        label_columns: of a table: the column of the labels, or several of 0 and 1.
+        columns: of a table, that the user names.
 
     Raises:
         UserError: a path is absent, empty, unreadable, of no known format, or can be read in two
@@ -65,7 +72,7 @@ def read_paths(
     readings = [_annotated(files, folders, used) for files in jsons]
     for files in groups:
         if files[0].suffix != ".json" and files[0] not in used:
-            possible = list(_readings(files, chosen, label_columns))
+            possible = list(_readings(files, chosen, columns))
             readings.append(_only(files[0], possible, chosen))
     if chosen is not None and chosen not in [each.format for each in readings]:
         raise UserError(
@@ -111,7 +118,7 @@ def _annotated(files: Sequence[Path], folders: Sequence[Path], used: list[Path])
     return Reading(found.params, found.words, found.notes, pictures=found.folders)
 
 
-def _tables(files: Sequence[Path], folders: Sequence[Path], columns: Sequence[str]) -> Reading:
+def _tables(files: Sequence[Path], folders: Sequence[Path], columns: Columns) -> Reading:
     found = read_tables(files, folders, columns)
     return Reading(found.params, found.words, found.notes)
 
@@ -119,27 +126,21 @@ def _tables(files: Sequence[Path], folders: Sequence[Path], columns: Sequence[st
 # --- One path
 
 
-def _readings(
-    files: list[Path], chosen: str | None, label_columns: Sequence[str]
-) -> Iterator[Reading]:
+def _readings(files: list[Path], chosen: str | None, columns: Columns) -> Iterator[Reading]:
     path = files[0]
     if path.suffix == ".tar":
         yield from _tars(files)
     elif path.suffix == ".parquet":
-        yield _parquet(files, label_columns)
+        yield _parquet(files, columns)
     elif path.is_dir():
-        yield from _in_folder(path, chosen, label_columns)
+        yield from _in_folder(path, chosen, columns)
     elif path.suffix in (".csv", ".tsv"):
-        yield _tables(files, [path.parent, *_folders_in(path.parent)], label_columns)
+        yield _tables(files, [], columns)
     elif path.suffix == ".txt":
         yield Reading({"format": "images", "train": place_of(path)}, "a list of images")
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.iterdir() if each.is_dir())
-
-
-def _in_folder(folder: Path, chosen: str | None, label_columns: Sequence[str]) -> Iterator[Reading]:
+def _in_folder(folder: Path, chosen: str | None, columns: Columns) -> Iterator[Reading]:
     walked = walk(folder)
     for name, problem in walked:
         if problem is not None and "unreadable" in problem:
@@ -164,18 +165,20 @@ def _in_folder(folder: Path, chosen: str | None, label_columns: Sequence[str]) -
         if chosen != "images":
             return
     tables = [folder / name for name in (*by_suffix.get(".csv", []), *by_suffix.get(".tsv", []))]
-    around = [folder, *_folders_in(folder)]
+    around = [folder, *folders_in(folder)]
     ignored: tuple[str, ...] = ()
     if images and tables and chosen in (None, "csv"):
-        if any(image_columns(table, [table.parent, *around]) for table in tables):
-            yield _tables(tables, [tables[0].parent, *around], label_columns)
+        named = [table for table in tables if names_images(table, around, columns)]
+        if others := [table for table in tables if table not in named]:
+            ignored = (f"Not read, since no column names images: {listed(others)}.",)
+        if named or chosen == "csv":
+            found = _tables(named or tables, around, columns)
+            yield replace(found, notes=ignored + found.notes)
             # A table of every image leaves no doubt; one of some of them does.
-            if sum(len(rows_of(table)[1]) for table in tables) >= len(images):
+            if sum(len(rows_of(table)[1]) for table in named) >= len(images):
                 return
-        else:
-            ignored = (f"Not read, since no column names images: {listed(tables)}.",)
     if ".parquet" in by_suffix:
-        yield _parquet([folder / name for name in by_suffix[".parquet"]], label_columns)
+        yield _parquet([folder / name for name in by_suffix[".parquet"]], columns)
     if ".tar" in by_suffix:
         yield from _tars([folder / name for name in by_suffix[".tar"]])
     if images:
@@ -299,7 +302,7 @@ _MEMBERS = 300
 """Members of a tar file that are looked at to find its kind."""
 
 
-def _parquet(files: list[Path], label_columns: Sequence[str]) -> Reading:
+def _parquet(files: list[Path], columns: Columns) -> Reading:
     places, train, notes = _shards(sorted(files))
     try:
         schema = pq.read_schema(train)
@@ -308,16 +311,19 @@ def _parquet(files: list[Path], label_columns: Sequence[str]) -> Reading:
             str(train), f"not readable as parquet ({error})", remedy="fetch the file again, whole"
         ) from error
     images = [each.name for each in schema if _holds_images(each.type)]
-    if len(images) != 1:
+    named = [name for name in images if columns.image in (None, name)]
+    if len(named) != 1:
         raise UserError(
             str(train),
             f"{len(images)} columns of images among {', '.join(schema.names)}",
-            allowed="one column of image bytes, as Hugging Face datasets writes it",
+            allowed=" or ".join(f"--image-column {name}" for name in images)
+            or "a column of image bytes, as Hugging Face datasets writes it",
         )
     integers = [each.name for each in schema if pa.types.is_integer(each.type)]
     texts = [each.name for each in schema if pa.types.is_string(each.type)]
-    params = {"format": "parquet", **places, "image_column": images[0]}
+    params = {"format": "parquet", **places, "image_column": named[0]}
     count = number(files, "parquet file")
+    label_columns = columns.labels
     if len(label_columns) > 1:
         raise UserError(
             f"--label-column {label_columns[1]}",

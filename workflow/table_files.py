@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 from steps.command import UserError
-from steps.data.sources.source import FILE, kind_of
+from steps.data.sources.source import ARRAY_SUFFIXES, FILE, IMAGE_SUFFIXES, image_names, kind_of
 from steps.params.dataset import CsvDataset
 from steps.params.load import shortened
-from workflow.places import listed, place_of, split_of
+from workflow.places import folders_in, listed, place_of, split_in, split_of
 
 _LABELS = ("label", "class", "target", "diagnosis", "category", "species")
 """Names of label columns, the likeliest first."""
+_IMAGES = ("image", "img", "file", "filename", "file_name", "filepath", "path", "image_path")
+"""Names of image columns."""
 _TRIED = 50
-"""Lines of a table whose files are looked for."""
+"""Lines of a table whose files are looked for, evenly spaced."""
+
+
+class Columns(NamedTuple):
+    """Columns of a table that the user names."""
+
+    labels: Sequence[str] = ()
+    image: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,25 +68,150 @@ def rows_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return columns, rows
 
 
-def image_columns(path: Path, folders: Sequence[Path]) -> list[tuple[str, Path]]:
-    """Columns that name image files, with the folder that they start from."""
+def names_images(path: Path, folders: Sequence[Path], columns: Columns) -> bool:
+    """True if a table, or its first line, names image files that exist."""
+    try:
+        return bool(_found(path, folders, columns.image) or _in_first_line(path, folders))
+    except UserError:  # no text, or empty: some other file
+        return False
+
+
+def _found(
+    path: Path, folders: Sequence[Path], chosen: str | None
+) -> dict[str, dict[Path, list[str]]]:
+    """Image files that a few lines of each column name, by the folder that they lie below.
+
+    Args:
+        path: the table.
+        folders: that may hold its images, besides those around it.
+        chosen: the one column that is looked at; its names need no ending of images.
+    """
     columns, rows = rows_of(path)
-    return [
-        (column, folder)
-        for column in columns
-        for folder in dict.fromkeys(folders)
-        if any(
-            row[column] and kind_of(folder / row[column]) == FILE
-            for row in rows[:_TRIED]
-            if column in row
+    tried = rows[:: max(1, len(rows) // _TRIED)]
+    found: dict[str, dict[Path, list[str]]] = {}
+    for column in [chosen] if chosen is not None else columns:
+        names = [row.get(column, "") for row in tried]
+        names = [name for name in names if chosen is not None or _like_image(name)]
+        for folder in _places(path, folders) if any(names) else ():
+            there = [name for name in names if kind_of(folder / name) == FILE]
+            if there:
+                found.setdefault(column, {})[folder] = there
+    return found
+
+
+def _places(path: Path, folders: Sequence[Path]) -> dict[Path, None]:
+    """Folders that the names of a table may start from, the likeliest first."""
+    return dict.fromkeys([path.parent, *folders_in(path.parent), *folders])
+
+
+def _like_image(name: str) -> bool:
+    return PurePath(name).suffix.lower() in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
+
+
+def _in_first_line(path: Path, folders: Sequence[Path]) -> str | None:
+    """The image that the line of the column names names."""
+    places = _places(path, folders)
+    images = [name for name in rows_of(path)[0] if _like_image(name)]
+    return next((n for n in images if any(kind_of(f / n) == FILE for f in places)), None)
+
+
+def _image_column(
+    path: Path, folders: Sequence[Path], columns: Columns
+) -> tuple[str, dict[Path, list[str]]]:
+    """The column of the images, and what it names in each folder.
+
+    Raises:
+        UserError: there is none, or it is not clear which one it is.
+    """
+    known, _ = rows_of(path)
+    if columns.image is not None and columns.image not in known:
+        raise UserError(
+            f"--image-column {columns.image}", f"no such column in {path}", allowed=", ".join(known)
         )
-    ]
+    if (first := _in_first_line(path, folders)) is not None:
+        raise UserError(
+            str(path),
+            f"its first line names an image, {first}, and no columns",
+            allowed="a first line with the names of the columns, such as image,label",
+            remedy="add that line",
+        )
+    found = _found(path, folders, columns.image)
+    if not found:
+        raise UserError(
+            str(path),
+            f"no column names image files, among {', '.join(known)}",
+            allowed="a column of paths from the table's folder, or from a folder beside it; "
+            f"an image ends in {image_names()}",
+            remedy="correct the paths, or name their column with --image-column",
+        )
+    named = [each for each in found if each.lower() in _IMAGES] if len(found) > 1 else [*found]
+    if len(named) != 1:
+        raise UserError(
+            str(path),
+            f"{len(found)} columns name image files: {', '.join(found)}",
+            allowed=" or ".join(f"--image-column {each}" for each in found),
+            remedy="add the option of the column that is meant",
+        )
+    return named[0], found[named[0]]
 
 
-def read_tables(
-    files: Sequence[Path], folders: Sequence[Path], label_columns: Sequence[str]
-) -> TableFiles:
-    """The reading of a table, or of one for each split, whose images lie in one of the folders."""
+def _folder(path: Path, found: Mapping[Path, Sequence[str]]) -> Path:
+    """The folder that most names of a table start from.
+
+    Raises:
+        UserError: several folders hold files of these names.
+    """
+    most = max(map(len, found.values()))
+    best = [folder for folder, names in found.items() if len(names) == most]
+    if path.parent in best:
+        return path.parent
+    split = split_of(path)
+    best = [each for each in best if split and split_in(each.name) == split] or best
+    name = found[best[0]][0]
+    # Links, and names such as ../images/a.png, lead to one file from several folders.
+    if len({os.path.realpath(each / name) for each in best}) > 1:
+        raise UserError(
+            str(path),
+            f"its images, such as {name}, are in {' and in '.join(map(str, best))}",
+            allowed="one folder around the table that holds them",
+            remedy=f"write paths from the table's folder, such as "
+            f"{os.path.relpath(best[0] / name, path.parent)}",
+        )
+    return best[0]
+
+
+def _one_folder(tables: Mapping[str, Path], folders: Mapping[str, Path]) -> str | None:
+    """The folder that the paths of all tables start from; None: each from its own.
+
+    Raises:
+        UserError: it is neither.
+    """
+    if all(folders[split] == table.parent for split, table in tables.items()):
+        return None
+    for split, folder in folders.items():
+        if folder != folders["train"]:
+            raise UserError(
+                str(tables[split]),
+                f"its images are in {folder}, and those of {tables['train'].name} in "
+                f"{folders['train']}",
+                allowed="one folder that the paths of both tables start from, or each table in the "
+                "folder of its images",
+                remedy="move each table into the folder of its images",
+            )
+    return place_of(folders["train"])
+
+
+def read_tables(files: Sequence[Path], folders: Sequence[Path], named: Columns) -> TableFiles:
+    """The set of a table, or of one for each split.
+
+    Args:
+        files: the tables.
+        folders: that may hold their images, besides those around them.
+        named: columns that the user names.
+
+    Raises:
+        UserError: it is not clear which table, column or folder is meant, or there is none.
+    """
     splits = {split_of(file): file for file in files}
     if len(files) == 1:
         splits = {"train": files[0]}
@@ -87,16 +222,17 @@ def read_tables(
             allowed="one table, or one whose name has train and one whose name has val",
             remedy="give the tables that are meant as PATH, or use --format images",
         )
-    path = splits["train"]
+    tables: dict[str, Path] = {
+        split: splits[split] for split in ("train", "val") if split in splits
+    }
+    path, label_columns = tables["train"], named.labels
     columns, rows = rows_of(path)
-    named = image_columns(path, folders)
-    if not named:
-        raise UserError(
-            str(path),
-            f"no column names image files, among {', '.join(columns)}",
-            allowed="a column of paths from the table's folder, or from a folder beside it",
-        )
-    image, folder = named[0]
+    image, _ = _image_column(path, folders, named)
+    same = named._replace(image=image)
+    starts: dict[str, Path] = {
+        split: _folder(table, _image_column(table, folders, same)[1])
+        for split, table in tables.items()
+    }
     for name in label_columns:
         if name not in columns:
             raise UserError(
@@ -116,12 +252,11 @@ def read_tables(
     else:
         label = label_columns[0] if label_columns else label_column(str(path), candidates, columns)
         read, (target, told, said) = [label], _target(label, values.get(label, {""}))
-    params: dict[str, Any] = {"format": "csv", "train": place_of(path)}
-    if "val" in splits:
-        params["val"] = place_of(splits["val"])
+    params: dict[str, Any] = {"format": "csv"}
+    params |= {split: place_of(table) for split, table in tables.items()}
     params |= {"image_column": image, **target}
-    if any(file.parent != folder for file in splits.values()):
-        params["images"] = place_of(folder)
+    if (images := _one_folder(tables, starts)) is not None:
+        params["images"] = images
     if (delimiter := _delimiter(path)) != CsvDataset.model_fields["delimiter"].default:
         params["delimiter"] = delimiter
     rest = [each for each in others if each not in read]

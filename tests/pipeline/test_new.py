@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,12 @@ from PIL import Image
 from steps.command import UserError
 from steps.data.sources import open_source
 from steps.params.checks import load_plan
-from steps.params.plan import Plan
+from tests.own_images import RNG, classes, counts, jpeg, made, put, refused, text_of
 from tests.pages import block_run_by
 from tests.processes import REPOSITORY, environment
 from tests.project import Project
 from workflow import estimate, new
 from workflow.own_sets import group_of
-
-RNG = np.random.default_rng(0)
-
-
-def jpeg(side: int = 48) -> bytes:
-    file = io.BytesIO()
-    pixels = RNG.integers(0, 255, (side, side + 16, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
-
-
-def put(folder: Path, names: Sequence[str], side: int = 48) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(jpeg(side))
-
-
-def classes(folder: Path, each: int = 40) -> None:
-    put(folder, [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(each)])
 
 
 def coco(folder: Path, count: int = 80, *, masks: bool = False, empty: int = 0) -> None:
@@ -89,44 +69,6 @@ def parquet(folder: Path, count: int = 80) -> None:
         table = pa.table({"image": rows, "label": [i % 3 for i in range(images)]})
         (folder / "data").mkdir(parents=True, exist_ok=True)
         pq.write_table(table, folder / f"data/{split}-00000-of-00001.parquet")
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's folder with params and data of its own."""
-    shutil.copytree(REPOSITORY / "params", tmp_path / "params")
-    (tmp_path / "data").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PRETEXT_DATA", raising=False)
-    monkeypatch.setattr(new, "gpu_name", lambda: None)
-    return tmp_path
-
-
-def made(*arguments: str) -> Plan:
-    """The plan that the command writes."""
-    new.main(["mine", *arguments])
-    return load_plan("mine")
-
-
-def refused(*arguments: str, name: str = "mine") -> str:
-    """The line of a refusal, after which nothing is written."""
-    before = sorted(Path("params").rglob("*"))
-    with pytest.raises(UserError) as error:
-        new.main([name, *arguments])
-    assert sorted(Path("params").rglob("*")) == before
-    assert "\n" not in str(error.value)
-    return str(error.value)
-
-
-def text_of(path: Path) -> str:
-    """A file with its comments in one line each."""
-    return path.read_text().replace("\n# ", " ")
-
-
-def counts(plan: Plan, name: str = "mine") -> tuple[int, int]:
-    """Images of both splits, as ``prepare`` will read them."""
-    source = open_source(plan.datasets[name])
-    return len(source.labels("train")), len(source.labels("val"))
 
 
 # --- Every format
