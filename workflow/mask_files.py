@@ -15,6 +15,8 @@ from steps.command import UserError
 from workflow.places import SPLITS, place_of
 
 _NAMES = frozenset({"mask", "masks", "segmentationclass", "gtfine", "annotations", "labels"})
+_IMAGES = frozenset({"image", "images", "img", "imgs", "jpegimages", "leftimg8bit"})
+"""Names of the folder of the images that leave no doubt that the other one holds masks."""
 _OBJECTS = "segmentationobject"
 """VOC's folder of instances, which are no classes."""
 _LISTS = "ImageSets/Segmentation"
@@ -30,7 +32,7 @@ _OPENED = 500
 _IGNORED = 255
 _MODES = ("1", "L", "P", "I", "I;16")
 _BY_HAND = "describe the set by hand (docs/data.md, format: masks), or give only the folder of the "
-_BY_HAND += "images, to pretrain on them"
+_BY_HAND += "images, to pretrain on them; folders that are classes are read with --format folder"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class MaskFiles:
     notes: tuple[str, ...]
     folders: tuple[str, ...]
     """Image folders, train first, as params name them."""
+    certain: bool
+    """True if the folders' names can mean nothing else, such as classes."""
 
 
 def read_masks(folder: Path, names: Sequence[str]) -> MaskFiles | None:
@@ -92,7 +96,14 @@ def read_masks(folder: Path, names: Sequence[str]) -> MaskFiles | None:
         f"Classes are the values of {opened:,} masks, in their order: give them their names. 0 is "
         "called background, which the metric miou_objects leaves out.",
     )
-    return MaskFiles(params, f"{len(paired):,} images with masks", notes, (*dict.fromkeys(places),))
+    own = {*image_root.lower().split("/")} - {*mask_root.lower().split("/")}
+    return MaskFiles(
+        params,
+        f"{len(paired):,} images with masks ({mask_root})",
+        notes,
+        (*dict.fromkeys(places),),
+        certain=bool(own & _IMAGES),
+    )
 
 
 def _root(names: Sequence[str]) -> str:
@@ -151,7 +162,8 @@ def _values(folder: Path, masks: Sequence[str]) -> tuple[list[int], int]:
                 str(folder / name),
                 f"a mask of colours ({mode})",
                 allowed="grey PNGs, or PNGs with a palette, whose values are classes",
-                remedy="turn each colour into the number of its class",
+                remedy="turn each colour into the number of its class; folders that are classes "
+                "are read with --format folder",
             )
         found.update(int(value) for value in values)
     return sorted(found), len(chosen)

@@ -182,7 +182,7 @@ def _in_folder(folder: Path, chosen: str | None, columns: Columns) -> Iterator[R
     if ".tar" in by_suffix:
         yield from _tars([folder / name for name in by_suffix[".tar"]])
     if images:
-        yield from _tree(folder, images, ignored)
+        yield from _tree(folder, images, ignored, chosen)
     elif not {".parquet", ".tar"} & by_suffix.keys():
         counts = ", ".join(
             f"{len(some)} {suffix or 'without an ending'}" for suffix, some in by_suffix.items()
@@ -198,11 +198,15 @@ _FEW_FILES = 20
 """JSON files that are opened to see if they are COCO's. More are sidecars of images."""
 
 
-def _tree(folder: Path, images: Sequence[str], notes: tuple[str, ...]) -> Iterator[Reading]:
+def _tree(
+    folder: Path, images: Sequence[str], notes: tuple[str, ...], chosen: str | None
+) -> Iterator[Reading]:
     """Readings of a folder of images, with notes on its other files."""
-    if (masked := read_masks(folder, images)) is not None:
+    masked = None if chosen in ("folder", "images") else read_masks(folder, images)
+    if masked is not None:
         yield Reading(masked.params, masked.words, notes + masked.notes, pictures=masked.folders)
-        return
+        if masked.certain:
+            return
     at_top = {name.split("/")[0] for name in images if "/" in name}
     splits = {split: _named(at_top, names) for split, names in SPLITS.items()}
     places, own = {"train": place_of(folder)}, list(images)

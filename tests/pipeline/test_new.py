@@ -451,6 +451,21 @@ def test_semantic_masks(home: Path) -> None:
     assert len(open_source(masks).names("val")) == 16
 
 
+def test_classes_whose_names_are_those_of_masks(home: Path) -> None:
+    for name in ("mask", "no_mask"):
+        for i in range(80):
+            path = home / f"data/faces/{name}/{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(RNG.integers(0, 9, (32, 32), np.uint8)).save(path)
+    line = refused("data/faces")
+    assert "80 images with masks (mask); or as 2 class folders (mask 80, no_mask 80)" in line
+    assert made("data/faces", "--format", "folder").experiment.tasks.keys() >= {"knn"}
+    new.main(["masks", "data/faces", "--format", "masks"])
+    assert load_plan("masks").datasets["masks_masks"].train.masks == "faces/mask"
+    Image.new("RGB", (32, 32)).save(home / "data/faces/mask/0.png")
+    assert "folders that are classes are read with --format folder" in refused("data/faces")
+
+
 def test_semantic_masks_in_splits_with_gaps(home: Path) -> None:
     for split, count in (("training", 80), ("validation", 9)):
         semantic(home / "data/ade", count, value=7)
