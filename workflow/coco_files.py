@@ -11,7 +11,7 @@ from typing import Any
 from steps.command import UserError
 from steps.data.segmentations import given
 from steps.data.sources.source import FILE, kind_of
-from workflow.places import place_of, split_of
+from workflow.places import place_of, split_in, split_of
 
 _TRIED = 20
 """Images of a file that are looked for in a folder."""
@@ -126,25 +126,27 @@ def _has_area(box: object) -> bool:
 
 
 def _image_folder(file: Path, images: Sequence[dict[str, Any]], folders: Sequence[Path]) -> Path:
-    """The one folder that holds the images of a file."""
+    """The one folder that holds the images of a file: given, or else as near as can be."""
     names = [str(image.get("file_name")) for image in images]
     tried = names[:: max(1, len(names) // _TRIED)]
-    near = dict.fromkeys([*_near(file), *(each for top in folders for each in _below(top))])
-    holding = [each for each in near if all(kind_of(each / name) == FILE for name in tried)]
+    holding: list[Path] = []
+    # Further away lie other sets, whose images often have the same names.
+    for tops in (folders, [file.parent], [file.parent.parent]):
+        near = dict.fromkeys(each for top in tops for each in _below(top))
+        holding = [each for each in near if all(kind_of(each / name) == FILE for name in tried)]
+        split = split_of(file)
+        holding = [each for each in holding if split and split_in(each.name) == split] or holding
+        if holding:
+            break
     if len(holding) != 1:
-        some = ", ".join(map(str, holding))
+        some = " and in ".join(map(str, holding))
         raise UserError(
             str(file),
             f"its images, such as {tried[0]}, are in {some or 'no folder near it'}",
             allowed="one folder that holds all of them",
-            remedy="give that folder as a further PATH" if not holding else "remove the copies",
+            remedy="give that folder as a further PATH",
         )
     return holding[0]
-
-
-def _near(file: Path) -> Iterator[Path]:
-    yield from _below(file.parent)
-    yield from _below(file.parent.parent)
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -344,6 +344,30 @@ def test_masks_and_labelled_crops(home: Path) -> None:
     assert "To pretrain on its images, set dataset: mine_labels." in text_of(plan.file)
 
 
+def test_boxes_beside_other_sets_of_the_same_names(home: Path) -> None:
+    coco(home / "data/smears/first")
+    coco(home / "data/smears/second")
+    for each in ("annotations.json", "images"):
+        (home / f"data/smears/first/{each}").rename(home / f"data/smears/{each}")
+    plan = made("data/smears/annotations.json", "data/smears/images")
+    assert plan.datasets["mine_boxes"].train.images == "smears/images"
+    line = refused("data/smears/annotations.json", name="other")
+    assert "images and in " in line
+    assert "remedy: give that folder as a further PATH" in line
+
+
+def test_boxes_of_splits_whose_images_have_the_same_names(home: Path) -> None:
+    for split, count in (("train", 80), ("val", 20)):
+        coco(home / split, count)
+        (home / "data/smears/annotations").mkdir(parents=True, exist_ok=True)
+        (home / split / "images").rename(home / f"data/smears/{split}2017")
+        file = home / f"data/smears/annotations/instances_{split}2017.json"
+        (home / split / "annotations.json").rename(file)
+    boxes = made("data/smears").datasets["mine_boxes"]
+    assert boxes.train.images == "smears/train2017"
+    assert boxes.val.images == "smears/val2017"
+
+
 def test_labelled_images_many_more_than_scenes(home: Path) -> None:
     coco(home / "data/smears", count=8)
     classes(home / "data/cells")
@@ -463,7 +487,9 @@ def test_classes_whose_names_are_those_of_masks(home: Path) -> None:
     new.main(["masks", "data/faces", "--format", "masks"])
     assert load_plan("masks").datasets["masks_masks"].train.masks == "faces/mask"
     Image.new("RGB", (32, 32)).save(home / "data/faces/mask/0.png")
-    assert "folders that are classes are read with --format folder" in refused("data/faces")
+    assert "folders that are classes are read with --format folder" in refused(
+        "data/faces", name="b"
+    )
 
 
 def test_semantic_masks_in_splits_with_gaps(home: Path) -> None:
