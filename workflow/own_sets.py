@@ -155,6 +155,8 @@ def own_set(reading: Reading) -> OwnSet:
         params["val"] = held_out
         notes.append(reason)
     source = _open(params)
+    if whole.kind in ("classification", "multilabel"):
+        _refuse_empty_classes(source, where)
     if whole.kind == "classification":
         notes.append(_classes(source, labels, where))
     width, height, seconds = _measure(whole, len(names), where, form)
@@ -190,6 +192,21 @@ def _refuse_problems(source: Source, splits: Sequence[str], params: Mapping[str,
                 escaped(f"{item}: {problem}") + (f"; and {more:,} more" if more else ""),
                 remedy="correct or move it",
             )
+
+
+def _refuse_empty_classes(source: Source, where: str) -> None:
+    """Refuse classes of which train has no image, and which something names."""
+    found = {each for some in source.classes_of("train") for each in some}
+    first = min(found, default=0) if source.numbered else 0
+    empty = [name for label, name in enumerate(source.classes) if label not in found][first:]
+    if empty:
+        more = f", and {len(empty) - 1:,} more" if len(empty) > 1 else ""
+        raise UserError(
+            where,
+            escaped(f"class {empty[0]!r} has no image to train{more}"),
+            allowed="an image of each class",
+            remedy="add images of it, or take it out: its folder, its column or its name",
+        )
 
 
 def _held_out(names: Sequence[str], *, in_classes: bool) -> tuple[dict[str, Any], str]:

@@ -76,8 +76,9 @@ def convert(source: Source, dataset: Dataset, where: str, out: Path) -> dict[str
         part = _Split(source, dataset, split, tally, pixels, both)
         splits[split] = part.write(out, where)
         gathered += [part.instances] if part.instances is not None else []
+    unused = _below_labels(source)
     for label, images in enumerate(splits["train"].get("per_class", [])):
-        if images == 0:
+        if images == 0 and label not in unused:
             tally.bad("train", f"class '{source.classes[label]}'", "no image")
     tally.enforce(where, dataset.max_bad_share)
     for split, facts in splits.items():
@@ -388,6 +389,17 @@ def _say_notes(splits: dict[str, dict[str, Any]]) -> None:
         for note in NOTES:
             if facts.get(note):
                 _log.warning("%s: %d images %s", split, facts[note], _NOTED[note])
+
+
+def _below_labels(source: Source) -> range:
+    """Classes below the smallest label, where classes are numbers that nothing names; said."""
+    labels = [label for label in source.labels("train") if label is not None and label >= 0]
+    unused = range(min(labels, default=0) if source.numbered else 0)
+    if unused:
+        _log.warning(
+            "train: labels count from %d; lower numbers are classes without images", len(unused)
+        )
+    return unused
 
 
 def _say_absent(source: Source, val: dict[str, Any]) -> None:

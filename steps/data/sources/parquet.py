@@ -156,6 +156,7 @@ class ParquetSource(Source):
         names, path = self._dataset.classes, next(iter(self._files["train"]))
         if names is None:
             names, path = self._stated_names() or (None, path)
+        self.numbered = names is None
         if names is None:
             names = numbered_classes(self._labels["train"])
         check_label_names(names, str(path))

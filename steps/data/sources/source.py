@@ -66,6 +66,8 @@ class Source(ABC):
     kind: Kind
     classes: list[str]
     """Names in the order of the labels; empty for a caption set."""
+    numbered: bool = False
+    """True if nothing names the classes, and their names are the labels' numbers from 0 on."""
     mask_classes: Mapping[int, int] = {}
     """Class of each value of a semantic mask."""
     mask_ignored: Sequence[int] | None = ()
@@ -84,6 +86,13 @@ class Source(ABC):
     @abstractmethod
     def labels(self, split: str) -> Sequence[int | None]:
         """The label of every item in order (None: it has none), without reading an image."""
+
+    def classes_of(self, split: str) -> Sequence[Sequence[int]]:
+        """The classes of every item in order, without reading an image."""
+        known = range(len(self.classes))
+        return [
+            (label,) if label is not None and label in known else () for label in self.labels(split)
+        ]
 
     @abstractmethod
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
@@ -121,8 +130,9 @@ class HeldOutSource(Source):
         self.kind, self.classes, self.categories = source.kind, source.classes, source.categories
         self.has_captions, self.factors = source.has_captions, source.factors
         self.mask_classes, self.mask_ignored = source.mask_classes, source.mask_ignored
+        self.numbered, self._classes_of = source.numbered, source.classes_of("train")
         self._labels = source.labels("train")
-        chosen = hold_out(source.names("train"), self._labels, held_out, where)
+        chosen = hold_out(source.names("train"), self._labels, held_out, where, self._classes_of)
         every = range(len(self._labels))
         self._indices = {
             "train": [index for index in every if index not in chosen],
@@ -136,6 +146,9 @@ class HeldOutSource(Source):
     def labels(self, split: str) -> list[int | None]:
         return [self._labels[index] for index in self._indices[split]]
 
+    def classes_of(self, split: str) -> list[Sequence[int]]:
+        return [self._classes_of[index] for index in self._indices[split]]
+
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
         return self._source.items("train", [self._indices[split][index] for index in keep])
 
@@ -147,15 +160,20 @@ class HeldOutSource(Source):
 
 
 def hold_out(
-    names: Sequence[str], labels: Sequence[int | None], held_out: HeldOut, where: str
+    names: Sequence[str],
+    labels: Sequence[int | None],
+    held_out: HeldOut,
+    where: str,
+    classes: Sequence[Sequence[int]],
 ) -> set[int]:
-    """Indices of the items that are held out.
+    """Indices of the items that are held out. Every class keeps an image.
 
     Args:
         names: of all items.
         labels: of all items; None: none.
         held_out: share, seed and group.
         where: the params' key, for errors.
+        classes: all classes of each item.
 
     Raises:
         UserError: an item is of no group, or one of the two parts would be empty.
@@ -166,6 +184,7 @@ def hold_out(
         key = (label, name) if held_out.group is None else (None, _group(name, held_out, where))
         groups.setdefault(key, []).append(index)
     chosen: set[int] = set()
+    standing = Counter(each for some in classes for each in some)
     for label in {label for label, _ in groups}:
         own = [key for key in groups if key[0] == label]
         own.sort(key=lambda key: _draw(held_out.seed, key[1]))
@@ -175,6 +194,10 @@ def hold_out(
         for key in own[:-1]:  # the last stays in train
             if taken >= wanted:
                 break
+            lost = Counter(each for index in groups[key] for each in classes[index])
+            if any(standing[each] == count for each, count in lost.items()):
+                continue
+            standing.subtract(lost)
             chosen.update(groups[key])
             taken += len(groups[key])
     if not chosen:
@@ -182,7 +205,7 @@ def hold_out(
         raise UserError(
             where,
             f"{found}, of which none can be held out",
-            allowed="at least two, so that train keeps one",
+            allowed=f"at least two{' of a class' * bool(standing)}, so that train keeps one",
             remedy="give val images of its own",
         )
     return chosen

@@ -58,6 +58,12 @@ class CsvSource(Source):
             return [None] * len(self._rows[split])
         return [self._number.get(row.cells[0]) for row in self._rows[split]]
 
+    def classes_of(self, split: str) -> Sequence[Sequence[int]]:
+        if self.kind != "multilabel":
+            return super().classes_of(split)
+        told = [self._told(row, "") for row in self._rows[split]]
+        return [() if isinstance(each, str) else each["labels"] for each in told]
+
     def items(self, split: str, keep: Sequence[int]) -> Iterator[Item]:
         table = self._tables[split]
         folder = self._folder or table.parent

@@ -49,6 +49,7 @@ class WebDatasetSource(Source):
         }
         self.classes = []
         if dataset.label is not None:
+            self.numbered = not dataset.classes
             self.classes = dataset.classes or numbered_classes(self._labels["train"])
             check_label_names(self.classes, f"{dataset.train}: classes")
 

@@ -177,6 +177,18 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
         convert(_Source([0, 1], 3), _dataset(), "d.yaml", tmp_path)
 
 
+def test_labels_that_count_from_1(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = _Source([1, 2, 2], 3)
+    source.numbered = True
+    facts = convert(source, _dataset(), "d.yaml", tmp_path)
+    assert facts["splits"]["train"]["per_class"] == [0, 1, 2]
+    assert "train: labels count from 1" in caplog.text
+    gap = _Source([1, 3], 4)
+    gap.numbered = True
+    with pytest.raises(UserError, match=r"1 bad item, .*train class 'class 2': no image"):
+        convert(gap, _dataset(), "d.yaml", tmp_path)
+
+
 def test_a_limit_below_the_classes_leaves_one_empty(tmp_path: Path) -> None:
     dataset = _dataset(limit=Limit(train=2))
     with pytest.raises(UserError, match="class 'class 2': no image"):

@@ -164,6 +164,26 @@ def test_whole_groups_are_held_out(root: Path) -> None:
     assert not patients["train"] & patients["val"]
 
 
+def test_every_class_keeps_an_image_in_train(root: Path) -> None:
+    folders = [f"train/{'rare' if p == 2 else 'ab'[p % 2]}/p{p}" for p in range(8)]
+    put(root, [f"{folder}_{i}.png" for folder in folders for i in range(2)])
+    for seed in range(5):
+        held = HeldOut(share=0.4, seed=seed, group=r"p(\d)_")
+        source = open_source(FolderDataset(format="folder", train="train", val=held))
+        assert {*source.labels("train")} == {0, 1, 2}
+        assert len(source.labels("val")) == 6
+
+
+def test_a_label_of_one_image_stays_in_train(root: Path) -> None:
+    put(root, [f"{i}.png" for i in range(20)])
+    lines = [f"{i}.png,{'x|' if i % 2 else ''}y{i if i < 12 else ''}" for i in range(20)]
+    described = table(root, "\n".join(["image,label", *lines]), label_separator="|")
+    source = open_source(described.model_copy(update={"val": HeldOut(share=0.4)}))
+    assert len({label for each in source.classes_of("train") for label in each}) == 14
+    assert [name for name in source.names("val") if int(name[:-4]) < 12] == []
+    assert len(source.names("val")) == 7
+
+
 @pytest.mark.parametrize(
     ("group", "found"),
     [

@@ -1,0 +1,40 @@
+"""Sets of a user that ``prepare`` would refuse: ``workflow.new`` says so, or avoids it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from steps.data.sources import open_source
+from tests.own_images import classes, jpeg, made, put, refused
+
+
+def parquet(path: Path, columns: dict[str, Any], count: int = 80) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"bytes": jpeg(), "path": None} for _ in range(count)]
+    pq.write_table(pa.table({"image": rows, **columns}), path)
+
+
+def test_an_empty_class_folder(home: Path) -> None:
+    classes(home / "data/pets")
+    (home / "data/pets/bird").mkdir()
+    line = refused("data/pets", "--format", "folder")
+    assert "pets: class 'bird' has no image to train" in line
+
+
+def test_a_class_of_one_patient_stays_in_train(home: Path) -> None:
+    for patient in range(10):
+        name = {2: "rare"}.get(patient, "ab"[patient % 2])
+        put(home / "data/scans" / name, [f"patient{patient}_{i}.jpg" for i in range(10)])
+    plan = made("data/scans", "--format", "folder")
+    assert {*open_source(plan.datasets["mine"]).labels("train")} == {0, 1, 2}
+
+
+def test_labels_that_count_from_1(home: Path) -> None:
+    parquet(home / "data/scans/train.parquet", {"label": [1 + i % 3 for i in range(80)]})
+    assert open_source(made("data/scans").datasets["mine"]).classes == ["0", "1", "2", "3"]
+    parquet(home / "data/gap/train.parquet", {"label": [1 + 2 * (i % 3) for i in range(80)]})
+    assert "class '2' has no image to train, and 1 more" in refused("data/gap", name="other")
