@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from steps.command import UserError
 from steps.data.sources.folder import walk
+from steps.data.sources.parquet import is_text
 from steps.data.sources.source import ARRAY_SUFFIXES, IMAGE_SUFFIXES, image_names
 from workflow.coco_files import is_coco, read_coco
 from workflow.mask_files import read_masks
@@ -27,7 +28,7 @@ from workflow.places import (
     place_of,
     split_of,
 )
-from workflow.table_files import Columns, label_column, names_images, read_tables, rows_of
+from workflow.table_files import LABELS, Columns, label_column, names_images, read_tables, rows_of
 
 FORMATS = ("folder", "images", "csv", "parquet", "webdataset", "coco", "masks")
 """Formats that a folder of a user can have."""
@@ -324,7 +325,7 @@ def _parquet(files: list[Path], columns: Columns) -> Reading:
             or "a column of image bytes, as Hugging Face datasets writes it",
         )
     integers = [each.name for each in schema if pa.types.is_integer(each.type)]
-    texts = [each.name for each in schema if pa.types.is_string(each.type)]
+    texts = [each.name for each in schema if is_text(each.type)]
     params = {"format": "parquet", **places, "image_column": named[0]}
     count = number(files, "parquet file")
     label_columns = columns.labels
@@ -334,12 +335,22 @@ def _parquet(files: list[Path], columns: Columns) -> Reading:
             f"a second column, and {train} is a Parquet file",
             allowed="one column of labels; several in a table",
         )
-    if not label_columns and not integers and len(texts) == 1:
+    likely = [name for name in texts if name.lower() in LABELS]
+    candidates = [*integers, *likely] or _repeated(train, texts)
+    if not label_columns and not candidates and len(texts) == 1:
         params |= {"label_column": None, "caption_column": texts[0]}
         return Reading(params, f"{count} of images and captions (column {texts[0]})", notes)
-    label = label_columns[0] if label_columns else label_column(str(train), integers, schema.names)
+    unlabelled = "unpack the images into a folder, to pretrain on them"
+    label, *_ = label_columns or [label_column(str(train), candidates, schema.names, unlabelled)]
     params["label_column"] = label
     return Reading(params, f"{count} of images and labels ({label})", notes)
+
+
+def _repeated(file: Path, columns: Sequence[str]) -> list[str]:
+    """Columns of text whose values repeat, as those of labels do and captions do not."""
+    table = pq.read_table(file, columns=list(columns))
+    distinct = {name: len(table[name].unique()) for name in columns}
+    return [name for name, count in distinct.items() if 1 < count <= len(table) / 2]
 
 
 def _holds_images(kind: pa.DataType) -> bool:

@@ -16,7 +16,7 @@ from steps.params.dataset import CsvDataset
 from steps.params.load import shortened
 from workflow.places import folders_in, listed, place_of, split_in, split_of
 
-_LABELS = ("label", "class", "target", "diagnosis", "category", "species")
+LABELS = ("label", "class", "target", "diagnosis", "category", "species")
 """Names of label columns, the likeliest first."""
 _IMAGES = ("image", "img", "file", "filename", "file_name", "filepath", "path", "image_path")
 """Names of image columns."""
@@ -250,7 +250,8 @@ def read_tables(files: Sequence[Path], folders: Sequence[Path], named: Columns) 
     if len(label_columns) > 1:
         read, (target, told, said) = list(label_columns), _flags(label_columns, values)
     else:
-        label = label_columns[0] if label_columns else label_column(str(path), candidates, columns)
+        unlabelled = "give the images without the table, to pretrain on them"
+        label, *_ = label_columns or [label_column(str(path), candidates, columns, unlabelled)]
         read, (target, told, said) = [label], _target(label, values.get(label, {""}))
     params: dict[str, Any] = {"format": "csv"}
     params |= {split: place_of(table) for split, table in tables.items()}
@@ -328,13 +329,21 @@ _MANY_CLASSES = 20
 """Whole numbers in a column of labels from which they may be no classes."""
 
 
-def label_column(where: str, candidates: Sequence[str], columns: Sequence[str]) -> str:
+def label_column(
+    where: str, candidates: Sequence[str], columns: Sequence[str], unlabelled: str
+) -> str:
     """The column of the labels.
+
+    Args:
+        where: the file, for errors.
+        candidates: columns that can be it.
+        columns: all of them.
+        unlabelled: the remedy where there are no labels.
 
     Raises:
         UserError: it is not clear which one it is.
     """
-    named = [name for word in _LABELS for name in candidates if name.lower() == word]
+    named = [name for word in LABELS for name in candidates if name.lower() == word]
     if len(candidates) == 1 or len(named) == 1:
         return (named or list(candidates))[0]
     found = "several columns that may be the label" if candidates else "no column of labels"
@@ -344,5 +353,5 @@ def label_column(where: str, candidates: Sequence[str], columns: Sequence[str]) 
         allowed=" or ".join(f"--label-column {name}" for name in candidates) or "a label per image",
         remedy="name the column of the labels, or several columns of 0 and 1 that are labels each"
         if candidates
-        else "give the images without the table, to pretrain on them",
+        else unlabelled,
     )

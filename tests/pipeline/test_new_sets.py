@@ -9,7 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from steps.data.sources import open_source
+from steps.params.checks import load_plan
 from tests.own_images import classes, jpeg, made, put, refused
+from workflow import new
 
 
 def parquet(path: Path, columns: dict[str, Any], count: int = 80) -> None:
@@ -38,3 +40,17 @@ def test_labels_that_count_from_1(home: Path) -> None:
     assert open_source(made("data/scans").datasets["mine"]).classes == ["0", "1", "2", "3"]
     parquet(home / "data/gap/train.parquet", {"label": [1 + 2 * (i % 3) for i in range(80)]})
     assert "class '2' has no image to train, and 1 more" in refused("data/gap", name="other")
+
+
+def test_labels_of_parquet_that_are_text(home: Path) -> None:
+    words = ["cat", "dog"] * 40
+    names = [f"{i}.jpg" for i in range(80)]
+    parquet(home / "data/pets/train.parquet", {"kind": words, "file": names})
+    source = open_source(made("data/pets").datasets["mine"])
+    assert source.classes == ["cat", "dog"]
+    assert {*source.labels("val")} == {0, 1}
+    parquet(home / "data/said/train.parquet", {"text": names})
+    new.main(["said", "data/said"])
+    assert load_plan("said").datasets["said"].has_captions
+    parquet(home / "data/alone/train.parquet", {})
+    assert "remedy: unpack the images into a folder" in refused("data/alone", name="other")

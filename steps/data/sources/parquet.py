@@ -1,4 +1,4 @@
-"""Parquet files as Hugging Face datasets writes them: images as bytes, labels as integers."""
+"""Parquet files as Hugging Face datasets writes them: image bytes, labels of integers or text."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from steps.data.sources.source import (
     given,
     numbered_classes,
     short_names,
+    written_classes,
 )
 from steps.data.values import shown
 from steps.params.dataset import ParquetDataset
@@ -49,10 +50,15 @@ class ParquetSource(Source):
         }
         for path in [path for files in self._files.values() for path in files]:
             self._check_columns(path)
+        self._number: dict[str, int] | None = None
+        """Numbers of labels that are text."""
         self.kind = "classification" if dataset.label_column else "captions"
         self.has_captions = dataset.caption_column is not None
-        self._labels = {split: self._read_labels(split) for split in self._files}
-        self.classes = self._class_names() if dataset.label_column else []
+        read = {split: self._read_labels(split) for split in self._files}
+        self.classes = self._class_names(read["train"]) if dataset.label_column else []
+        if self._has_text(next(iter(self._files["train"]))):
+            self._number = {name: number for number, name in enumerate(self.classes)}
+        self._labels = {split: [*map(self._numbered, labels)] for split, labels in read.items()}
 
     def names(self, split: str) -> list[str]:
         return [
@@ -104,8 +110,12 @@ class ParquetSource(Source):
         problem = problem or (None if data else "the row holds no image bytes")
         label = None
         if dataset.label_column is not None:
-            label = values[dataset.label_column].as_py()
-            problem = problem or ("the row holds no label" if label is None else None)
+            written = values[dataset.label_column].as_py()
+            label = self._numbered(written)
+            if written is None:
+                problem = problem or "the row holds no label"
+            elif label is None:
+                problem = problem or f"its label {shown(written)} is none of the classes"
         captions: tuple[str, ...] = ()
         if dataset.caption_column is not None:
             text, bad_caption = _value(values[dataset.caption_column])
@@ -128,16 +138,29 @@ class ParquetSource(Source):
                     str(path), f"two columns are called '{name}'", remedy="rename one of them"
                 )
         label = self._dataset.label_column
-        if label is not None and not pa.types.is_integer(schema.field(label).type):
+        if label is None or self._has_text(path):
+            return
+        if not pa.types.is_integer(schema.field(label).type):
             raise UserError(
                 str(path),
                 f"column '{label}' is {schema.field(label).type}",
-                allowed="an integer type: labels count from 0",
+                allowed="an integer type, as labels count from 0, or text",
             )
 
-    def _read_labels(self, split: str) -> list[int | None]:
+    def _has_text(self, path: Path) -> bool:
+        """True if the labels of a file are text."""
+        label = self._dataset.label_column
+        return label is not None and is_text(_open(path).schema_arrow.field(label).type)
+
+    def _numbered(self, label: int | str | None) -> int | None:
+        """The number of a label; None: there is none, or it is none of the classes."""
+        if self._number is None:
+            return label if isinstance(label, int) else None
+        return self._number.get(label) if isinstance(label, str) else None
+
+    def _read_labels(self, split: str) -> list[int | str | None]:
         column = self._dataset.label_column
-        labels: list[int | None] = []
+        labels: list[int | str | None] = []
         for path in self._files[split]:
             if column is None:
                 labels += [None] * _open(path).metadata.num_rows
@@ -152,13 +175,15 @@ class ParquetSource(Source):
             labels += found
         return labels
 
-    def _class_names(self) -> list[str]:
+    def _class_names(self, labels: Sequence[int | str | None]) -> list[str]:
         names, path = self._dataset.classes, next(iter(self._files["train"]))
         if names is None:
             names, path = self._stated_names() or (None, path)
+        if names is None and (texts := {label for label in labels if isinstance(label, str)}):
+            names = written_classes(texts)
         self.numbered = names is None
         if names is None:
-            names = numbered_classes(self._labels["train"])
+            names = numbered_classes([label for label in labels if isinstance(label, int)])
         check_label_names(names, str(path))
         return list(names)
 
@@ -212,6 +237,11 @@ class ParquetSource(Source):
             found = f"its Hugging Face metadata name the classes {shown(content)}"
             raise UserError(str(path), found, allowed="a list of names", remedy=remedy)
         return content
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """True of a column's type whose values are text."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _value(value: Any) -> tuple[Any, str | None]:

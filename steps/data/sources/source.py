@@ -7,7 +7,7 @@ import re
 import stat
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path, PurePath
@@ -353,6 +353,12 @@ def numbered_classes(labels: Sequence[int | None]) -> list[str]:
     most = max(len(labels), _FEW)
     known = (label for label in labels if label is not None and label < most)
     return [str(label) for label in range(max(known, default=-1) + 1)]
+
+
+def written_classes(labels: Collection[str]) -> list[str]:
+    """Class names of a set whose labels are text, in order; numbers by value: 2 before 10."""
+    numeric = all(label.isdecimal() for label in labels)
+    return sorted(labels, key=int if numeric else None)
 
 
 def _missing(path: Path, found: str, content: str) -> UserError:

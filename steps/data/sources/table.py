@@ -11,7 +11,14 @@ from typing import Any, NamedTuple
 from steps.command import UserError
 from steps.data.names import check_label_names
 from steps.data.sources.images import missing
-from steps.data.sources.source import Item, Source, existing_file, existing_folder, given
+from steps.data.sources.source import (
+    Item,
+    Source,
+    existing_file,
+    existing_folder,
+    given,
+    written_classes,
+)
 from steps.data.values import shown
 from steps.params.dataset import CsvDataset
 from steps.params.sets import Kind, Target
@@ -131,9 +138,7 @@ class CsvSource(Source):
             if dataset.label_separator is not None:
                 written = {label for cell in cells for label in self._split(cell)}
             written -= {""}
-            # Numbers in the order of numbers: 2 before 10.
-            numeric = all(label.isdecimal() for label in written)
-            classes = dataset.classes or sorted(written, key=int if numeric else None)
+            classes = dataset.classes or written_classes(written)
             if not classes:
                 raise UserError(str(path), f"no label in column {dataset.label_column!r}")
         check_label_names(classes, str(path))

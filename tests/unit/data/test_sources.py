@@ -155,6 +155,23 @@ def test_parquet_without_names_numbers_the_classes(root: Path) -> None:
     assert open_source(dataset).classes == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_parquet_labels_that_are_text(root: Path, kind: pa.DataType) -> None:
+    for split, labels in (("t", ["dog", "cat", None]), ("v", ["cat", "bird", "dog"])):
+        rows = [{"bytes": jpeg(value), "path": None} for value in range(3)]
+        table = pa.table({"image": rows, "label": pa.array(labels, kind)})
+        pq.write_table(table, root / f"{split}.parquet")
+    source = open_source(ParquetDataset(format="parquet", train="t.parquet", val="v.parquet"))
+    assert source.classes == ["cat", "dog"]
+    assert [item.label for item in _all(source, "train")] == [1, 0, None]
+    assert _all(source, "train")[2].problem == "the row holds no label"
+    assert list(source.labels("val")) == [0, None, 1]
+    assert _all(source, "val")[1].problem == "its label 'bird' is none of the classes"
+    _parquet(root / "v.parquet", [0, 1])
+    source = open_source(ParquetDataset(format="parquet", train="t.parquet", val="v.parquet"))
+    assert _all(source, "val")[1].problem == "its label 1 is none of the classes"
+
+
 def test_parquet_rows_without_bytes_or_label_are_problems(root: Path) -> None:
     images = [{"bytes": None, "path": "1.jpg"}, {"bytes": jpeg(), "path": None}]
     schema = pa.schema(
@@ -172,8 +189,8 @@ def test_parquet_rows_without_bytes_or_label_are_problems(root: Path) -> None:
 def test_parquet_mistakes_name_the_file(parquet: ParquetDataset, root: Path) -> None:
     with pytest.raises(UserError, match=r"train-0\.parquet: no column 'img'.*image, label, text"):
         open_source(parquet.model_copy(update={"image_column": "img"}))
-    with pytest.raises(UserError, match="column 'text' is string"):
-        open_source(parquet.model_copy(update={"label_column": "text"}))
+    with pytest.raises(UserError, match=r"column 'image' is struct.*allowed: an integer type"):
+        open_source(parquet.model_copy(update={"label_column": "image"}))
     with pytest.raises(UserError, match="no file matches"):
         open_source(parquet.model_copy(update={"val": "p/test-*.parquet"}))
     (root / "p" / "val-0.parquet").write_bytes(b"PAR1 and no more")
