@@ -17,7 +17,7 @@ from steps.params.backbone import Backbone
 from steps.params.channels import check_training, in_words
 from steps.params.detection import Detection
 from steps.params.load import Loader, load
-from steps.params.protocols import Finetune
+from steps.params.protocols import Finetune, Segment
 from steps.params.recipe import Recipe, Training
 from steps.params.sets import RGB
 from workflow.own_sets import OwnSet, images_of, own_set, stored_side
@@ -177,16 +177,23 @@ _SEEN = 25_000
 """Images that each method sees in the quickstart, about."""
 
 
-def choose_regime(images: OwnSet, gpu: str | None) -> tuple[str, str]:
+def choose_regime(images: OwnSet, gpu: str | None, root: Path) -> tuple[str, str]:
     """A regime and the reason for it.
 
     Args:
         images: the set for pretraining.
         gpu: name of the GPU; None: there is none.
+        root: the params folder.
     """
     if gpu is None:
         return "small", "no GPU was found: recipes of minutes on a CPU"
     if images.short_side <= _TINY_IMAGES:
+        batch = _smallest_batch("cifar10", images, root)
+        if images.train < batch:
+            return "small", (
+                f"{gpu}, but {images.train:,} training images are fewer than a batch of {batch:,}, "
+                "as the recipes for 32 px have it"
+            )
         return "cifar10", f"{gpu}, and images of {images.short_side} px: recipes for 32 px"
     if images.train >= _MANY:
         return "imagenet", f"{gpu}, and {images.train:,} training images: the published recipes"
@@ -194,6 +201,15 @@ def choose_regime(images: OwnSet, gpu: str | None) -> tuple[str, str]:
         f"{gpu}, but {images.train:,} training images are few steps of the published recipes' "
         "batches of 1,024 and more"
     )
+
+
+def _smallest_batch(regime: str, images: OwnSet, root: Path) -> int:
+    """The smallest batch of the methods of a regime that images of this kind can have."""
+    parts = REGIMES.get(regime, REGIMES["small"])
+    names = [name for name in parts.methods if name != "supervised" or images.has_labels]
+    files = [root / f"recipes/{regime}/{name}.yaml" for name in names]
+    found = [load(file, Recipe).training for file in files if file.is_file()]
+    return min((training.batch_size for training in found if training is not None), default=1)
 
 
 # --- The proposal
@@ -238,7 +254,7 @@ def propose(
     known = sorted(path.name for path in (root / "recipes").glob("*") if path.is_dir())
     if regime is not None and regime not in known:
         raise UserError(f"--regime {regime}", "no such folder of recipes", allowed=", ".join(known))
-    chosen, reason = (regime, "as chosen") if regime else choose_regime(sets.images, gpu)
+    chosen, reason = (regime, "as chosen") if regime else choose_regime(sets.images, gpu, root)
     parts = REGIMES.get(chosen)
     if parts is None and backbone is None:
         raise UserError(
@@ -317,17 +333,15 @@ def _methods(proposal: Proposal, parts: Regime, root: Path) -> tuple[list[str], 
             )
             continue
         if training is not None and training.batch_size > images.train:
-            left_out.append(
-                f"{name} is left out: its batch of {training.batch_size} is more than the "
-                f"{images.train} training images."
-            )
+            left_out.append(_too_few(name, training.batch_size, images.train))
             continue
         methods.append(name)
     if not {*methods} - {"random"}:
         raise UserError(
             str(images.params["train"]),
             f"{images.train} training images, fewer than a batch of every method",
-            allowed="about a hundred images or more",
+            allowed=f"{_smallest_batch(proposal.regime, images, root):,} training images or more"
+            + (", or --regime small" if proposal.regime != "small" else ""),
             remedy="add images",
         )
     return methods, left_out
@@ -374,14 +388,28 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
         if name is not None:
             finetune = load(root / f"protocols/{name}.yaml", Finetune)
             suits = _suits(finetune.training, images)
-            if suits and finetune.training.batch_size <= images.train:
+            if not suits:
+                said.append(
+                    "finetune is left out: its views or normalisation are not for "
+                    f"{in_words(images.dataset.form)}."
+                )
+            elif finetune.training.batch_size > images.train:
+                said.append(_too_few("finetune", finetune.training.batch_size, images.train))
+            else:
                 tasks["finetune"] = [name]
     else:
         said.append("Without labels there is no k-NN, linear probe or fine-tuning.")
     if images.dataset.has_captions:
         said.append("For the captions, add the method clip and retrieval: [retrieval].")
+    segment: dict[str, list[str]] = {}
+    if boxes is not None and boxes.dataset.has_pixel_classes:
+        batch = load(root / f"protocols/{parts.segment}.yaml", Segment).batch_size
+        if batch <= boxes.train:
+            segment = {"segment": [parts.segment]}
+        else:
+            said.append(_too_few("segment", batch, boxes.train))
     if boxes is not None and not boxes.dataset.has_boxes:
-        tasks["segment"] = [parts.segment]
+        tasks |= segment
         said.append("detect and layout need objects, not only a class for each pixel.")
     elif boxes is not None:
         detect = parts.detect[boxes.train >= _MANY_SCENES]
@@ -394,7 +422,7 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
                 f"learn more, copy params/protocols/{detect}.yaml, raise epochs, and name the copy."
             )
         if boxes.dataset.has_masks:
-            tasks |= {"segment": [parts.segment], "layout": [parts.layout]}
+            tasks |= segment | {"layout": [parts.layout]}
         else:
             said.append("segment and layout need masks.")
     if not tasks:
@@ -405,6 +433,10 @@ def _tasks(proposal: Proposal, parts: Regime, root: Path) -> dict[str, list[str]
     if said:
         proposal.reasons["tasks"] = " ".join(said)
     return tasks
+
+
+def _too_few(task: str, batch: int, images: int) -> str:
+    return f"{task} is left out: its batch of {batch} is more than the {images} training images."
 
 
 # --- As text

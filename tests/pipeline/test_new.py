@@ -406,6 +406,32 @@ def test_the_regime_follows_device_and_images(
     assert (other.regime, other.backbones) == ("small", ["vit_nano"])
 
 
+def test_few_small_images_on_a_gpu(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(new, "gpu_name", lambda: "A GPU")
+    put(home / "data/tiny", [f"{i}.jpg" for i in range(160)], side=24)
+    plan = made("data/tiny")
+    assert plan.experiment.regime == "small"
+    assert "128 training images are fewer than a batch of 1,024" in text_of(plan.file)
+    line = refused("data/tiny", "--regime", "cifar10", name="other")
+    assert "allowed: 1,024 training images or more, or --regime small" in line
+
+
+def test_tasks_whose_batch_is_too_large_are_left_out_by_name(home: Path) -> None:
+    coco(home / "data/scenes", 15, masks=True)
+    classes(home / "data/crops", each=80)
+    scenes = ["data/scenes/annotations.json", "data/scenes/images"]
+    plan = made(*scenes, "data/crops", "--format", "folder")
+    assert list(plan.experiment.tasks) == ["knn", "linear", "finetune", "detect", "layout"]
+    said = "segment is left out: its batch of 16 is more than the 12 training images."
+    assert said in text_of(plan.file)
+    classes(home / "data/few", each=25)
+    new.main(["few", "data/few", "--format", "folder"])
+    plan = load_plan("few")
+    assert list(plan.experiment.tasks) == ["knn", "linear"]
+    said = "finetune is left out: its batch of 64 is more than the 40 training images."
+    assert said in text_of(plan.file)
+
+
 def test_the_estimate_is_the_quickstarts_time() -> None:
     plan = load_plan("quickstart", REPOSITORY / "params")
     sizes = {"shapes": estimate.Size(5000, 4000), "shapes_scenes": estimate.Size(500, 100)}
