@@ -14,7 +14,7 @@ from typing import Any
 from steps.command import UserError
 from steps.data.bands import Form, decode_bands, form_of
 from steps.data.decoding import UnfitImageError, decode
-from steps.data.names import escaped
+from steps.data.names import escaped, same_written
 from steps.data.sources import Source, open_source
 from steps.params.channels import in_words
 from steps.params.load import validate
@@ -184,6 +184,7 @@ def _refuse_problems(source: Source, splits: Sequence[str], params: Mapping[str,
         found = [(each.item, each.problem) for each in source.problems(split)]
         every = range(len(source.labels(split)))
         found += [(i.id, i.problem) for i in source.items(split, every) if i.problem is not None]
+        found += [(name, "its name stands twice") for name in _repeated(source.names(split))]
         if found:
             (item, problem), more = found[0], len(found) - 1
             place = params[split] if isinstance(params[split], str) else params["train"]
@@ -192,6 +193,12 @@ def _refuse_problems(source: Source, splits: Sequence[str], params: Mapping[str,
                 escaped(f"{item}: {problem}") + (f"; and {more:,} more" if more else ""),
                 remedy="correct or move it",
             )
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """Names that stood before, however their accents are encoded."""
+    first: dict[str, int] = {}
+    return [name for i, name in enumerate(names) if first.setdefault(same_written(name), i) != i]
 
 
 def _refuse_empty_classes(source: Source, where: str) -> None:

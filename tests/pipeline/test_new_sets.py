@@ -54,3 +54,13 @@ def test_labels_of_parquet_that_are_text(home: Path) -> None:
     assert load_plan("said").datasets["said"].has_captions
     parquet(home / "data/alone/train.parquet", {})
     assert "remedy: unpack the images into a folder" in refused("data/alone", name="other")
+
+
+def test_images_that_stand_twice(home: Path) -> None:
+    put(home / "data/scans/deep", [f"{i}.jpg" for i in range(80)])
+    lines = [f"deep/{i % 80}.jpg,{'ab'[i % 2]}" for i in range(83)]
+    (home / "data/scans/labels.csv").write_text("\n".join(["image,label", *lines]))
+    line = refused("data/scans/labels.csv")
+    assert "labels.csv: deep/0.jpg: its name stands twice; and 2 more" in line
+    line = refused("data/scans", "data/scans/deep", "--format", "images")
+    assert "scans/deep/0.jpg: its name stands twice; and 79 more" in line
