@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +36,25 @@ def put(folder: Path, names: Sequence[str], side: int = 48) -> None:
 
 def classes(folder: Path, each: int = 40) -> None:
     put(folder, [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(each)])
+
+
+def coco(folder: Path, count: int = 80, *, masks: bool = False, empty: int = 0) -> None:
+    names = [f"{i:03}.jpg" for i in range(count)]
+    put(folder / "images", names)
+    boxes: list[dict[str, Any]] = []
+    for i in range(3 * count):
+        box = [4, 4, 0 if i < empty else 20, 16]
+        boxes.append({"id": i, "image_id": i % count, "category_id": 1, "bbox": box, "iscrowd": 0})
+        if masks:
+            boxes[-1]["segmentation"] = [[4, 4, 24, 4, 24, 20, 4, 20]]
+    content = {
+        "images": [
+            {"id": i, "file_name": name, "width": 64, "height": 48} for i, name in enumerate(names)
+        ],
+        "annotations": boxes,
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(content))
 
 
 def made(*arguments: str) -> Plan:

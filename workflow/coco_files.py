@@ -69,7 +69,7 @@ def read_coco(files: Sequence[Path], folders: Sequence[Path]) -> CocoFiles:
         for box in content["annotations"]:
             boxes += 1
             masks += given(box.get("segmentation"))
-            empty += not _has_area(box.get("bbox"))
+            empty += not has_area(box.get("bbox"))
         classes |= {str(each.get("name")) for each in content["categories"]}
     notes: list[str] = []
     params["masks"] = masks == boxes
@@ -117,7 +117,8 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _has_area(box: object) -> bool:
+def has_area(box: object) -> bool:
+    """True if a box is four numbers, of which width and height are above 0."""
     return (
         isinstance(box, list)
         and len(box) == 4

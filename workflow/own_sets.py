@@ -20,6 +20,7 @@ from steps.params.channels import in_words
 from steps.params.load import validate
 from steps.params.plan import AnyDataset
 from steps.params.sets import GROUND, MAX_PIXELS, RGB, Tiles
+from workflow.coco_files import has_area
 from workflow.readings import Reading
 
 _OPENED = 16
@@ -142,7 +143,8 @@ def own_set(reading: Reading) -> OwnSet:
             f"The first image has {in_words((form.channels, form.bits))}, and all must have them. "
             "Pixels are stored without loss."
         )
-    where = str(params["train"])
+    place = params["train"]
+    where = str(place.get("annotations", place["images"]) if isinstance(place, Mapping) else place)
     whole = _open({**params, "val": params.get("val", params["train"])})
     _refuse_problems(whole, ("train", "val") if "val" in params else ("train",), params)
     names, labels = whole.names("train"), whole.labels("train")
@@ -155,6 +157,8 @@ def own_set(reading: Reading) -> OwnSet:
         params["val"] = held_out
         notes.append(reason)
     source = _open(params)
+    if whole.kind == "detection" and "max_bad_share" in params:
+        _refuse_empty_boxes(source, params["max_bad_share"], where)
     if whole.kind in ("classification", "multilabel"):
         _refuse_empty_classes(source, where)
     if whole.kind == "classification":
@@ -199,6 +203,24 @@ def _repeated(names: Sequence[str]) -> list[str]:
     """Names that stood before, however their accents are encoded."""
     first: dict[str, int] = {}
     return [name for i, name in enumerate(names) if first.setdefault(same_written(name), i) != i]
+
+
+def _refuse_empty_boxes(source: Source, most: float, where: str) -> None:
+    """Refuse boxes without area that are too large a share of a split."""
+    for split in ("train", "val"):
+        items = source.items(split, range(len(source.names(split))))
+        boxes = [(item.id, has_area(box.get("bbox"))) for item in items for box in item.annotations]
+        empty = [name for name, whole in boxes if not whole]
+        if len(empty) > most * len(boxes):
+            raise UserError(
+                where,
+                escaped(
+                    f"{len(empty):,} of {len(boxes):,} boxes of {split} have no area, the first in "
+                    f"{empty[0]}"
+                ),
+                allowed=f"{most:.0%} of a split, to leave them out",
+                remedy="correct or remove them",
+            )
 
 
 def _refuse_empty_classes(source: Source, where: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shlex
 import shutil
 import subprocess
@@ -22,31 +21,12 @@ from PIL import Image
 from steps.command import UserError
 from steps.data.sources import open_source
 from steps.params.checks import load_plan
-from tests.own_images import RNG, classes, counts, jpeg, made, put, refused, text_of
+from tests.own_images import RNG, classes, coco, counts, jpeg, made, put, refused, text_of
 from tests.pages import block_run_by
 from tests.processes import REPOSITORY, environment
 from tests.project import Project
 from workflow import estimate, new
 from workflow.own_sets import group_of
-
-
-def coco(folder: Path, count: int = 80, *, masks: bool = False, empty: int = 0) -> None:
-    names = [f"{i:03}.jpg" for i in range(count)]
-    put(folder / "images", names)
-    boxes: list[dict[str, Any]] = []
-    for i in range(3 * count):
-        box = [4, 4, 0 if i < empty else 20, 16]
-        boxes.append({"id": i, "image_id": i % count, "category_id": 1, "bbox": box, "iscrowd": 0})
-        if masks:
-            boxes[-1]["segmentation"] = [[4, 4, 24, 4, 24, 20, 4, 20]]
-    content = {
-        "images": [
-            {"id": i, "file_name": name, "width": 64, "height": 48} for i, name in enumerate(names)
-        ],
-        "annotations": boxes,
-        "categories": [{"id": 1, "name": "cell"}],
-    }
-    (folder / "annotations.json").write_text(json.dumps(content))
 
 
 def tars(folder: Path, ending: str | None) -> None:

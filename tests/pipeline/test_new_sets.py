@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 
 from steps.data.sources import open_source
 from steps.params.checks import load_plan
-from tests.own_images import classes, jpeg, made, put, refused
+from tests.own_images import classes, coco, jpeg, made, put, refused
 from workflow import new
 
 
@@ -64,3 +65,18 @@ def test_images_that_stand_twice(home: Path) -> None:
     assert "labels.csv: deep/0.jpg: its name stands twice; and 2 more" in line
     line = refused("data/scans", "data/scans/deep", "--format", "images")
     assert "scans/deep/0.jpg: its name stands twice; and 79 more" in line
+
+
+def test_boxes_without_area_in_the_smaller_split(home: Path) -> None:
+    coco(home / "data/smears", 80)
+    file = home / "data/smears/annotations.json"
+    content = json.loads(file.read_text())
+    boxes = content["annotations"] = content["annotations"][:80]
+    file.write_text(json.dumps(content))
+    images = open_source(made(str(file), "data/smears/images").datasets["mine_boxes"]).names("val")
+    box = next(each for each in boxes if f"{each['image_id']:03}.jpg" in images)
+    box["bbox"][2] = 0
+    file.write_text(json.dumps(content))
+    line = refused(str(file), "data/smears/images", name="other")
+    assert f"boxes of val have no area, the first in {box['image_id']:03}.jpg" in line
+    assert "allowed: 4% of a split" in line
