@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from steps.command import UserError
 from steps.data.sources.source import ARRAY_SUFFIXES, FILE, IMAGE_SUFFIXES, image_names, kind_of
+from steps.data.sources.table import CELLS
 from steps.params.dataset import CsvDataset
 from steps.params.load import shortened
 from workflow.places import folders_in, listed, place_of, split_in, split_of
@@ -272,7 +273,7 @@ _Target = tuple[dict[str, Any], str, tuple[str, ...]]
 def _flags(columns: Sequence[str], values: Mapping[str, set[str]]) -> _Target:
     """Target of columns of 0 and 1, each of which is a label that some images have."""
     for name in columns:
-        if others := sorted(values.get(name, {""}) - _FLAGS):
+        if others := sorted(values.get(name, {""}) - {*CELLS}):
             raise UserError(
                 f"--label-column {name}",
                 f"one of {len(columns)} columns, and its cells hold {shortened(', '.join(others))}",
@@ -281,10 +282,6 @@ def _flags(columns: Sequence[str], values: Mapping[str, set[str]]) -> _Target:
                 "(label_cells)",
             )
     return {"label_columns": list(columns)}, f"several labels each, {', '.join(columns)}", ()
-
-
-_FLAGS = {"0", "1"}
-"""Cells of columns that are labels of their own."""
 
 
 def _target(label: str, cells: set[str]) -> _Target:
@@ -314,9 +311,9 @@ def _several(cells: set[str]) -> str | None:
 
 
 def _measured(cells: set[str]) -> bool:
-    """True of cells that are numbers, not all of them whole."""
+    """True of cells that are numbers or missing, and not all of them whole."""
     try:
-        numbers = [float(cell) for cell in cells]
+        numbers = [float(cell) for cell in cells if cell.lower() not in _MISSING]
     except ValueError:
         return False
     finite = all(map(math.isfinite, numbers))
@@ -325,6 +322,8 @@ def _measured(cells: set[str]) -> bool:
 
 _NONE = ("no finding", "no findings", "no label", "none")
 """Cells that say that an image has none of several labels."""
+_MISSING = ("na", "n/a", "nan", "null", "none")
+"""Cells that say that a number is missing."""
 _MANY_CLASSES = 20
 """Whole numbers in a column of labels from which they may be no classes."""
 

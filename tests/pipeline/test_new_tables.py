@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.own_images import counts, made, put, refused
+from steps.params.checks import load_plan
+from tests.own_images import counts, made, put, refused, text_of
+from workflow import new
 
 NAMES = [f"{i:03}.jpg" for i in range(80)]
 
@@ -79,3 +81,34 @@ def test_a_table_without_column_names(home: Path) -> None:
     table(home / "data/scans/labels.csv", head="")
     assert "its first line names an image, 000.jpg" in refused("data/scans/labels.csv")
     assert "its first line names an image, 000.jpg" in refused("data/scans")
+
+
+def test_cells_of_labels_that_are_written_with_a_point(home: Path) -> None:
+    put(home / "data/scans", NAMES)
+    lines = [f"{name},{i % 2}.0,{i % 3 % 2}" for i, name in enumerate(NAMES)]
+    (home / "data/scans/labels.csv").write_text("\n".join(["image,one,two", *lines]))
+    plan = made("data/scans", "--label-column", "one", "--label-column", "two")
+    assert plan.datasets["mine"].label_columns == ["one", "two"]
+
+
+def test_other_tables_below_a_folder(home: Path) -> None:
+    for split in ("train", "val"):
+        put(home / "data/pets" / split, [f"{name}/{i}.jpg" for name in "ab" for i in range(40)])
+    (home / "data/pets/empty.csv").touch()
+    (home / "data/pets/notes.csv").write_bytes("na\xefve,x\n1,2\n".encode("latin1"))
+    plan = made("data/pets")
+    note = "Not read, since no column names images: empty.csv, notes.csv."
+    assert note in text_of(plan.dataset_file("mine"))
+    assert "no line below the column names" in refused("data/pets/empty.csv", name="other")
+    put(home / "data/scans", NAMES)
+    table(home / "data/scans/labels.csv")
+    (home / "data/scans/empty.csv").touch()
+    new.main(["scans", "data/scans"])
+    assert load_plan("scans").datasets["scans"].format == "csv"
+
+
+def test_a_missing_number(home: Path) -> None:
+    put(home / "data/scans", NAMES)
+    lines = [f"{name},{'NA' if i == 3 else i % 30 + 0.5}" for i, name in enumerate(NAMES)]
+    (home / "data/scans/labels.csv").write_text("\n".join(["image,age", *lines]))
+    assert "003.jpg: line 5 of labels.csv has 'NA', and not a number" in refused("data/scans")

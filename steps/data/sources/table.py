@@ -29,7 +29,7 @@ _KINDS: dict[Target, Kind] = {
     "classes": "multilabel",
     "number": "regression",
 }
-_CELLS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0}
+CELLS = {"1": 1, "1.0": 1, "0": 0, "0.0": 0}
 """Cells of ``label_columns`` that need no word in the params."""
 
 
@@ -108,7 +108,7 @@ class CsvSource(Source):
 
     def _marked(self, row: _Row, where: str) -> dict[str, Any] | str:
         """The labels whose columns are marked in a line."""
-        cells = {**_CELLS, **self._dataset.label_cells}
+        cells = {**CELLS, **self._dataset.label_cells}
         for label, cell in zip(self.classes, row.cells, strict=True):
             if cell not in cells:
                 found = shown(cell) if cell else "an empty cell"
