@@ -259,6 +259,8 @@ def _first_line(error: Exception) -> str:
 def images_at(path: str) -> list[Item]:
     """Every image at a path: a folder of any depth, a list of files, or a glob of tar files.
 
+    Files that are no images by their names are passed over, and the log says so.
+
     Raises:
         UserError: there is none.
     """
@@ -277,6 +279,8 @@ def images_at(path: str) -> list[Item]:
     )
     items = list(source.items("train", range(len(source.names("train")))))
     wrong = source.problems("train")
+    if left_out := dict(source.left_out("train")):
+        log.warning("files that are no images by their names: %s", left_out)
     return items + [Item(one.item, bytes, problem=one.problem) for one in wrong]
 
 

@@ -151,6 +151,16 @@ def niceness(image: Image.Image) -> Image.Image:
     return Image.new("RGB", (4, 4), (os.getpriority(os.PRIO_PROCESS, 0), 0, 0))
 
 
+def test_files_that_are_no_images_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos(tmp_path / "photos", 2)
+    for name in ("1.HEIC", "2.HEIC"):
+        (tmp_path / "photos" / name).write_bytes(b"x")
+    assert len(embeddings.images_at(str(tmp_path / "photos"))) == 2
+    assert "files that are no images by their names: {'.heic': 2}" in caplog.text
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the forward pass needs no cores")
 def test_decoding_gives_way_to_the_forward_pass(tmp_path: Path) -> None:
     photos(tmp_path / "photos", 2)
