@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,20 @@ def coco(folder: Path, count: int = 80, *, masks: bool = False, empty: int = 0) 
         "categories": [{"id": 1, "name": "cell"}],
     }
     (folder / "annotations.json").write_text(json.dumps(content))
+
+
+def tars(folder: Path, ending: str | None) -> None:
+    folder.mkdir()
+    for shard in range(2):
+        with tarfile.open(folder / f"train-{shard:03}.tar", "w") as archive:
+            for i in range(50):
+                files = {f"{shard}{i:02}.jpg": jpeg()}
+                if ending is not None:
+                    files[f"{shard}{i:02}.{ending}"] = str(i % 2).encode()
+                for name, data in files.items():
+                    member = tarfile.TarInfo(name)
+                    member.size = len(data)
+                    archive.addfile(member, io.BytesIO(data))
 
 
 def made(*arguments: str) -> Plan:

@@ -176,6 +176,14 @@ def _classes(values: Sequence[int], folder: Path) -> dict[str, Any]:
         UserError: there are fewer than two, or more than classes can be.
     """
     known = [value for value in values if value != _IGNORED]
+    if known == [0] and _IGNORED in values:
+        raise UserError(
+            str(folder),
+            f"masks with 0 and {_IGNORED}, which is read as no class",
+            allowed=f"2 to {_IGNORED - 1} values, one for each class, and {_IGNORED} for none",
+            remedy=f"if {_IGNORED} is a class, describe the set by hand with values: "
+            f"[0, {_IGNORED}] and ignore: [] (docs/data.md, format: masks)",
+        )
     if not 2 <= len(known) < _IGNORED:
         raise UserError(
             str(folder),

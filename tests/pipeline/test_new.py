@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,12 @@ from PIL import Image
 from steps.command import UserError
 from steps.data.sources import open_source
 from steps.params.checks import load_plan
-from tests.own_images import RNG, classes, coco, counts, jpeg, made, put, refused, text_of
+from tests.own_images import RNG, classes, coco, counts, jpeg, made, put, refused, tars, text_of
 from tests.pages import block_run_by
 from tests.processes import REPOSITORY, environment
 from tests.project import Project
 from workflow import estimate, new
 from workflow.own_sets import group_of
-
-
-def tars(folder: Path, ending: str | None) -> None:
-    folder.mkdir()
-    for shard in range(2):
-        with tarfile.open(folder / f"train-{shard:03}.tar", "w") as archive:
-            for i in range(50):
-                files = {f"{shard}{i:02}.jpg": jpeg()}
-                if ending is not None:
-                    files[f"{shard}{i:02}.{ending}"] = str(i % 2).encode()
-                for name, data in files.items():
-                    member = tarfile.TarInfo(name)
-                    member.size = len(data)
-                    archive.addfile(member, io.BytesIO(data))
 
 
 def parquet(folder: Path, count: int = 80) -> None:
@@ -528,6 +512,13 @@ def test_semantic_masks_in_splits_with_gaps(home: Path) -> None:
         (
             lambda folder: [p.rename(folder / p.name) for p in folder.glob("images/*")],
             "not in a folder of images and a folder of masks",
+        ),
+        (
+            lambda folder: [
+                Image.new("L", (64, 48), 255 * (p.stem == "3")).save(p)
+                for p in folder.glob("masks/*")
+            ],
+            "describe the set by hand with values: [0, 255] and ignore: []",
         ),
         (
             lambda folder: [Image.new("L", (64, 48)).save(p) for p in folder.glob("masks/*")],
