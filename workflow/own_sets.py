@@ -334,6 +334,8 @@ def _measure(source: Source, images: int, where: str, form: Form | None) -> tupl
     sizes, seconds = [], []
     for item in source.items("train", positions):
         try:
+            if item.problem is not None:
+                raise UnfitImageError(item.problem)
             data = item.read()
             start = time.perf_counter()
             if form is None:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from steps.command import UserError
@@ -77,8 +78,9 @@ def grouped(paths: Sequence[str]) -> Iterator[list[Path]]:
             )
         for each in found:
             path = Path(os.path.abspath(each))
-            if path.suffix in _SHARDS and path.is_file():
-                together.setdefault(path.suffix, []).append(path)
+            suffix = path.suffix.lower()
+            if suffix in _SHARDS and path.is_file():
+                together.setdefault(suffix, []).append(path)
             else:
                 yield [path]
     yield from together.values()
@@ -93,9 +95,11 @@ def pattern_of(files: Sequence[Path]) -> str:
     if len(files) == 1:
         return glob.escape(place_of(files[0]))
     folder = Path(os.path.commonpath([file.parent for file in files]))
-    # train-00000-of-00002.parquet: what stands before the number tells the split.
-    words = re.match(r"\D*", files[0].stem)
-    prefix, suffix = glob.escape(words[0] if words else ""), files[0].suffix
+    # cifar10-train-00000-of-00002.parquet: what stands before the number tells the split.
+    signs = zip(*(file.stem for file in files), strict=False)
+    same = takewhile(lambda here: len({*here}) == 1, signs)
+    words = "".join(here[0] for here in same).rstrip("0123456789")
+    prefix, suffix = glob.escape(words), files[0].suffix
     for tail in (f"{prefix}*{suffix}", f"*{suffix}", f"**/*{suffix}"):
         if sorted(folder.glob(tail)) == sorted(files):
             return f"{glob.escape(place_of(folder))}/{tail}"

@@ -69,10 +69,10 @@ def read_paths(paths: Sequence[str], chosen: str | None, columns: Columns) -> li
     groups = list(grouped(paths))
     folders = [files[0] for files in groups if files[0].is_dir()]
     used: list[Path] = []
-    jsons = [files for files in groups if files[0].suffix == ".json"]
+    jsons = [files for files in groups if files[0].suffix.lower() == ".json"]
     readings = [_annotated(files, folders, used) for files in jsons]
     for files in groups:
-        if files[0].suffix != ".json" and files[0] not in used:
+        if files[0].suffix.lower() != ".json" and files[0] not in used:
             possible = list(_readings(files, chosen, columns))
             readings.append(_only(files[0], possible, chosen))
     if chosen is not None and chosen not in [each.format for each in readings]:
@@ -129,15 +129,16 @@ def _tables(files: Sequence[Path], folders: Sequence[Path], columns: Columns) ->
 
 def _readings(files: list[Path], chosen: str | None, columns: Columns) -> Iterator[Reading]:
     path = files[0]
-    if path.suffix == ".tar":
+    suffix = path.suffix.lower()
+    if suffix == ".tar":
         yield from _tars(files)
-    elif path.suffix == ".parquet":
+    elif suffix == ".parquet":
         yield _parquet(files, columns)
     elif path.is_dir():
         yield from _in_folder(path, chosen, columns)
-    elif path.suffix in (".csv", ".tsv"):
+    elif suffix in (".csv", ".tsv"):
         yield _tables(files, [], columns)
-    elif path.suffix == ".txt":
+    elif suffix == ".txt":
         yield Reading({"format": "images", "train": place_of(path)}, "a list of images")
 
 

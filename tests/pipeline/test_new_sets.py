@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from steps.data.sources import open_source
 from steps.params.checks import load_plan
-from tests.own_images import classes, coco, jpeg, made, put, refused
+from tests.own_images import classes, coco, jpeg, made, put, refused, tars
 from workflow import new
 
 
@@ -80,3 +81,36 @@ def test_boxes_without_area_in_the_smaller_split(home: Path) -> None:
     line = refused(str(file), "data/smears/images", name="other")
     assert f"boxes of val have no area, the first in {box['image_id']:03}.jpg" in line
     assert "allowed: 4% of a split" in line
+
+
+def test_parquet_of_paths_without_images(home: Path) -> None:
+    columns = {"label": [i % 2 for i in range(80)]}
+    parquet(home / "data/scans/train.parquet", columns)
+    table = pq.read_table(home / "data/scans/train.parquet")
+    rows = [{"bytes": None, "path": f"{i}.jpg"} for i in range(80)]
+    images = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    pq.write_table(table.set_column(0, "image", images), home / "data/scans/train.parquet")
+    assert "train/0: the row holds no image bytes" in refused("data/scans")
+
+
+def test_endings_in_capitals_and_numbers_in_names(home: Path) -> None:
+    put(home / "data/scans", [f"{i}.jpg" for i in range(80)])
+    lines = [f"{i}.jpg,{'ab'[i % 2]}" for i in range(80)]
+    (home / "data/scans/L.CSV").write_text("\n".join(["image,label", *lines]))
+    assert made("data/scans/L.CSV").datasets["mine"].format == "csv"
+    tars(home / "data/shards", None)
+    for shard in sorted((home / "data/shards").glob("*")):
+        for split in ("train", "val"):
+            name = shard.name.replace("train", split)
+            shutil.copy(shard, shard.with_name(f"cifar10-{name}"))
+        shard.unlink()
+        shutil.copy(
+            home / f"data/shards/cifar10-{shard.name}",
+            home / f"data/shards/cifar10-{shard.name.replace('train', 'val')}",
+        )
+    new.main(["shards", "data/shards"])
+    shards = load_plan("shards").datasets["shards"]
+    assert (shards.train, shards.val) == (
+        "shards/cifar10-train-*.tar",
+        "shards/cifar10-val-*.tar",
+    )

@@ -96,11 +96,12 @@ class ImagesSource(Source):
         path = data_root() / place
         if kind_of(path) == FOLDER:
             return self._in_folder(split, existing_folder(place, _CONTENT))
-        if path.suffix == _LIST and kind_of(path) == FILE:
+        if path.suffix.lower() == _LIST and kind_of(path) == FILE:
             return _in_list(path)
-        files = existing_files(place, _CONTENT)
+        # The name of a file may hold what stands for others in a glob.
+        files = [path] if kind_of(path) == FILE else existing_files(place, _CONTENT)
         for file in files:
-            if file.suffix != _TAR:
+            if file.suffix.lower() != _TAR:
                 raise UserError(
                     str(file), "neither a folder, a list nor a tar file", allowed=_CONTENT
                 )

@@ -100,6 +100,13 @@ def test_tars_joined_to_one_file_are_read_to_their_end(root: Path) -> None:
     assert [item.read() for item in items(source, "train")] == [png(1), png(2), png(3)]
 
 
+@pytest.mark.parametrize("name", ["b[1].tar", "B.TAR"])
+def test_a_tar_by_its_name(root: Path, name: str) -> None:
+    (root / name).write_bytes(_tar([1, 2]))
+    source = open_source(ImagesDataset(format="images", train=name, val=HELD))
+    assert len(source.names("train")) == 1
+
+
 @pytest.mark.parametrize("length", [512 + 100, 1024, 1024 + 512])
 def test_a_tar_that_is_cut_is_refused(root: Path, length: int) -> None:
     (root / "a.tar").write_bytes(_tar([1, 2])[:length])
