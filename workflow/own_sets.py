@@ -195,7 +195,7 @@ def _refuse_problems(source: Source, splits: Sequence[str], params: Mapping[str,
             raise UserError(
                 place if isinstance(place, str) else str(params["format"]),
                 escaped(f"{item}: {problem}") + (f"; and {more:,} more" if more else ""),
-                remedy="correct or move it",
+                remedy="correct, move or remove it",
             )
 
 

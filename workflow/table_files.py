@@ -72,48 +72,52 @@ def rows_of(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 def names_images(path: Path, folders: Sequence[Path], columns: Columns) -> bool:
     """True if a table, or its first line, names image files that exist."""
     try:
-        return bool(_found(path, folders, columns.image) or _in_first_line(path, folders))
+        known, rows = rows_of(path)
     except UserError:  # no text, or empty: some other file
         return False
+    places = _places(path, folders)
+    return bool(_found(known, rows, places, columns.image) or _first(known, places))
 
 
 def _found(
-    path: Path, folders: Sequence[Path], chosen: str | None
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    folders: Sequence[Path],
+    chosen: str | None,
 ) -> dict[str, dict[Path, list[str]]]:
     """Image files that a few lines of each column name, by the folder that they lie below.
 
     Args:
-        path: the table.
-        folders: that may hold its images, besides those around it.
+        columns: of the table.
+        rows: its lines.
+        folders: that may hold its images.
         chosen: the one column that is looked at; its names need no ending of images.
     """
-    columns, rows = rows_of(path)
     tried = rows[:: max(1, len(rows) // _TRIED)]
     found: dict[str, dict[Path, list[str]]] = {}
     for column in [chosen] if chosen is not None else columns:
         names = [row.get(column, "") for row in tried]
         names = [name for name in names if chosen is not None or _like_image(name)]
-        for folder in _places(path, folders) if any(names) else ():
+        for folder in folders if any(names) else ():
             there = [name for name in names if kind_of(folder / name) == FILE]
             if there:
                 found.setdefault(column, {})[folder] = there
     return found
 
 
-def _places(path: Path, folders: Sequence[Path]) -> dict[Path, None]:
+def _places(path: Path, folders: Sequence[Path]) -> list[Path]:
     """Folders that the names of a table may start from, the likeliest first."""
-    return dict.fromkeys([path.parent, *folders_in(path.parent), *folders])
+    return [*dict.fromkeys([path.parent, *folders_in(path.parent), *folders])]
 
 
 def _like_image(name: str) -> bool:
     return PurePath(name).suffix.lower() in (*IMAGE_SUFFIXES, *ARRAY_SUFFIXES)
 
 
-def _in_first_line(path: Path, folders: Sequence[Path]) -> str | None:
+def _first(columns: Sequence[str], folders: Sequence[Path]) -> str | None:
     """The image that the line of the column names names."""
-    places = _places(path, folders)
-    images = [name for name in rows_of(path)[0] if _like_image(name)]
-    return next((n for n in images if any(kind_of(f / n) == FILE for f in places)), None)
+    images = [name for name in columns if _like_image(name)]
+    return next((name for name in images if any(kind_of(f / name) == FILE for f in folders)), None)
 
 
 def _image_column(
@@ -124,19 +128,23 @@ def _image_column(
     Raises:
         UserError: there is none, or it is not clear which one it is.
     """
-    known, _ = rows_of(path)
+    known, rows = rows_of(path)
+    places = _places(path, folders)
     if columns.image is not None and columns.image not in known:
         raise UserError(
-            f"--image-column {columns.image}", f"no such column in {path}", allowed=", ".join(known)
+            str(path),
+            f"no column {columns.image!r} for the images",
+            allowed=", ".join(known),
+            remedy="name the column of the images with --image-column",
         )
-    if (first := _in_first_line(path, folders)) is not None:
+    if (first := _first(known, places)) is not None:
         raise UserError(
             str(path),
             f"its first line names an image, {first}, and no columns",
             allowed="a first line with the names of the columns, such as image,label",
             remedy="add that line",
         )
-    found = _found(path, folders, columns.image)
+    found = _found(known, rows, places, columns.image)
     if not found:
         raise UserError(
             str(path),
@@ -228,12 +236,11 @@ def read_tables(files: Sequence[Path], folders: Sequence[Path], named: Columns) 
     }
     path, label_columns = tables["train"], named.labels
     columns, rows = rows_of(path)
-    image, _ = _image_column(path, folders, named)
-    same = named._replace(image=image)
-    starts: dict[str, Path] = {
-        split: _folder(table, _image_column(table, folders, same)[1])
-        for split, table in tables.items()
-    }
+    image, found = _image_column(path, folders, named)
+    starts = {"train": _folder(path, found)}
+    if "val" in tables:
+        _, found = _image_column(tables["val"], folders, named._replace(image=image))
+        starts["val"] = _folder(tables["val"], found)
     for name in label_columns:
         if name not in columns:
             raise UserError(

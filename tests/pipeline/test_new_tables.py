@@ -65,7 +65,7 @@ def test_columns_of_images(home: Path) -> None:
     table(file, head="left,right,label", line="b/{0},a/{0},{1}")
     line = refused(str(file), name="other")
     assert "allowed: --image-column left or --image-column right" in line
-    assert "no such column" in refused(str(file), "--image-column", "mask", name="other")
+    assert "no column 'mask' for" in refused(str(file), "--image-column", "mask", name="other")
 
 
 def test_other_files_are_no_images(home: Path) -> None:
