@@ -150,7 +150,8 @@ def save_backbone(
         "architecture": backbone.architecture,
         "num_classes": 0,
         "num_features": model.num_features,
-        "model_args": _model_args(backbone),
+        # A final phase may have given it another size than its params have.
+        "model_args": _model_args(backbone.model_copy(update={"image_size": size})),
         "pretrained_cfg": {
             "input_size": [channels, size, size],
             "num_classes": 0,
