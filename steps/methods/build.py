@@ -75,6 +75,8 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
     if has_class_token(backbone):
         # No method reads it, and DDP expects a gradient of all that trains.
         backbone.fc_norm.requires_grad_(False)
+        if getattr(backbone, "attn_pool", None) is not None:
+            backbone.attn_pool.requires_grad_(False)
     return built
 
 

@@ -64,6 +64,8 @@ class DINOv2(BatchCoupledMethod):
         sides = context.sides
         self.views = len(sides)
         vit = dinov2_vit.for_training(backbone)
+        # Without masks no pass reads it, and DDP expects a gradient of all that trains.
+        dinov2_vit.mask_token(vit).requires_grad_(params.masks.probability > 0)
         self.grid = global_side(sides, _GLOBAL) // int(vit.patch_embed.patch_size[0])
         """Patches a side of a global crop."""
         self.resizing = Resizing(params.positions.offset, params.positions.antialias)

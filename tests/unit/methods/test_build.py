@@ -104,3 +104,11 @@ def test_what_trains_nothing_or_lacks_its_tokenizer_is_refused() -> None:
     beit = Recipe.model_validate(RECIPES["beit"]).method
     with pytest.raises(ValueError, match="method beit trains nothing, or not without"):
         build_method(beit, backbone, MethodContext())
+
+
+def test_a_pooling_that_no_method_reads_is_not_trained() -> None:
+    arguments = {**BACKBONE["model_args"], "global_pool": "map"}
+    backbone = create_backbone(Backbone(**{**BACKBONE, "model_args": arguments}))
+    params = Recipe.model_validate(RECIPES["mae"]).method
+    build_method(params, backbone, MethodContext())
+    assert not any(parameter.requires_grad for parameter in backbone.attn_pool.parameters())
