@@ -123,4 +123,7 @@ class DINOv2Params(Method):
             raise ValueError(f"masks.ratios: {low} is above {high}")
         if self.patch_head is not None and self.ibot_weight == 0:
             raise ValueError("ibot_weight is 0: there is no patch loss, remove 'patch_head'")
+        if self.ibot_weight > 0 and (self.patch_head or self.head).use_bn:
+            key = "patch_head" if self.patch_head else "head"
+            raise ValueError(f"{key}.use_bn: a head of patches has no batch norm")
         return self

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
+from steps.artifacts import publish
 from steps.command import UserError
 from steps.core.schedules import Progress
 from steps.engine.optimizers import clip_gradients, parameter_groups, set_rates
 from steps.methods import Batch, MethodContext
 from steps.methods.dinov2 import DINOv2
-from steps.models.backbones import create_backbone
+from steps.models.backbones import create_backbone, image_size, load_backbone, save_backbone
 from steps.models.teacher import Renormalise, Teacher
 from steps.params.backbone import Backbone
 from steps.params.methods.dinov2 import DINOv2Params
@@ -259,3 +262,31 @@ def test_the_final_phase_resizes_positions_once_and_trains_them() -> None:
     assert method.teacher.backbone.pos_embed.requires_grad is False
     export_backbone = method.export_backbone()
     torch.testing.assert_close(export_backbone.forward_features(images)[:, 0], after[0][:, 0])
+
+
+def test_the_export_after_a_final_phase_is_the_trained_network(tmp_path: Path) -> None:
+    method = _method()
+    method.enter_final_phase([48, 48, 24])
+    trained = method.export_backbone().eval()
+    with publish(tmp_path / "out", node="pretrain", params={}, inputs={}) as draft:
+        save_backbone(trained, Backbone(**BACKBONE), draft.path, mean=[0.5] * 3, std=[0.5] * 3)
+    loaded = load_backbone(tmp_path / "out")
+    assert image_size(loaded) == 48
+    assert torch.equal(loaded.pos_embed, trained.pos_embed)
+    images = torch.randn(2, 3, 48, 48)
+    assert torch.equal(loaded(images), trained(images))
+
+
+def test_all_that_trains_gets_a_gradient_without_masks_too() -> None:
+    method = _method(masks={"probability": 0.0})
+    method(_batch(), _draws(method), START)["loss"].backward()
+    assert [
+        name for name, p in method.named_parameters() if p.requires_grad and p.grad is None
+    ] == []
+
+
+@pytest.mark.parametrize("key", ["head", "patch_head"])
+def test_a_head_of_patches_has_no_batch_norm(key: str) -> None:
+    with pytest.raises(ValidationError, match=rf"{key}\.use_bn: a head of patches"):
+        DINOv2Params(**{**PARAMS, key: {**HEAD, "use_bn": True}})
+    DINOv2Params(**{**PARAMS, "head": {**HEAD, "use_bn": True}, "patch_head": HEAD})
