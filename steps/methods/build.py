@@ -102,6 +102,7 @@ def start_from(method: Method, backbone: BackboneModel, weights: Mapping[str, Te
     new, unknown = backbone.load_state_dict(own, strict=False)
     if unknown:
         raise ValueError(f"the backbone of {type(method).__name__} has no {', '.join(unknown)}")
+    method.adopt_weights()
     prefixes = []
     for name, module in method.named_modules():
         if isinstance(module, BackboneModel):

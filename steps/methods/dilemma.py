@@ -52,7 +52,7 @@ class DILEMMA(BatchCoupledMethod):
         self.params = params
         # The class token has no position here: its row is zero and, since the student passes over
         # it, stays zero.
-        backbone.pos_embed.data[:, : backbone.num_prefix_tokens] = 0
+        backbone.pos_embed.data[:, :1] = 0
         self.pair = MomentumPair(backbone, params)
         self.patches: int = backbone.patch_embed.num_patches
         # In floating point, as in the reference: 100 patches at rate 0.9 keep 9.
@@ -72,6 +72,14 @@ class DILEMMA(BatchCoupledMethod):
             "order": torch.rand(batch, 2, self.patches, generator=generator),
             "label": torch.rand(batch, 2, self.kept, generator=generator),
         }
+
+    @torch.no_grad()
+    def adopt_weights(self) -> None:
+        """Add the class token's position to the class token: the student passes over its row."""
+        backbone = self.pair.encoder.backbone
+        row = backbone.pos_embed[:, :1]
+        backbone.cls_token += row
+        row.zero_()
 
     def before_step(self, progress: Progress) -> None:
         """Move the momentum encoder, ahead of the keys of the same step, as MoCo v3 does."""

@@ -86,6 +86,12 @@ class Method(nn.Module):
         """The losses of a batch."""
         raise NotImplementedError
 
+    def adopt_weights(self) -> None:
+        """Adapt the backbone to the method, once it has pretrained weights in place of its own.
+
+        Moving averages become copies of it afterwards.
+        """
+
     def start(self, parts: Iterable[tuple[Batch, Draws]]) -> None:
         """Prepare for step 0, given the parts of its batch that this process will train on.
 

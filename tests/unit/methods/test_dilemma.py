@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from steps.command import UserError
 from steps.core.schedules import Progress
-from steps.methods import Batch, MethodContext
+from steps.methods import Batch, MethodContext, start_from
 from steps.methods.dilemma import DILEMMA
 from steps.models.backbones import create_backbone
 from steps.params.backbone import Backbone
@@ -134,3 +134,20 @@ def test_views_of_another_size_are_refused() -> None:
 def test_a_rate_that_drops_every_patch_is_refused() -> None:
     with pytest.raises(UserError, match=r"method\.drop_rate"):
         _method(0.99)
+
+
+def test_weights_to_start_from_give_both_networks_the_class_token_s_position() -> None:
+    """The student passes over the table's row of the class token, and teacher and export do not."""
+    method, batch = _method(0.0), _batch(2)
+    torch.manual_seed(5)
+    pretrained = create_backbone(Backbone(**BACKBONE)).eval()
+    with torch.no_grad():
+        pretrained.pos_embed += torch.randn(1, 17, 24)
+    expected = pretrained(batch.views[0])
+    start_from(method, method.pair.encoder.backbone, pretrained.state_dict())
+    every = torch.arange(16).expand(2, -1)
+    student, _ = method.eval().student(batch.views[0], every, every)
+    keys = method.pair.momentum_encoder.backbone
+    for found in (student, keys(batch.views[0]), method.export_backbone()(batch.views[0])):
+        torch.testing.assert_close(found, expected)
+    assert not keys.pos_embed[:, 0].any()
