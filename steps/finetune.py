@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             rows = training_rows(len(views), protocol.label_share, seed)
         views = views.only(rows)
         facts = facts.of(len(views))
-    context = MethodContext(num_classes=facts.num_classes, target=target)
+    context = MethodContext(sides=views.sides, num_classes=facts.num_classes, target=target)
     if target == "number":
         known = views.labels if views.rows is None else views.labels[views.rows.numpy()]
         spread = float(known.std()) or 1.0  # a share of the labels may be of equal numbers

@@ -49,7 +49,8 @@ class Supervised(Method):
         self.paired = bool(params.mixup or params.cutmix)
         self.num_classes = num_classes
         self.target, self.numbers = context.target, context.numbers
-        self.side = image_size(backbone)
+        self.side = context.sides[0] if context.sides else image_size(backbone)
+        """Side of the images, in pixels."""
         self.backbone = backbone
         drop_path.install(backbone, params.drop_path)
         self.norm: nn.Module = nn.Identity()

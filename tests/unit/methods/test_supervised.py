@@ -119,3 +119,17 @@ def test_partners_are_of_the_whole_batch(batch: int, size: int, params: dict[str
     torch.testing.assert_close(total, whole.detach())
     for name, gradient in gradients.items():
         torch.testing.assert_close(method.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_boxes_are_of_the_view_s_size() -> None:
+    vit = create_backbone(Backbone(**BACKBONE))
+    params = SupervisedParams(name="supervised", cutmix=1.0, random_erasing=1.0)
+    method = Supervised(params, vit, MethodContext(num_classes=5, sides=(16,)))
+    for seed in range(20):
+        draws = method.sample(4, torch.Generator().manual_seed(seed))
+        top, left, bottom, right = draws["mix_box"][0].tolist()
+        assert max(bottom, right) <= 16
+        assert draws["mix"][0].item() == pytest.approx(1 - (bottom - top) * (right - left) / 16**2)
+        assert draws["erase"].max().item() <= 16
+    images, labels = torch.randn(4, 3, 16, 16), torch.tensor([0, 1, 2, 3])
+    assert torch.isfinite(method(Batch([images], labels), draws, Progress(0, 1, 1))["loss"])
