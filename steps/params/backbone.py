@@ -38,6 +38,8 @@ _EVA = re.compile(r"^eva(?!_large)|^vit_pe_|_(rope|dinov3|lingbot|sapiens2)")
 """Names of the architectures of timm's class Eva."""
 _DRAWN = ("rope_shift_coords", "rope_jitter_coords", "rope_rescale_coords")
 """timm's arguments that move rotary positions at random in training."""
+_DROPS = re.compile(r"drop.*_rate$")
+"""Ends of the names of timm's arguments that drop units, tokens or branches in training."""
 
 
 class Backbone(Params):
@@ -86,6 +88,11 @@ class Backbone(Params):
                 raise ValueError(
                     f"model_args.{key} would draw from a generator that no seed here sets: remove "
                     "it"
+                )
+            if _DROPS.search(key) and self.model_args[key]:
+                raise ValueError(
+                    f"model_args.{key} {self.model_args[key]} would draw from a generator that no "
+                    "seed here sets: remove it; methods such as supervised have drop_path"
                 )
         return self
 
