@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from steps.params.recipe import Schedule
 
+_ROUNDING = 1e-9
+"""More than floating point loses of a step or an epoch."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -21,6 +24,11 @@ class Progress:
     def epoch(self) -> int:
         """Epoch of the step, counted from 0."""
         return int(self.step // self.steps_per_epoch)
+
+    def within(self, epochs: float) -> bool:
+        """True at the steps that begin in the first ``epochs``, which need not be whole."""
+        # Far less than a step: a product that should be whole may be rounded up.
+        return self.step + _ROUNDING < epochs * self.steps_per_epoch
 
 
 def cosine(progress: Progress, start: float, end: float) -> float:

@@ -352,7 +352,7 @@ def fit(
 
                 # --- update
                 # Dropped before clipping, whose norm is of what is trained.
-                if phase.first == 0 and progress.epoch < training.freeze_backbone_epochs:
+                if phase.first == 0 and progress.within(training.freeze_backbone_epochs):
                     for parameter in _backbone_parameters(trained):
                         parameter.grad = None
                 if training.clip_grad is not None:

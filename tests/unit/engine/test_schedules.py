@@ -15,3 +15,13 @@ def test_a_ramp_by_step_is_evenly_spaced_and_then_constant(epochs: int, per_epoc
     at = [Progress(step, per_epoch, 100) for step in range(steps + 2)]
     found = [ramp_by_step(progress, 0.04, 0.07, epochs) for progress in at]
     assert found == pytest.approx(expected)
+
+
+def test_epochs_that_are_not_whole_end_within_one() -> None:
+    at = [Progress(step, 4, 100) for step in range(12)]
+    for epochs, steps in ((0.0, 0), (0.5, 2), (0.6, 3), (1.0, 4), (2.25, 9)):
+        assert [progress.within(epochs) for progress in at] == [True] * steps + [False] * (
+            12 - steps
+        )
+    # 3 * 1.4 is rounded up to 4.2 and a little.
+    assert not Progress(21, 4.2, 100).within(5.0)
