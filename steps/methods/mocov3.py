@@ -104,7 +104,8 @@ def _prepare(vit: Transformer, frozen_patch_embed: bool) -> None:
     projection = vit.patch_embed.proj
     bound = math.sqrt(6 / (projection.weight[0].numel() + vit.embed_dim))
     nn.init.uniform_(projection.weight, -bound, bound)
-    nn.init.zeros_(projection.bias)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
     nn.init.normal_(vit.cls_token, std=1e-6)
     # A random, fixed patch projection makes training stable (section 4.2).
     vit.patch_embed.requires_grad_(not frozen_patch_embed)

@@ -145,3 +145,11 @@ def test_a_recipe_gives_two_views() -> None:
     recipe["training"] = {**recipe["training"], "views": [{"area": [0.3, 1.0]}]}
     with pytest.raises(ValueError, match="mocov3 takes two"):
         Recipe.model_validate(recipe)
+
+
+def test_a_patch_projection_without_a_bias() -> None:
+    """CLIP's vision transformers have a norm before their blocks in its place."""
+    architecture = "vit_base_patch16_clip_quickgelu_224"
+    vit = create_backbone(Backbone(**{**BACKBONE, "architecture": architecture}))
+    method = MoCoV3(MoCoV3Params(name="mocov3", **HEADS), vit, MethodContext())
+    assert method.export_backbone().patch_embed.proj.bias is None
