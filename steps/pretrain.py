@@ -52,10 +52,11 @@ from steps.params.backbone import Backbone, check_in_chans
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.channels import check_training, in_words
+from steps.params.fit import check_backbone
 from steps.params.load import load, option
 from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
-from steps.params.recipe import Recipe, Training, check_backbone
+from steps.params.recipe import Recipe, Training
 from steps.params.views import sides
 from steps.tokenizers import load_tokenizer
 

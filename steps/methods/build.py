@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steps.command import UserError
 from steps.methods.method import Method, MethodContext
-from steps.models.backbones import BackboneModel, has_class_token
+from steps.models.backbones import BackboneModel, Transformer, has_class_token, is_resnet
 from steps.models.beit import as_beit, initialise_backbone
 from steps.models.dinov2_vit import as_dinov2, trained_layout
 from steps.params.backbone import Backbone, BEiTBackbone
@@ -49,19 +49,22 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
 
     Raises:
         ValueError: method random, which trains nothing; a tokenizer is needed and not there.
-        UserError: the method reads a class token, and the backbone has none.
+        UserError: the method reads a class token, and the backbone has none; or it takes no
+            registers, or no positions or width such as the backbone has.
     """
     if params.name == "random" or (
         params.takes_tokenizer == "required" and context.tokenizer is None
     ):
         raise ValueError(f"method {params.name} trains nothing, or not without its tokenizer")
-    if params.reads == "tokens" and not has_class_token(backbone):
+    if params.needs_class_token and not (is_resnet(backbone) or has_class_token(backbone)):
         raise UserError(
             f"method {params.name}",
             "it reads a class token, which the backbone is without",
             allowed="a vision transformer with a class token",
             remedy="name another backbone",
         )
+    if not is_resnet(backbone):
+        _check_tokens(params, backbone)
     # Imported by name, so that a method needs no entry here and runs import only their own.
     module = import_module(f"steps.methods.{params.name}")
     (method,) = (
@@ -78,6 +81,31 @@ def build_method(params: MethodParams, backbone: BackboneModel, context: MethodC
         if getattr(backbone, "attn_pool", None) is not None:
             backbone.attn_pool.requires_grad_(False)
     return built
+
+
+def _check_tokens(params: MethodParams, vit: Transformer) -> None:
+    """Refuse registers, other positions and widths that an architecture has by itself.
+
+    Those that params files name are refused by ``steps.params.fit``, before any work.
+    """
+    if params.takes_tokens == "any":
+        return
+    found, allowed = "", ""
+    patches, table = vit.patch_embed.num_patches, vit.pos_embed
+    rows = 0 if table is None else table.shape[1]
+    if vit.num_prefix_tokens != 1:
+        found, allowed = f"{vit.num_prefix_tokens - 1} registers", "none"
+    elif params.takes_tokens != "no registers" and rows != 1 + patches:
+        found, allowed = f"{rows} learnt positions for 1 + {patches} tokens", f"{1 + patches}"
+    elif params.takes_tokens == "sine-cosine" and vit.embed_dim % 4:
+        found, allowed = f"a width of {vit.embed_dim}", "a multiple of 4"
+    if found:
+        raise UserError(
+            f"method {params.name}",
+            f"it cannot train a backbone that has {found}",
+            allowed=allowed,
+            remedy="name another backbone",
+        )
 
 
 def start_from(method: Method, backbone: BackboneModel, weights: Mapping[str, Tensor]) -> list[str]:

@@ -14,11 +14,12 @@ from steps.params.channels import (
     in_words,
 )
 from steps.params.dag import Pretraining, Tokenizer
+from steps.params.fit import check_backbone
 from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.plan import ROOT, Plan
 from steps.params.protocols import TOLD, Finetune, Probe, check_target
-from steps.params.recipe import Training, check_backbone
+from steps.params.recipe import Training
 from steps.params.sets import RGB
 from steps.params.shapes import ShapesDataset
 from steps.params.tasks import TASKS, Need, Task

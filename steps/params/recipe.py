@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import Field, model_validator
 
-from steps.command import UserError
-from steps.params.backbone import Backbone
 from steps.params.base import LATER, Count, Epochs, NotNegative, Params, Positive
 from steps.params.budget import Budget
 from steps.params.loggers import LoggerName
@@ -19,7 +16,7 @@ from steps.params.methods import MethodParams
 from steps.params.methods.baselines import RandomParams
 from steps.params.methods.method import Need
 from steps.params.names import Name, PathText
-from steps.params.views import Normalise, View, sides
+from steps.params.views import Normalise, View
 
 # --- Networks that a recipe may learn from: a teacher, or a tokenizer
 
@@ -462,64 +459,3 @@ class Recipe(Params):
         if (final := self.training.final_phase) is not None:
             self.method.check_views(sum(view.count for view in final.views))
         return self
-
-
-# --- A recipe and a backbone fit each other
-
-
-def check_backbone(where: Path, recipe: Recipe, backbone: Backbone, name: str) -> None:
-    """Refuse a backbone that the method of a recipe cannot train.
-
-    Args:
-        where: the recipe's file, which the error names.
-        recipe: the recipe.
-        backbone: the backbone to train.
-        name: its name.
-
-    Raises:
-        UserError: the backbone is a ResNet, and the method reads tokens; its positions are rotary,
-            and the method cannot train that; it has no class token, and the method reads tokens;
-            or a key of the method does not fit its patches or its depth, such as a mask ratio below
-            one patch.
-    """
-    if backbone.is_resnet and recipe.method.reads == "tokens":
-        raise UserError(
-            f"{where}: method.name",
-            f"{recipe.method.name} reads the tokens of its backbone, but {name} is a ResNet "
-            f"({backbone.architecture})",
-            allowed="a vision transformer, such as vit_s16",
-            remedy=f"train {recipe.method.name} and {name} in experiments of their own",
-        )
-    changed = getattr(recipe.method, "backbone", None) is not None
-    if backbone.is_eva and (changed or not recipe.method.rotary):
-        raise UserError(
-            f"{where}: method.name",
-            f"{recipe.method.name} cannot train {name}, of timm's class Eva with rotary positions "
-            f"({backbone.architecture})",
-            allowed="a plain vision transformer, such as vit_s16; Eva is trained by simclr, dino, "
-            "ibot and supervised",
-            remedy=f"train {recipe.method.name} and {name} in experiments of their own",
-        )
-    if backbone.model_args.get("class_token") is False and recipe.method.reads == "tokens":
-        raise UserError(
-            f"{where}: method.name",
-            f"{recipe.method.name} reads a class token, which {name} is without",
-            allowed="a backbone with a class token",
-            remedy=f"remove model_args.class_token of {name}, or leave the method out",
-        )
-    if backbone.patch_size is None or recipe.training is None:
-        return
-    phases = [recipe.training.views]
-    if recipe.training.final_phase is not None:
-        phases.append(recipe.training.final_phase.views)
-    for views in phases:
-        side = sides(views, backbone.image_size)[0] // backbone.patch_size
-        incompatibility = recipe.method.incompatibility(side**2, backbone.depth)
-        if incompatibility is not None:
-            key, found, allowed = incompatibility
-            raise UserError(
-                f"{where}: method.{key}",
-                found,
-                allowed=allowed,
-                remedy=f"change the key, or leave backbone {name} out",
-            )

@@ -20,11 +20,12 @@ from steps.models.masks import (
     sample_spread_blocks,
 )
 from steps.params.backbone import Backbone
+from steps.params.fit import check_backbone
 from steps.params.load import load, validate
 from steps.params.masks import BlockMasks, RatioMasks
 from steps.params.methods.dinov2 import DINOv2Params
 from steps.params.methods.dinov2 import Masks as SpreadMasks
-from steps.params.recipe import Recipe, check_backbone
+from steps.params.recipe import Recipe
 from steps.params.tokenizers import TokenizerRecipe
 from tests.scenery import BACKBONE, RECIPES, RESNET, TOKENIZERS, Scenery
 

@@ -15,6 +15,7 @@ class BEiTParams(Method):
 
     kind = "Generative"
     family = "masked"
+    view_sizes = "backbone"
     drawn = True
     takes_tokenizer = "required"
     takes_second_image = True

@@ -25,6 +25,7 @@ class BEiT2Params(Method):
 
     kind = "Generative"
     family = "masked"
+    view_sizes = "backbone"
     drawn = True
     takes_tokenizer = "required"
     takes_second_image = True

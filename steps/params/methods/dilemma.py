@@ -14,6 +14,8 @@ class DILEMMAParams(MomentumContrast):
 
     kind = "Position"
     family = "position"
+    takes_tokens = "plain"
+    view_sizes = "backbone"
     name: Literal["dilemma"]
     drop_rate: MaskRatio
     """Share of the patches that the student does not see; 0: it sees all."""

@@ -59,6 +59,7 @@ class DINOv2Params(Method):
 
     kind = "Hybrid"
     family = "hybrid"
+    view_sizes = "kinds"
     takes_teacher = "optional"
     final_phase = True
     name: Literal["dinov2"]

@@ -25,6 +25,8 @@ class DropPosParams(Method):
 
     kind = "Generative"
     family = "position"
+    takes_tokens = "sine-cosine"
+    view_sizes = "backbone"
     drawn = True
     name: Literal["droppos"]
     mask_ratio: MaskRatio

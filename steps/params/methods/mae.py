@@ -16,6 +16,8 @@ class MAEParams(Method):
 
     kind = "Generative"
     family = "masked"
+    takes_tokens = "sine-cosine"
+    view_sizes = "backbone"
     drawn = True
     name: Literal["mae"]
     mask_ratio: Annotated[MaskRatio, Gt(0)]

@@ -20,6 +20,8 @@ Family = Literal[
 ]
 Need = Literal["none", "optional", "required"]
 FeatureSpec = Literal["tokens", "features"]
+TokenSpec = Literal["any", "no registers", "plain", "sine-cosine"]
+SizeSpec = Literal["any", "backbone", "equal", "global", "kinds"]
 
 
 class Method(Params):
@@ -38,6 +40,13 @@ class Method(Params):
     rotary: ClassVar[bool] = False
     """True if it also trains timm's class Eva (rotary positions): all patches of a view go through
     the blocks, each at its position, and the method does not change the backbone."""
+    takes_tokens: ClassVar[TokenSpec] = "any"
+    """Tokens that it takes of a vision transformer. no registers: a class token and patches. plain:
+    these, and a learnt position of each. sine-cosine: the same, and a width that is a multiple of
+    4, since positions become the fixed table."""
+    view_sizes: ClassVar[SizeSpec] = "any"
+    """Sizes of an image's views. backbone: that of the backbone's images. equal: one size. global:
+    one size of the global views. kinds: one of the global and one of the local views."""
     takes_teacher: ClassVar[Need] = "none"
     """Need of a ``teacher`` in the recipe."""
     takes_tokenizer: ClassVar[Need] = "none"
@@ -55,6 +64,11 @@ class Method(Params):
     final_phase: ClassVar[bool] = False
     """True if its recipe may have ``training.final_phase``."""
     name: str
+
+    @property
+    def needs_class_token(self) -> bool:
+        """True if a vision transformer without a class token cannot be trained."""
+        return self.reads == "tokens" or self.takes_tokens in ("plain", "sine-cosine")
 
     def incompatibility(self, patches: int, depth: int | None) -> Incompatibility | None:
         """Key of the params that does not fit a backbone.
@@ -188,6 +202,7 @@ class SelfDistillation(Method):
     """A student that predicts, from any view, what its moving average says of the global ones."""
 
     rotary = True
+    view_sizes = "global"
     global_views: Count = 2
     """Number of first views that go through the teacher too."""
     student_temp: Positive = 0.1

@@ -12,6 +12,7 @@ class MoCoV3Params(MomentumContrast):
 
     kind = "Contrastive"
     family = "contrastive"
+    takes_tokens = "sine-cosine"
     reads = "features"
     name: Literal["mocov3"]
     frozen_patch_embed: bool = True

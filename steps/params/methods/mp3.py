@@ -14,6 +14,8 @@ class MP3Params(Method):
 
     kind = "Position"
     family = "position"
+    takes_tokens = "no registers"
+    view_sizes = "backbone"
     drawn = True
     # Its tokens must not know their position, and pretrained backbones add positions to them.
     takes_init = "none"

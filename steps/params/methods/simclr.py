@@ -23,6 +23,7 @@ class SimCLRParams(Method):
 
     kind = "Contrastive"
     family = "contrastive"
+    view_sizes = "equal"
     reads = "features"
     rotary = True
     compares = "tells an image from the others of its batch"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from steps.artifacts import read_manifest
+from steps.command import UserError
 from steps.methods import MethodContext, build_method
 from steps.methods.mae import MAE
 from steps.models.backbones import create_backbone
@@ -112,3 +114,34 @@ def test_a_pooling_that_no_method_reads_is_not_trained() -> None:
     params = Recipe.model_validate(RECIPES["mae"]).method
     build_method(params, backbone, MethodContext())
     assert not any(parameter.requires_grad for parameter in backbone.attn_pool.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "architecture", "said"),
+    [
+        ("mae", "vit_small_patch14_reg4_dinov2", "4 registers"),
+        ("mp3", "vit_small_patch14_reg4_dinov2", "4 registers"),
+        ("dilemma", "vit_base_patch16_siglip_224", "class token"),
+        ("mocov3", "vit_base_patch16_siglip_224", "class token"),
+    ],
+)
+def test_tokens_that_an_architecture_has_by_itself(
+    method: str, architecture: str, said: str
+) -> None:
+    """A params file does not tell of them."""
+    with torch.device("meta"):
+        backbone = create_backbone(Backbone(**{**BACKBONE, "architecture": architecture}))
+    params = Recipe.model_validate(RECIPES[method]).method
+    with pytest.raises(UserError, match=said):
+        build_method(params, backbone, MethodContext())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [({"pos_embed": "none"}, "0"), ({"no_embed_class": True}, "16")]
+)
+def test_positions_that_a_method_cannot_take(arguments: dict[str, Any], said: str) -> None:
+    arguments = {**BACKBONE["model_args"], **arguments}
+    backbone = create_backbone(Backbone(**{**BACKBONE, "model_args": arguments}))
+    params = Recipe.model_validate(RECIPES["droppos"]).method
+    with pytest.raises(UserError, match=rf"{said} learnt positions for 1 \+ 16 tokens"):
+        build_method(params, backbone, MethodContext())

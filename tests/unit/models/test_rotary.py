@@ -20,8 +20,9 @@ from steps.models.backbones import create_backbone
 from steps.models.features import class_attention, global_feature, last_blocks
 from steps.models.tokens import embed, encode
 from steps.params.backbone import Backbone
+from steps.params.fit import check_backbone
 from steps.params.load import validate
-from steps.params.recipe import Optimizer, Recipe, check_backbone
+from steps.params.recipe import Optimizer, Recipe
 from tests.scenery import BACKBONE, RECIPES
 
 DINOV3, EVA02, MIXED = (
