@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+from annotated_types import Gt, Lt
 from pydantic import Field, model_validator
 
 from steps.params.base import Count, Momentum, NotNegative, Params, Positive
@@ -34,6 +35,9 @@ class Tokenizer(Params):
     def check_batch(self, batch: int) -> None:
         """Raise ValueError if a batch of this many images is too small to initialise from."""
 
+    def check_view(self, size: int) -> None:
+        """Raise ValueError if the tokenizer cannot be trained on views of this side in pixels."""
+
     def check_trained(self, trained: bool) -> None:
         """Raise ValueError if the params do not fit a tokenizer that is trained, or not."""
 
@@ -49,10 +53,17 @@ class Anneal(Params):
     epochs: Positive
 
 
+class Temperature(Anneal):
+    """An annealed temperature, by which logits are divided."""
+
+    start: Positive
+    end: Positive
+
+
 class DalleTraining(Params):
     """Training of a discrete VAE (arXiv:2102.12092, appendix A.2)."""
 
-    temperature: Anneal
+    temperature: Temperature
     """Temperature of the Gumbel-softmax relaxation."""
     kl_weight: Anneal
     """Beta: weight of KL(q || uniform), summed over tokens, relative to the negative log
@@ -90,7 +101,7 @@ class DalleParams(Tokenizer):
     vocab_size: Count
     encoder: DalleNetwork
     decoder: DalleDecoder
-    logit_laplace_eps: Positive = 0.1
+    logit_laplace_eps: Annotated[float, Gt(0), Lt(0.5)] = 0.1
     """Pixels are mapped from [0, 1] to [eps, 1 - eps]."""
     learning: DalleTraining | None = None
 
@@ -99,12 +110,27 @@ class DalleParams(Tokenizer):
         """8: three of the four groups halve the image."""
         return 8
 
+    def check_view(self, size: int) -> None:
+        """Raise ValueError if the groups cannot halve views of this size."""
+        if size % self.token_pixels:
+            raise ValueError(
+                f"training.views[0].size {size} is not a multiple of {self.token_pixels}"
+            )
+
     def check_trained(self, trained: bool) -> None:
         """Raise ValueError unless annealing is given exactly for training."""
         if trained and self.learning is None:
             raise ValueError("tokenizer dalle is trained by the key 'tokenizer.learning': add it")
         if not trained and self.learning is not None:
             raise ValueError("official weights are not trained: remove 'tokenizer.learning'")
+
+    @model_validator(mode="after")
+    def _halves(self) -> DalleParams:
+        if self.image_size % self.token_pixels:
+            raise ValueError(
+                f"image_size {self.image_size} is not a multiple of {self.token_pixels}"
+            )
+        return self
 
 
 # --- Params of vector-quantised knowledge distillation
@@ -164,6 +190,13 @@ class VQKDParams(Tokenizer):
                 "codes, or kmeans_init: false"
             )
 
+    def check_view(self, size: int) -> None:
+        """Raise ValueError if views have another size than the positions."""
+        if size != self.image_size:
+            raise ValueError(
+                f"training.views[0].size {size} is not image_size {self.image_size}: remove it"
+            )
+
     @model_validator(mode="after")
     def _fits(self) -> VQKDParams:
         if self.image_size % self.patch_size:
@@ -214,6 +247,7 @@ class TokenizerRecipe(Params):
             views = sum(view.count for view in self.training.views)
             if views != 1:
                 raise ValueError(f"training.views gives {views} views per image; it takes one")
+            params.check_view(self.training.views[0].size or params.image_size)
             self.training.check_second_images(f"tokenizer {params.name}", wanted=False)
             self.training.check_final_phase(f"tokenizer {params.name}", allowed=False)
             self.training.check_frozen(f"tokenizer {params.name}", allowed=False)

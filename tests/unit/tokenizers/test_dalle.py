@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
+import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from steps.core.schedules import Progress
 from steps.methods import Batch
-from steps.params.tokenizers import DalleParams
+from steps.params.tokenizers import DalleParams, TokenizerRecipe
 from steps.tokenizers.dalle import DVAETraining, gumbel, log_likelihood
 from tests.scenery import TOKENIZERS
 
@@ -78,3 +80,33 @@ def test_tokens_of_a_wide_image_decode_to_its_shape() -> None:
     assert tokens.shape == (2, 10)
     assert tokens.dtype == torch.int64
     assert dvae.decode(tokens, rows=2).shape == pixels.shape
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_size": 36}, "image_size 36 is not a multiple of 8"),
+        ({"logit_laplace_eps": 0.5}, "less than 0.5"),
+        ({"learning": {"temperature": {"start": 1.0, "end": 0.0, "epochs": 1}}}, "greater than 0"),
+        ({"learning": {"temperature": {"start": 0.0, "end": 1.0, "epochs": 1}}}, "greater than 0"),
+    ],
+)
+def test_params_without_a_likelihood_or_tokens(changes: dict[str, Any], said: str) -> None:
+    params = TOKENIZERS["dalle"]["tokenizer"]
+    if "learning" in changes:
+        changes = {"learning": {**params["learning"], **changes["learning"]}}
+    with pytest.raises(ValidationError, match=said):
+        TypeAdapter(DalleParams).validate_python({**params, **changes})
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "said"),
+    [("dalle", 36, "36 is not a multiple of 8"), ("vqkd", 24, "24 is not image_size 32")],
+)
+def test_views_that_a_tokenizer_cannot_take(name: str, size: int, said: str) -> None:
+    content = TOKENIZERS[name]
+    for side in (None, 32, size):
+        training = {**content["training"], "views": [{"area": [0.4, 1.0], "size": side}]}
+        wrong = pytest.raises(ValidationError, match=said) if side == size else nullcontext()
+        with wrong:
+            TokenizerRecipe.model_validate({**content, "training": training})
