@@ -127,7 +127,8 @@ def token_prediction(
     Returns:
         The loss, and the share of tokens that are predicted right (without gradient).
     """
-    count = hidden_B.sum()
+    # A batch may hide no patch at all: then there is nothing to learn from.
+    count = hidden_B.sum().clamp(min=torch.finfo(hidden_B.dtype).tiny)
     # Divided by the global batch's mean, so that micro-batches add up to its loss.
     loss = F.cross_entropy(logits_MV.float(), labels_M, reduction="sum") / count
     right = (logits_MV.detach().argmax(dim=-1) == labels_M).sum() / count

@@ -85,7 +85,7 @@ class BlockMasks(Params):
         if hidden == 0:
             return hides_none("masks.ratio", self.ratio, patches)
         most = min(hidden, self.max_block or hidden)
-        if lays_block(side, self.min_block, most, self.min_aspect):
+        if self.min_block <= most and lays_block(side, self.min_block, most, self.min_aspect):
             return None
         return (
             "masks.min_block",

@@ -116,15 +116,24 @@ def test_masks_are_checked_at_the_size_of_each_phase() -> None:
         checked(final)
 
 
+@pytest.mark.parametrize("recipe", ["beit", "beit2"])
+def test_blocks_larger_than_what_is_hidden(recipe: str) -> None:
+    """Of 16 patches 6 are hidden: a smallest block of 7 fits by a rounding, if at all."""
+    content = changed(RECIPES[recipe], "method.masks", {"ratio": 0.4, "min_block": 6})
+    checked(content)
+    with pytest.raises(UserError, match=r"min_block: 7: no block of it fits, .* allowed: 1 to 6"):
+        checked(changed(content, "method.masks.min_block", 7))
+
+
 @pytest.mark.parametrize("side", [2, 4, 7])
-def test_block_masks_are_refused_exactly_where_none_is_ever_drawn(side: int) -> None:
+def test_block_masks_are_refused_where_none_is_drawn_or_blocks_are_too_large(side: int) -> None:
     patches = side * side
     for ratio, least, most in itertools.product((0.1, 0.4, 0.75), (1, 4, 16, 60), (None, 2)):
         masks = BlockMasks(ratio=ratio, min_block=least, max_block=most)
         drawn = sample_blocks(block_generator(masks, (side, side)), 100, torch.Generator())
         # Blocks that fit by a hair may not come up in so few draws: those are not refused.
         if masks.incompatibility(patches) is not None:
-            assert not drawn.any(), masks
+            assert not drawn.any() or least > min(int(ratio * patches), most or patches), masks
         elif least <= int(ratio * patches) and least <= (side - 1) ** 2 and most is None:
             assert drawn.any(), masks
 

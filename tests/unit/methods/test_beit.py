@@ -165,3 +165,12 @@ def test_a_backbone_that_is_too_shallow_for_the_head() -> None:
 def test_a_ratio_that_hides_nothing() -> None:
     with pytest.raises(UserError, match=r"masks.ratio"):
         beit(masks=BlockMasks(ratio=0.05))
+
+
+def test_a_batch_that_hides_no_patch_has_no_loss() -> None:
+    method = beit()
+    draws = {"mask": torch.zeros(4, 16, dtype=torch.bool), "hidden": torch.zeros(4)}
+    losses = method(batch(), draws, PROGRESS)
+    losses["loss"].backward()
+    assert losses["loss"].item() == losses["token_accuracy"].item() == 0
+    assert not method.lm_head.weight.grad.any()
