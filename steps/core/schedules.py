@@ -23,7 +23,8 @@ class Progress:
     @property
     def epoch(self) -> int:
         """Epoch of the step, counted from 0."""
-        return int(self.step // self.steps_per_epoch)
+        # A quotient that should be whole may be rounded down: 11 // 1.1 is 9.
+        return int(self.step / self.steps_per_epoch + _ROUNDING)
 
     def within(self, epochs: float) -> bool:
         """True at the steps that begin in the first ``epochs``, which need not be whole."""

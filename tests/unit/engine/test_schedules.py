@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -23,5 +25,12 @@ def test_epochs_that_are_not_whole_end_within_one() -> None:
         assert [progress.within(epochs) for progress in at] == [True] * steps + [False] * (
             12 - steps
         )
-    # 3 * 1.4 is rounded up to 4.2 and a little.
-    assert not Progress(21, 4.2, 100).within(5.0)
+    # 10 * 1.1 is rounded up to 11 and a little.
+    assert not Progress(11, 1.1, 100).within(10.0)
+
+
+@pytest.mark.parametrize("per_epoch", [1, 7, 1251, 4.1, 4.2, 1.1, 0.7, 90 / 7])
+def test_an_epoch_begins_with_its_first_step(per_epoch: float) -> None:
+    exact = Fraction(per_epoch).limit_denominator(1000)
+    for step in range(3000):
+        assert Progress(step, per_epoch, 3000).epoch == step // exact
