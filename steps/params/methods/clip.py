@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from annotated_types import Len
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from steps.params.base import Count, Params
 from steps.params.methods.method import Method
 from steps.params.text import Prompts, TextTransformer, Vocabulary
 
-Bounds = Annotated[list[float], Len(2, 2)]
+
+def _ordered(bounds: list[float]) -> list[float]:
+    low, high = bounds
+    if low > high:
+        raise ValueError(f"{low:g} is above {high:g}")
+    return bounds
+
+
+Bounds = Annotated[list[float], Len(2, 2), AfterValidator(_ordered)]
 
 
 class SoftmaxLoss(Params):
