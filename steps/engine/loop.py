@@ -42,13 +42,13 @@ from steps.data.views import normalise
 from steps.engine.checkpoint import Scratch, restore, tensors_of
 from steps.engine.gradient_cache import Chunk, cached_backward
 from steps.engine.monitor import DataWaits, Monitor
-from steps.engine.optimizers import build_optimizer, clip_gradients, set_rates
+from steps.engine.optimizers import build_optimizer, check_undecayed, clip_parts, set_rates
 from steps.engine.sharding import empty, gather, is_sharded, local, reduce_the_rest, twin
 from steps.engine.watch import CollapseWatch, flops_per_image
 from steps.methods.method import Batch, BatchCoupledMethod, Draws, Losses, Method
 from steps.models.backbones import BackboneModel
 from steps.models.hooked import run_hooked
-from steps.params.recipe import ClipGrad, Training
+from steps.params.recipe import Training
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -210,8 +210,9 @@ def fit(
         keep: keeps the weights of ``training.keep_epochs``, called in the first process.
 
     Raises:
-        UserError: the devices cannot divide the batch, the set is smaller than a batch, losses or
-            weights are not finite, or the run collapsed and ``training.on_collapse`` is stop.
+        UserError: the devices cannot divide the batch, the set is smaller than a batch, no
+            parameter has a name in ``undecayed``, losses or weights are not finite, or the run
+            collapsed and ``training.on_collapse`` is stop.
     """
     # --- length
     batch_size, steps_per_epoch = training.batch_size, facts.train_images // training.batch_size
@@ -225,6 +226,7 @@ def fit(
     phases = plan_phases(training, views, steps_per_epoch, rank=rank, world=world, where=where)
     total_steps = phases[-1].stop
     kept_after = {} if keep is None else kept_steps(training, phases[0], where)
+    check_undecayed(method, training.optimizer, where)
 
     # --- method and optimizer on the devices, at the phase of the first step to make
     state = State() if resume is None else State(**resume["state"])
@@ -356,7 +358,7 @@ def fit(
                     for parameter in _backbone_parameters(trained):
                         parameter.grad = None
                 if training.clip_grad is not None:
-                    _clip(trained, training.clip_grad)
+                    clip_parts(trained, training.clip_grad)
                 # Dropped after clipping, whose norm the references take with them.
                 for parameter in trained.without_gradient(progress):
                     parameter.grad = None
@@ -552,12 +554,6 @@ def _backbone_parameters(method: Method) -> Iterator[nn.Parameter]:
     for module in method.modules():
         if isinstance(module, BackboneModel):
             yield from module.parameters()
-
-
-def _clip(method: Method, clip: ClipGrad) -> None:
-    """Clip the gradients of a method, or of each of its submodules by itself."""
-    for part in method.submodules() if clip.scope == "submodule" else [method]:
-        clip_gradients(part.parameters(), clip)
 
 
 def _add(window: dict[str, Tensor], losses: Losses, share: float) -> None:

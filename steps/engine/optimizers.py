@@ -9,13 +9,15 @@ import torch
 from torch import nn
 from torch.optim import Optimizer as TorchOptimizer
 
+from steps.command import UserError
 from steps.engine.sharding import local, norms
+from steps.methods.method import Method
 from steps.params.recipe import ClipGrad, Optimizer
 
 Group = dict[str, object]
 _AS = {"reg_token": "cls_token", "freqs": "pos_embed"}
 """Registers are learnt tokens: they are decayed if class tokens are. Learnt frequencies of rotary
-positions go with position tables."""
+positions go with position tables. A recipe may name class tokens and tables for any backbone."""
 
 
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
@@ -55,6 +57,27 @@ def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[G
         }
         for (decayed, scale, _), parameters in groups.items()
     ]
+
+
+def check_undecayed(module: nn.Module, params: Optimizer, where: str) -> None:
+    """Refuse names in ``params.undecayed`` that would have no effect.
+
+    Args:
+        module: what is trained.
+        params: params of the optimiser.
+        where: the params file.
+
+    Raises:
+        UserError: no parameter has such a name.
+    """
+    last_names = {name.rpartition(".")[2] for name, _ in module.named_parameters()}
+    names = {_AS.get(name, name) for name in last_names} | {*_AS.values()}
+    if unknown := [name for name in params.undecayed if name not in names]:
+        raise UserError(
+            f"{where}: training.optimizer.undecayed",
+            f"{unknown[0]} is the last part of no parameter's name",
+            allowed=", ".join(sorted(names)),
+        )
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -137,6 +160,17 @@ class LARS(TorchOptimizer):
                 update = updates.get(parameter, parameter.grad)
                 state["momentum"].mul_(group["momentum"]).add_(update)
                 parameter.sub_(state["momentum"], alpha=group["lr"])
+
+
+def clip_parts(method: Method, clip: ClipGrad) -> None:
+    """Clip the gradients of a method: of all together, or of each of its submodules by itself."""
+    if clip.scope != "submodule":
+        clip_gradients(method.parameters(), clip)
+        return
+    for part in method.submodules():
+        clip_gradients(part.parameters(), clip)
+    # Parameters of no submodule, such as a mask token, are one more part.
+    clip_gradients(method.parameters(recurse=False), clip)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], clip: ClipGrad) -> None:

@@ -237,7 +237,7 @@ class ClipGrad(Params):
     max_norm: Positive
     scope: Literal["tensor", "submodule", "global"]
     """tensor: each by itself (DINO). submodule: each of the method's submodules, such as backbone
-    and heads (DINOv2). global: all together."""
+    and heads (DINOv2), and its own tokens together. global: all together."""
 
 
 class OnlineKNN(Params):

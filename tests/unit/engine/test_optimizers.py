@@ -7,7 +7,17 @@ import timm
 import torch
 from torch import nn
 
-from steps.engine.optimizers import LARS, clip_gradients, layer_of, parameter_groups, set_rates
+from steps.command import UserError
+from steps.engine.optimizers import (
+    LARS,
+    check_undecayed,
+    clip_gradients,
+    clip_parts,
+    layer_of,
+    parameter_groups,
+    set_rates,
+)
+from steps.methods.method import Method
 from steps.params.recipe import ClipGrad, Optimizer
 
 
@@ -140,3 +150,29 @@ def test_embeddings_of_every_kind_learn_with_the_patch_embedding() -> None:
     assert groups["norm_pre.weight"] == groups["norm_pre.bias"] == (False, lowest)
     assert groups["patch_embed.proj.weight"] == (True, lowest)
     assert groups["norm.weight"] == (False, 1.0)
+
+
+def test_names_without_decay_that_no_parameter_has() -> None:
+    vit = timm.create_model("vit_tiny_patch16_224", embed_dim=24, depth=1, num_heads=2)
+    given = {"name": "adamw", "lr": 0.1, "weight_decay": 0.1}
+    # A recipe names tables and class tokens for backbones that lack them, too.
+    for names in ([], ["pos_embed", "cls_token"], ["weight"]):
+        check_undecayed(vit, Optimizer(**given, undecayed=names), "r.yaml")
+    check_undecayed(nn.Linear(2, 2), Optimizer(**given, undecayed=["pos_embed"]), "r.yaml")
+    for name in ("mask_tokn", "reg_token", "blocks"):
+        with pytest.raises(UserError, match=rf"^r.yaml: training.optimizer.undecayed: {name} is"):
+            check_undecayed(vit, Optimizer(**given, undecayed=[name]), "r.yaml")
+
+
+def test_parameters_of_no_submodule_are_clipped_as_one_part() -> None:
+    method = Method()
+    method.head, method.token = nn.Linear(2, 3), nn.Parameter(torch.zeros(4))
+    for parameter in method.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    clip_parts(method, ClipGrad(max_norm=0.5, scope="submodule"))
+    assert method.token.grad.norm().item() == pytest.approx(0.5, rel=1e-4)
+    norms = [parameter.grad.norm() for parameter in method.head.parameters()]
+    assert torch.stack(norms).norm().item() == pytest.approx(0.5, rel=1e-4)
+    clip_parts(method, ClipGrad(max_norm=0.5, scope="global"))
+    norms = [parameter.grad.norm() for parameter in method.parameters()]
+    assert torch.stack(norms).norm().item() == pytest.approx(0.5, rel=1e-4)
