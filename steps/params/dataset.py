@@ -142,6 +142,7 @@ class ParquetDataset(ImageFiles):
     """Glob of the split's files, or the part of ``train`` that it is."""
     image_column: Text = "image"
     label_column: Text | None = "label"
+    """Column of integers that count from 0, or of text."""
     caption_column: Text | None = None
     classes: Annotated[list[Text], Len(1)] | None = None
     """Names in the order of the labels. null: those in the files' Hugging Face metadata, or the
