@@ -60,7 +60,6 @@ class DINOv2Params(Method):
     kind = "Hybrid"
     family = "hybrid"
     view_sizes = "kinds"
-    in_epochs = ("warmup_teacher_temp_epochs", "freeze_last_layer_epochs")
     takes_teacher = "optional"
     final_phase = True
     name: Literal["dinov2"]

@@ -63,8 +63,6 @@ class Method(Params):
     """Verb for what it does with an image and the others of its batch, if anything."""
     final_phase: ClassVar[bool] = False
     """True if its recipe may have ``training.final_phase``."""
-    in_epochs: ClassVar[tuple[str, ...]] = ()
-    """Keys in epochs that a run may not be shorter than."""
     name: str
 
     @property
@@ -85,8 +83,7 @@ class Method(Params):
         return None
 
     def check_run(self, batch: int, epochs: float) -> None:
-        """Raise ValueError if the method has nothing to learn from such a run, or a key that is
-        given in epochs ends after it.
+        """Raise ValueError if the method has nothing to learn from such a run.
 
         Args:
             batch: images in a global batch.
@@ -96,9 +93,6 @@ class Method(Params):
             raise ValueError(
                 f"training.batch_size is {batch}; {self.name} {self.compares}: it takes 2 or more"
             )
-        for key in self.in_epochs:
-            if (found := getattr(self, key)) > epochs:
-                raise ValueError(f"method.{key} {found:g} is above training.epochs {epochs:g}")
 
     def check_views(self, views: int) -> None:
         """Raise ValueError if the method cannot take this number of views."""
@@ -209,7 +203,6 @@ class SelfDistillation(Method):
 
     rotary = True
     view_sizes = "global"
-    in_epochs = ("warmup_teacher_temp_epochs", "freeze_last_layer_epochs")
     global_views: Count = 2
     """Number of first views that go through the teacher too."""
     student_temp: Positive = 0.1

@@ -81,19 +81,6 @@ def test_warmup_longer_than_training(scenery: Scenery) -> None:
     assert "warmup_epochs 3.0 is above epochs 2" in _error(path, Recipe)
 
 
-@pytest.mark.parametrize("key", ["warmup_teacher_temp_epochs", "freeze_last_layer_epochs"])
-@pytest.mark.parametrize("name", ["dino", "ibot", "dinov2"])
-def test_keys_of_a_method_that_are_longer_than_training(
-    name: str, key: str, scenery: Scenery
-) -> None:
-    epochs = int(RECIPES[name]["training"]["epochs"])
-    path = scenery.write("recipes/test/a.yaml", _changed(RECIPES[name], "method", **{key: epochs}))
-    assert load(path, Recipe).scaled(0.1, 1.0).training is not None
-    recipe = _changed(RECIPES[name], "method", **{key: epochs + 1})
-    path = scenery.write("recipes/test/a.yaml", recipe)
-    assert f"method.{key} {epochs + 1} is above training.epochs" in _error(path, Recipe)
-
-
 def test_bounds_of_the_temperature_are_in_order(scenery: Scenery) -> None:
     loss = {"name": "softmax", "logit_scale_clamp": [4.0, 0.0]}
     path = scenery.write("recipes/test/a.yaml", _changed(RECIPES["clip"], "method", loss=loss))
