@@ -17,7 +17,9 @@ from steps.params.recipe import ClipGrad, Optimizer
 Group = dict[str, object]
 _AS = {"reg_token": "cls_token", "freqs": "pos_embed"}
 """Registers are learnt tokens: they are decayed if class tokens are. Learnt frequencies of rotary
-positions go with position tables. A recipe may name class tokens and tables for any backbone."""
+positions go with position tables."""
+_FOR_ANY = frozenset({*_AS.values(), "relative_position_bias_table"})
+"""Names that a recipe or protocol may have for any backbone, as one file serves several."""
 
 
 def parameter_groups(module: nn.Module, params: Optimizer, depth: int) -> list[Group]:
@@ -71,7 +73,7 @@ def check_undecayed(module: nn.Module, params: Optimizer, where: str) -> None:
         UserError: no parameter has such a name.
     """
     last_names = {name.rpartition(".")[2] for name, _ in module.named_parameters()}
-    names = {_AS.get(name, name) for name in last_names} | {*_AS.values()}
+    names = {_AS.get(name, name) for name in last_names} | _FOR_ANY
     if unknown := [name for name in params.undecayed if name not in names]:
         raise UserError(
             f"{where}: training.optimizer.undecayed",
