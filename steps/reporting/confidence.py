@@ -144,8 +144,8 @@ def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
         counts = dict(zip(rows, cells["seeds"].to_list(), strict=True))
         found = {(recipe, backbone): n for recipe, backbone, n in kept.group_by(_ROW).len().rows()}
         lacking = [row for row in rows if found.get(row, 0) != counts[row]]
-        if lacking or len(set(counts.values())) != 1:
-            missing[evaluation] = lacking or rows
+        if lacking:
+            missing[evaluation] = lacking
             continue
         balanced = labels[kept["images"][0]] if metric == BALANCED else None
         known[evaluation] = _confidence(source, evaluation, cells, kept, balanced, starts)

@@ -235,7 +235,7 @@ class TracedRecord(BaseModel):
 
     @property
     def imported(self) -> bool:
-        """True if the authors' weights were measured instead of a pretraining run here."""
+        """True if weights from elsewhere were measured instead of a pretraining run here."""
         return OFFICIAL in self.pretrained.params
 
 

@@ -26,7 +26,7 @@ COLLAPSED = "†"
 UNSTABLE = "‡"
 """Mark of a score whose seeds spread more than those of other rows."""
 IMPORTED = "\N{CIRCLE WITH LEFT HALF BLACK}"
-"""Mark of a row with the authors' own weights."""
+"""Mark of a row with weights from elsewhere."""
 DECIMALS = 6
 PANELS = 7
 """Most panels side by side in the ranking's figure."""
@@ -45,7 +45,7 @@ def summarize(records: pl.DataFrame) -> pl.DataFrame:
         the columns of a cell, the facts that are constant over its seeds, ``seeds`` (their
         number), ``mean``, ``std`` (sample; null for one seed), the means of ``flops`` and
         ``device_seconds``, ``collapsed`` (the seeds whose embeddings had collapsed after
-        pretraining), ``imported`` (the authors' weights), ``unequal`` (class sizes) and
+        pretraining), ``imported`` (weights from elsewhere), ``unequal`` (class sizes) and
         ``images_behind`` (seen by teacher and tokenizer within a budget).
 
     Raises:

@@ -118,7 +118,7 @@ def test_masks_are_checked_at_the_size_of_each_phase() -> None:
 
 @pytest.mark.parametrize("recipe", ["beit", "beit2"])
 def test_blocks_larger_than_what_is_hidden(recipe: str) -> None:
-    """Of 16 patches 6 are hidden: a smallest block of 7 fits by a rounding, if at all."""
+    """A smallest block of 7 is refused where 6 of 16 patches are hidden: it fits by a rounding."""
     content = changed(RECIPES[recipe], "method.masks", {"ratio": 0.4, "min_block": 6})
     checked(content)
     with pytest.raises(UserError, match=r"min_block: 7: no block of it fits, .* allowed: 1 to 6"):
