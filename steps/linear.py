@@ -47,7 +47,6 @@ def main(arguments: list[str] | None = None) -> None:
 def cached(step: TaskStep[Linear | LogReg]) -> None:
     """Train and measure a classifier on features that were extracted once."""
     protocol, options = step.protocol, step.options
-    del step.inputs["data"]
     known = features_of(options.features, options.backbone, options.data).facts
     classes, target = known["classes"], known.get("target", "class")
     check_two_classes(options.features, classes, target)

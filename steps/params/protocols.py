@@ -119,6 +119,10 @@ class Probe(Params):
             raise ValueError("view: a probe takes one view per image, without a second image")
         if self.batch_norm and self.batch_size < 2:
             raise ValueError("batch_norm: a batch of one has no statistics; batch_size 2 or more")
+        if self.optimizer != "lars" and self.trust_coefficient != 0.001:
+            raise ValueError(
+                "sgd does not read trust_coefficient, which is for lars: remove 'trust_coefficient'"
+            )
         if self.schedule.min_lr > 0 and len(self.lr) > 1:
             raise ValueError("schedule.min_lr needs a single learning rate, but lr has several")
         if self.schedule.warmup_epochs > self.epochs:

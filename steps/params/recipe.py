@@ -195,7 +195,9 @@ class Optimizer(Params):
     weight_decay_end: NotNegative | None = None
     """Weight decay at the end of training, reached by a cosine; null: constant."""
     betas: Annotated[list[Annotated[float, Ge(0), Lt(1)]], Len(2, 2)] = [0.9, 0.999]
+    """For adamw."""
     eps: Positive = 1e-8
+    """For adamw."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     """For sgd and lars."""
     trust_coefficient: Positive = 0.001
@@ -210,6 +212,24 @@ class Optimizer(Params):
     undecayed: list[str] = []
     """Further parameters without weight decay, by the last part of their name; ``cls_token``
     includes registers."""
+
+    @model_validator(mode="after")
+    def _check_read(self) -> Optimizer:
+        readers = {
+            "betas": ("adamw",),
+            "eps": ("adamw",),
+            "momentum": ("sgd", "lars"),
+            "trust_coefficient": ("lars",),
+        }
+        for key, names in readers.items():
+            default = type(self).model_fields[key].default
+            # A value that changes nothing is let be: resolved params spell out every key.
+            if self.name not in names and getattr(self, key) != default:
+                raise ValueError(
+                    f"{self.name} does not read {key}, which is for {' and '.join(names)}: "
+                    f"remove '{key}'"
+                )
+        return self
 
     def peak_lr(self, batch_size: int) -> float:
         """Learning rate at the end of warm-up for a global batch."""

@@ -42,6 +42,7 @@ def _finish(done: subprocess.CompletedProcess[str], out: Path) -> dict[str, floa
     records, manifest = read_records(out)
     assert all(record.n == 16 and record.unit == "%" for record in records)
     assert manifest.inputs["backbone"] == records[0].artifact
+    assert "data" in manifest.inputs  # by it, rows on two versions of a set are told apart
     return json.loads(out.read_text())["metrics"]
 
 

@@ -16,6 +16,7 @@ from steps.params.experiment import Experiment
 from steps.params.imported import Format
 from steps.params.load import load, read_yaml
 from steps.params.plan import Plan
+from steps.params.protocols import Probe
 from steps.params.recipe import Recipe
 from tests.processes import REPOSITORY
 from tests.scenery import BACKBONE, RECIPES, Scenery
@@ -79,6 +80,36 @@ def test_warmup_longer_than_training(scenery: Scenery) -> None:
     schedule = {"warmup_epochs": 3}
     path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", schedule=schedule))
     assert "warmup_epochs 3.0 is above epochs 2" in _error(path, Recipe)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "readers"),
+    [
+        ("sgd", "betas", [0.9, 0.95], "adamw"),
+        ("lars", "eps", 1e-6, "adamw"),
+        ("adamw", "momentum", 0.95, "sgd and lars"),
+        ("sgd", "trust_coefficient", 0.01, "lars"),
+    ],
+)
+def test_a_key_that_an_optimizer_does_not_read(
+    name: str, key: str, value: Any, readers: str, scenery: Scenery
+) -> None:
+    rule = {"name": name, "lr": 0.1, "weight_decay": 0.0}
+    path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", optimizer=rule))
+    assert load(path, Recipe).training is not None
+    scenery.write(
+        "recipes/test/a.yaml", _changed(MAE, "training", optimizer={**rule, key: value})
+    )
+    assert _error(path, Recipe).startswith(
+        f"{path}: training.optimizer: {name} does not read {key}, which is for {readers}"
+    )
+
+
+def test_a_probe_by_sgd_has_no_trust_coefficient(tmp_path: Path) -> None:
+    content = read_yaml(REPOSITORY / "params/protocols/linear_mae.yaml")
+    path = tmp_path / "a.yaml"
+    path.write_text(yaml.safe_dump({**content, "optimizer": "sgd", "trust_coefficient": 0.01}))
+    assert "sgd does not read trust_coefficient" in _error(path, Probe)
 
 
 def test_bounds_of_the_temperature_are_in_order(scenery: Scenery) -> None:
