@@ -221,23 +221,14 @@ def pretrain(
     if recipe.data_share < 1:
         views = views.only(training_rows(len(views), recipe.data_share, seed))
     facts = facts.of(len(views))
-    length, share = training.length, recipe.data_share
+    is_scaled = (arguments.length, arguments.data_share) != (None, None)
+    options = {"length": training.length, "data_share": recipe.data_share} if is_scaled else {}
     training, flops, spent = run.within(budget, training, method, views, facts)
     fabric = launch(training.precision, training.deterministic, training.strategy)
-    is_scaled = (arguments.length, arguments.data_share) != (None, None)
-    identity = run.identity(
-        subject(about, seed),
-        further=digests_besides(run, captions, init),
-        options={"length": length, "data_share": share} if is_scaled else {},
-    )
-    knn = knn_watch(
-        arguments.knn or arguments.data,
-        training.knn,
-        size,
-        facts.mean,
-        facts.std,
-        at_start=init is not None,
-    )
+    further = digests_besides(run, captions, init)
+    identity = run.identity(subject(about, seed), further=further, options=options)
+    watched = arguments.knn or arguments.data
+    knn = knn_watch(watched, training.knn, size, facts, at_start=init is not None)
     if init is not None:
         spent = {**spent, **started(init, new, spent, facts, quiet=fabric.global_rank > 0)}
 

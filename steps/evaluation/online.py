@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from steps.core.distributed import rank
-from steps.data.loader import EvaluationViews, Label
+from steps.data.loader import DatasetFacts, EvaluationViews, Label
 from steps.data.shards import Images
 from steps.data.views import normalise
 from steps.evaluation.accuracy import correct_in_top, percent
@@ -93,8 +93,7 @@ def knn_watch(
     dataset: Path,
     params: OnlineKNN | None,
     size: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    facts: DatasetFacts,
     *,
     at_start: bool = False,
 ) -> KNNWatch | None:
@@ -106,13 +105,14 @@ def knn_watch(
     Args:
         dataset: a prepared set.
         params: ``training.knn`` of the recipe.
-        size, mean, std, at_start: as ``KNNWatch`` takes them.
+        size, at_start: as ``KNNWatch`` takes them.
+        facts: of the images that the method trains on, whose normalisation the watch has too.
     """
     if params is None:
         return None
     images = Images(dataset, "train")
     if images.has_labels:
-        return KNNWatch(dataset, params, size, mean, std, at_start=at_start)
+        return KNNWatch(dataset, params, size, facts.mean, facts.std, at_start=at_start)
     if rank() == 0:
         other = images.target in ("classes", "number")
         lacks = "single label per image" if other else "labels"

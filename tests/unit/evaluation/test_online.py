@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from steps.data.loader import dataset_facts
 from steps.data.shards import Images
 from steps.evaluation.online import KNNWatch, knn_watch
 from steps.models.backbones import create_backbone
@@ -64,11 +65,12 @@ def test_a_set_without_labels_is_left_out_with_a_line(
     scenery: Scenery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     data, params = scenery.images(), OnlineKNN(every_epochs=1.0)
-    assert knn_watch(data, None, 32, MEAN, STD) is None
-    assert isinstance(knn_watch(data, params, 32, MEAN, STD), KNNWatch)
+    facts = dataset_facts(data)
+    assert knn_watch(data, None, 32, facts) is None
+    assert isinstance(knn_watch(data, params, 32, facts), KNNWatch)
     monkeypatch.setattr(Images, "has_labels", False)
     with caplog.at_level("INFO"):
-        assert knn_watch(data, params, 32, MEAN, STD) is None
+        assert knn_watch(data, params, 32, facts) is None
     assert caplog.messages == [
         f"{data} has no labels: k-NN during training (training.knn) is left out"
     ]

@@ -97,9 +97,7 @@ def test_a_key_that_an_optimizer_does_not_read(
     rule = {"name": name, "lr": 0.1, "weight_decay": 0.0}
     path = scenery.write("recipes/test/a.yaml", _changed(MAE, "training", optimizer=rule))
     assert load(path, Recipe).training is not None
-    scenery.write(
-        "recipes/test/a.yaml", _changed(MAE, "training", optimizer={**rule, key: value})
-    )
+    scenery.write("recipes/test/a.yaml", _changed(MAE, "training", optimizer={**rule, key: value}))
     assert _error(path, Recipe).startswith(
         f"{path}: training.optimizer: {name} does not read {key}, which is for {readers}"
     )
