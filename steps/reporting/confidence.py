@@ -109,6 +109,16 @@ class Confidences:
     missing: dict[Evaluation, list[Row]]
     """Rows whose decisions were not kept, of evaluations that therefore have no intervals."""
 
+    @property
+    def unstable(self) -> dict[tuple[Row, ...], list[Evaluation]]:
+        """Rows whose seeds spread more than those of the others, and the evaluations by which they
+        do."""
+        found: dict[tuple[Row, ...], list[Evaluation]] = {}
+        for evaluation, confidence in self.known.items():
+            if rows := confidence.unstable:
+                found.setdefault(tuple(rows), []).append(evaluation)
+        return found
+
 
 def confidences(source: Source, summary: pl.DataFrame) -> Confidences:
     """Confidence of the headline scores of each evaluation.

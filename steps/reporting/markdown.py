@@ -145,7 +145,7 @@ def page(
         *_kept_note(heading),
         *_imported_note(summary, heading),
         *_collapsed_note(summary, heading),
-        *_unstable_note(sure, heading),
+        *_unstable_notes(sure, sections, heading),
         *average_ranks(summary, heading),
     ]
     counts = source.class_counts()
@@ -293,17 +293,20 @@ def _about_intervals(confidence: Confidence, seeds: int) -> str:
     )
 
 
-def _unstable_note(sure: Confidences, heading: ReportSpec) -> list[str]:
-    """Footnote to the scores marked as unstable; nothing if there is none."""
-    rows = dict.fromkeys(row for each in sure.known.values() for row in each.unstable)
-    if not rows:
-        return []
-    names = ", ".join(model_name(*row, heading) for row in rows)
-    return [
-        f"{UNSTABLE} Unstable: the seeds of {plain(names)} spread more than those of the other "
-        "rows (F test, Holm's correction over rows, 5 %). The interval comes from the row's own "
-        "few seeds; the row has no rank, and no difference from it is resolved.\n"
-    ]
+def _unstable_notes(
+    sure: Confidences, sections: Mapping[Evaluation, str], heading: ReportSpec
+) -> list[str]:
+    """Footnotes to the scores marked as unstable; nothing if there are none."""
+    notes = []
+    for rows, evaluations in sure.unstable.items():
+        where = "; ".join(sections[evaluation] for evaluation in evaluations)
+        names = plain(", ".join(model_name(*row, heading) for row in rows))
+        notes.append(
+            f"{UNSTABLE} Unstable ({where}): the seeds of {names} spread more than those of the "
+            "other rows (F test, Holm's correction over rows, 5 %). The interval comes from the "
+            "row's own few seeds; the row has no rank, and no difference from it is resolved.\n"
+        )
+    return notes
 
 
 def _kept_note(heading: ReportSpec) -> list[str]:

@@ -220,14 +220,13 @@ class _Words:
         collapsed = [row for row, cells in self.rows.items() if cells["collapsed"]]
         if collapsed:
             said.append(f"The embeddings of {self.names(collapsed)} collapsed: those runs failed.")
-        unstable = dict.fromkeys(
-            row for each in sure.known.values() for row in each.unstable if row in self.rows
-        )
-        if unstable:
-            said.append(
-                f"The seeds of {self.names(unstable)} spread more than those of other rows "
-                "(unstable), so no claim rests on them."
-            )
+        for rows, evaluations in sure.unstable.items():
+            if unstable := [row for row in rows if row in self.rows]:
+                tasks = dict.fromkeys(_task(each) + _on(each) for each in evaluations)
+                said.append(
+                    f"By {_listed(list(tasks))}, the seeds of {self.names(unstable)} spread more "
+                    "than those of other rows (unstable), so no such claim rests on them."
+                )
         least, most = self.compute()
         if most > EQUAL_COMPUTE * least:
             divisor, unit = flops_unit(most)

@@ -74,7 +74,9 @@ def test_it_names_collapse_unequal_compute_saturation_and_unstable_rows(tmp_path
     said, weak = _verdict(decided(made.source()))
     assert "beit" in said.split(".")[0] or "beit reaches" in said
     assert "The embeddings of dino collapsed: those runs failed." in weak
-    assert "The seeds of mae spread more than those of other rows (unstable)" in weak
+    assert (
+        "By linear probe, the seeds of mae spread more than those of other rows (unstable)" in weak
+    )
     assert "Compute is unequal: 1.00 to 23.4 TFLOPs." in weak
     assert "Random weights reach 96.0 %: the task is saturated and separates little." in weak
 
@@ -93,7 +95,7 @@ def test_rows_left_aside_are_named_and_no_claim_is_made_of_them(tmp_path: Path) 
     assert "on shapes, dino left aside as unstable or collapsed, mae has the highest" in said
     assert "2 of 2 methods without labels beat random weights." in said
     assert "dino does not" not in said
-    assert "The seeds of dino spread more" in weak
+    assert "By linear probe, the seeds of dino spread more" in weak
     write_report(source, tmp_path / "report")
     text = explain(tmp_path / "report/dino/vit_pico/linear/seed0")
     assert "rank             none: unstable\n" in text
@@ -125,3 +127,16 @@ def test_a_handful_of_images_resolves_little_and_is_said(tmp_path: Path) -> None
     said, weak = _verdict(decided(made.source()))
     assert "cannot be told apart" in said
     assert "2 validation images: fewer than 30 are hardly a sample." in weak
+
+
+def test_an_unstable_row_is_named_with_the_task_by_which_it_is(tmp_path: Path) -> None:
+    made = build(tmp_path, methods=METHODS, seeds=(0, 1, 2), tasks=("linear", "knn"))
+    for seed, gain in enumerate((-20, 0, 16)):
+        write_task(made.row("dino", seed), "knn", gain=gain)
+    source = decided(made.source())
+    said, weak = _verdict(source)
+    assert "left aside" not in said
+    assert "By k-NN, the seeds of dino spread more than those of other rows (unstable)" in weak
+    write_report(source, tmp_path / "report")
+    page = (tmp_path / "report/README.md").read_text()
+    assert page.count("\u2021 Unstable (k-NN): the seeds of dino spread more") == 1
