@@ -14,7 +14,7 @@ from pydantic import (
 from steps.command import UserError
 from steps.params.base import LATER, Count, NotNegative, Params, Positive, Probability
 from steps.params.methods.baselines import SupervisedParams
-from steps.params.recipe import Schedule, Training
+from steps.params.recipe import Schedule, Training, check_read
 from steps.params.sets import Target
 from steps.params.text import Prompts
 from steps.params.views import View
@@ -119,10 +119,7 @@ class Probe(Params):
             raise ValueError("view: a probe takes one view per image, without a second image")
         if self.batch_norm and self.batch_size < 2:
             raise ValueError("batch_norm: a batch of one has no statistics; batch_size 2 or more")
-        if self.optimizer != "lars" and self.trust_coefficient != 0.001:
-            raise ValueError(
-                "sgd does not read trust_coefficient, which is for lars: remove 'trust_coefficient'"
-            )
+        check_read(self, self.optimizer, {"trust_coefficient": ("lars",)})
         if self.schedule.min_lr > 0 and len(self.lr) > 1:
             raise ValueError("schedule.min_lr needs a single learning rate, but lr has several")
         if self.schedule.warmup_epochs > self.epochs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -44,6 +44,23 @@ def check_needs(what: str, needs: Mapping[str, Need], given: Mapping[str, object
             raise ValueError(f"{what} needs the key '{key}'")
         if need == "none" and given[key] is not None:
             raise ValueError(f"{what} takes no {key}: remove '{key}'")
+
+
+def check_read(params: Params, rule: str, readers: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError if a key has no effect, since the update rule does not read it.
+
+    A value that is the default is let be: resolved params spell out every key.
+
+    Args:
+        params: owner of the keys.
+        rule: name of its update rule.
+        readers: names of the update rules that read a key.
+    """
+    for key, names in readers.items():
+        if rule not in names and getattr(params, key) != type(params).model_fields[key].default:
+            raise ValueError(
+                f"{rule} does not read {key}, which is for {' and '.join(names)}: remove '{key}'"
+            )
 
 
 # --- Weights that a recipe starts from
@@ -221,14 +238,7 @@ class Optimizer(Params):
             "momentum": ("sgd", "lars"),
             "trust_coefficient": ("lars",),
         }
-        for key, names in readers.items():
-            default = type(self).model_fields[key].default
-            # A value that changes nothing is let be: resolved params spell out every key.
-            if self.name not in names and getattr(self, key) != default:
-                raise ValueError(
-                    f"{self.name} does not read {key}, which is for {' and '.join(names)}: "
-                    f"remove '{key}'"
-                )
+        check_read(self, self.name, readers)
         return self
 
     def peak_lr(self, batch_size: int) -> float:
