@@ -20,6 +20,7 @@ import argparse
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,21 @@ from steps.engine.monitor import METRICS
 from steps.engine.run import Run
 from steps.evaluation.online import knn_watch
 from steps.methods import (
+    Method,
     MethodContext,
     backbone_for,
     build_method,
     initialise_untrained,
     start_from,
 )
-from steps.models.backbones import create_backbone, depth, save_backbone, with_channels
-from steps.models.teacher import load_teacher
+from steps.models.backbones import (
+    Transformer,
+    create_backbone,
+    depth,
+    save_backbone,
+    with_channels,
+)
+from steps.models.teacher import Teacher, load_teacher
 from steps.official.fit import Fitted
 from steps.official.initial import initial_weights
 from steps.params.backbone import Backbone, check_in_chans
@@ -58,7 +66,7 @@ from steps.params.loggers import check_installed
 from steps.params.methods.clip import CLIPParams
 from steps.params.recipe import Recipe, Training
 from steps.params.views import sides
-from steps.tokenizers import load_tokenizer
+from steps.tokenizers import FixedTokenizer, load_tokenizer
 
 
 def main() -> None:
@@ -169,25 +177,6 @@ def check_channels(recipe: Recipe, facts: DatasetFacts, arguments: argparse.Name
             )
 
 
-def method_context(
-    training: Training,
-    size: int,
-    facts: DatasetFacts,
-    arguments: argparse.Namespace,
-    captions: Captions | None = None,
-) -> MethodContext:
-    """Context that a method is built with, next to its params and its backbone."""
-    seen = {"mean": facts.mean, "std": facts.std}
-    return MethodContext(
-        views=sum(view.count for view in training.views),
-        sides=sides(training.views, size),
-        num_classes=facts.num_classes,
-        vocabulary=captions.tokenizer.size if captions is not None else 0,
-        teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
-        tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
-    )
-
-
 def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions | None:
     """Captions for a method that takes them, else None; ``where`` names the recipe in errors."""
     params = recipe.method
@@ -195,6 +184,62 @@ def captions_for(recipe: Recipe, data: Path, seed: int, where: str) -> Captions 
         return None
     context_length = params.text_tower.context_length
     return Captions(data, params.vocabulary, context_length, params.prompts, seed, where)
+
+
+@dataclass(frozen=True)
+class Built:
+    """The parts of a run before its first step."""
+
+    model: Transformer
+    """The backbone, a part of the method."""
+    method: Method
+    views: TrainingViews
+    facts: DatasetFacts
+    """Facts of the images in use."""
+    captions: Captions | None
+
+
+def build(
+    recipe: Recipe,
+    training: Training,
+    backbone: Backbone,
+    facts: DatasetFacts,
+    data: Path,
+    *,
+    seed: int,
+    where: str,
+    teacher: Teacher | None,
+    tokenizer: FixedTokenizer | None,
+) -> Built:
+    """The method of a recipe on a backbone, and its images.
+
+    Args:
+        recipe: it trains.
+        training: the recipe's.
+        backbone: as the method needs it, for the channels of the images.
+        facts: of the prepared set, with the normalisation of the method's inputs.
+        data: the prepared set.
+        seed: of the run.
+        where: the params file that errors name.
+        teacher, tokenizer: those that the recipe names, for images normalised as ``facts`` says.
+    """
+    size = backbone.image_size
+    captions = captions_for(recipe, data, seed, where)
+    context = MethodContext(
+        views=sum(view.count for view in training.views),
+        sides=sides(training.views, size),
+        num_classes=facts.num_classes,
+        vocabulary=captions.tokenizer.size if captions is not None else 0,
+        teacher=teacher,
+        tokenizer=tokenizer,
+    )
+    with seeded(seed, "init"):
+        model = create_backbone(backbone)
+        method = build_method(recipe.method, model, context)
+    views = TrainingViews(data, training.views, size, seed, captions)
+    if recipe.data_share < 1:
+        views = views.only(training_rows(len(views), recipe.data_share, seed))
+    return Built(model, method, views, facts.of(len(views)), captions)
 
 
 def pretrain(
@@ -210,17 +255,21 @@ def pretrain(
 ) -> None:
     """Train, and publish from the first process; ``about`` are facts for the manifest."""
     facts = as_inputs(facts, training, init)
-    size, seed = backbone.image_size, run.seed
-    captions = captions_for(recipe, arguments.data, seed, run.where)
-    context = method_context(training, size, facts, arguments, captions)
-    with seeded(seed, "init"):
-        model = create_backbone(backbone)
-        method = build_method(recipe.method, model, context)
+    seed, seen = run.seed, {"mean": facts.mean, "std": facts.std}
+    built = build(
+        recipe,
+        training,
+        backbone,
+        facts,
+        arguments.data,
+        seed=seed,
+        where=run.where,
+        teacher=load_teacher(arguments.teacher, **seen) if arguments.teacher else None,
+        tokenizer=load_tokenizer(arguments.tokenizer, **seen) if arguments.tokenizer else None,
+    )
+    model, method, views, captions = built.model, built.method, built.views, built.captions
+    facts = built.facts
     new = [] if init is None else start_from(method, model, init.tensors)
-    views = TrainingViews(arguments.data, training.views, size, seed, captions)
-    if recipe.data_share < 1:
-        views = views.only(training_rows(len(views), recipe.data_share, seed))
-    facts = facts.of(len(views))
     is_scaled = (arguments.length, arguments.data_share) != (None, None)
     options = {"length": training.length, "data_share": recipe.data_share} if is_scaled else {}
     training, flops, spent = run.within(budget, training, method, views, facts)
@@ -228,7 +277,7 @@ def pretrain(
     further = digests_besides(run, captions, init)
     identity = run.identity(subject(about, seed), further=further, options=options)
     watched = arguments.knn or arguments.data
-    knn = knn_watch(watched, training.knn, size, facts, at_start=init is not None)
+    knn = knn_watch(watched, training.knn, backbone.image_size, facts, at_start=init is not None)
     if init is not None:
         spent = {**spent, **started(init, new, spent, facts, quiet=fabric.global_rank > 0)}
 

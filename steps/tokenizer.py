@@ -25,7 +25,7 @@ from steps.engine.budget import check_length, named_teacher
 from steps.engine.devices import launch
 from steps.engine.loop import Outcome
 from steps.engine.run import Run
-from steps.models.teacher import load_teacher, pixels_of
+from steps.models.teacher import Teacher, load_teacher, pixels_of
 from steps.params.base import Params, Seed
 from steps.params.budget import Budget, add_options, asked_for
 from steps.params.channels import check_tokenizer
@@ -33,7 +33,13 @@ from steps.params.load import load, option
 from steps.params.loggers import check_installed
 from steps.params.recipe import ScaledRecipe, Training
 from steps.params.tokenizers import TokenizerRecipe
-from steps.tokenizers import Tokenizer, build_tokenizer, build_training, save_tokenizer
+from steps.tokenizers import (
+    Tokenizer,
+    TokenizerTraining,
+    build_tokenizer,
+    build_training,
+    save_tokenizer,
+)
 from steps.tokenizers.measure import Judge, measure, warn_if_collapsed
 from steps.tokenizers.official import official_files, read_official
 
@@ -96,6 +102,29 @@ def read(run: Run, recipe: TokenizerRecipe, facts: DatasetFacts) -> None:
         fill(draft, recipe, Path(run.where).stem, facts, run.given["data"], tokenizer.eval())
 
 
+def build(
+    recipe: TokenizerRecipe,
+    training: Training,
+    facts: DatasetFacts,
+    data: Path,
+    seed: int,
+    teacher: Teacher | None,
+) -> tuple[TokenizerTraining, TrainingViews]:
+    """The training of a tokenizer, and its images.
+
+    Args:
+        recipe: it trains.
+        training: the recipe's.
+        facts: of the prepared set, normalised to pixels in 0 to 1.
+        data: the prepared set.
+        seed: of the run.
+        teacher: the one that the recipe names, for images normalised as ``facts`` says.
+    """
+    with seeded(seed, "init"):
+        method = build_training(recipe.tokenizer, teacher, facts.channels)
+    return method, TrainingViews(data, training.views, recipe.tokenizer.image_size, seed)
+
+
 def train(
     run: Run,
     recipe: TokenizerRecipe,
@@ -108,9 +137,7 @@ def train(
     teacher, data = None, run.given["data"]
     if "teacher" in run.given:
         teacher = load_teacher(run.given["teacher"], mean=facts.mean, std=facts.std)
-    with seeded(run.seed, "init"):
-        method = build_training(recipe.tokenizer, teacher, facts.channels)
-    views = TrainingViews(data, training.views, recipe.tokenizer.image_size, run.seed)
+    method, views = build(recipe, training, facts, data, run.seed, teacher)
     name = Path(run.where).stem
     if budget is not None:
         name = ScaledRecipe(name, budget=budget).name

@@ -24,7 +24,7 @@ import yaml
 from steps.command import UserError, run_step
 from steps.params.checks import load_plan
 from steps.params.dag import Node, Tokenizer
-from steps.params.paths import RESULTS, Paths, backbone, data
+from steps.params.paths import RESULTS, Paths, backbone, data, lengths
 from steps.params.plan import ROOT, Plan
 from workflow.made import check_names, check_starts, notices
 
@@ -46,6 +46,8 @@ class Stage:
     """Options as in the command. A Path is a params file, a string under ``_INPUTS`` an
     artifact."""
     further_deps: Sequence[str] = ()
+    further_params: Sequence[Path] = ()
+    """Params files that it reads and that are no options."""
     decisions: str | None = None
     """Decisions that it writes beside its record."""
     committed: Sequence[str] = ()
@@ -54,7 +56,8 @@ class Stage:
     @property
     def params(self) -> list[str]:
         """Params files of the stage."""
-        return [str(value) for value in self.options.values() if isinstance(value, Path)]
+        named = [value for value in self.options.values() if isinstance(value, Path)]
+        return [str(path) for path in (*named, *self.further_params)]
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -113,6 +116,9 @@ class Stages:
         plan, experiment = self.plan, self.plan.experiment
         for name in plan.dataset_names():
             yield Stage("prepare", {"--dataset": plan.dataset_file(name), "--out": data(name)})
+        if experiment.budget is not None:
+            # Stages run in the order of the file: before every pretraining.
+            yield self._budget()
         for node in plan.needs:
             for seed in experiment.seeds:
                 yield self._trained(node, seed)
@@ -128,6 +134,13 @@ class Stages:
         drawn = [self._drawn(node) for node in plan.drawn()]
         yield from drawn
         yield self._page([stage.results[0] for stage in drawn])
+
+    def _budget(self) -> Stage:
+        plan = self.plan
+        files = [plan.node_file(node) for node in plan.needs]
+        files += [plan.backbone_file(name) for name in plan.backbones]
+        options = {"--experiment": plan.file, "--data": self.data, "--out": lengths(plan.name)}
+        return Stage("budget", options, further_params=list(dict.fromkeys(files)))
 
     def _trained(self, node: Node, seed: int) -> Stage:
         plan = self.plan

@@ -143,7 +143,7 @@ def say_at_the_end(jobs: Iterable[Any]) -> None:
 
 
 def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
-    """Path of a failed job's log and the step's error in it."""
+    """Path of a failed job's log and the step's errors in it."""
     lines = []
     for log in logs:
         lines.append(f"{rule} failed; its log: {log}")
@@ -155,5 +155,5 @@ def reasons(rule: str, logs: Iterable[Path]) -> list[str]:
         begins = [index for index, line in enumerate(said) if line.startswith("--- ")]
         own = said[begins[-1] + 1 :] if begins else said
         errors = [line for line in own if line.startswith("error: ")]
-        lines.append((errors or own or [ENDED])[-1])
+        lines += errors or own[-1:] or [ENDED]
     return lines

@@ -1,6 +1,8 @@
-"""Paths of results: they say what a result is made of, not which experiment asked for it.
+"""Paths of results: they say what a result is made of, not which experiment asked for it, but for
+the lengths of an experiment's runs within its budget.
 
     results/data/<dataset>/
+    results/budgets/<experiment>/
     results/pretrained/<dataset>/<regime>/<backbone>/<recipe>/seed<k>/backbone/
     results/imported/<backbone>/<name>/seed<k>/backbone/
     results/tokenizers/<dataset>/<regime>/<tokenizer>/seed<k>/tokenizer/
@@ -30,6 +32,11 @@ PRETRAINED, IMPORTED, TOKENIZERS = "pretrained", "imported", "tokenizers"
 def data(dataset: str, results: str = RESULTS) -> str:
     """A prepared set."""
     return f"{results}/data/{dataset}"
+
+
+def lengths(experiment: str) -> str:
+    """The lengths of an experiment's runs within its budget."""
+    return f"{RESULTS}/budgets/{experiment}"
 
 
 def backbone(row: str) -> str:

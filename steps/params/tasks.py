@@ -209,8 +209,8 @@ if TYPE_CHECKING:
 else:
     TaskName = Literal[*TASKS]
     NodeName = Literal[
-        *("default", "prepare", "tokenizer", "pretrain", "kept", "imported", "features"),
-        *(*TASKS, "diagnose", "page"),
+        *("default", "prepare", "budget", "tokenizer", "pretrain", "kept", "imported"),
+        *("features", *TASKS, "diagnose", "page"),
     ]
 
 

@@ -122,9 +122,9 @@ def test_same_commands_and_files(
         # its way, and clip twice. Each has features and ten evaluations, clip and its kept weights
         # two more. There are four sets. Twice, by seed; so are two tokenizers and two teachers,
         # which are no rows within their shares of the budget. Drawn are two methods on each
-        # backbone, and both tokenizers.
+        # backbone, and both tokenizers. Lengths within the budget are one node.
         rows = 2 * (4 + 4 + 6 + 2) + 2
-        assert len(dvc_nodes) == 4 + 2 * (rows * 12 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1
+        assert len(dvc_nodes) == 4 + 2 * (rows * 12 + 2 * 3 * 2 + 2 + 2) + 2 * 2 + 2 + 1 + 1
     if experiment == "three_sets":
         # Five prepared sets. Each of six rows is trained, and has a detection; on each of three
         # sets it has features and five evaluations. One row is drawn, and there is one page.

@@ -2,7 +2,7 @@
 
 import shlex
 
-from steps.params.paths import Paths, backbone, data
+from steps.params.paths import Paths, backbone, data, lengths
 from steps.params.tasks import TASKS
 
 PATHS = Paths(PLAN.experiment)
@@ -36,6 +36,13 @@ def inputs_of(node, seed):
     if isinstance(node, Pretraining):
         behind |= PATHS.init(PLAN.recipes[node.recipe], node.backbone, seed)
     return {"data": DATA, **({"knn": data(watched)} if watched else {}), **behind}
+
+
+def named(node):
+    """The names of a node's params, by role."""
+    if isinstance(node, Pretraining):
+        return {"recipe": node.recipe, "backbone": node.backbone}
+    return {"tokenizer": node.name}
 
 
 def set_of(task):

@@ -1,3 +1,30 @@
+LENGTHS = [] if PLAN.experiment.budget is None else [lengths(EXPERIMENT)]
+
+
+rule budget:
+    input:
+        data=DATA,
+    output:
+        directory(lengths(EXPERIMENT)),
+    log:
+        log_of(lengths(EXPERIMENT)),
+    # Before every pretraining that could start: a recipe that the budget does not suit should show
+    # before others have trained for hours. Nothing reads the result.
+    priority: 20
+    conda:
+        "../envs/pretext.yaml"
+    threads: ASKS.of("budget").threads
+    resources:
+        **ASKS.of("budget").asked(),
+    params:
+        values=[PLAN.resolved(**named(node)) for node in PLAN.needs],
+        file=PLAN.file,
+        read=read,
+    shell:
+        "python -m steps.budget --experiment {params.file:q} {params.read:u} --out {output:q}"
+        ' 2>> "$(kept {log:q})"'
+
+
 # Rows that are trained, and rows of weights that these keep, have paths of one form.
 TRAINED = "|".join(map(re.escape, PLAN.recipes)) or "-"
 KEPT = "|".join(map(re.escape, PLAN.kept)) or "-"

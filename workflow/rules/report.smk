@@ -48,6 +48,7 @@ rule page:
 rule report:
     default_target: True
     input:
+        LENGTHS,
         BACKBONES,
         RECORDS,
         DECISIONS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +12,16 @@ from torch import Tensor, nn
 
 from benchmarks.memory import SavedActivations
 from steps.core.schedules import Progress
-from steps.core.seeds import seeded
 from steps.data.loader import TrainingViews, dataset_facts
 from steps.engine.checkpoint import Scratch
 from steps.engine.loop import fit
-from steps.methods import Method, backbone_for, build_method
-from steps.models.backbones import create_backbone
+from steps.methods import Method, backbone_for
+from steps.models.teacher import load_teacher
 from steps.params.backbone import Backbone
 from steps.params.load import load
 from steps.params.recipe import Recipe
-from steps.pretrain import captions_for, method_context
+from steps.pretrain import build, captions_for
+from steps.tokenizers import load_tokenizer
 from tests.scenery import BACKBONE, Scenery
 
 BATCH = 16
@@ -48,17 +47,20 @@ def method_of(name: str, scenery: Scenery, backbone: dict[str, Any] = BACKBONE) 
     assert recipe.training is not None
     options = scenery.pretrain_arguments(path, data, scenery.root / "out")
     named = dict(zip(options[::2], options[1::2], strict=True))
-    behind = {
-        role: Path(named[f"--{role}"]) if f"--{role}" in named else None
-        for role in ("teacher", "tokenizer")
-    }
-    size = backbone["image_size"]
-    captions = captions_for(recipe, data, 0, name)
     facts = dataset_facts(data)
-    around = method_context(recipe.training, size, facts, Namespace(**behind), captions)
-    with seeded(0, "init"):
-        model = create_backbone(backbone_for(recipe.method, Backbone(**backbone)))
-        return build_method(recipe.method, model, around)
+    seen = {"mean": facts.mean, "std": facts.std}
+    teacher, tokenizer = named.get("--teacher"), named.get("--tokenizer")
+    return build(
+        recipe,
+        recipe.training,
+        backbone_for(recipe.method, Backbone(**backbone)),
+        facts,
+        data,
+        seed=0,
+        where=name,
+        teacher=load_teacher(Path(teacher), **seen) if teacher else None,
+        tokenizer=load_tokenizer(Path(tokenizer), **seen) if tokenizer else None,
+    ).method
 
 
 def one_step(name: str, method: Method, scenery: Scenery, limit: int) -> Step:
