@@ -41,7 +41,7 @@ from tests.unit.models.official.test_reading import official
 from workflow.dvc import Stages
 
 ENGINES = ("snakemake", "dvc")
-EXPERIMENTS = ("quickstart", "more", "official")
+EXPERIMENTS = ("quickstart", "more", "official", "within")
 MOST = 3
 """Kills in a row."""
 CLIP = LAST.replace("/mae/", "/clip/")
@@ -91,6 +91,7 @@ def targets() -> list[Target]:
         Target("kept", "more", (f"{KEPT}/backbone",)),
         Target("pretrain", "quickstart", (f"{LAST}/backbone",)),
         Target("tokenizer", "more", ("results/tokenizers/shapes/test/dalle/seed0/tokenizer",)),
+        Target("budget", "within", ("results/budgets/within",)),
         Target("prepare", "quickstart", ("results/data/shapes",)),
     ]
 
@@ -121,6 +122,7 @@ class Kills:
             "pictures": [],
         }
         scenery.write("experiments/more.yaml", more)
+        scenery.write("experiments/within.yaml", {**more, "budget": {"images": 600}})
         more |= {
             "methods": [{"imported": imported}],
             "backbones": ["vit_imported"],
