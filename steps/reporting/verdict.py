@@ -84,6 +84,12 @@ class _Words:
         self.rows = {row: cells for row, cells in rows.items() if row[0] not in source.heading.kept}
         """Rows that a verdict may name: none of weights kept along the way of another row."""
 
+    @property
+    def counted(self) -> str:
+        """Noun for rows in counts: a method where each has one row."""
+        heading = self.heading
+        return "row" if len(heading.backbones) > 1 or heading.scaling else "method"
+
     def name(self, row: Row) -> str:
         return plain(model_name(*row, self.heading))
 
@@ -170,7 +176,7 @@ class _Words:
         better = [row for row in free if found[row] > 0]
         rest = [row for row in free if found[row] <= 0]
         said = []
-        what = "method" if len(self.heading.backbones) == 1 else "row"
+        what = self.counted
         if better:
             text = f"{len(better)} of {plural(len(free), what)} without labels "
             text += "beats" if len(better) == 1 else "beat"
@@ -209,8 +215,7 @@ class _Words:
             f"{family} {measured(median(scores[family]), confidence.unit)} ({len(scores[family])})"
             for family in order
         ]
-        what = "methods" if len(self.heading.backbones) == 1 else "rows"
-        return [f"Median score of each family (number of {what}): {', '.join(told)}."]
+        return [f"Median score of each family (number of {self.counted}s): {', '.join(told)}."]
 
     def weaknesses(self, confidence: Confidence, sure: Confidences) -> list[str]:
         """Caveats to the verdict."""

@@ -9,7 +9,7 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from steps.reporting.figures import (
     COLOURS,
@@ -32,6 +32,8 @@ from steps.reporting.text import drawn, flops_unit, significant
 FILE = f"{FOLDER}/scaling.png"
 """Path in the report: in the folder of pictures, which is one output of the engines' rule."""
 _MARKERS = "os^DvP"
+_DENSE = 20.0
+"""Ratio of the largest compute to the least below which ticks stand at 2 and 5 too."""
 _SIZES = (4.0, 9.0)
 """Marker sizes in points of the smallest and the largest backbone."""
 
@@ -55,8 +57,9 @@ def scaling_figure(summary: pl.DataFrame, heading: ReportSpec) -> bytes:
             if floor is not None:
                 panel.axhline(floor, color=SOFT, linewidth=1.0, linestyle=":")
             metric = headline(summary, evaluation)
+            # Two lines, so that the titles of three panels stay apart.
             error = f"error, 100 \N{MINUS SIGN} {drawn(metric)} (%)"
-            panel.set_title(f"{drawn(heading.label(evaluation))}: {error}", **TITLE)
+            panel.set_title(f"{drawn(heading.label(evaluation))}\n{error}", **TITLE)
             panel.set_xlabel("compute of pretraining", fontsize=8.5, color=SOFT)
             _axes(panel, runs)
         _legend(figure, names, kinds, heading)
@@ -95,8 +98,12 @@ def _axes(panel: Axes, runs: pl.DataFrame) -> None:
     panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    low, high = float(runs["flops"].min()), float(runs["flops"].max())  # type: ignore[arg-type]
+    subs = (1.0, 2.0, 5.0) if high < _DENSE * low else (1.0,)
+    panel.xaxis.set_major_locator(LogLocator(subs=subs))
+    panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _flops(value)))
-    panel.set_xlim(float(runs["flops"].min()) * 0.7, float(runs["flops"].max()) * 1.4)  # type: ignore[arg-type]
+    panel.set_xlim(low * 0.7, high * 1.4)
     finish(panel)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any
 
 import polars as pl
 
@@ -19,6 +18,7 @@ from steps.reporting.text import Markup, flops_unit, measured, plain, plural, si
 
 Runs = dict[str, pl.DataFrame]
 """The runs of each method."""
+_AXES = ("size", "images", "epochs")
 _NO_ERROR = (
     "No task measures every row with a score in %, so there is no error whose fall with compute "
     "could be fitted. The tables below have the rows of each size and length.\n"
@@ -34,30 +34,23 @@ def scaling_section(summary: pl.DataFrame, heading: ReportSpec) -> list[str]:
         return ["## Scale\n", _NO_ERROR]
     by_task = {each: _runs(summary, heading, each) for each in chosen}
     labels = {each: plain(f"{heading.label(each)} {headline(summary, each)}") for each in chosen}
+    every = [own for runs in by_task.values() for own in runs.values()]
+    fitted = any(_law(own) is not None for own in every)
     return [
         "## Scale\n",
         _about(heading, labels),
-        f"![Error against compute of pretraining, each method's power law]({FILE})\n",
-        "One point per run: larger for a larger backbone, hollow on a share of the images. Lines "
-        "are power laws through the runs that no cheaper run of the method beats (the frontier)"
-        f"{_dotted(summary, heading, chosen)}.\n",
-        "### Error against compute\n",
-        "error = a C^-b through the frontier, by least squares in logarithms; R² refers to log "
-        "error.\n",
-        _fits(by_task, labels).markdown(),
-        "### What each axis buys\n",
-        "error ~ size^-x images^-y epochs^-z, fitted to all runs of a method; size in FLOPs per "
-        "image, images per epoch. With an exponent of 0.1, twice as much takes 7 % off the "
-        "error.\n",
-        _axes(by_task, labels).markdown(),
+        f"![Error against compute of pretraining]({FILE})\n",
+        _caption(summary, heading, chosen, fitted),
+        *(_fits(by_task, labels) if fitted else ()),
+        *(_axes(by_task, labels) if any(_by_axis(own) is not None for own in every) else ()),
         "### At equal compute\n",
         "The best measured score of each method within a budget, and the backbone that reached it. "
         "Bold: the best of each row.\n",
-        _budgets(by_task, labels).markdown(),
+        _budgets(by_task, heading, labels).markdown(),
         "### Scale or method\n",
-        *(_verdict(labels[each], runs) for each, runs in by_task.items()),
+        *(_verdict(labels[each], runs, heading) for each, runs in by_task.items()),
         "### What this does not show\n",
-        _caveats(heading, by_task),
+        _caveats(heading, by_task, fitted),
     ]
 
 
@@ -66,9 +59,24 @@ def _runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) ->
     return {method: every.filter(method=method) for method in study.methods(heading)}
 
 
-def _dotted(summary: pl.DataFrame, heading: ReportSpec, chosen: list[Evaluation]) -> str:
-    known = any(study.floor(summary, heading, each) is not None for each in chosen)
-    return "; dotted: the best backbone without pretraining" if known else ""
+def _caption(
+    summary: pl.DataFrame, heading: ReportSpec, chosen: list[Evaluation], fitted: bool
+) -> str:
+    """What the figure shows of these runs."""
+    shares = any(row.data_share < 1 for row in heading.scaling.values())
+    larger = ": larger for a larger backbone" if len(heading.backbones) > 1 else ""
+    hollow = f"{',' if larger else ':'} hollow on a share of the images" if shares else ""
+    lines = [f"One point per run{larger}{hollow}."]
+    lines.append(
+        "Lines are power laws through the runs that no cheaper run of the method beats (the "
+        "frontier)."
+        if fitted
+        else f"No method has {study.LEAST_RUNS} runs that no cheaper one beats, so no curve is "
+        "fitted."
+    )
+    if any(study.floor(summary, heading, each) is not None for each in chosen):
+        lines.append("Dotted: the best backbone without pretraining.")
+    return f"{' '.join(lines)}\n"
 
 
 def _about(heading: ReportSpec, labels: Mapping[Evaluation, str]) -> str:
@@ -92,7 +100,7 @@ def _listed(values: list[float]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> list[str]:
     rows = []
     for evaluation, runs in by_task.items():
         for method, own in runs.items():
@@ -103,7 +111,13 @@ def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) 
             rows.append([labels[evaluation], method, of, *fitted])
     columns = ["Score", "Method", "Runs on the frontier", "b", "R²"]
     columns += ["Error at least compute", "Error at most compute"]
-    return Table(columns, [False, False, *[True] * 5], rows)
+    return [
+        "### Error against compute\n",
+        "error = a C^-b through the frontier, by least squares in logarithms; R² refers to log "
+        "error. Here and below, brackets hold the 95 % interval of an exponent, by the scatter of "
+        "the runs about their law.\n",
+        Table(columns, [False, False, *[True] * 5], rows).markdown(),
+    ]
 
 
 def _fitted(law: Law, best: pl.DataFrame) -> list[str]:
@@ -111,27 +125,43 @@ def _fitted(law: Law, best: pl.DataFrame) -> list[str]:
     return [_exponent(law, 0), f"{law.r2:.2f}", *ends]
 
 
-def _axes(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+def _by_axis(own: pl.DataFrame) -> Law | None:
+    """The law of the axes that vary between the runs of a method."""
+    return study.fit(_values(own, "error"), *(_values(own, name) for name in _varying(own)))
+
+
+def _varying(own: pl.DataFrame) -> list[str]:
+    return [name for name in _AXES if own[name].n_unique() > 1]
+
+
+def _axes(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> list[str]:
     rows = []
     for evaluation, runs in by_task.items():
         for method, own in runs.items():
-            names = [name for name in ("size", "images", "epochs") if own[name].n_unique() > 1]
-            law = study.fit(_values(own, "error"), *(_values(own, name) for name in names))
-            shown = dict.fromkeys(("size", "images", "epochs"), ABSENT)
+            law = _by_axis(own)
+            shown = dict.fromkeys(_AXES, ABSENT)
             if law is not None:
-                shown |= {name: _exponent(law, place) for place, name in enumerate(names)}
+                shown |= {name: _exponent(law, place) for place, name in enumerate(_varying(own))}
             r2 = ABSENT if law is None else f"{law.r2:.2f}"
             rows.append([labels[evaluation], method, *shown.values(), r2, f"{own.height}"])
     columns = ["Score", "Method", "x (size)", "y (images)", "z (epochs)", "R²", "Runs"]
-    return Table(columns, [False, False, *[True] * 5], rows)
+    return [
+        "### What each axis buys\n",
+        "error ~ size^-x images^-y epochs^-z, fitted to all runs of a method; size in FLOPs per "
+        "image, images per epoch. With an exponent of 0.1, twice as much takes 7 % off the "
+        "error.\n",
+        Table(columns, [False, False, *[True] * 5], rows).markdown(),
+    ]
 
 
-def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) -> Table:
+def _budgets(
+    by_task: Mapping[Evaluation, Runs], heading: ReportSpec, labels: Mapping[Evaluation, str]
+) -> Table:
     methods = list(next(iter(by_task.values())))
     rows = []
     for evaluation, runs in by_task.items():
-        for budget in study.budgets(runs):
-            best = {method: _best_within(own, budget) for method, own in runs.items()}
+        for budget in study.compared_at(runs, heading):
+            best = {method: study.within(own, budget) for method, own in runs.items()}
             most = measured(max(run["score"] for run in best.values()), "%")
             cells = []
             for run in best.values():
@@ -143,9 +173,9 @@ def _budgets(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str
     return Table(columns, [False, *[True] * (len(columns) - 1)], rows)
 
 
-def _verdict(label: str, runs: Runs) -> str:
+def _verdict(label: str, runs: Runs, heading: ReportSpec) -> str:
     """The larger cause of error, and the crossings of the methods' laws."""
-    said = [f"**{label}.** {_spread(runs)}"]
+    said = [f"**{label}.** {_spread(runs, heading)}"]
     for first, second in combinations(runs, 2):
         a, b = _law(runs[first]), _law(runs[second])
         if a is not None and b is not None:
@@ -153,14 +183,14 @@ def _verdict(label: str, runs: Runs) -> str:
     return " ".join(said) + "\n"
 
 
-def _spread(runs: Runs) -> str:
+def _spread(runs: Runs, heading: ReportSpec) -> str:
     if len(runs) < 2:
         return "There is one method, so nothing is compared with it."
-    budgets = study.budgets(runs)
+    budgets = study.compared_at(runs, heading)
     if not budgets:
         return "The methods' runs do not overlap in compute, so they are not compared."
     errors = {
-        method: [float(_best_within(own, budget)["error"]) for budget in budgets]
+        method: [float(study.within(own, budget)["error"]) for budget in budgets]
         for method, own in runs.items()
     }
     gaps = [max(column) / min(column) for column in zip(*errors.values(), strict=True)]
@@ -184,8 +214,8 @@ def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     first, second = plain(first), plain(second)
     if met is None or not met.sure:
         return (
-            f"The exponents of {first} and {second} are within {study.TOLD_APART:g} standard "
-            "errors of each other, so no crossing is claimed."
+            f"The exponents of {first} and {second} cannot be told apart at 95 %, so no crossing "
+            "is claimed."
         )
     ahead, behind = (first, second) if a.exponents[0] > b.exponents[0] else (second, first)
     if met.flops < low:
@@ -202,7 +232,7 @@ def _crossing(first: str, second: str, a: Law, b: Law, runs: Runs) -> str:
     )
 
 
-def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs]) -> str:
+def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs], fitted: bool) -> str:
     every = pl.concat(next(iter(by_task.values())).values())
     fewest = every.sort(pl.col("images") * pl.col("epochs")).row(0, named=True)
     seen = round(fewest["images"] * fewest["epochs"])
@@ -210,12 +240,16 @@ def _caveats(heading: ReportSpec, by_task: Mapping[Evaluation, Runs]) -> str:
         "Recipes are made for one length and one backbone. No learning rate was tuned for other "
         "points of the grid, so a method may lose at some size only for that reason.",
         f"The shortest run sees {seen:,} images ({plain(fewest['row'])}).",
-        "The frontier takes the best of several runs, lucky ones included; its standard errors "
-        "cover the fit of the line, not this choice.",
+    ]
+    lines += [
+        "The frontier takes the best of several runs, lucky ones included; intervals of "
+        "exponents cover the scatter of these runs, not this choice.",
         "A curve sums up its runs: at a single budget, the runs may stand in another order.",
         "The law has no irreducible error, so it promises too much far to the right.",
-        "Compute is counted in FLOPs of the networks; device time differs (see the ranking).",
-    ]
+    ] * fitted
+    lines.append(
+        "Compute is counted in FLOPs of the networks; device time differs (see the ranking)."
+    )
     if failed := every.filter("collapsed")["row"].unique(maintain_order=True).to_list():
         lines.insert(0, f"Embeddings collapsed in {plain(', '.join(failed))}, which are counted.")
     if len(heading.seeds) == 1:
@@ -228,19 +262,14 @@ def _law(own: pl.DataFrame) -> Law | None:
     return study.fit(_values(best, "error"), _values(best, "flops"))
 
 
-def _best_within(own: pl.DataFrame, budget: float) -> dict[str, Any]:
-    # Budgets at the ends equal the FLOPs of runs up to rounding.
-    return own.filter(pl.col("flops") <= budget * (1 + 1e-9)).sort("error").row(0, named=True)
-
-
 def _values(runs: pl.DataFrame, name: str) -> list[float]:
     return [float(value) for value in runs[name]]
 
 
 def _exponent(law: Law, place: int) -> str:
-    deviation = law.deviations[place]
-    spread = "" if math.isnan(deviation) else f" ± {deviation:.3f}"
-    return f"{law.exponents[place]:.3f}{spread}"
+    ends = law.interval(place)
+    brackets = "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{law.exponents[place]:.3f}{brackets}"
 
 
 def _flops(value: float) -> str:

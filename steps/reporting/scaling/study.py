@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy.special import stdtrit  # type: ignore[import-untyped]
 
 from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.summary import cells_of, headline
@@ -22,8 +24,12 @@ from steps.reporting.summary import cells_of, headline
 
 LEAST_RUNS = 3
 """A line through two points fits any two."""
-TOLD_APART = 2.0
-"""Fewest standard errors between two exponents that count as different."""
+TOLERANCE = 0.02
+"""Share of a budget by which a run may exceed it, as when it was trained."""
+_LARGEST = 700.0
+"""Logarithm of FLOPs that a float holds."""
+TAIL = 0.975
+"""Of Student's t, for intervals of 95 %."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,19 @@ class Law:
     """Share of the variance of log error that it accounts for; 1 where there is none."""
     runs: int
 
+    @property
+    def free(self) -> int:
+        """Degrees of freedom of the deviations."""
+        return self.runs - 1 - len(self.exponents)
+
+    def interval(self, place: int) -> tuple[float, float] | None:
+        """95 % interval of an exponent, by the scatter of the runs about the law; None where they
+        are as many as the unknowns."""
+        if self.free == 0:
+            return None
+        reach = stdtrit(self.free, TAIL) * self.deviations[place]
+        return self.exponents[place] - reach, self.exponents[place] + reach
+
     def at(self, *values: float) -> float:
         """The predicted error."""
         terms = (x**-exponent for x, exponent in zip(values, self.exponents, strict=True))
@@ -50,7 +69,7 @@ class Crossing:
 
     flops: float
     sure: bool
-    """True if the exponents differ by more than their standard errors allow."""
+    """True if the 95 % interval of the exponents' difference excludes 0."""
 
 
 def fit(errors: Sequence[float], *axes: Sequence[float]) -> Law | None:
@@ -89,13 +108,34 @@ def fit(errors: Sequence[float], *axes: Sequence[float]) -> Law | None:
 
 
 def crossing(first: Law, second: Law) -> Crossing | None:
-    """Intersection of two laws of one axis; None if they are parallel."""
+    """Intersection of two laws of one axis; None if they are parallel, or meet where no compute is.
+
+    The interval of the difference has Student's t with Satterthwaite's degrees of freedom.
+    """
     (b1,), (b2,) = first.exponents, second.exponents
     if b1 == b2:
         return None
-    spread = math.hypot(first.deviations[0], second.deviations[0])
-    flops = math.exp(math.log(first.scale / second.scale) / (b1 - b2))
-    return Crossing(flops, sure=abs(b1 - b2) > TOLD_APART * spread)
+    log_flops = math.log(first.scale / second.scale) / (b1 - b2)
+    if abs(log_flops) > _LARGEST:
+        return None
+    flops = math.exp(log_flops)
+    if 0 in (first.free, second.free):
+        return Crossing(flops, sure=False)
+    variances = [law.deviations[0] ** 2 for law in (first, second)]
+    if (total := sum(variances)) == 0:  # both exact
+        return Crossing(flops, sure=True)
+    parts = zip(variances, (first.free, second.free), strict=True)
+    free = total**2 / sum(variance**2 / each for variance, each in parts)
+    return Crossing(flops, sure=abs(b1 - b2) > stdtrit(free, TAIL) * math.sqrt(total))
+
+
+def compared_at(runs: Mapping[str, pl.DataFrame], heading: ReportSpec) -> list[float]:
+    """Amounts of compute, in FLOPs, at which methods are compared: the budgets of a study, or what
+    ``budgets`` gives."""
+    if heading.budget is None or heading.budget.tflops is None:
+        return budgets(runs)
+    lengths = sorted({row.length for row in heading.scaling.values()})
+    return [1e12 * heading.budget.tflops * length for length in lengths]
 
 
 def budgets(runs: Mapping[str, pl.DataFrame], count: int = 5) -> list[float]:
@@ -179,6 +219,12 @@ def floor(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) ->
     cells = cells_of(summary, evaluation, metric=headline(summary, evaluation))
     best = cells.filter(pl.col("flops") == 0, ~pl.col("imported"))["mean"].max()
     return None if best is None else WHOLE - float(best)  # type: ignore[arg-type]
+
+
+def within(of_a_method: pl.DataFrame, budget: float) -> dict[str, Any]:
+    """The best run of a method within a budget in FLOPs, which it may miss by 2 %."""
+    runs = of_a_method.filter(pl.col("flops") <= budget * (1 + TOLERANCE))
+    return runs.sort("error", maintain_order=True).row(0, named=True)
 
 
 def frontier(of_a_method: pl.DataFrame) -> pl.DataFrame:

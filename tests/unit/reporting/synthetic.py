@@ -217,7 +217,7 @@ def write_backbone(
             text = "".join(json.dumps(line) + "\n" for line in lines)
             (draft.path / "metrics.jsonl").write_text(text)
         draft.facts = {
-            "method": recipe,
+            "method": recipe if scaled is None else scaled.recipe,
             "recipe": recipe,
             "kind": KINDS[recipe if scaled is None else scaled.recipe],
             "backbone": backbone,

@@ -7,7 +7,7 @@ import pytest
 from steps.reporting.explain import explain
 from steps.reporting.markdown import page
 from steps.reporting.render import write_report
-from steps.reporting.source import Source
+from steps.reporting.source import ScaledRow, Source
 from steps.reporting.summary import summarize
 from tests.unit.reporting.made_decisions import decided
 from tests.unit.reporting.synthetic import build, write_task
@@ -118,6 +118,18 @@ def test_rows_on_several_backbones_are_no_methods(tmp_path: Path) -> None:
     said, _ = _verdict(decided(made.source()))
     assert "4 of 4 rows without labels beat random weights of their own backbone." in said
     assert "(number of rows)" in said
+
+
+def test_rows_of_a_study_of_scale_are_no_methods(tmp_path: Path) -> None:
+    scaling = {
+        f"{recipe}-x{length:g}": ScaledRow(recipe=recipe, length=length, data_share=1.0)
+        for recipe in ("mae", "dino")
+        for length in (0.5, 2)
+    }
+    made = build(tmp_path, methods=("random",), tasks=("linear",), scaling=scaling)
+    said, _ = _verdict(decided(made.source()))
+    assert "4 of 4 rows without labels beat random weights." in said
+    assert "(number of rows): contrastive" in said
 
 
 def test_a_handful_of_images_resolves_little_and_is_said(tmp_path: Path) -> None:

@@ -75,6 +75,26 @@ def test_laws_cross_where_they_tell_the_same() -> None:
     assert unsure is not None
     assert not unsure.sure
     assert study.crossing(flat, flat) is None
+    assert study.crossing(steep, study.Law(250.0, (0.2 + 1e-9,), (0.01,), 1.0, 5)) is None
+
+
+def test_intervals_hold_the_true_exponent_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    x = np.geomspace(1e12, 1e14, 5)
+    held, apart = 0, 0
+    for _ in range(2000):
+        first, second = (
+            study.fit((50 * (x / 1e12) ** -0.1 * rng.lognormal(0, 0.05, 5)).tolist(), x.tolist())
+            for _ in range(2)
+        )
+        assert first is not None
+        assert second is not None
+        low, high = first.interval(0) or (math.nan, math.nan)
+        held += low < 0.1 < high
+        met = study.crossing(first, second)
+        apart += met is not None and met.sure
+    assert held / 2000 == pytest.approx(0.95, abs=0.015)
+    assert apart / 2000 <= 0.06
 
 
 def test_an_exponent_without_a_deviation_is_not_told_apart() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 from PIL import Image
 
@@ -14,9 +15,9 @@ from steps.reporting.check import check_report
 from steps.reporting.render import render_figures, render_tables, write_report
 from steps.reporting.scaling import study as runs_of
 from steps.reporting.scaling.section import scaling_section
-from steps.reporting.source import Evaluation
+from steps.reporting.source import Evaluation, ScaledRow
 from steps.reporting.summary import summarize
-from tests.unit.reporting.synthetic import Synthetic
+from tests.unit.reporting.synthetic import Synthetic, build
 
 LINEAR = Evaluation("linear", "linear")
 
@@ -63,6 +64,7 @@ def test_what_the_tables_say(study: Synthetic) -> None:
     images, epochs = (axes["linear top1", "mae"][place] for place in (3, 4))
     assert float(images.split()[0]) == pytest.approx(float(epochs.split()[0]), abs=0.02)
     assert float(images.split()[0]) > 0.1
+    assert re.fullmatch(r"0\.\d{3} \\\[0\.\d{3}, 0\.\d{3}\\\]", images)
     budgets = _table(text, "At equal compute")
     assert budgets[0] == ["Score", "Budget", "mae", "dino"]
     assert len(budgets) == 2 + 2 * 5
@@ -88,6 +90,32 @@ def test_lengths_are_factors_on_a_budget(study: Synthetic) -> None:
     heading = source.heading.model_copy(update={"budget": Budget(tflops=36)})
     about = scaling_section(summarize(source.records()), heading)[1]
     assert "at 0.5, 1 and 2 times 36 TFLOPs, on " in about
+
+
+def test_methods_are_compared_at_the_budgets_of_a_study(study: Synthetic) -> None:
+    heading = study.heading.model_copy(update={"budget": Budget(tflops=36)})
+    runs = {"mae": pl.DataFrame({"flops": [17.99e12, 36.03e12], "error": [50.0, 40.0]})}
+    budgets = runs_of.compared_at(runs, heading)
+    assert budgets == [18e12, 36e12, 72e12]
+    # A run may miss its budget by 2 % to both sides.
+    assert [runs_of.within(runs["mae"], each)["error"] for each in budgets] == [50, 40, 40]
+    images = study.heading.model_copy(update={"budget": Budget(images=1000)})
+    assert runs_of.compared_at(runs, images) == runs_of.budgets(runs)
+
+
+def test_no_curve_goes_through_two_runs(tmp_path: Path) -> None:
+    scaling = {
+        f"mae-x{length:g}": ScaledRow(recipe="mae", length=length, data_share=1.0)
+        for length in (1, 3)
+    }
+    text = _section(build(tmp_path, methods=("random",), tasks=("knn",), scaling=scaling))
+    assert (
+        "One point per run. No method has 3 runs that no cheaper one beats, so no curve is fitted. "
+        "Dotted: the best backbone without pretraining.\n"
+    ) in text
+    assert "### At equal compute" in text
+    for word in ("Error against compute\n", "each axis", "frontier", "law", "cross"):
+        assert word not in text
 
 
 def test_an_experiment_without_a_study_has_no_section(single: Synthetic) -> None:
