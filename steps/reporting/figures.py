@@ -471,7 +471,9 @@ def apart_figure(
     lines = math.ceil(len(shown) / columns)
     side = max(1.6, min(WIDTH / columns - 0.4, 0.22 * len(rows)))
     with styled():
-        size = (WIDTH, lines * (side + 1.1) + 0.3)
+        # Names stand upright below a panel, its title above.
+        names_height = max(0.75, 0.056 * max(map(len, rows.values())))
+        size = (WIDTH, lines * (side + names_height + 0.35) + 0.3)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(lines, columns, squeeze=False).flatten()
