@@ -53,6 +53,12 @@ def main() -> None:
         raise UserError(
             str(file), "has no budget", allowed="an experiment within a budget", remedy="add one"
         )
+    if (name := dataset_facts(arguments.data).name) != plan.experiment.dataset:
+        raise UserError(
+            f"--data {arguments.data}",
+            f"'{name}', and {file} pretrains on '{plan.experiment.dataset}'",
+            remedy="give that set",
+        )
     lengths, refused = lengths_of(plan, arguments.data)
     if refused:
         # All of them, since one number may mend several.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,18 @@ def test_every_run_that_the_budget_does_not_suit_is_named(
         "error: params/tokenizers/test/vqkd.yaml",
     ]
     assert not Path("results/budgets").exists()
+
+
+def test_lengths_on_another_set_are_refused(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = yaml.safe_load(plan.file.read_text())
+    shutil.copy("params/datasets/noise.yaml", "params/datasets/other.yaml")
+    plan.file.write_text(yaml.safe_dump({**experiment, "dataset": "other"}))
+    with pytest.raises(UserError, match=r"'noise', and .*test.yaml pretrains on 'other'"):
+        _run(
+            "python -m steps.budget --experiment params/experiments/test.yaml"
+            " --data results/data/noise --out results/budgets/test",
+            monkeypatch,
+        )
 
 
 def test_an_experiment_without_a_budget_has_no_lengths(

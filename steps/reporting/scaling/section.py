@@ -19,6 +19,7 @@ from steps.reporting.text import Markup, flops_unit, measured, plain, plural, si
 Runs = dict[str, pl.DataFrame]
 """The runs of each method."""
 _AXES = ("size", "images", "epochs")
+_BRACKETS = "Brackets hold the 95 % interval of an exponent, by the scatter of runs about the law."
 _NO_ERROR = (
     "No task measures every row with a score in %, so there is no error whose fall with compute "
     "could be fitted. The tables below have the rows of each size and length.\n"
@@ -114,8 +115,7 @@ def _fits(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) 
     return [
         "### Error against compute\n",
         "error = a C^-b through the frontier, by least squares in logarithms; R² refers to log "
-        "error. Here and below, brackets hold the 95 % interval of an exponent, by the scatter of "
-        "the runs about their law.\n",
+        f"error. {_BRACKETS}\n",
         Table(columns, [False, False, *[True] * 5], rows).markdown(),
     ]
 
@@ -149,7 +149,7 @@ def _axes(by_task: Mapping[Evaluation, Runs], labels: Mapping[Evaluation, str]) 
         "### What each axis buys\n",
         "error ~ size^-x images^-y epochs^-z, fitted to all runs of a method; size in FLOPs per "
         "image, images per epoch. With an exponent of 0.1, twice as much takes 7 % off the "
-        "error.\n",
+        f"error. {_BRACKETS}\n",
         Table(columns, [False, False, *[True] * 5], rows).markdown(),
     ]
 
