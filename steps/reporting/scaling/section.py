@@ -63,7 +63,7 @@ def _runs(summary: pl.DataFrame, heading: ReportSpec, evaluation: Evaluation) ->
 def _caption(
     summary: pl.DataFrame, heading: ReportSpec, chosen: list[Evaluation], fitted: bool
 ) -> str:
-    """What the figure shows of these runs."""
+    """The text below the figure."""
     shares = any(row.data_share < 1 for row in heading.scaling.values())
     larger = ": larger for a larger backbone" if len(heading.backbones) > 1 else ""
     hollow = f"{',' if larger else ':'} hollow on a share of the images" if shares else ""

@@ -29,7 +29,7 @@ TOLERANCE = 0.02
 _LARGEST = 700.0
 """Logarithm of FLOPs that a float holds."""
 TAIL = 0.975
-"""Of Student's t, for intervals of 95 %."""
+"""The level of a quantile of Student's t, for intervals of 95 %."""
 
 
 @dataclass(frozen=True)
