@@ -18,11 +18,9 @@ from steps.data.views import normalise
 from steps.engine.loop import Phase, plan_phases
 from steps.engine.watch import flops_per_image
 from steps.methods.method import Batch, Method
-from steps.params.budget import Budget
+from steps.params.budget import TOLERANCE, Budget
 from steps.params.recipe import Recipe, ScaledRecipe, Scaling, Teacher, Training
 
-TOLERANCE = 0.02
-"""Share of a budget by which a whole number of steps may miss it."""
 LONGEST = 1000.0
 """Largest factor on a recipe's epochs, the same as the limit of ``training.length``."""
 _COUNTED, _AT_ONCE = 32, 8

@@ -14,8 +14,8 @@ from steps.params.base import LARGEST, Count, Params
 
 BEHIND = 1 / 3
 """Default share of a budget for the tokenizer and teacher behind a row."""
-
-
+TOLERANCE = 0.02
+"""Share of a budget by which a run, of whole steps, may miss it."""
 LEAST, MOST = 1e-6, 1e12
 """Smallest and largest TFLOPs of a budget."""
 

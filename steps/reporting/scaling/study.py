@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 from scipy.special import stdtrit  # type: ignore[import-untyped]
 
+from steps.params.budget import TOLERANCE
 from steps.reporting.source import Evaluation, ReportSpec
 from steps.reporting.summary import cells_of, headline
 
@@ -24,8 +25,6 @@ from steps.reporting.summary import cells_of, headline
 
 LEAST_RUNS = 3
 """A line through two points fits any two."""
-TOLERANCE = 0.02
-"""Share of a budget by which a run may exceed it, as when it was trained."""
 _LARGEST = 700.0
 """Logarithm of FLOPs that a float holds."""
 TAIL = 0.975
